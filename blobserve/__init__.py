@@ -1,0 +1,1 @@
+"""blobserve: single files out of OCI image layers, over HTTP."""

@@ -1,0 +1,151 @@
+"""The configuration as frozen values: what the rest of the house reads.
+
+Every default stands here, and nowhere else. How a file becomes these values is the business of
+`blobserve.configfile`; no rule of YAML or JSON is known here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from blobserve.oci.manifest import Platform
+from blobserve.oci.reference import Repository
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+@attrs.frozen
+class Limits:
+    """Every bound on what an image, a registry or a client can make us do. Bytes and seconds."""
+
+    manifest_size: int = 4 * MIB
+    token_size: int = 128 * KIB
+    entries: int = 1_000_000
+    name_size: int = 4096
+    names_size: int = 256 * MIB
+    depth: int = 1024
+    extension_size: int = MIB
+    extensions_in_a_row: int = 16
+    link_hops: int = 40
+    layers: int = 256
+    unpacked_size: int | None = None
+    rewrite_size: int = 8 * MIB
+    parallel_downloads: int = 10
+    queued_downloads: int = 1000
+    connect_timeout: float = 10.0
+    header_timeout: float = 30.0
+    silence_timeout: float = 30.0
+    minimum_rate: int = KIB
+
+
+@attrs.frozen
+class Replacement:
+    """Replace every `search` by `replacement` in the file at `path` (from the image's root)."""
+
+    path: str
+    search: str
+    replacement: str
+
+
+@attrs.frozen
+class InlineVariable:
+    """Replace `search` in index.html by `replacement`, whose ``${name}`` the request fills in."""
+
+    search: str
+    replacement: str
+
+
+@attrs.frozen
+class RepositoryRules:
+    """What the configuration says of one repository, or of all that match one key."""
+
+    key: str = ""
+    listed: bool = True
+    """False for a repository that is served only because of `allowAnyRepo`."""
+    pre_pull: tuple[str, ...] = ()
+    workdir: str = "/"
+    replacements: tuple[Replacement, ...] = ()
+    inline_static: tuple[InlineVariable, ...] = ()
+    layers: Literal["first", "all"] = "first"
+    platform: Platform | None = None
+    tag_max_age: float = 60.0
+    immutable_tags: tuple[str, ...] = ()
+    immutable_paths: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    listing: bool = False
+    fallback: str | None = None
+    not_found: str | None = None
+    early_serve: bool = False
+    source: Path | None = None
+    """The directory of an OCI image layout to serve from, instead of a registry."""
+
+    def is_immutable_tag(self, tag: str) -> bool:
+        """Whether this tag is promised never to move."""
+        return any(fnmatch.fnmatchcase(tag, glob) for glob in self.immutable_tags)
+
+
+UNLISTED = RepositoryRules(listed=False)
+
+
+@attrs.frozen
+class RegistryRules:
+    """How one registry, named `host` or `host:port`, may be spoken to."""
+
+    insecure: bool = False
+    ca: Path | None = None
+    allow_hosts: frozenset[str] = frozenset()
+
+
+@attrs.frozen
+class BlobSpaceRules:
+    """Where layers are kept, and how many bytes all of it may take (None: no bound)."""
+
+    location: Path
+    max_size: int | None = None
+    gc_interval: float = 600.0
+
+
+@attrs.frozen
+class AccessLogRules:
+    """One line per request to `file` (``-``: standard output), as text, JSON or not at all."""
+
+    format: Literal["text", "json", "off"] = "text"
+    file: str = "-"
+
+
+@attrs.frozen
+class Config:
+    """A whole configuration, valid as it stands."""
+
+    blob_space: BlobSpaceRules
+    listen: tuple[str, ...] = ("tcp:8080",)
+    """Twisted server endpoint descriptions; `port: N` is short for one of them."""
+    timeout: float = 5.0
+    drain_timeout: float = 30.0
+    allow_any_repo: bool = False
+    repos: dict[str, RepositoryRules] = attrs.field(factory=dict)
+    registries: dict[str, RegistryRules] = attrs.field(factory=dict)
+    limits: Limits = Limits()
+    trusted_proxies: tuple[str, ...] = ()
+    access_log: AccessLogRules = AccessLogRules()
+    docker_auth: Path | None = None
+    prometheus_addr: str | None = None
+    readiness_addr: str | None = None
+
+    def rules_for(self, repository: Repository) -> RepositoryRules | None:
+        """The rules of the longest key that matches, or None for a repository not allowed."""
+        name = str(repository)
+        matching = [key for key in self.repos if _matches(key, name)]
+        if matching:
+            return self.repos[max(matching, key=len)]
+        return UNLISTED if self.allow_any_repo else None
+
+
+def _matches(key: str, name: str) -> bool:
+    if key.endswith("/*"):
+        return name.startswith(key[:-1])
+    return key == name

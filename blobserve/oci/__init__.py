@@ -1,0 +1,1 @@
+"""Images as registries know them: names, manifests, credentials, and the two sources."""

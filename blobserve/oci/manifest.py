@@ -1,0 +1,238 @@
+"""Manifests and indexes: what an image is made of.
+
+Pure. Reads the four documents of OCI image-spec and Docker schema 2, and refuses every document
+that two readers might understand differently. Knows nothing of where documents come from; their
+digest and size have been checked before. Layer `urls`, inline `data` and image configurations
+are never looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+from blobserve.errors import BadImage, MalformedReference, PlatformNotFound
+from blobserve.oci.digest import Digest
+from blobserve.oci.strict_json import parse_object
+
+if TYPE_CHECKING:
+    from blobserve.config import Limits  # which takes `Platform` from here
+
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+
+_SCHEMA_1_TYPES = {
+    "application/vnd.docker.distribution.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+}
+_SHAPES = {"manifests": True, "layers": False}
+# What plain web servers and careless registries say of any document: as good as nothing.
+_GENERIC_TYPES = ("", "application/json", "text/plain", "application/octet-stream")
+_LAYER_TYPE = re.compile(
+    r"application/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+[a-z0-9]+)?"
+    r"|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar(?:\.[a-z0-9]+)?)"
+)
+_PLATFORM = re.compile(r"[a-z0-9._-]+/[a-z0-9._-]+(?:/[a-z0-9._-]+)?")
+# The variants that platforms without one mean: OCI image-spec image-index.md, "Platform Variants".
+_USUAL_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
+
+_JsonObject = Mapping[str, object]
+
+
+@attrs.frozen
+class Platform:
+    """What an image runs on; ``linux/arm64/v8`` and ``linux/arm64`` are one. Made by `parse`."""
+
+    os: str
+    architecture: str
+    variant: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """Read ``os/architecture`` or ``os/architecture/variant``.
+
+        :raises ValueError: for anything else.
+        """
+        if not _PLATFORM.fullmatch(text):
+            raise ValueError("a platform is written os/architecture, such as linux/arm64")
+        os, architecture, *rest = text.split("/")
+        variant = rest[0] if rest else None
+        return cls(
+            os, architecture, None if variant == _USUAL_VARIANTS.get(architecture) else variant
+        )
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
+
+_USUAL_PLATFORM = Platform("linux", "amd64")
+
+
+@attrs.frozen
+class Descriptor:
+    """Some content by digest and size in bytes, and what it is said to be.
+
+    See OCI image-spec descriptor.md.
+    """
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+    platform: Platform | None = None
+
+    @property
+    def is_index(self) -> bool:
+        """Whether this names an index and not an image."""
+        return self.media_type in INDEX_TYPES
+
+    @property
+    def is_image(self) -> bool:
+        """Whether this names an image, or an index of images, and no attestation about one."""
+        return (
+            self.media_type in MANIFEST_TYPES + INDEX_TYPES
+            and self.platform != _ATTESTATION_PLATFORM
+            and "vnd.docker.reference.type" not in self.annotations
+        )
+
+
+_ATTESTATION_PLATFORM = Platform("unknown", "unknown")
+
+
+@attrs.frozen
+class Manifest:
+    """One image: its layers, lowest first; there may be none, or the same one twice."""
+
+    layers: tuple[Descriptor, ...]
+
+
+@attrs.frozen
+class Index:
+    """Several images under one name, one per platform, and whatever else stands beside them."""
+
+    manifests: tuple[Descriptor, ...]
+
+    def choose(self, platform: Platform | None) -> tuple[Descriptor, str | None]:
+        """The image for `platform`, and a warning where the choice was arbitrary.
+
+        None stands for linux/amd64 or, where there is none, the first image. An index without a
+        platform of its own is chosen where no image matches; whoever follows it bounds how often.
+
+        :raises PlatformNotFound: when no image fits.
+        """
+        images = [each for each in self.manifests if each.is_image]
+        fitting = [each for each in images if each.platform == (platform or _USUAL_PLATFORM)]
+        if fitting:
+            return fitting[0], None
+        nested = [each for each in images if each.is_index and each.platform is None]
+        others = images if platform is None else nested
+        if not others:
+            raise PlatformNotFound(str(platform or "any platform"))
+        return others[0], None if others[0] in nested else _arbitrary(others[0])
+
+
+def _arbitrary(image: Descriptor) -> str:
+    chosen = image.platform or "the first image"
+    return f"has no image for {_USUAL_PLATFORM}: took {chosen}; set platform to choose another"
+
+
+def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | Index:
+    """Read a manifest or an index.
+
+    `media_type` is what its source called it, parameters and all; empty where it said nothing.
+
+    :raises BadImage: for every other document, for one that contradicts itself, its media type or
+        a limit, and for an artifact that is no image.
+    """
+    try:
+        document = parse_object(content)
+        if _is_index(document, media_type.partition(";")[0].strip().lower()):
+            return Index(_descriptors(document, "manifests"))
+        layers = _descriptors(document, "layers", limits.layers)
+        if not all(_LAYER_TYPE.fullmatch(layer.media_type) for layer in layers):
+            raise ValueError("it is an artifact, or it has layers that are no tar archives")
+        return Manifest(layers)
+    except ValueError as error:
+        # Every ValueError in this room says what is wrong with the document, in words of ours.
+        raise BadImage(f"manifest {Digest.of(content)}", str(error)) from error
+
+
+def _is_index(document: _JsonObject, media_type: str) -> bool:
+    """Whether everything that tells (media types and members) says index, or says manifest."""
+    own_type = document.get("mediaType", "")
+    if not isinstance(own_type, str):
+        raise ValueError("its media type is no text")
+    is_schema_1 = document.get("schemaVersion") == 1 or "fsLayers" in document
+    if is_schema_1 or not _SCHEMA_1_TYPES.isdisjoint((media_type, own_type)):
+        raise ValueError("it is a Docker schema 1 manifest; push it again with a current tool")
+    if document.get("schemaVersion") != 2:
+        raise ValueError("it is no OCI or Docker schema 2 manifest")
+    verdicts = {_verdict(each) for each in (media_type, own_type) if each not in _GENERIC_TYPES}
+    verdicts |= {is_index for member, is_index in _SHAPES.items() if member in document}
+    if len(verdicts) > 1:
+        raise ValueError("it is ambiguous: one part says manifest, another says index")
+    if not verdicts:
+        raise ValueError("it is neither a manifest nor an index")
+    return verdicts.pop()
+
+
+def _verdict(media_type: str) -> bool:
+    if media_type not in MANIFEST_TYPES + INDEX_TYPES:
+        raise ValueError("its media type is not that of an image")
+    return media_type in INDEX_TYPES
+
+
+def _descriptors(
+    document: _JsonObject, member: str, limit: int | None = None
+) -> tuple[Descriptor, ...]:
+    listed = document.get(member)
+    if listed is None:  # some writers say null for an empty list
+        return ()
+    if not isinstance(listed, list):
+        raise ValueError(f"its {member} are no list")
+    if limit is not None and len(listed) > limit:
+        raise ValueError(f"it has {len(listed)} {member}, more than {limit}")
+    return tuple(map(_descriptor, listed))
+
+
+def _descriptor(value: object) -> Descriptor:
+    if not isinstance(value, dict):
+        raise ValueError("a descriptor is no JSON object")
+    media_type, digest, size = (value.get(name) for name in ("mediaType", "digest", "size"))
+    if not isinstance(media_type, str) or not isinstance(digest, str):
+        raise ValueError("a descriptor lacks its media type or its digest")
+    if type(size) is not int or size <= 0:
+        raise ValueError("the size in a descriptor is no positive number of bytes")
+    try:
+        parsed = Digest.parse(digest)
+    except MalformedReference as error:
+        raise ValueError("a descriptor has a malformed digest") from error
+    annotations, platform = value.get("annotations"), value.get("platform")
+    return Descriptor(media_type, parsed, size, _annotations(annotations), _platform(platform))
+
+
+def _annotations(value: object) -> dict[str, str]:
+    """Annotations as far as they are text; they are hints, never worth refusing an image."""
+    members = value if isinstance(value, dict) else {}
+    return {name: text for name, text in members.items() if isinstance(text, str)}
+
+
+def _platform(value: object) -> Platform | None:
+    """The platform, if it is one that can be asked for."""
+    if not isinstance(value, dict):
+        return None
+    variant = value.get("variant")
+    text = f"{value.get('os')}/{value.get('architecture')}" + (f"/{variant}" if variant else "")
+    try:
+        return Platform.parse(text)
+    except ValueError:
+        return None

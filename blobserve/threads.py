@@ -1,0 +1,45 @@
+"""Where blocking code runs: pools of threads that blobserve owns.
+
+The reactor's own ten threads resolve names; work of ours there would stop every look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Threads(Protocol):
+    """Runs plain blocking functions away from the reactor's thread."""
+
+    def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call `f` in a thread; fires with what it returns or raises. Never cancelled once begun."""
+        ...
+
+
+class OwnThreads:
+    """A pool of at most `size` threads, of our own. See `Threads`."""
+
+    def __init__(self, reactor: IReactorFromThreads, size: int, name: str) -> None:
+        self._reactor = reactor
+        self._pool = ThreadPool(0, size, name)
+
+    def start(self) -> None:
+        """Accept work. Threads are made as they are needed."""
+        self._pool.start()
+
+    def stop(self) -> None:
+        """Wait for the work that has begun, and end every thread. Blocks."""
+        self._pool.stop()
+
+    def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """See `Threads.run`."""
+        return cast("Deferred[T]", deferToThreadPool(self._reactor, self._pool, f, *args, **kwargs))
