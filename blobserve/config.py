@@ -7,6 +7,9 @@ Every default stands here, and nowhere else. How a file becomes these values is 
 from __future__ import annotations
 
 import fnmatch
+import ipaddress
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +18,12 @@ import attrs
 from blobserve.oci.manifest import Platform
 from blobserve.oci.reference import Repository
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+KIB, MIB = 1 << 10, 1 << 20
+
+DEFAULT_LISTEN = ("tcp:8080",)
+"""Where the server of `twist blobserve` listens when its configuration does not say."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @attrs.frozen
@@ -100,11 +108,19 @@ class RegistryRules:
     allow_hosts: frozenset[str] = frozenset()
 
 
+def default_location() -> Path:
+    """Where systemd wants caches kept, else where the user keeps them."""
+    if given := os.environ.get("CACHE_DIRECTORY"):
+        return Path(given.partition(":")[0])
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches, "blobserve").absolute()
+
+
 @attrs.frozen
 class BlobSpaceRules:
     """Where layers are kept, and how many bytes all of it may take (None: no bound)."""
 
-    location: Path
+    location: Path = attrs.field(factory=default_location)
     max_size: int | None = None
     gc_interval: float = 600.0
 
@@ -118,34 +134,41 @@ class AccessLogRules:
 
 
 @attrs.frozen
+class Address:
+    """Where to listen on TCP; an empty host means all interfaces."""
+
+    host: str
+    port: int
+
+
+@attrs.frozen
 class Config:
     """A whole configuration, valid as it stands."""
 
-    blob_space: BlobSpaceRules
-    listen: tuple[str, ...] = ("tcp:8080",)
-    """Twisted server endpoint descriptions; `port: N` is short for one of them."""
+    blob_space: BlobSpaceRules = attrs.field(factory=BlobSpaceRules)
+    listen: tuple[str, ...] = ()
+    """Twisted server endpoint descriptions. None: an embedding application mounts the resource."""
     timeout: float = 5.0
     drain_timeout: float = 30.0
     allow_any_repo: bool = False
-    repos: dict[str, RepositoryRules] = attrs.field(factory=dict)
-    registries: dict[str, RegistryRules] = attrs.field(factory=dict)
+    repos: Mapping[str, RepositoryRules] = attrs.field(factory=dict)
+    """By canonical repository, or by ``<registry>/<path>/*``."""
+    registries: Mapping[str, RegistryRules] = attrs.field(factory=dict)
     limits: Limits = Limits()
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     access_log: AccessLogRules = AccessLogRules()
     docker_auth: Path | None = None
-    prometheus_addr: str | None = None
-    readiness_addr: str | None = None
+    prometheus_addr: Address | None = None
+    readiness_addr: Address | None = None
+    warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
+    """What works and yet should be mended, for the operator."""
 
     def rules_for(self, repository: Repository) -> RepositoryRules | None:
         """The rules of the longest key that matches, or None for a repository not allowed."""
-        name = str(repository)
-        matching = [key for key in self.repos if _matches(key, name)]
-        if matching:
-            return self.repos[max(matching, key=len)]
+        prefix = str(repository)
+        if rules := self.repos.get(prefix):
+            return rules
+        while prefix := prefix.rpartition("/")[0]:
+            if rules := self.repos.get(f"{prefix}/*"):
+                return rules
         return UNLISTED if self.allow_any_repo else None
-
-
-def _matches(key: str, name: str) -> bool:
-    if key.endswith("/*"):
-        return name.startswith(key[:-1])
-    return key == name

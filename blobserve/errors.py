@@ -88,9 +88,16 @@ class PathNotFound(NotFound):
     """The image has no such file or directory, or a link on the way leads nowhere."""
 
     path: str
+    layers: int = 1
+    """How many layers the image has, when only the first of them was searched."""
 
     def __str__(self) -> str:
-        return f"no such file: {self.path}"
+        if self.layers == 1:
+            return f"no such file: {self.path}"
+        return (
+            f"no such file in the first of the image's {self.layers} layers, "
+            f"the only one that is served (layers: first): {self.path}"
+        )
 
 
 @attrs.define(slots=False)
@@ -262,6 +269,17 @@ class DiskFull(NoSpace):
         return "no space left for this image after removing all that may go"
 
 
+@attrs.define(slots=False)
+class BlobDamaged(BlobserveError):
+    """A blob in the blob space that is no longer what it was when it was published."""
+
+    digest: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the stored layer {self.digest} is damaged: {self.problem}"
+
+
 # --- The request, the configuration, the start ---------------------------------------------------
 
 
@@ -273,6 +291,18 @@ class BadRequest(BlobserveError):
 
     def __str__(self) -> str:
         return self.problem
+
+
+class TargetTooLong(BadRequest):
+    """A request line longer than we read."""
+
+
+class HeadTooLarge(BadRequest):
+    """A request head with more fields, or more bytes, than we read."""
+
+
+class MethodNotAllowed(BadRequest):
+    """A method other than those that files have."""
 
 
 @attrs.define(slots=False)

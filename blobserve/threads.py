@@ -21,7 +21,7 @@ class Threads(Protocol):
     """Runs plain blocking functions away from the reactor's thread."""
 
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call `f` in a thread; fires with what it returns or raises. Never cancelled once begun."""
+        """Call `f` in a thread; fires with what it returns or raises. Once begun it goes on."""
         ...
 
 

@@ -1,0 +1,130 @@
+"""Addresses: where a connection may go, and where it may go in clear.
+
+Pure. A host is judged by the address that is connected to, never by its name, so that no name and
+no redirect leads to what only this machine can reach. What the configuration names is allowed
+wherever it is; everything else must be public. Knows nothing of how names are resolved.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import attrs
+
+_IPAddress: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[0-9a-z_](?:[0-9a-z._-]*[0-9a-z_.])?|\[[0-9a-f:.]+\]")
+_VISIBLE = re.compile(r"[!-~]+")
+
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291 §2.4, as assigned so far
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
+_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291 §2.5.5.1
+
+
+@attrs.frozen
+class Origin:
+    """Scheme, host and port of a URL: RFC 6454 §4. Made by `of`."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """The origin of an absolute URL; an IPv6 host keeps its brackets.
+
+        :raises ValueError: for what is no plain http or https URL, a name and password included.
+        """
+        parts = urlsplit(url)
+        host, port = parts.netloc.lower(), _DEFAULT_PORTS.get(parts.scheme)
+        if numbered := re.fullmatch(r"(.*):([1-9][0-9]{0,4})", host):
+            host, port = numbered[1], int(numbered[2])
+        if port is None or port > 65535 or not _HOST.fullmatch(host) or not _VISIBLE.fullmatch(url):
+            raise ValueError("it is no http or https URL that can be followed")
+        return cls(parts.scheme, host, port)
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, as the configuration would name it."""
+        return f"{self.host}:{self.port}"
+
+
+@attrs.frozen
+class AddressRules:
+    """What connections made on behalf of one registry are allowed.
+
+    `named` holds every registry that the configuration names, and this one's `allowHosts`, each as
+    `host:port`; one without a port stands for ports 80 and 443. `registry` is the key under which
+    the configuration would say more.
+    """
+
+    registry: str
+    named: frozenset[str]
+    insecure: bool = False
+
+    def is_named(self, host: str, port: int) -> bool:
+        """Whether the configuration names this host at this port, so that it may be anywhere."""
+        is_default = port in _DEFAULT_PORTS.values()
+        return f"{host}:{port}" in self.named or (is_default and host in self.named)
+
+    def permits(self, host: str, port: int, address: str) -> bool:
+        """Whether a connection to `address`, which `host` resolved to, may be made."""
+        return self.is_named(host, port) or is_public(address)
+
+    def permits_plain(self, host: str, port: int) -> bool:
+        """Whether HTTP without TLS may be spoken to this host."""
+        return self.is_named(host, port) and (self.insecure or is_loopback_name(host))
+
+    def key(self, host: str, port: int) -> str:
+        """What to write into the configuration so that `permits` is true."""
+        if self.registry in (host, f"{host}:{port}"):
+            return f'name it: add "{self.registry}": {{}} to registries'
+        return f'add "{host}:{port}" to registries."{self.registry}".allowHosts'
+
+    def plain_key(self, host: str, port: int) -> str:
+        """What to write into the configuration so that `permits_plain` is true."""
+        if self.insecure or is_loopback_name(host):
+            return self.key(host, port)
+        return f'set insecure: true in registries."{self.registry}"'
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether this host, as written, can be nothing but this machine: RFC 6761 §6.3."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address, in whatever form it is wrapped, is one of the public Internet."""
+    return all(map(_is_global, _meant(ipaddress.ip_address(address.partition("%")[0]))))
+
+
+def _is_global(address: _IPAddress) -> bool:
+    if address.version == 6 and address not in _GLOBAL_UNICAST:
+        return False
+    return address.is_global and not (address.is_multicast or address.is_reserved)
+
+
+def _meant(address: _IPAddress) -> Iterator[_IPAddress]:
+    """Every address that packets to this one may end at."""
+    if isinstance(address, ipaddress.IPv4Address):
+        yield address
+    elif address.ipv4_mapped is not None:
+        yield address.ipv4_mapped
+    elif address.sixtofour is not None:
+        yield address.sixtofour
+    elif address.teredo is not None:
+        yield from address.teredo
+    elif address in _NAT64 or address in _IPV4_COMPATIBLE:
+        yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    else:
+        yield address

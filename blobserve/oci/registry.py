@@ -1,0 +1,183 @@
+"""The registry: images as the Distribution API gives them out.
+
+A `Source` for every repository of one registry. Checks what it hands on as far as it can be checked
+without keeping it. Logs a registry's error codes and nothing else of what it says. Knows nothing of
+where images go. See OCI distribution-spec, "Pull".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IConsumer
+from twisted.logger import Logger
+
+from blobserve.config import Limits, RegistryRules
+from blobserve.errors import (
+    BadImage,
+    BlobserveError,
+    ContentMismatch,
+    ImageNotFound,
+    MalformedReference,
+    RegistryFailed,
+    RegistryRefused,
+)
+from blobserve.metrics import Metrics
+from blobserve.oci import ratelimit
+from blobserve.oci.credentials import Keychain
+from blobserve.oci.digest import Digest
+from blobserve.oci.exchange import Request, Response, TooLong
+from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from blobserve.oci.reference import Reference, Repository
+from blobserve.oci.session import Session
+from blobserve.oci.source import Document, Refreshed
+from blobserve.oci.transfer import Transfer
+from blobserve.threads import Threads
+
+_ACCEPT = ", ".join(MANIFEST_TYPES + INDEX_TYPES)
+_GONE = (404, 410)
+
+_log = Logger()
+
+
+class Registry:
+    """One registry, for all its repositories. See `Source` for the methods that are not explained.
+
+    Believes only itself: what another host answers in its name is content, never a refusal.
+
+    :param host: `host` or `host:port`, as references name it.
+    :param keychain: whose credentials to use; asked in `disk`. None to be anonymous.
+    :param named: every registry that the configuration names, each `host` or `host:port`: those may
+        have addresses that are not public. One without a port stands for ports 80 and 443, here
+        and in `rules.allow_hosts`.
+    :param user_agent: what we call ourselves.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        host: str,
+        rules: RegistryRules,
+        keychain: Keychain | None,
+        named: frozenset[str],
+        disk: Threads,
+        limits: Limits,
+        metrics: Metrics,
+        user_agent: str = "blobserve",
+    ) -> None:
+        self._reactor = reactor
+        self._name = host
+        self._limits = limits
+        self._session = Session(
+            reactor, host, rules, keychain, named, disk, limits, metrics, user_agent
+        )
+
+    async def resolve(self, reference: Reference) -> Document:
+        """See `Source.resolve`."""
+        return await self._session.run(lambda: self._resolve(reference))
+
+    async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
+        """See `Source.refresh`. Tries once: whoever asks will ask again."""
+        return await self._session.run(lambda: self._refresh(reference, known), tries=1)
+
+    async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
+        """See `Source.holds`."""
+        return await self._session.run(lambda: self._holds(repository, descriptor))
+
+    async def fetch(
+        self, repository: Repository, descriptor: Descriptor, consumer: IConsumer
+    ) -> None:
+        """See `Source.fetch`."""
+
+        async def ask(headers: dict[str, str]) -> Response:
+            return await self._session.run(lambda: self._blob(repository, descriptor, headers))
+
+        transfer = Transfer(ask, self._name, descriptor, consumer, self._reactor)
+        await self._session.until_closed(transfer.run())
+
+    async def close(self) -> None:
+        """End everything at once, connections included; what was running fails: StoreClosed."""
+        await self._session.close()
+
+    async def _resolve(self, reference: Reference) -> Document:
+        return await self._document(reference, await self._manifest("GET", reference))
+
+    async def _refresh(self, reference: Reference, known: Digest) -> Refreshed:
+        response = await self._manifest("HEAD", reference)
+        await response.discard()
+        if response.status == 200 and _announced(response) == known:
+            return Refreshed(known, ratelimit.pause(response.value))
+        # Storage may refuse a HEAD that it would answer as a GET, and digests in headers are wrong
+        # often enough: whatever is not "unchanged" is looked at.
+        response = await self._manifest("GET", reference, {"If-None-Match": f'"{known}"'})
+        if response.status == 304:
+            await response.discard()
+            return Refreshed(known, ratelimit.pause(response.value))
+        document = await self._document(reference, response)
+        return Refreshed(document.digest, ratelimit.pause(response.value))
+
+    async def _holds(self, repository: Repository, descriptor: Descriptor) -> bool:
+        url = _blob_url(repository, descriptor)
+        # Not followed: that the registry redirects us is its answer.
+        head = Request("HEAD", url, is_followed=False)
+        get = Request("GET", url, {"Range": "bytes=0-0"}, is_followed=False)
+        for request in (head, get):
+            response = await self._session.ask(repository, request)
+            response.abandon() if request is get else await response.discard()
+            if response.status in _GONE:
+                return False
+            if 200 <= response.status < 400:
+                return True
+        raise await self._refusal(repository, response)
+
+    async def _blob(
+        self, repository: Repository, descriptor: Descriptor, headers: dict[str, str]
+    ) -> Response:
+        request = Request("GET", _blob_url(repository, descriptor), headers)
+        response = await self._session.ask(repository, request)
+        if response.status in (401, 403) and response.origin == self._session.origin:
+            raise await self._refusal(repository, response)
+        return response
+
+    async def _manifest(
+        self, method: str, reference: Reference, headers: dict[str, str] | None = None
+    ) -> Response:
+        repository, name = reference.repository, reference.digest or reference.tag
+        url = f"/v2/{repository.path}/manifests/{name}"
+        request = Request(method, url, {"Accept": _ACCEPT, **(headers or {})})
+        return await self._session.ask(repository, request)
+
+    async def _document(self, reference: Reference, response: Response) -> Document:
+        if response.status in _GONE:
+            await response.discard()
+            raise ImageNotFound(str(reference))
+        if response.status != 200:
+            raise await self._refusal(reference.repository, response)
+        limit, wanted = self._limits.manifest_size, reference.digest
+        try:
+            content = await response.read(limit)
+        except TooLong as error:
+            raise BadImage(str(reference), f"its manifest exceeds {limit} bytes") from error
+        digest = Digest.of(content, wanted.algorithm if wanted else "sha256")
+        if wanted is not None and digest != wanted:
+            raise ContentMismatch(str(wanted), "its manifest has another digest")
+        media_type = (response.value("content-type") or "").partition(";")[0].strip().lower()
+        return Document(digest, media_type, content)
+
+    async def _refusal(self, repository: Repository, response: Response) -> BlobserveError:
+        status, code = response.status, await response.error_code()
+        _log.info("{name}: {status} {code}", name=str(repository), status=status, code=code)
+        if status in (401, 403):
+            return RegistryRefused(str(repository))
+        return RegistryFailed(self._name, f"it answered {status}")
+
+
+def _blob_url(repository: Repository, descriptor: Descriptor) -> str:
+    return f"/v2/{repository.path}/blobs/{descriptor.digest}"
+
+
+def _announced(response: Response) -> Digest | None:
+    try:
+        return Digest.parse(response.value("docker-content-digest") or "")
+    except MalformedReference:
+        return None

@@ -1,0 +1,59 @@
+"""Unanswered: why no answer came to a request, in words of ours.
+
+Pure. Knows what Twisted's client and the TLS beneath it raise, one inside the other.
+"""
+
+from __future__ import annotations
+
+from OpenSSL import SSL
+from service_identity import VerificationError
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
+from twisted.web._newclient import RequestNotSent
+from twisted.web.client import RequestTransmissionFailed, ResponseFailed
+
+NO_ANSWER = (
+    CancelledError,
+    ConnectError,
+    ConnectingCancelledError,
+    DNSLookupError,
+    RequestNotSent,
+    RequestTransmissionFailed,
+    ResponseFailed,
+)
+"""What Twisted raises where an answer should have come."""
+
+
+def is_untrusted(error: BaseException) -> bool:
+    """Whether there is no answer because of the peer's certificate: trying again is no use."""
+    if isinstance(error, SSL.Error):
+        return "certificate" in str(error)
+    return isinstance(error, VerificationError) or any(map(is_untrusted, _reasons(error)))
+
+
+def is_no_tls(error: BaseException) -> bool:
+    """Whether there is no answer because the peer does not speak TLS at all."""
+    if isinstance(error, SSL.Error):
+        return not is_untrusted(error)
+    return any(map(is_no_tls, _reasons(error)))
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether there is no answer because nobody wants it any more."""
+    if isinstance(error, CancelledError | ConnectingCancelledError):
+        return True
+    return any(map(is_cancelled, _reasons(error)))
+
+
+def problem_of(error: BaseException) -> str:
+    """Why no answer came, in words of ours."""
+    if isinstance(error, DNSLookupError):
+        return "its name does not resolve"
+    if isinstance(error, ConnectError):
+        return "it does not accept connections"
+    return "it closed the connection without an answer"
+
+
+def _reasons(error: BaseException) -> list[BaseException]:
+    """What Twisted's client wraps into one error: `ResponseFailed` and its kin."""
+    return [each.value for each in getattr(error, "reasons", ())]
