@@ -173,7 +173,7 @@ class BadImage(UpstreamError):
         return f"cannot serve {self.subject}: {self.problem}"
 
 
-class BadLayer(Exception):  # noqa: N818
+class BadLayer(Exception):
     """What is wrong with a layer, said where its name is not known; goes out as a `BadImage`."""
 
 

@@ -1,0 +1,170 @@
+"""From compressed chunks to a blob on disk: a push machine that never waits.
+
+It checks, decompresses, reads, hashes and writes; when it may write no more it says how much it
+lacks, and stops where it is. Nothing here waits, knows Twisted, or decides who gets room: calls
+come from one thread at a time, and block only on the disk. Nothing from the image names a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+
+import attrs
+
+from blobserve.config import Limits
+from blobserve.errors import BadImage, BadLayer, ContentMismatch
+from blobserve.oci.manifest import Descriptor
+from blobserve.store.decompress import Decompressor
+from blobserve.store.index import Index, create, disk_errors
+from blobserve.store.tar import Member, Reader
+
+_EXTENT = 8 << 20
+
+
+@attrs.frozen
+class Extracted:
+    """What was extracted: sizes in bytes, the SHA-256 of the index file, the number of entries."""
+
+    content_size: int
+    index_size: int
+    index_sha256: bytes
+    entries: int
+
+
+class Extractor:
+    """Extracts one layer into `directory`, which is empty: its files `content` and `index`.
+
+    What is wrong with the layer itself is told by `finish` alone: until all bytes are here, and are
+    the promised ones, a damaged layer cannot be told from a damaged transfer.
+    """
+
+    def __init__(self, directory: Path, descriptor: Descriptor, limits: Limits) -> None:
+        self._descriptor = descriptor
+        self._received = 0
+        self._hash = descriptor.digest.hasher()
+        self._decompressor = Decompressor(descriptor.media_type)
+        self._reader = Reader(limits)
+        self._problem: BadLayer | None = None
+        self._members: deque[Member] = deque()
+        self._piece = memoryview(b"")
+        self._written = self._reserved = self._allowance = 0
+        self._content = create(directory / "content")
+        try:
+            with disk_errors():
+                self._index = Index(directory / "index", limits)
+        except OSError:  # Leave the directory empty, so that it can be tried again.
+            os.close(self._content)
+            (directory / "content").unlink()
+            raise
+
+    def feed(self, chunk: bytes) -> int:
+        """Take the next bytes of the blob; see `go_on` for what is returned.
+
+        :raises ContentMismatch: when the blob is longer than promised.
+        :raises OSError: when the disk fails, or is full.
+        """
+        self._hash.update(chunk)
+        self._received += len(chunk)
+        if self._received > self._descriptor.size:
+            raise self._mismatch(f"it is longer than {self._descriptor.size} bytes")
+        if self._problem is None:
+            self._decompressor.feed(chunk)
+        return self.go_on()
+
+    def grant(self, n: int) -> None:
+        """Allow `n` more bytes on disk."""
+        self._allowance += n
+
+    def go_on(self) -> int:
+        """Work off what was fed.
+
+        Returns 0 when all of it is done, else how many bytes must be granted before it can go on.
+        What it writes never comes to more than was granted: the content by the extents that are
+        reserved for it, the index by what it may come to at most.
+
+        :raises OSError: when the disk fails, or is full; full while room was being reserved, it can
+            go on once there is room.
+        """
+        if self._problem is not None:
+            return 0
+        try:
+            with disk_errors():
+                return self._advance()
+        except BadLayer as problem:
+            # Nothing more is written; only the hash goes on, to learn whose fault it was.
+            self._problem = problem
+            return 0
+
+    def finish(self) -> Extracted:
+        """Say that the blob is complete: check it, finish both files and close them.
+
+        :raises ContentMismatch: when the bytes are not those of the descriptor.
+        :raises BadImage: when they are, and the layer cannot be served.
+        """
+        descriptor = self._descriptor
+        if self._received != descriptor.size:
+            raise self._mismatch(f"{self._received} bytes instead of {descriptor.size}")
+        if self._hash.hexdigest() != descriptor.digest.hex:
+            raise self._mismatch("its digest is another one")
+        try:
+            if self._problem is not None:
+                raise self._problem
+            self._decompressor.finish()
+            self._reader.finish()
+            with disk_errors():
+                built = self._index.finish(self._written)
+        except BadLayer as problem:
+            raise BadImage(f"layer {descriptor.digest}", str(problem)) from problem
+        os.truncate(self._content, self._written)
+        self.abort()
+        return Extracted(self._written, built.size, built.sha256, built.entries)
+
+    def abort(self) -> None:
+        """Close the files, and leave them to whoever owns the directory. Idempotent."""
+        content, self._content = self._content, -1
+        if content >= 0:
+            os.close(content)
+        self._index.close()
+
+    def _advance(self) -> int:
+        while True:
+            while self._members and not self._index.full:
+                self._index.add(self._members.popleft())
+            lacking = self._written + len(self._piece) + self._index.bound - self._allowance
+            if lacking > 0:
+                return lacking
+            self._reserve(self._written + len(self._piece))
+            self._index.flush()
+            if self._members:
+                continue
+            self._write()
+            piece = self._decompressor.read()
+            if not piece:
+                return 0
+            start = self._reader.size
+            self._members.extend(self._reader.feed(piece))
+            # What follows the end of the archive is checked, and not kept.
+            self._piece = memoryview(piece)[: self._reader.size - start]
+
+    def _reserve(self, end: int) -> None:
+        """Have the disk set room aside for the content up to `end`, or fail now."""
+        most = self._allowance - self._index.bound
+        if self._reserved > most:
+            os.truncate(self._content, most)
+            self._reserved = most
+        elif self._reserved < end:
+            # Some of the rest is left to the index, which grows meanwhile.
+            extent = end - self._reserved + min(_EXTENT, (most - end) // 2)
+            os.posix_fallocate(self._content, self._reserved, extent)
+            self._reserved += extent
+
+    def _write(self) -> None:
+        while self._piece:
+            written = os.write(self._content, self._piece)
+            self._written += written
+            self._piece = self._piece[written:]
+
+    def _mismatch(self, problem: str) -> ContentMismatch:
+        return ContentMismatch(str(self._descriptor.digest), problem)

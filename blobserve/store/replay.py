@@ -1,0 +1,273 @@
+"""The tree that entries make, replayed in their order as an extraction in a chroot would.
+
+The last entry of a name wins; a directory that is replaced loses what is in it, a directory that
+comes again does not; links on the way are followed inside the root. Keys are canonical: no key
+passes through a link, so a key that is there answers in one look-up, and the keys on the way to it
+are directories, all of them there. Pure: where nodes are kept comes in as `Nodes`, so that the
+replay of a next layer may go on over what the one before left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import takewhile
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from blobserve.errors import BadLayer
+from blobserve.store.header import DIRECTORY, LINK, REGULAR, SYMLINK
+
+if TYPE_CHECKING:
+    from blobserve.config import Limits
+    from blobserve.store.tar import Member
+
+_HIDDEN = b".wh."
+_MADE = frozenset((REGULAR, LINK, SYMLINK, DIRECTORY, b"3", b"4", b"6"))
+_STEPS_PER_ENTRY = 8
+
+
+class Linked(Protocol):
+    """What `walk` must know of a node."""
+
+    @property
+    def type(self) -> bytes: ...
+
+    @property
+    def link(self) -> bytes: ...
+
+
+class Node(NamedTuple):
+    """What is at a key: the entry whose type and body it has, or None for an implied directory."""
+
+    entry: int | None
+    type: bytes
+    link: bytes
+
+
+IMPLIED = Node(None, DIRECTORY, b"")
+
+N = TypeVar("N", bound=Linked)
+
+
+class Nodes(Protocol):
+    """Where the nodes of a tree are kept, by canonical key. The root has no key."""
+
+    def get(self, key: bytes) -> Node | None:
+        """The node at `key`."""
+        ...
+
+    def put(self, key: bytes, node: Node) -> None:
+        """Put a node at `key`, in place of what is there."""
+        ...
+
+    def clear(self, key: bytes) -> None:
+        """Remove everything below `key`, and not `key` itself."""
+        ...
+
+    def links(self) -> Iterator[tuple[bytes, Node]]:
+        """All nodes of type hard link; those that come after may be changed meanwhile."""
+        ...
+
+
+class TooManyLinks(Exception):
+    """Following links took more hops, or more steps, than anyone should need."""
+
+
+def split(path: bytes) -> list[bytes]:
+    """The components of a path, the empty ones and ``.`` left out."""
+    return [part for part in path.split(b"/") if part not in (b"", b".")]
+
+
+def join(key: bytes, name: bytes) -> bytes:
+    """The key of `name` in the directory at `key`."""
+    return key + b"/" + name if key else name
+
+
+def parted(key: bytes) -> tuple[bytes, bytes]:
+    """The key of the directory that `key` is in, and its name there. Undoes `join`."""
+    directory, _, name = key.rpartition(b"/")
+    return directory, name
+
+
+def walk(
+    parts: list[bytes], get: Callable[[bytes], N | None], limits: Limits, start: bytes = b""
+) -> tuple[bytes, N | None, list[bytes]]:
+    """Go from the directory at `start` through `parts` as far as they lead, following every link.
+
+    Returns the key that was reached, the node there (None: a directory that was not looked at), and
+    the parts that are left: none when all of them are there; else the way went on from something
+    that is no directory, or to a name that is missing.
+
+    :raises TooManyLinks: when that takes too long.
+    """
+    key, node = start, None
+    hops = turns = 0
+    while parts:
+        turns += 1
+        if turns > limits.depth:
+            raise TooManyLinks
+        if parts[0] == b"..":
+            key, node, parts = key.rpartition(b"/")[0], None, parts[1:]
+            continue
+        names = list(takewhile(b"..".__ne__, parts))
+        there, found = _descend(key, names, get)
+        if found is None:
+            break
+        key, node, parts = join(key, b"/".join(names[:there])), found, parts[there:]
+        if found.type == SYMLINK:
+            hops += 1
+            if hops > limits.link_hops:
+                raise TooManyLinks
+            key = b"" if found.link.startswith(b"/") else key.rpartition(b"/")[0]
+            node, parts = None, split(found.link) + parts
+        elif found.type != DIRECTORY or there < len(names):
+            break
+    return key, node, parts
+
+
+def _descend(
+    key: bytes, names: list[bytes], get: Callable[[bytes], N | None]
+) -> tuple[int, N | None]:
+    """How many of `names`, each within the one before, are there, and the node of the last."""
+    # A key is there only if all keys on the way to it are: try it whole, and bisect if it is not.
+    there, node, missing, probe = 0, None, len(names) + 1, len(names)
+    while there + 1 < missing:
+        found = get(join(key, b"/".join(names[:probe])))
+        if found is None:
+            missing = probe
+        else:
+            there, node = probe, found
+        probe = (there + missing) // 2
+    return there, node
+
+
+class Replay:
+    """Applies the entries of one layer, in stream order, to a tree.
+
+    Whiteouts of a first layer have nothing to hide: they are left out, as is all below a name that
+    looks like one.
+    """
+
+    def __init__(self, nodes: Nodes, limits: Limits) -> None:
+        self._nodes = nodes
+        self._limits = limits
+        self._last: tuple[bytes, bytes | None] | None = None  # A directory as written, and its key.
+        self._pending = False  # Hard links to what had not come yet.
+        self._steps = self._keys = self._implied = 0
+
+    def apply(self, member: Member) -> None:
+        """Do what extracting this entry would do. Entries that cannot be made are left out.
+
+        :raises BadLayer: when the tree goes beyond a limit.
+        """
+        if member.type not in _MADE:
+            return
+        key = self._place(member.name)
+        if key is None:
+            return
+        if member.type != LINK:
+            self._put(key, Node(member.seq, member.type, member.link))
+        else:
+            self._link(key, member)
+
+    def finish(self) -> None:
+        """Resolve the hard links to names that came later; those that lead nowhere stay links."""
+        if not self._pending:
+            return
+        for key, node in self._nodes.links():
+            for _ in range(self._limits.link_hops):
+                target = self._target(node.link)
+                found = self._get(target) if target else None
+                if found is None or found.type == DIRECTORY:
+                    break
+                node = found
+                if node.type != LINK:
+                    self._nodes.put(key, node)
+                    break
+
+    def _link(self, key: bytes, member: Member) -> None:
+        target = self._target(member.link)
+        if target is None or target == key:
+            return
+        found = self._get(target)
+        if found is None or found.type == LINK:
+            self._pending = True
+            found = Node(member.seq, LINK, member.link)
+        if found.type != DIRECTORY:
+            self._put(key, found)
+
+    def _place(self, name: bytes) -> bytes | None:
+        """The key for an entry of this name, its directories made; None if it is not to be made."""
+        above, _, last = name.rstrip(b"/").rpartition(b"/")
+        if last in (b"", b".", b".."):
+            above, _, last = b"/".join(_clean(name)).rpartition(b"/")
+        if not last or last.startswith(_HIDDEN):
+            return None
+        if self._last is None or self._last[0] != above:
+            self._last = above, self._directory(_clean(above))
+        key = self._last[1]
+        return None if key is None else join(key, last)
+
+    def _directory(self, parts: list[bytes]) -> bytes | None:
+        """The key of a directory, made if it is missing; None for one that cannot be."""
+        if any(part.startswith(_HIDDEN) for part in parts):
+            return None
+        key = b""
+        try:
+            while parts:
+                key, node, parts = walk(parts, self._get, self._limits, key)
+                if node is not None and node.type != DIRECTORY:
+                    self._put(key, IMPLIED)
+                while parts and parts[0] != b"..":
+                    key = join(key, parts.pop(0))
+                    self._put(key, IMPLIED)
+        except TooManyLinks:
+            return None
+        return key
+
+    def _target(self, link: bytes) -> bytes | None:
+        """The key a hard link means: its last component is not followed."""
+        *above, last = split(link) or [b".."]
+        if last == b"..":
+            return None
+        try:
+            key, node, missing = walk(above, self._get, self._limits)
+        except TooManyLinks:
+            return None
+        if node is not None and node.type != DIRECTORY:
+            return None
+        return join(key, b"/".join([*missing, last]))
+
+    def _get(self, key: bytes) -> Node | None:
+        self._steps += 1
+        if self._steps > _STEPS_PER_ENTRY * self._limits.entries:
+            raise BadLayer("its links are too tangled")
+        return self._nodes.get(key)
+
+    def _put(self, key: bytes, node: Node) -> None:
+        limits = self._limits
+        self._keys += len(key)
+        self._implied += node.entry is None
+        if len(key) > limits.name_size or key.count(b"/") >= limits.depth:
+            raise BadLayer("its directories are nested too deep")
+        if self._implied > limits.entries or self._keys > limits.names_size:
+            raise BadLayer("its directories take too much room")
+        before = self._nodes.get(key)
+        if before is not None and before.type != node.type:
+            self._last = None
+            if before.type == DIRECTORY:
+                self._nodes.clear(key)
+        self._nodes.put(key, node)
+
+
+def _clean(name: bytes) -> list[bytes]:
+    """The components of an entry's name; ``..`` goes no higher than the root."""
+    parts = split(name)
+    if b".." not in parts:
+        return parts
+    kept: list[bytes] = []
+    for part in parts:
+        if part != b"..":
+            kept.append(part)
+        elif kept:
+            kept.pop()
+    return kept

@@ -1,0 +1,188 @@
+"""The served tree of one blob: paths in, entries and their bytes out.
+
+Paths resolve as in a chroot. All reading is by offset in a content file that is open already, all
+looking up in an index that never changes again; what happens to the directory meanwhile does not
+matter. Knows nothing of what a path means to HTTP.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+
+import attrs
+
+from blobserve.config import Limits
+from blobserve.errors import BlobDamaged, PathNotFound
+from blobserve.oci.digest import Digest
+from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
+from blobserve.store.index import APPLICATION_ID, VERSION
+from blobserve.store.replay import TooManyLinks, parted, split, walk
+
+_FIND = """
+SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime
+FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? AND node.name = ?
+"""
+
+
+class Kind(enum.Enum):
+    """What can be served."""
+
+    FILE = enum.auto()
+    DIRECTORY = enum.auto()
+
+
+@attrs.frozen
+class Entry:
+    """A file or a directory of the tree. Only a file has bytes, and a `sha256` of them.
+
+    `path` is canonical: no leading slash, no link on the way. `offset` counts in the content file;
+    `mtime` is in seconds since 1970, None where the layer gives none that makes sense.
+    """
+
+    path: bytes
+    kind: Kind
+    offset: int = 0
+    size: int = 0
+    sha256: bytes = b""
+    mtime: int | None = None
+
+
+class _Found(NamedTuple):
+    type: bytes
+    link: bytes
+    offset: int
+    size: int
+    sha256: bytes
+    mtime: int | None
+
+
+class ImageFilesystem:
+    """The files of a published blob. Made by `open`; whoever opened it closes it.
+
+    Look-ups are for one thread, and take microseconds; `read` is for any thread, and may block.
+    """
+
+    def __init__(
+        self, digest: Digest, limits: Limits, database: sqlite3.Connection, content: int
+    ) -> None:
+        self.digest = digest
+        """The digest of the layer."""
+        self._limits = limits
+        self._database = database
+        self._cursor = database.cursor()
+        self._content = content
+
+    @classmethod
+    def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
+        """Open the blob in `directory`. Blocks; may be called in any thread.
+
+        :raises BlobDamaged: when an index of our version and a content of its size are not there.
+        :raises OSError: when they cannot be opened.
+        """
+        content = os.open(directory / "content", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            database = _open_index(directory / "index", os.fstat(content).st_size)
+        except (sqlite3.Error, ValueError) as error:
+            os.close(content)
+            raise BlobDamaged(str(digest), str(error)) from error
+        return cls(digest, limits, database, content)
+
+    def lookup(self, path: bytes) -> Entry:
+        """Find what `path` names, through links, from the root of the tree.
+
+        :raises PathNotFound: when that is no file and no directory, or not to be reached.
+        :raises BlobDamaged: when the index cannot be read.
+        """
+        try:
+            key, found = path, self._get(path)
+            if found is None or found.type == SYMLINK:
+                key, found, missing = walk(split(path), self._get, self._limits)
+                if missing or (path.endswith(b"/") and found and found.type != DIRECTORY):
+                    raise PathNotFound(_text(path))
+        except TooManyLinks as error:
+            raise PathNotFound(_text(path)) from error
+        except sqlite3.Error as error:
+            raise BlobDamaged(str(self.digest), "its index cannot be read") from error
+        if found is None or found.type == DIRECTORY:
+            return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
+        if found.type != REGULAR:
+            raise PathNotFound(_text(path))
+        return Entry(key, Kind.FILE, found.offset, found.size, found.sha256, found.mtime)
+
+    def names(self, directory: Entry) -> list[bytes]:
+        """The names in a directory, sorted by their bytes; `lookup` tells which can be served."""
+        rows = self._database.execute(
+            "SELECT name FROM node WHERE directory = ? ORDER BY name", (directory.path,)
+        )
+        return [name for (name,) in rows]
+
+    def read(self, entry: Entry, offset: int, length: int) -> bytes:
+        """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
+
+        :raises BlobDamaged: when the content is shorter than the index says.
+        """
+        pieces = []
+        at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
+        while at < end:
+            piece = os.pread(self._content, end - at, at)
+            if not piece:
+                raise BlobDamaged(str(self.digest), "its content is cut short")
+            pieces.append(piece)
+            at += len(piece)
+        return b"".join(pieces)
+
+    def read_cached(self, entry: Entry, offset: int, length: int) -> bytes | None:
+        """The same without blocking: what of it is in memory, None when nothing is."""
+        length = min(length, entry.size - offset)
+        if length <= 0:
+            return b""
+        buffer = bytearray(length)
+        try:
+            read = os.preadv(self._content, [buffer], entry.offset + offset, os.RWF_NOWAIT)
+        except OSError:  # Not in memory; or a file system that cannot tell.
+            return None
+        return bytes(memoryview(buffer)[:read]) or None
+
+    def fileno(self) -> int:
+        """The descriptor of the content file."""
+        return self._content
+
+    def close(self) -> None:
+        """Close both files. Idempotent."""
+        content, self._content = self._content, -1
+        if content >= 0:
+            os.close(content)
+        self._database.close()
+
+    def _get(self, key: bytes) -> _Found | None:
+        row = self._cursor.execute(_FIND, parted(key)).fetchone()
+        return None if row is None else _Found(*row)
+
+
+def _open_index(path: Path, content_size: int) -> sqlite3.Connection:
+    # Immutable: no locks, and no look at whether it has changed.
+    database = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+    )
+    try:
+        version = (APPLICATION_ID, VERSION)
+        if (_pragma(database, "application_id"), _pragma(database, "user_version")) != version:
+            raise ValueError("its index is of another version")
+        if database.execute("SELECT size FROM content").fetchall() != [(content_size,)]:
+            raise ValueError("its content is of another size")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> object:
+    return database.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

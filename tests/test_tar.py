@@ -1,0 +1,324 @@
+"""The tar reader: what it reads, and what it refuses. Numbers of rows are those of the cases."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobserve.config import Limits
+from blobserve.errors import BadLayer
+from blobserve.store.header import parse_pax
+from blobserve.store.tar import Member, Reader
+from tests.layers import (
+    BLOCK,
+    END,
+    GNU,
+    USTAR,
+    V7,
+    Directory,
+    Entry,
+    File,
+    Link,
+    Symlink,
+    gnu_long,
+    header,
+    padded,
+    pax,
+    record,
+    tar,
+)
+
+
+def read(stream: bytes, limits: Limits = Limits(), step: int | None = None) -> list[Member]:  # noqa: B008
+    reader = Reader(limits)
+    step = step or len(stream) or 1
+    members = []
+    for at in range(0, len(stream), step):
+        members += reader.feed(stream[at : at + step])
+    reader.finish()
+    return members
+
+
+def names(stream: bytes) -> list[bytes]:
+    return [member.name for member in read(stream)]
+
+
+def body(stream: bytes, member: Member) -> bytes:
+    return stream[member.offset : member.offset + member.size]
+
+
+ORDINARY = [
+    Directory(b"a/", mtime=7),
+    File(b"a/b", b"hello", mode=0o4755, mtime=1_600_000_000),
+    Symlink(b"a/c", b"../x"),
+    Link(b"a/d", b"a/b"),
+    File(b"n" * 300, b"x" * 1000),
+    Link(b"long", b"l" * 300),
+    Entry(b"null", b"3"),
+    File(b"empty"),
+]
+
+
+def test_members_as_written() -> None:
+    """Every entry comes in order, with its fields, its place in the stream and its hash."""
+    stream = tar(ORDINARY)
+    members = read(stream)
+    assert [(m.seq, m.name, m.type, m.mode, m.mtime, m.link) for m in members] == [
+        (seq, e.name, e.type, e.mode, e.mtime, e.link) for seq, e in enumerate(ORDINARY)
+    ]
+    for member, entry in zip(members, ORDINARY, strict=True):
+        assert body(stream, member) == entry.body
+        assert member.sha256 == (sha256(entry.body).digest() if entry.type == b"0" else None)
+
+
+@given(st.integers(1, 3000))
+def test_pieces_of_any_size(step: int) -> None:
+    """How a stream is cut into pieces changes nothing of what is read."""
+    stream = tar(ORDINARY)
+    assert read(stream, step=step) == read(stream)
+
+
+@pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_archives_of_another_writer(format_: int) -> None:
+    """Archives of Python's own writer are read the same in each of its formats."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=format_) as archive:
+        for name in ("x", "d/" * 40 + "deep", "d/" * 60 + "deeper"):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = len(name), 1_234_567_890
+            archive.addfile(entry, io.BytesIO(name.encode()))
+    members = read(written.getvalue())
+    assert [m.name for m in members] == [b"x", b"d/" * 40 + b"deep", b"d/" * 60 + b"deeper"]
+    assert {m.mtime for m in members} == {1_234_567_890}
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        pytest.param(header(b"v7", magic=V7), [b"v7"], id="L48 v7"),
+        pytest.param(header(b"u", magic=USTAR, prefix=b"p"), [b"p/u"], id="L48 ustar prefix"),
+        pytest.param(header(b"g", magic=GNU, prefix=b"123"), [b"g"], id="L48 gnu has no prefix"),
+        pytest.param(header(b"old", type=b"\0"), [b"old"], id="L56 NUL is regular"),
+        pytest.param(Entry(b"z", b"Z", b"body").packed(), [b"z"], id="L26 unknown with body"),
+        pytest.param(Entry(b"d", b"D", b"dump").packed(), [b"d"], id="L57 dumpdir with body"),
+        pytest.param(header(b"l", type=b"1", size=512, link=b"x"), [b"l"], id="L25 link with size"),
+        pytest.param(
+            pax({b"size": b"512"}) + header(b"l", type=b"2", link=b"x"), [b"l"], id="PAX size, link"
+        ),
+        pytest.param(b"", [], id="no padding at all"),
+    ],
+)
+def test_framing(stream: bytes, expected: list[bytes]) -> None:
+    """Every format and type is framed as the reader of container tools frames it."""
+    assert names(stream + File(b"after").packed() + END) == [*expected, b"after"]
+
+
+def test_star_prefix() -> None:
+    """L48: star's prefix ends before the times that star keeps in the same field."""
+    block = bytearray(header(b"s", prefix=b"p" * 131 + b"00000000000 00000000000 "))
+    block[508:] = b"tar\0"
+    block[148:156] = b"%06o\0 " % (sum(block[:148]) + 8 * 32 + sum(block[156:]))
+    assert names(bytes(block) + END) == [b"p" * 131 + b"/s"]
+
+
+def test_signed_checksum() -> None:
+    """A checksum that was added up from signed bytes, as some tars of old did, is right."""
+    block = header(b"\xe9t\xe9")
+    plain = block[:148] + b" " * 8 + block[156:]
+    signed = sum(byte - 256 if byte > 127 else byte for byte in plain)
+    assert names(header(b"\xe9t\xe9", checksum=b"%06o\0 " % signed) + END) == [b"\xe9t\xe9"]
+
+
+INNER = tar([File(b"inner", b"secret")], end=b"")
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(
+            pax({b"size": b"%d" % len(INNER)}) + header(b"outer", size=0) + INNER, id="L40"
+        ),
+        pytest.param(
+            pax({b"size": b"%d" % len(INNER)}) + gnu_long(b"outer") + header(b"?", size=0) + INNER,
+            id="L41",
+        ),
+    ],
+)
+def test_headers_inside_a_body_are_no_entries(stream: bytes) -> None:
+    """L40, L41: a size in a PAX header is that of the file, whatever stands in between."""
+    (member,) = read(stream + END)
+    assert (member.name, member.size) == (b"outer", len(INNER))
+
+
+@pytest.mark.parametrize(
+    ("extensions", "name", "link"),
+    [
+        (pax({b"path": b"1"}) + pax({b"path": b"2"}), b"2", b""),
+        (pax({b"path": b"1"}) + pax({b"mtime": b"2"}), b"name", b""),
+        (gnu_long(b"1") + gnu_long(b"2"), b"2", b""),
+        (gnu_long(b"k", b"K") + gnu_long(b"l"), b"l", b"k"),
+        (pax({b"path": b"x"}) + gnu_long(b"l"), b"l", b""),
+        (gnu_long(b"l") + pax({b"path": b"x"}), b"x", b""),
+        (pax({b"path": b"g", b"size": b"9", b"linkpath": b"g"}, b"g"), b"name", b""),
+        (pax(record(b"path", b"1") + record(b"path", b"")), b"name", b""),
+    ],
+)
+def test_of_several_extension_headers_the_last_counts(
+    extensions: bytes, name: bytes, link: bytes
+) -> None:
+    """L42: of headers that say the same the last counts, and global ones change nothing."""
+    (member,) = read(extensions + header(b"name") + END)
+    assert (member.name, member.link, member.size) == (name, link, 0)
+
+
+@pytest.mark.parametrize(
+    ("mtime", "records", "expected"),
+    [
+        (5, {}, 5),
+        (-1, {}, None),
+        (2**63, {}, None),
+        (b"not a number", {}, None),
+        (1, {b"mtime": b"1234.567890123"}, 1234),
+        (1, {b"mtime": b"-5.5"}, None),
+        (1, {b"mtime": b"NaN"}, None),
+        (1, {b"mtime": b"9" * 100}, None),
+    ],
+)
+def test_times_that_make_no_sense_are_left_out(
+    mtime: int | bytes, records: dict[bytes, bytes], expected: int | None
+) -> None:
+    """L28: a time that HTTP could not write is no time, and no reason to refuse a layer."""
+    (member,) = read(pax(records) + header(b"x", mtime=mtime) + END)
+    assert member.mtime == expected
+
+
+FILE = File(b"x", b"y" * 600).packed()
+
+
+@pytest.mark.parametrize(
+    ("stream", "problem"),
+    [
+        pytest.param(pax({b"a": b"b"}) + END, "no entry after it", id="L43 extension, end"),
+        pytest.param(pax({b"a": b"b"}), "cut short", id="L43 extension, nothing"),
+        pytest.param(header(type=b"x", size=2**20 + 1), "too large", id="L44 claimed"),
+        pytest.param(header(type=b"L", size=2**31), "too large", id="L44 2 GiB claimed"),
+        pytest.param(gnu_long(b"x") * 17 + FILE, "too many extension", id="L45"),
+        pytest.param(FILE + header(size=b"\xff" * 12), "negative", id="L47 negative base-256"),
+        pytest.param(FILE + header(size=b"-0000000001\0"), "not octal", id="L47 negative octal"),
+        pytest.param(FILE + header(size=2**63), "too large", id="L47 2^63"),
+        pytest.param(FILE + header(size=2**70), "too large", id="L47 2^70"),
+        pytest.param(FILE + header(size=b"1_000\0"), "not octal", id="L47 underscore"),
+        pytest.param(FILE + header(size=b"9999\0"), "not octal", id="L47 non-octal"),
+        pytest.param(pax({b"size": b"-1"}) + FILE, "no number of bytes", id="L47 PAX -1"),
+        pytest.param(pax({b"size": b"9" * 19}) + FILE, "no number of bytes", id="L47 PAX 2^63"),
+        pytest.param(FILE + header(checksum=b"0000001\0"), "checksum", id="L48 second header"),
+        pytest.param(FILE + b"\xff" * BLOCK, "negative|octal|checksum", id="L48 all 0xff"),
+        pytest.param(header(checksum=b"0000001\0"), "not a tar archive", id="L48 first header"),
+        pytest.param(FILE + bytes(BLOCK) + FILE, "followed by something", id="L49 one zero block"),
+        pytest.param(FILE + bytes(100), "cut short", id="L49 part of a block"),
+        pytest.param(FILE[:700], "cut short", id="L50 in the body"),
+        pytest.param(FILE[:1024], "cut short", id="L50 at the end of a block"),
+        pytest.param(FILE[:1200], "cut short", id="L50 in the padding"),
+        pytest.param(header(b"x", type=b"S"), "sparse", id="L51 GNU"),
+        pytest.param(pax({b"GNU.sparse.major": b"1"}) + FILE, "sparse", id="L51 PAX"),
+        pytest.param(FILE + header(b"x", size=2**40), "cut short", id="L53"),
+        pytest.param(header(b"d/", size=512) + bytes(512), "directory has a body", id="L03 body"),
+        pytest.param(pax({b"path": b"a\0../b"}) + FILE, "NUL in a name", id="L31"),
+        pytest.param(pax({b"path": b"n" * 4097}) + FILE, "longer than 4096", id="L30 name"),
+        pytest.param(Link(b"l", b"n" * 4097).packed(), "longer than 4096", id="L30 link"),
+        pytest.param(b"<!DOCTYPE html>" * 99, "HTML", id="Z14 HTML"),
+        pytest.param(b"<html>", "HTML", id="Z14 a little HTML"),
+        pytest.param(b"\xfd7zXZ\0" + bytes(600), "xz", id="Z14 xz"),
+        pytest.param(b"BZh9" + bytes(600), "bzip2", id="Z14 bzip2"),
+        pytest.param(b"\x1f\x8b" + bytes(600), "gzip", id="Z13 gzip in gzip"),
+    ],
+)
+def test_refused(stream: bytes, problem: str) -> None:
+    """A stream that readers might take for different things is refused, and the reason said."""
+    with pytest.raises(BadLayer, match=problem):
+        read(stream)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"0 a=b\n",
+        b"3 a=b\n",
+        b"6 a=b",
+        b"6 a=bX",
+        b"6 a-b\n",
+        b"5 =b\n",
+        b" a=b\n",
+        b"x a=b\n",
+        b"-6 a=b\n",
+        b"99 a=b\n",
+        b"6 a=b\n6 a=",
+        b"6 a=b\n\0",
+        b"9" * 200_000 + b" a=b\n",
+        b"9" * 200_000,
+    ],
+)
+def test_pax_records_that_do_not_fit(body: bytes) -> None:
+    """L46: records must end where they say, with a newline, and have a key."""
+    with pytest.raises(BadLayer, match="PAX record"):
+        parse_pax(body)
+
+
+def test_pax_takes_linear_time() -> None:
+    """L46: a megabyte of PAX records takes no more than a moment, and of digits none at all."""
+    records = record(b"k", b"v") * (2**20 // 6)
+    before = time.process_time()
+    parse_pax(records)
+    with pytest.raises(BadLayer):
+        parse_pax(b"1" * 2**20)
+    assert time.process_time() - before < 5
+
+
+@pytest.mark.parametrize("stream", [b"", bytes(BLOCK), END, bytes(50 * BLOCK)])
+def test_empty_archives(stream: bytes) -> None:
+    """L49: nothing at all and nothing but zeros are archives without entries."""
+    assert read(stream) == []
+
+
+@pytest.mark.parametrize("end", [b"", bytes(BLOCK), END, END + b"trailing" * 1000])
+def test_ends(end: bytes) -> None:
+    """L49: an archive ends with two blocks of zeros, one or none; what follows does not count."""
+    stream = FILE + end
+    reader = Reader(Limits())
+    assert len(reader.feed(stream)) == 1
+    reader.finish()
+    assert reader.size == len(FILE) + min(len(end), len(END))
+
+
+@pytest.mark.parametrize(
+    ("limits", "entries", "problem"),
+    [
+        (Limits(entries=2), [File(b"a"), File(b"b"), File(b"c")], "more than 2 entries"),
+        (Limits(names_size=5), [File(b"abc"), Link(b"d", b"abc")], "more than 5 bytes"),
+        (Limits(unpacked_size=2000), [File(b"a", b"x" * 1500)], "more than 2000 bytes"),
+        (Limits(unpacked_size=2**30), [header(b"a", size=2**40)], "more than 1073741824 bytes"),
+    ],
+)
+def test_limits(limits: Limits, entries: list[Entry | bytes], problem: str) -> None:
+    """L52 to L55: a layer beyond a limit is refused at the header that goes beyond it."""
+    with pytest.raises(BadLayer, match=problem):
+        read(tar(entries), limits)
+
+
+@given(st.binary(max_size=2000), st.integers(0, 5000), st.binary(min_size=1, max_size=20))
+def test_arbitrary_streams(stream: bytes, at: int, patch: bytes) -> None:
+    """Whatever a stream holds, it is read or refused, and every body lies within it."""
+    good = tar(ORDINARY)
+    patched = good[:at] + patch + good[at + len(patch) :]
+    for each in (stream, padded(stream), patched):
+        try:
+            members = read(each)
+        except BadLayer:
+            continue
+        assert all(0 <= m.offset <= m.offset + m.size <= len(each) for m in members)
