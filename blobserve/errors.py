@@ -316,6 +316,21 @@ class ConfigError(BlobserveError):
 
 
 @attrs.define(slots=False)
+class CannotOpen(BlobserveError):
+    """An address or a file that cannot be opened; `key` is where the configuration names it.
+
+    For the operator alone: the text may name a path of the host.
+    """
+
+    key: str
+    subject: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: cannot open {self.subject}: {self.problem}"
+
+
+@attrs.define(slots=False)
 class SpaceUnusable(BlobserveError):
     """The blob space cannot be opened: not writable, another format, another process's own.
 

@@ -50,7 +50,13 @@ class Keychain:
         inline = environ.get("DOCKER_AUTH_CONFIG")
         if path is None and inline is not None:
             self._places.append(_Place("$DOCKER_AUTH_CONFIG", inline.encode))
-        self._helpers = CredentialHelpers(environ, clock)
+        self._environ = environ
+        self._clock = clock
+        self.forget_answers()
+
+    def forget_answers(self) -> None:
+        """Ask every helper anew; what the files said last goes on counting while they are bad."""
+        self._helpers = CredentialHelpers(self._environ, self._clock)
 
     def for_repository(self, repository: Repository) -> Credential | None:
         """The credential for pulling from `repository`; None to be anonymous.

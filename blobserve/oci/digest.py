@@ -42,7 +42,9 @@ class Digest:
         if not colon or length is None:
             raise MalformedReference(text, "a digest begins with sha256: or sha512:")
         if len(hex_) != length or not _HEX.fullmatch(hex_):
-            raise MalformedReference(text, f"{algorithm}: takes {length} lower-case hex digits")
+            raise MalformedReference(
+                text, f"after {algorithm}: come {length} lower-case hex digits"
+            )
         return cls(algorithm, hex_)
 
     @classmethod

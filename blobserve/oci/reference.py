@@ -30,6 +30,7 @@ _TAG = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}")
 _TAG_OR_DIGEST = re.compile(rb"[:@]")
 
 _NO_HOST = f"begin it with a registry host such as {DOCKER_HUB} or registry.example.com:5000"
+_NO_REPOSITORY = "no repository: a reference is <registry>/<repository>:<tag>"
 _NO_TAG = "no tag and no digest: add :<tag> or @sha256:<digest>"
 
 
@@ -92,15 +93,17 @@ class Reference:
         slash = name.find("/")
         colon = name.find(":", slash) if slash >= 0 else -1
         if colon < 0 and not at:
-            is_hosted = canonical_registry(name.partition("/")[0]) is not None
-            raise MalformedReference(text, _NO_TAG if is_hosted else _NO_HOST)
+            raise MalformedReference(text, _missing(name))
         repository = Repository.parse(name if colon < 0 else name[:colon])
         tag = None if colon < 0 else name[colon + 1 :]
         if tag is not None and not _TAG.fullmatch(tag):
             raise MalformedReference(
                 text, "a tag is 1 to 128 letters, digits, _ . or -, and does not begin with . or -"
             )
-        return cls(repository, tag, Digest.parse(digest) if at else None)
+        try:
+            return cls(repository, tag, Digest.parse(digest) if at else None)
+        except MalformedReference as error:
+            raise MalformedReference(text, error.problem) from error
 
     def at(self, digest: Digest) -> Reference:
         """The reference that names exactly this content of the same repository, for ever."""
@@ -126,6 +129,14 @@ def split_path(path: bytes) -> tuple[Reference, bytes | None]:
     reference, rest = (path, None) if end < 0 else (path[:end], path[end + 1 :])
     # An escaped byte is in no grammar: what is not ASCII is malformed, whatever it is in.
     return Reference.parse(reference.decode("ascii", "backslashreplace")), rest
+
+
+def _missing(name: str) -> str:
+    """What has to be added to a name without tag and digest."""
+    registry, _, path = name.partition("/")
+    if canonical_registry(registry) is None:
+        return _NO_HOST
+    return _NO_TAG if path else _NO_REPOSITORY
 
 
 def canonical_registry(authority: str) -> str | None:

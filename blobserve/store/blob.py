@@ -1,0 +1,71 @@
+"""One READY blob, and the right to read it. Knows nothing of where it lies."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Callable
+
+from blobserve.oci.digest import Digest
+from blobserve.store.state import Record
+from blobserve.store.tree import ImageFilesystem
+
+
+class BlobState(enum.Enum):
+    """What the blob space has of a digest."""
+
+    UNKNOWN = enum.auto()
+    """Nothing."""
+    UNREADY = enum.auto()
+    """It is being pulled."""
+    READY = enum.auto()
+    """All of it, verified."""
+
+
+class KeptBlob:
+    """A READY blob as the blob space keeps it."""
+
+    def __init__(self, record: Record, size: int) -> None:
+        self.record = record
+        self.size = size
+        """Bytes it is charged with."""
+        self.filesystem: ImageFilesystem | None = None
+        """None while it is closed: of the blobs nobody reads, only so many stay open."""
+        self.leases = 0
+        """How many read it."""
+        self.files = threading.Lock()
+        """Held, in threads only, by whoever syncs or removes its files."""
+        self.is_removed = False
+        """Whether its files have been moved away; read and set under `files`."""
+        self.is_gone = False
+        """Whether it is off the books but for what is still open."""
+
+    def close(self) -> None:
+        """Close its files, if they are open."""
+        filesystem, self.filesystem = self.filesystem, None
+        if filesystem is not None:
+            filesystem.close()
+
+    @property
+    def digest(self) -> Digest:
+        """Of the layer as it is pulled."""
+        return self.record.digest
+
+
+class Blob:
+    """The right to read a READY blob until `release`; its files stay open that long."""
+
+    def __init__(
+        self, kept: KeptBlob, filesystem: ImageFilesystem, released: Callable[[KeptBlob], None]
+    ) -> None:
+        self.filesystem = filesystem
+        self._kept = kept
+        self._released: Callable[[KeptBlob], None] | None = released
+        kept.leases += 1
+
+    def release(self) -> None:
+        """Give it up; once is enough, more is harmless."""
+        released, self._released = self._released, None
+        if released is not None:
+            self._kept.leases -= 1
+            released(self._kept)

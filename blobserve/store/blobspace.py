@@ -1,0 +1,284 @@
+"""The blob space: layers on disk by digest, each there whole or not at all, within a bound.
+
+What is decided is decided on the reactor's thread; what blocks runs in threads. The rooms beside
+this one each have a part: `ingest` how a layer comes in, `room` what goes for it, `keep` the READY
+blobs, `recovery` what is found at the start, `state` what is remembered. Knows nothing of what
+references mean, and of no registry.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from blobserve.config import BlobSpaceRules, Limits
+from blobserve.errors import ImageTooLarge, SpaceUnusable, StoreClosed
+from blobserve.metrics import Metrics
+from blobserve.oci.digest import Digest
+from blobserve.oci.manifest import Descriptor
+from blobserve.oci.source import Document
+from blobserve.store.behind import WriteBehind
+from blobserve.store.blob import Blob, BlobState
+from blobserve.store.bound import Bound
+from blobserve.store.files import BlobFiles
+from blobserve.store.ingest import Ingest
+from blobserve.store.keep import Keep
+from blobserve.store.location import FURNITURE, Location
+from blobserve.store.manifests import ManifestFiles, Manifests
+from blobserve.store.recovery import examine, survey
+from blobserve.store.references import References
+from blobserve.store.state import SLACK, Change, State
+from blobserve.store.workbench import Workbench
+from blobserve.threads import Threads
+
+__all__ = ["Blob", "BlobSpace", "BlobState", "Ingest"]
+
+_log = Logger()
+
+_USES_DELAY = 60.0
+_REFERENCES_DELAY = 1.0
+_CLOSING = 10.0
+
+
+class BlobSpace:
+    """One blob space. See the contract, section 6."""
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        rules: BlobSpaceRules,
+        limits: Limits,
+        threads: Threads,
+        metrics: Metrics,
+        disk: Threads | None = None,
+    ) -> None:
+        """Layers are extracted in `threads`; `disk`, if given, does the rest of what blocks."""
+        self._reactor = reactor
+        self._rules = rules
+        self._limits = limits
+        self._threads = threads
+        self._disk = disk = disk or threads
+        self._location = location = Location(rules.location)
+        self._state = state = State(rules.location / "state")
+        self._bound = bound = Bound(rules.max_size, lambda: state.size)
+        self._uses = WriteBehind(reactor, _USES_DELAY, self._write)
+        self._remembered = WriteBehind(reactor, _REFERENCES_DELAY, self._write)
+        files = BlobFiles(location, state, limits)
+        self._keep = Keep(files, disk, bound, self._uses, reactor, metrics)
+        self._manifest_files = ManifestFiles(location, state, limits)
+        self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
+        self.references = References(self._remembered)
+        """What references stand for; to be asked once the space is open."""
+        self._unready: set[Digest] = set()
+        self._ingests: set[Ingest] = set()
+        self._background: set[Deferred[None]] = set()
+        self._reclaiming: LoopingCall | None = None
+        self._closed = False
+        metrics.size.set_function(lambda: self.size)
+        metrics.bound.set_function(lambda: self.bound or 0)
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes, or may take at any moment."""
+        return self._bound.size
+
+    @property
+    def bound(self) -> int | None:
+        """Bytes it may take; None: as many as the disk gives."""
+        return self._bound.limit
+
+    async def open(self) -> None:
+        """Become its owner, and take up what is there; once only.
+
+        Returns when every blob is known to be whole. That takes long only after the state file was
+        lost, for then all of them are read.
+
+        :raises SpaceUnusable: when it cannot be used or another owner has it; nothing is held then.
+        """
+        try:
+            await self._disk.run(self._location.take)
+            await self._disk.run(self._state.open)
+            await self._recover()
+        except (OSError, sqlite3.Error) as error:
+            await self.close()
+            raise SpaceUnusable(str(self._rules.location), f"it cannot be read: {error}") from error
+        await self.reclaim()
+        await self._keep.open_recent()
+        self._reclaim_regularly(now=False)
+
+    async def close(self) -> None:
+        """Give everything up but what is leased; idempotent.
+
+        Ingests fail with `StoreClosed` and are wiped. Waits for jobs that are running, for ten
+        seconds at most; what is leased stays readable until it is released.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._reclaiming is not None:
+            self._reclaiming.stop()
+        for ingest in list(self._ingests):
+            self._do(ingest.give_up(StoreClosed()))
+        await Deferred.fromCoroutine(self._quiet()).addTimeout(_CLOSING, self._reactor)
+        await self._uses.flush()
+        await self._remembered.flush()
+        self._keep.close()
+        await self._disk.run(self._state.close)
+        await self._disk.run(self._location.leave)
+
+    def reconfigure(self, rules: BlobSpaceRules) -> None:
+        """Follow another bound and interval from now on; the location stays what it is."""
+        self._rules = rules
+        self._bound.limit = rules.max_size
+        if self._reclaiming is not None and not self._closed:
+            self._reclaiming.stop()
+            self._reclaim_regularly(now=True)
+
+    async def is_readable(self) -> bool:
+        """Whether the directory can be read; cheap."""
+        return await self._disk.run(self._location.is_readable)
+
+    def state_of(self, digest: Digest) -> BlobState:
+        """What is here of a layer."""
+        if self._keep.shelf.get(digest) is not None:
+            return BlobState.READY
+        return BlobState.UNREADY if digest in self._unready else BlobState.UNKNOWN
+
+    def acquire(self, digest: Digest) -> Blob | None:
+        """The right to read a READY layer, at once; counts as a use.
+
+        None when it is not READY, or READY and closed: `mount` opens it.
+        """
+        return self._keep.acquire(digest)
+
+    async def mount(self, digest: Digest) -> Blob | None:
+        """The same, opening a blob that is closed, as those are that were not used for long.
+
+        None when it is not READY, or turns out to be damaged beyond repair: it is gone then.
+        """
+        return await self._keep.mount(digest)
+
+    async def set_aside(self, digest: Digest) -> None:
+        """Remove a layer that was found damaged, also while it is read."""
+        kept = self._keep.shelf.get(digest)
+        if kept is not None:
+            await self._keep.set_aside(kept)
+
+    async def ingest(self, descriptor: Descriptor) -> Ingest:
+        """Begin to take in a layer: it is UNREADY until the ingest has finished or is abandoned.
+
+        No layer is ingested twice at once.
+
+        :raises ImageTooLarge: when it cannot fit, whatever is removed.
+        :raises StoreClosed: after `close`.
+        """
+        digest, limit = descriptor.digest, self._bound.limit
+        if digest in self._unready:
+            raise RuntimeError(f"{digest} is being ingested already")
+        if limit is not None and descriptor.size > limit:
+            raise ImageTooLarge(str(digest), limit)
+        self._unready.add(digest)
+        try:
+            await self._keep.left(digest)
+            if self._closed:
+                raise StoreClosed
+        except BaseException:
+            self._unready.remove(digest)
+            raise
+        bench = Workbench(
+            self._location, self._state, descriptor, self._limits, self._reactor.seconds
+        )
+        ingest = Ingest(bench, self._threads, self._keep.room, self._ended)
+        self._ingests.add(ingest)
+        ingest.start()
+        return ingest
+
+    def mark_current(self, digests: frozenset[Digest]) -> None:
+        """Say which layers tags currently serve: they are evicted after all others."""
+        self._keep.shelf.current = digests
+
+    async def reclaim(self) -> None:
+        """Make the blob space keep its bound, and remove manifests that nothing needs."""
+        await self._keep.room.shrink()
+        await self._manifests.reclaim(digest for _, digest, _ in self.references.all())
+
+    async def put_manifest(self, digest: Digest, content: bytes, media_type: str) -> None:
+        """Keep a manifest that has been verified, if there is room for it."""
+        await self._manifests.put(Document(digest, media_type, content), self._reactor.seconds())
+
+    async def get_manifest(self, digest: Digest) -> Document | None:
+        """A manifest that was put, and verified again; None if it is not here."""
+        return await self._manifests.get(digest)
+
+    async def reserve(self, size: int) -> None:
+        """Count bytes that are about to be written beside a blob, evicting others for them.
+
+        :raises NoSpace: when no more can be evicted.
+        """
+        await self._keep.room.ask(None, size)
+
+    def release(self, size: int) -> None:
+        """Stop counting reserved bytes."""
+        self._bound.give(size)
+
+    async def _recover(self) -> None:
+        found = await self._disk.run(survey, self._location, self._state)
+        manifests = await self._disk.run(self._manifest_files.survey)
+        self.references.load(await self._disk.run(self._state.references))
+        if found.doubtful:
+            _log.info("verifying {n} blobs", n=len(found.doubtful))
+        examined = await gatherResults(
+            self._threads.run(examine, self._location, self._state, self._limits, *each)
+            for each in found.doubtful
+        )
+        self._bound.take(FURNITURE + SLACK)
+        self._manifests.load(manifests)
+        self._keep.load([*filter(None, examined), *found.whole])
+
+    def _ended(self, ingest: Ingest) -> None:
+        self._ingests.remove(ingest)
+        self._unready.remove(ingest.digest)
+        if ingest.kept is not None:
+            self._keep.add(ingest.kept)
+            self._do(self._keep.settle(ingest.kept))
+
+    def _do(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
+        """Run something that nobody waits for but `close`."""
+        running = Deferred.fromCoroutine(work)
+        if not running.called:
+            self._background.add(running)
+            running.addBoth(lambda _: self._background.discard(running))
+        running.addErrback(_log_failure)
+        return running
+
+    async def _quiet(self) -> None:
+        """Wait until nothing runs in the background; cancelling lets it run on, unheard."""
+        while self._background:
+            await DeferredList(list(self._background), consumeErrors=True)
+
+    def _reclaim_regularly(self, now: bool) -> None:
+        # A new one each time: one that is started again in the middle of a pass runs twice.
+        self._reclaiming = LoopingCall(lambda: self._do(self.reclaim()))
+        self._reclaiming.clock = self._reactor
+        self._reclaiming.start(self._rules.gc_interval, now)
+
+    async def _write(self, changes: list[Change]) -> None:
+        if not changes:
+            return
+        try:
+            await self._disk.run(self._state.change, *changes)
+            await self._keep.room.shrink()
+        except (OSError, sqlite3.Error) as error:
+            _log.warn("the state file cannot be written: {error}", error=error)
+
+
+def _log_failure(failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        _log.failure("in the background", failure)

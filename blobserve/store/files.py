@@ -1,0 +1,108 @@
+"""The files of READY blobs, and what is recorded of them: opened, synced, removed.
+
+Every function here blocks, and may run in any thread. Who may still read a blob, and who decides
+that it goes, is not known here.
+"""
+
+from __future__ import annotations
+
+import stat
+from hashlib import sha256
+from pathlib import Path
+
+from blobserve.config import Limits
+from blobserve.errors import BadImage, BlobDamaged
+from blobserve.oci.digest import Digest
+from blobserve.store.blob import KeptBlob
+from blobserve.store.index import Index
+from blobserve.store.location import Location, footprint, remove, sync
+from blobserve.store.state import Record, State, made_durable, recorded, removed
+from blobserve.store.tree import ImageFilesystem
+
+_PIECE = 1 << 20
+
+
+class BlobFiles:
+    """The files of all READY blobs of one blob space."""
+
+    def __init__(self, location: Location, state: State, limits: Limits) -> None:
+        self._location = location
+        self._state = state
+        self._limits = limits
+
+    def open(self, kept: KeptBlob) -> ImageFilesystem:
+        """Open a blob after checking it against its record; its content is not read.
+
+        :raises BlobDamaged: when it is not what was recorded.
+        """
+        directory = self._location.blob(kept.digest)
+        check(directory, kept.record)
+        return ImageFilesystem.open(directory, kept.digest, self._limits)
+
+    def repair(self, kept: KeptBlob) -> tuple[ImageFilesystem, int]:
+        """Make the index of a blob again from its content, and open it; with what it takes then.
+
+        :raises BlobDamaged: when the content cannot be read either.
+        """
+        directory = self._location.blob(kept.digest)
+        try:
+            kept.record = rebuild(directory, kept.digest, kept.record.used, self._limits)
+        except BadImage as error:
+            raise BlobDamaged(str(kept.digest), "its index cannot be made again") from error
+        self._state.change(recorded(kept.record))
+        return self.open(kept), footprint(directory)
+
+    def settle(self, kept: KeptBlob) -> None:
+        """Bring a blob to the disk, and mark it as durable."""
+        with kept.files:
+            if not kept.is_removed:
+                sync_blob(self._location.blob(kept.digest))
+                self._state.change(made_durable(kept.digest))
+
+    def remove(self, blobs: list[KeptBlob]) -> None:
+        """Remove blobs; whoever has one open can read on. One that cannot be moved stays."""
+        for kept in blobs:
+            with kept.files:
+                away = self._location.move_away(self._location.blob(kept.digest))
+                kept.is_removed = True
+            if away is not None:
+                remove(away)
+        self._state.change(*(removed(kept.digest) for kept in blobs))
+
+
+def check(directory: Path, record: Record) -> None:
+    """See that the content is of the recorded size, and the index what was recorded.
+
+    :raises BlobDamaged: otherwise.
+    """
+    if not has_size(directory / "content", record.content_size):
+        raise BlobDamaged(str(record.digest), "its content is not of the recorded size")
+    checksum = sha256()
+    if has_size(directory / "index", record.index_size):
+        with (directory / "index").open("rb") as index:
+            while piece := index.read(_PIECE):
+                checksum.update(piece)
+    if checksum.digest() != record.index_sha256:
+        raise BlobDamaged(str(record.digest), "its index is not the recorded one")
+
+
+def has_size(path: Path, size: int) -> bool:
+    """Whether a file, and no link to one, of this size is there."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == size
+
+
+def rebuild(directory: Path, digest: Digest, used: float, limits: Limits) -> Record:
+    """Make the index again from the content; what a record of the blob says from then on."""
+    built = Index.rebuild(directory, limits)
+    sync_blob(directory)
+    size = (directory / "content").lstat().st_size
+    return Record(digest, size, built.size, built.sha256, used, durable=True)
+
+
+def sync_blob(directory: Path) -> None:
+    """Return when a published blob would survive a power cut."""
+    sync(*directory.iterdir(), directory, directory.parent)

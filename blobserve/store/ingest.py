@@ -1,0 +1,241 @@
+"""One layer on its way in: the reactor's side of its extraction.
+
+Chunks are joined to jobs for a thread, one job at a time; the producer is paused while more than
+two jobs wait, so memory stays flat however slow the disk is. Room is asked for between jobs, never
+inside one. However an ingest ends, its directory is gone and its room given back by the time
+anybody is told. Knows neither where the bytes come from nor what is in them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from blobserve.config import KIB, MIB
+from blobserve.errors import BlobserveError, DiskFull
+from blobserve.store.blob import KeptBlob
+from blobserve.store.extractor import Extracted
+from blobserve.store.location import BLOCK
+from blobserve.store.room import Room
+from blobserve.store.workbench import Workbench
+from blobserve.threads import Threads
+
+T = TypeVar("T")
+
+_log = Logger()
+
+JOB_SIZE = 256 * KIB
+MOST_WAITING = 2 * JOB_SIZE
+FIRST_EXTENT, LARGEST_EXTENT = MIB, 16 * MIB
+
+OVERHEAD = 4 * BLOCK
+"""Bytes a blob takes beside its two files: a directory, its name, and two blocks partly used."""
+
+
+@implementer(IConsumer)
+class Ingest:
+    """A consumer that extracts a layer as it arrives. Made by `BlobSpace.ingest`."""
+
+    def __init__(
+        self, bench: Workbench, threads: Threads, room: Room, ended: Callable[[Ingest], None]
+    ) -> None:
+        """`ended` hears that it is over before anybody else does."""
+        self.digest = bench.digest
+        self.held = 0
+        """Bytes of room it was given."""
+        self.failure: Deferred[None] = Deferred()
+        """Fires with the first failure, so that no more is downloaded; never on success."""
+        self.kept: KeptBlob | None = None
+        """What was published."""
+        self._bench = bench
+        self._threads = threads
+        self._room = room
+        self._when_ended = ended
+        self._producer: IPushProducer | None = None
+        self._paused = False
+        self._buffer = bytearray()
+        self._complete = False
+        self._extent = FIRST_EXTENT
+        self._idle: Deferred[None] | None = None
+        self._wait: Deferred[Any] | None = None
+        self._stopped: BaseException | None = None
+        self._outcome: Failure | None = None
+        self._ended = False
+        self._waiting: list[Deferred[None]] = []
+
+    def start(self) -> None:
+        """Begin to take bytes; once only, before anything else."""
+        self._room.enter(self)
+        Deferred.fromCoroutine(self._work())
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """See `IConsumer.registerProducer`. Push producers only: a layer is a stream."""
+        if not streaming:
+            raise TypeError("a layer comes from a push producer")
+        self._producer, self._paused = cast("IPushProducer", producer), False
+        self._pace()
+
+    def unregisterProducer(self) -> None:
+        """See `IConsumer.unregisterProducer`."""
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the layer; once it failed or was stopped, they are dropped."""
+        if self._stopped is not None or self._ended:
+            return
+        self._buffer += data
+        if len(self._buffer) >= JOB_SIZE:
+            self._wake()
+        self._pace()
+
+    async def finish(self) -> None:
+        """The layer is complete: verify and publish it. Returns when it is READY.
+
+        Cancelling ends this wait and nothing else.
+
+        :raises ContentMismatch: when its bytes are not those of its digest.
+        :raises BlobserveError: whatever else made it fail.
+        """
+        self._complete = True
+        self._wake()
+        await self._end()
+        if self._outcome is not None:
+            self._outcome.raiseException()
+
+    async def abandon(self) -> None:
+        """Stop, and wipe what has not been published; idempotent.
+
+        Returns when the running job has ended, the directory is gone and its room is given back.
+        """
+        self._stop(CancelledError())
+        await self._end()
+
+    async def give_up(self, error: BlobserveError) -> None:
+        """Fail with `error`, as if it had happened here. Returns as `abandon` does."""
+        self._stop(error)
+        await self._end()
+
+    def _stop(self, reason: Exception) -> None:
+        if self._stopped is None:
+            self._stopped = reason
+            if self._wait is not None:
+                self._wait.cancel()
+
+    def _end(self) -> Deferred[None]:
+        """A new Deferred that fires when it is over, however it ended."""
+        waiter: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiter)
+        if self._ended:
+            self._tell()
+        return waiter
+
+    def _tell(self) -> None:
+        while self._waiting:
+            self._waiting.pop(0).callback(None)
+
+    def _wake(self) -> None:
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.callback(None)
+
+    def _pace(self) -> None:
+        """Pause the producer when too much waits, and resume it some time later."""
+        full = len(self._buffer) > (JOB_SIZE if self._paused else MOST_WAITING)
+        if full == self._paused:
+            return
+        self._paused = full
+        if self._producer is not None:
+            self._producer.pauseProducing() if full else self._producer.resumeProducing()
+
+    async def _work(self) -> None:
+        try:
+            extracted = await self._extract()
+            # From here on it can no longer be stopped.
+            publish = partial(self._bench.publish, extracted)
+            self.kept = await self._run(publish, publish)
+        except Exception:  # noqa: BLE001 - kept for those who wait, whatever it is
+            await self._fail(Failure())
+        self._room.leave(self, self.kept.size if self.kept else 0)
+        self._ended = True
+        self._when_ended(self)
+        self._tell()
+
+    async def _fail(self, failure: Failure) -> None:
+        """Tell the first failure, then remove what has been written."""
+        self._outcome = Failure(DiskFull()) if is_full(failure.value) else failure
+        self._stopped = self._outcome.value
+        self._buffer.clear()
+        if not failure.check(CancelledError):
+            self.failure.errback(self._outcome)
+        try:
+            await self._threads.run(self._bench.wipe)
+        except Exception:  # noqa: BLE001 - it is over all the same
+            _log.failure("wiping an ingest of {digest}", digest=str(self.digest))
+
+    async def _extract(self) -> Extracted:
+        await self._interruptible(self._room.ask(self, OVERHEAD))
+        extractor = await self._job(self._bench.begin, self._bench.begin)
+        while self._buffer or not self._complete:
+            if len(self._buffer) < JOB_SIZE and not self._complete:
+                self._idle = Deferred()
+                await self._interruptible(self._idle)
+                continue
+            chunk = bytes(self._buffer[:JOB_SIZE])
+            del self._buffer[:JOB_SIZE]
+            self._pace()
+            missing = await self._job(partial(extractor.feed, chunk), extractor.go_on)
+            while missing:
+                extractor.grant(await self._more(missing))
+                missing = await self._job(extractor.go_on, extractor.go_on)
+        return await self._job(extractor.finish)
+
+    async def _more(self, missing: int) -> int:
+        """Room for at least `missing` bytes; extents grow, so that large layers ask seldom."""
+        wish, self._extent = self._extent, min(2 * self._extent, LARGEST_EXTENT)
+        return await self._interruptible(self._room.ask(self, missing, wish))
+
+    async def _job(self, job: Callable[[], T], again: Callable[[], T] | None = None) -> T:
+        """Run `job` to its end, whatever happens meanwhile; nothing follows once it was stopped."""
+        result = await self._run(job, again)
+        if self._stopped is not None:
+            raise self._stopped
+        return result
+
+    async def _run(self, job: Callable[[], T], again: Callable[[], T] | None) -> T:
+        """Run `job` in a thread; when the disk is full, evict old blobs and go on with `again`."""
+        while True:
+            try:
+                return await self._threads.run(job)
+            except OSError as error:
+                if (
+                    again is None
+                    or not is_full(error)
+                    or not await self._room.relieve(self._extent)
+                ):
+                    raise
+                job = again
+
+    async def _interruptible(self, wait: Deferred[T]) -> T:
+        """Wait for something that need not be waited for once this is stopped."""
+        self._wait = wait
+        try:
+            if self._stopped is not None:
+                wait.cancel()
+            return await wait
+        except CancelledError:
+            raise self._stopped or CancelledError from None
+        finally:
+            self._wait = None
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error means that the disk, or our share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,205 @@
+"""READY blobs: read, counted, closed when nobody reads them, and removed.
+
+Runs on the reactor's thread; the files are touched in threads only. Whoever holds a `Blob` can read
+it to the end, whatever happens to it meanwhile. Knows nothing of how blobs come in.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from blobserve.errors import BlobDamaged, BlobserveError
+from blobserve.metrics import Metrics
+from blobserve.oci.digest import Digest
+from blobserve.store.behind import WriteBehind
+from blobserve.store.blob import Blob, KeptBlob
+from blobserve.store.bound import Bound, Shelf
+from blobserve.store.files import BlobFiles
+from blobserve.store.location import blocks
+from blobserve.store.room import Room
+from blobserve.store.state import was_used
+from blobserve.store.tree import ImageFilesystem
+from blobserve.threads import Threads
+
+_log = Logger()
+
+MOST_OPEN = 256
+"""Blobs that stay open, at two descriptors each, though nobody reads them."""
+
+
+class Keep:
+    """The READY blobs of a blob space."""
+
+    def __init__(
+        self,
+        files: BlobFiles,
+        threads: Threads,
+        bound: Bound,
+        uses: WriteBehind,
+        clock: IReactorTime,
+        metrics: Metrics,
+    ) -> None:
+        self.shelf = Shelf()
+        self.room = Room(bound, self.shelf, self.evict)
+        self._files = files
+        self._threads = threads
+        self._bound = bound
+        self._uses = uses
+        self._clock = clock
+        self._metrics = metrics
+        self._last_use = 0.0
+        self._most_open = MOST_OPEN
+        self._leaving: dict[Digest, list[Deferred[None]]] = {}
+        """Blobs whose files are being removed, and who waits for that."""
+
+    def load(self, found: list[KeptBlob]) -> None:
+        """Take up, and count, the blobs that are on disk."""
+        for kept in sorted(found, key=lambda each: each.record.used):
+            self._bound.take(kept.size)
+            self._last_use = kept.record.used
+            self.shelf.add(kept)
+
+    async def open_recent(self) -> None:
+        """Open the blobs that were used last, as many as may stay open."""
+        for kept in list(self.shelf)[-MOST_OPEN:]:
+            try:
+                await self._open(kept)
+            except (BlobserveError, OSError, sqlite3.Error) as error:
+                _log.warn("{digest} stays closed: {error}", digest=str(kept.digest), error=error)
+
+    def add(self, kept: KeptBlob) -> None:
+        """Keep a blob whose bytes are counted already; it takes the place of another."""
+        former = self.shelf.get(kept.digest)
+        if former is not None:
+            self.shelf.remove(former)
+            Deferred.fromCoroutine(self._bury([former]))
+        self.shelf.add(kept)
+        self.shelf.close(self._most_open)
+
+    def acquire(self, digest: Digest) -> Blob | None:
+        """See `BlobSpace.acquire`."""
+        kept = self.shelf.get(digest)
+        if kept is None or kept.filesystem is None:
+            return None
+        self.shelf.touch(kept)
+        # Later than every use before it, also when the clock was set back.
+        self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
+        self._uses.put(digest, was_used(digest, self._last_use))
+        return Blob(kept, kept.filesystem, self._released)
+
+    async def mount(self, digest: Digest) -> Blob | None:
+        """See `BlobSpace.mount`."""
+        kept = self.shelf.get(digest)
+        if kept is not None and kept.filesystem is None:
+            kept.leases += 1
+            try:
+                await self._open(kept)
+            finally:
+                kept.leases -= 1
+                self._released(kept)
+        return self.acquire(digest)
+
+    async def settle(self, kept: KeptBlob) -> None:
+        """Bring a blob to the disk; one that cannot be brought there is set aside."""
+        try:
+            await self._threads.run(self._files.settle, kept)
+        except OSError as error:
+            # What was not written once is not written by trying again, whatever fsync says then.
+            _log.error("{digest} is set aside: {error}", digest=str(kept.digest), error=error)
+            await self.set_aside(kept)
+        except sqlite3.Error as error:
+            _log.warn("{digest} is not marked: {error}", digest=str(kept.digest), error=error)
+
+    async def set_aside(self, kept: KeptBlob) -> None:
+        """Remove a damaged blob, also while it is read."""
+        if kept in self.shelf:
+            await self._remove([kept])
+
+    async def evict(self, blobs: list[KeptBlob]) -> None:
+        """Remove blobs that nobody reads; returns when their bytes are free."""
+        if not blobs:
+            return
+        self._metrics.evictions.inc(len(blobs))
+        await self._remove(blobs)
+
+    async def left(self, digest: Digest) -> None:
+        """Wait until no file of a removed blob has this digest's name any more."""
+        if digest in self._leaving:
+            waiter: Deferred[None] = Deferred()
+            self._leaving[digest].append(waiter)
+            await waiter
+
+    def close(self) -> None:
+        """Close all that nobody reads; what is read is closed when it is released."""
+        self._most_open = 0
+        self.shelf.close(self._most_open)
+
+    async def _open(self, kept: KeptBlob) -> None:
+        """Open a blob, or set it aside if it is damaged beyond repair.
+
+        :raises OSError: when that cannot be told, as without descriptors.
+        """
+        try:
+            try:
+                filesystem = await self._threads.run(self._files.open, kept)
+            except BlobDamaged as damage:
+                _log.warn("{damage}: its index is made again", damage=damage)
+                filesystem = await self._repair(kept)
+        except BlobDamaged as damage:
+            _log.warn("{damage}: it is set aside", damage=damage)
+            await self.set_aside(kept)
+            return
+        if kept.filesystem is None and kept in self.shelf:
+            self.shelf.opened(kept, filesystem)
+            self.shelf.close(self._most_open)
+        else:
+            filesystem.close()
+
+    async def _repair(self, kept: KeptBlob) -> ImageFilesystem:
+        spare = await self.room.ask(None, 2 * blocks(kept.record.index_size))
+        try:
+            filesystem, size = await self._threads.run(self._files.repair, kept)
+            self._bound.take(size - kept.size)
+            self.shelf.size += size - kept.size
+            kept.size = size
+        finally:
+            self._bound.give(spare)
+        return filesystem
+
+    async def _remove(self, blobs: list[KeptBlob]) -> None:
+        for kept in blobs:
+            self.shelf.remove(kept)
+            self._leaving[kept.digest] = []
+        try:
+            await self._threads.run(self._files.remove, blobs)
+        finally:
+            for kept in blobs:
+                for waiter in self._leaving.pop(kept.digest):
+                    waiter.callback(None)
+                if not kept.is_removed:  # the disk does not let go of it: it serves on
+                    self.shelf.add(kept)
+            await self._bury([kept for kept in blobs if kept.is_removed])
+
+    async def _bury(self, removed: list[KeptBlob]) -> None:
+        """Close removed blobs that nobody reads, for only then does the disk have their bytes."""
+        for kept in removed:
+            kept.is_gone = True
+        idle = [kept for kept in removed if not kept.leases]
+        # Closing frees the bytes of removed files, and takes as long as that takes.
+        await self._threads.run(_close, idle)
+        self._bound.give(sum(kept.size for kept in idle))
+
+    def _released(self, kept: KeptBlob) -> None:
+        if kept.is_gone and not kept.leases:
+            Deferred.fromCoroutine(self._bury([kept]))
+        elif not self._most_open:
+            self.shelf.close(self._most_open)
+
+
+def _close(blobs: list[KeptBlob]) -> None:
+    for kept in blobs:
+        kept.close()

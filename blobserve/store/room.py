@@ -1,0 +1,149 @@
+"""Room for what is about to be written: who gets it, what goes for it, who gives up.
+
+Requests are served one at a time, the oldest pull's first. To serve one, READY blobs that nobody
+reads are removed by last use; when none is left, the youngest pull gives up, so the oldest always
+gets on and no two wait for each other. Knows neither files nor how to evict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from blobserve.errors import BlobserveError, DiskFull, ImageTooLarge, SpaceContended
+from blobserve.oci.digest import Digest
+from blobserve.store.blob import KeptBlob
+from blobserve.store.bound import Bound, Shelf
+
+
+class Pull(Protocol):
+    """What asks for room again and again, and can be told to give all of it back."""
+
+    digest: Digest
+    held: int
+    """Bytes that were given to it."""
+
+    async def give_up(self, error: BlobserveError) -> None:
+        """Fail with `error`; returns when its bytes are back, or it has succeeded after all."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class _Request:
+    pull: Pull | None
+    least: int
+    wish: int
+    answer: Deferred[int]
+
+
+class Room:
+    """Gives out the bytes of a blob space."""
+
+    def __init__(
+        self,
+        bound: Bound,
+        shelf: Shelf,
+        evict: Callable[[list[KeptBlob]], Awaitable[None]],
+    ) -> None:
+        self._bound = bound
+        self._shelf = shelf
+        self._evict = evict
+        self._pulls: list[Pull] = []
+        self._requests: list[_Request] = []
+        self._serving = False
+
+    def enter(self, pull: Pull) -> None:
+        """Let a pull ask from now on; it is the youngest."""
+        self._pulls.append(pull)
+
+    def leave(self, pull: Pull, kept: int) -> None:
+        """Take back all that a pull holds but the bytes it has `kept` on disk; once only."""
+        self._pulls.remove(pull)
+        self._bound.give(pull.held - kept)
+
+    def ask(self, pull: Pull | None, least: int, wish: int = 0) -> Deferred[int]:
+        """Take `wish` bytes, or when so many cannot be had `least`; fires with the number.
+
+        `pull` None: for something small that is served before every pull, and for which none gives
+        up. Cancelling withdraws.
+
+        :raises ImageTooLarge: when the pull could not go on in an otherwise empty blob space.
+        :raises SpaceContended: when older pulls have the rest.
+        :raises DiskFull: when all that is left is being read, or the disk has no more.
+        """
+        request = _Request(pull, least, max(least, wish), Deferred(self._withdraw))
+        self._requests.append(request)
+        if not self._serving:
+            Deferred.fromCoroutine(self._serve())
+        return request.answer
+
+    async def shrink(self) -> None:
+        """Evict what is beyond the bound, as after it was lowered."""
+        await self._evict(self._shelf.victims(self._bound.missing()))
+
+    async def relieve(self, size: int) -> bool:
+        """Evict `size` bytes because the disk itself is full; whether anything could go."""
+        victims = self._shelf.victims(size)
+        await self._evict(victims)
+        return bool(victims)
+
+    def _withdraw(self, answer: Deferred[int]) -> None:
+        self._requests = [each for each in self._requests if each.answer is not answer]
+
+    def _age(self, request: _Request) -> int:
+        return -1 if request.pull is None else self._pulls.index(request.pull)
+
+    async def _serve(self) -> None:
+        self._serving = True
+        while self._requests:
+            request = min(self._requests, key=self._age)
+            outcome: int | Failure
+            try:
+                outcome = await self._room_for(request)
+            except Exception:  # noqa: BLE001 - whatever it is, the asker must hear of it
+                outcome = Failure()
+            if request in self._requests:  # not withdrawn meanwhile
+                self._requests.remove(request)
+                self._answer(request, outcome)
+        self._serving = False
+
+    def _answer(self, request: _Request, outcome: int | Failure) -> None:
+        if isinstance(outcome, int):
+            self._bound.take(outcome)
+            if request.pull is not None:
+                request.pull.held += outcome
+        request.answer.callback(outcome)
+
+    async def _room_for(self, request: _Request) -> int:
+        while request in self._requests:
+            self._refuse_if_too_large(request)
+            for size in (request.wish, request.least):
+                if await self._make(size):
+                    return size
+            youngest = self._pulls[-1] if self._pulls else None
+            if request.pull is None or request.pull is youngest or youngest is None:
+                raise SpaceContended if len(self._pulls) > 1 else DiskFull
+            await youngest.give_up(SpaceContended())
+        return 0
+
+    def _refuse_if_too_large(self, request: _Request) -> None:
+        """Nothing is evicted for what would not fit even if everything were."""
+        if self._bound.limit is None or request.pull is None:
+            return
+        removable = self._shelf.size + sum(pull.held for pull in self._pulls)
+        most = self._bound.limit - (self._bound.size - removable)
+        if request.pull.held + request.least > most:
+            raise ImageTooLarge(str(request.pull.digest), self._bound.limit)
+
+    async def _make(self, size: int) -> bool:
+        """Evict until `size` bytes are free; evict nothing if there is not enough to evict."""
+        while missing := self._bound.missing(size):
+            victims = self._shelf.victims(missing)
+            if sum(blob.size for blob in victims) < missing:
+                return False
+            await self._evict(victims)
+        return True

@@ -1,0 +1,214 @@
+"""The books of a blob space, and who gets room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+
+from blobserve.errors import BlobserveError, DiskFull, ImageTooLarge, SpaceContended
+from blobserve.oci.digest import Digest
+from blobserve.store.blob import KeptBlob
+from blobserve.store.bound import Bound, Shelf
+from blobserve.store.room import Room
+from blobserve.store.state import Record
+from tests.stores import now
+
+
+def kept(name: str, size: int = 10) -> KeptBlob:
+    """A READY blob of `size` bytes."""
+    return KeptBlob(Record(Digest.of(name.encode()), 0, 0, b"", 0.0), size)
+
+
+@attrs.define(eq=False)
+class Asker:
+    """A pull that gives everything back as soon as it is told to."""
+
+    room: Room
+    digest: Digest = attrs.field(factory=lambda: Digest.of(b"a layer"))
+    held: int = 0
+    error: BlobserveError | None = None
+
+    async def give_up(self, error: BlobserveError) -> None:
+        """See `blobserve.store.room.Pull`."""
+        self.error = error
+        self.room.leave(self, 0)
+
+    def ask(self, least: int, wish: int = 0) -> Deferred[int]:
+        """Ask for room."""
+        return self.room.ask(self, least, wish)
+
+
+class Stand:
+    """A room in a bound of 100 bytes, with READY blobs of 10 bytes each, the oldest first."""
+
+    def __init__(self, *blobs: str, limit: int | None = 100) -> None:
+        self.bound, self.shelf = Bound(limit), Shelf()
+        self.room = Room(self.bound, self.shelf, self.evict)
+        self.blobs = [kept(name) for name in blobs]
+        self.evicting: Deferred[None] | None = None
+        for blob in self.blobs:
+            self.bound.take(blob.size)
+            self.shelf.add(blob)
+
+    async def evict(self, victims: list[KeptBlob]) -> None:
+        """Remove blobs, when `evicting` fires if it is set."""
+        for blob in victims:
+            self.shelf.remove(blob)
+        if self.evicting is not None:
+            await self.evicting
+        self.bound.give(sum(blob.size for blob in victims))
+
+    def pull(self) -> Asker:
+        """A pull, younger than all before it."""
+        asker = Asker(self.room)
+        self.room.enter(asker)
+        return asker
+
+    def left(self) -> list[int]:
+        """The numbers of the blobs that are still there."""
+        return [n for n, blob in enumerate(self.blobs) if blob in self.shelf]
+
+
+def test_the_longest_unused_goes_first() -> None:
+    """To make room, blobs are removed by last use, and no more of them than needed."""
+    stand = Stand(*"abcdefghij")
+    stand.shelf.touch(stand.blobs[0])
+    assert now(stand.pull().ask(15)) == 15
+    assert stand.left() == [0, 3, 4, 5, 6, 7, 8, 9]
+    assert stand.bound.size == 95
+
+
+def test_what_is_read_stays() -> None:
+    """A blob that somebody reads is never removed to make room."""
+    stand = Stand(*"abcdefghij")
+    stand.blobs[0].leases = stand.blobs[2].leases = 1
+    now(stand.pull().ask(20))
+    assert stand.left() == [0, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_what_tags_serve_goes_last() -> None:
+    """A blob that a tag currently serves is removed after all others, however long unused."""
+    stand = Stand(*"abcdefghij")
+    stand.shelf.current = frozenset(blob.digest for blob in stand.blobs[:9])
+    now(stand.pull().ask(20))
+    assert stand.left() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_too_large_flushes_nothing() -> None:
+    """A pull that could not fit into an empty blob space is refused before anything is removed."""
+    stand = Stand(*"abcdefghij")
+    stand.bound.take(5)  # something that cannot be removed
+    pull = stand.pull()
+    with pytest.raises(ImageTooLarge):
+        now(pull.ask(96))
+    assert len(stand.left()) == 10
+
+
+def test_nothing_goes_in_vain() -> None:
+    """When what may be removed would not do, nothing is removed."""
+    stand = Stand(*"abcdefghij")
+    for blob in stand.blobs[:5]:
+        blob.leases = 1
+    with pytest.raises(DiskFull):
+        now(stand.pull().ask(60))
+    assert len(stand.left()) == 10
+
+
+def test_a_wish_is_no_need() -> None:
+    """A pull that wishes for more than can be had gets what it needs."""
+    stand = Stand(*"abcdefghij")
+    for blob in stand.blobs[:8]:
+        blob.leases = 1
+    pull = stand.pull()
+    assert now(pull.ask(11, 64)) == 11
+    assert pull.held == 11
+
+
+def test_the_youngest_gives_up() -> None:
+    """When pulls need each other's room, the youngest fails and the oldest goes on."""
+    stand = Stand()
+    old, middle, young = stand.pull(), stand.pull(), stand.pull()
+    for pull in (old, middle, young):
+        now(pull.ask(30))
+    assert now(old.ask(20)) == 20
+    assert isinstance(young.error, SpaceContended)
+    assert middle.error is None
+    with pytest.raises(SpaceContended):
+        now(middle.ask(60))
+    assert old.error is None
+
+
+def test_the_oldest_is_served_first() -> None:
+    """Of the pulls that wait for room, the oldest gets it first."""
+    stand = Stand(*"abcdefghij")
+    stand.evicting = gate = Deferred()
+    old, middle, young = stand.pull(), stand.pull(), stand.pull()
+    order: list[Any] = []
+    for pull in (middle, young, old):
+        pull.ask(10).addCallback(lambda _, pull=pull: order.append(pull))
+    stand.evicting = None
+    gate.callback(None)
+    assert order == [middle, old, young]
+
+
+def test_a_cancelled_wait_takes_nothing() -> None:
+    """Room that is no longer waited for is not taken, and the next one is served."""
+    stand = Stand(*"abcdefghij")
+    stand.evicting = gate = Deferred()
+    first, second = stand.pull(), stand.pull()
+    given_up, waiting = first.ask(10), second.ask(10)
+    given_up.addErrback(lambda _: None)
+    given_up.cancel()
+    stand.evicting = None
+    gate.callback(None)
+    assert now(waiting) == 10
+    assert first.held == 0
+    assert stand.bound.size == 100
+
+
+def test_without_a_bound_nothing_is_removed() -> None:
+    """A blob space without a bound gives any room that is asked for."""
+    stand = Stand(*"abcdefghij", limit=None)
+    assert now(stand.pull().ask(1 << 60)) == 1 << 60
+    assert len(stand.left()) == 10
+
+
+def test_a_full_disk_is_relieved_by_last_use() -> None:
+    """When the disk is full before the bound is reached, blobs are removed until none may go."""
+    stand = Stand("a", "b", "c", limit=None)
+    stand.blobs[2].leases = 1
+    assert now(Deferred.fromCoroutine(stand.room.relieve(5)))
+    assert stand.left() == [1, 2]
+    assert now(Deferred.fromCoroutine(stand.room.relieve(50)))
+    assert not now(Deferred.fromCoroutine(stand.room.relieve(5)))
+    assert stand.left() == [2]
+
+
+def test_a_lowered_bound_is_kept() -> None:
+    """After the bound was lowered, as many blobs as needed are removed, those unused first."""
+    stand = Stand(*"abcdefghij")
+    stand.bound.limit = 35
+    now(Deferred.fromCoroutine(stand.room.shrink()))
+    assert stand.left() == [7, 8, 9]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60), st.booleans()), max_size=60))
+def test_the_books_balance(steps: list[tuple[int, int, bool]]) -> None:
+    """However pulls ask and end, the bound holds, and what is counted is what is held."""
+    stand = Stand(*"abcdef")
+    pulls: dict[int, Asker] = {}
+    for who, size, ends in steps:
+        pull = pulls.get(who)
+        if pull is None or pull.error is not None:
+            pull = pulls[who] = stand.pull()
+        if ends:
+            stand.room.leave(pulls.pop(who), 0)
+        else:
+            pull.ask(size // 2, size).addErrback(lambda failure: failure.trap(BlobserveError))
+        held = sum(each.held for each in pulls.values() if each.error is None)
+        assert stand.bound.size == held + stand.shelf.size <= 100
