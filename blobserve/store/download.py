@@ -1,0 +1,196 @@
+"""Downloads: layers on their way from a source into the blob space.
+
+At most ten at a time and one per layer digest, however many ask. A permit covers one layer from its
+first byte request until it is verified. What somebody waits for goes before what nobody waits for.
+Knows nothing of tags, manifests or of who may see which layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.interfaces import IConsumer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from blobserve.config import Limits
+from blobserve.errors import ContentMismatch, NotFound, QueueFull, StoreClosed, UpstreamError
+from blobserve.metrics import Metrics
+from blobserve.oci.digest import Digest
+from blobserve.oci.manifest import Descriptor
+from blobserve.oci.reference import Repository
+from blobserve.oci.source import Source
+from blobserve.store.blobspace import BlobSpace
+from blobserve.store.flight import Flight, reason_of
+
+_log = Logger()
+
+
+@attrs.frozen(eq=False)
+class _Download:
+    source: Source
+    repository: Repository
+    descriptor: Descriptor
+    flight: Flight[None] = attrs.field(factory=Flight)
+    pulls: list[Flight[Any]] = attrs.field(factory=list)
+    """The pulls that need it; any of them may become urgent at any time."""
+
+
+class Downloads:
+    """Every download into one blob space, under way or waiting for a permit."""
+
+    def __init__(self, space: BlobSpace, metrics: Metrics, limits: Limits) -> None:
+        self._space = space
+        self._metrics = metrics
+        self._limits = limits
+        self._permits = DeferredSemaphore(limits.parallel_downloads)
+        self._turns: set[Deferred[None]] = set()
+        self._downloads: dict[Digest, _Download] = {}
+        self._queue: list[_Download] = []
+        self._closed = False
+
+    def wants(self, digest: Digest) -> bool:
+        """Whether this layer is being downloaded, or waits for it."""
+        return digest in self._downloads
+
+    async def pull(
+        self, source: Source, repository: Repository, descriptor: Descriptor, pull: Flight[Any]
+    ) -> None:
+        """Bring a layer into the blob space on behalf of `pull`; returns when it is READY.
+
+        Joins the download of the same layer that is under way. Cancelling ends this wait alone.
+
+        :raises QueueFull: when too many wait already.
+        :raises StoreClosed: after `close`, also when waiting by then.
+        """
+        while True:
+            download = self._downloads.get(descriptor.digest)
+            if download is None:
+                download = self._begin(_Download(source, repository, descriptor))
+            download.pulls.append(pull)
+            try:
+                return await download.flight.wait()
+            except (NotFound, UpstreamError):
+                # Another repository's registry failed it; what its own will say is not known yet.
+                if download.repository == repository:
+                    raise
+
+    async def close(self) -> None:
+        """Fail every wait, stop every download, and return when ingest is wiped. Idempotent."""
+        self._closed = True
+        self._queue.clear()
+        for download in list(self._downloads.values()):
+            download.flight.fail(StoreClosed())
+        turns = list(self._turns)
+        for turn in turns:
+            turn.cancel()
+        await DeferredList(turns)
+        self._downloads.clear()
+        self._count()
+
+    def _begin(self, download: _Download) -> _Download:
+        if self._closed:
+            raise StoreClosed
+        self._follow_limits()
+        if self._permits.tokens <= 0 and len(self._queue) >= self._limits.queued_downloads:
+            raise QueueFull
+        self._downloads[download.descriptor.digest] = download
+        self._queue.append(download)
+        while self._queue and self._permits.tokens > 0:
+            self._begin_turns()
+        self._count()
+        return download
+
+    def _follow_limits(self) -> None:
+        """Have as many permits as the limits say now; they may say something else after a reload.
+
+        Permits that are taken away from downloads under way leave a debt of tokens.
+        """
+        added = self._limits.parallel_downloads - self._permits.limit
+        self._permits.limit += added
+        self._permits.tokens += added
+
+    def _begin_turns(self) -> None:
+        turn = self._permits.run(self._take_turns)
+        self._turns.add(turn)
+        turn.addBoth(lambda _: self._turns.discard(turn))
+
+    async def _take_turns(self) -> None:
+        """Use one permit for one layer after another, until none waits.
+
+        Nobody waits inside the semaphore: it serves in order of arrival, and hands a permit over by
+        a nested call, which a thousand downloads failing at once would turn into a deep recursion.
+        """
+        while self._queue and self._permits.tokens >= 0:
+            urgent = (n for n, each in enumerate(self._queue) if any(p.urgent for p in each.pulls))
+            download = self._queue.pop(next(urgent, 0))
+            self._count()
+            await Deferred.fromCoroutine(self._download(download)).addBoth(self._end, download)
+
+    def _end(self, outcome: Failure | None, download: _Download) -> None:
+        del self._downloads[download.descriptor.digest]
+        self._count()
+        if outcome is None:
+            self._metrics.pulls.labels("ready").inc()
+            download.flight.land(None)
+            return
+        error = reason_of(outcome)
+        result = "cancelled" if isinstance(error, CancelledError) else "failed"
+        self._metrics.pulls.labels(result).inc()
+        download.flight.fail(error)
+
+    def _count(self) -> None:
+        self._metrics.pulls_queued.set(len(self._queue))
+        self._metrics.pulls_in_flight.set(len(self._downloads) - len(self._queue))
+
+    async def _download(self, download: _Download) -> None:
+        try:
+            await self._attempt(download)
+        except ContentMismatch as mismatch:
+            # One bad node of a content delivery network need not be asked twice.
+            _log.warn("{mismatch}; downloading it once more", mismatch=mismatch)
+            await self._attempt(download)
+
+    async def _attempt(self, download: _Download) -> None:
+        ingest = await self._space.ingest(download.descriptor)
+        try:
+            consumer = _Counted(ingest, self._metrics)
+            fetch = Deferred.fromCoroutine(
+                download.source.fetch(download.repository, download.descriptor, consumer)
+            )
+            await _stopped_early(fetch, ingest.failure)
+            await ingest.finish()
+        except Exception:
+            await ingest.abandon()
+            raise
+
+
+async def _stopped_early(fetch: Deferred[None], failure: Deferred[None]) -> None:
+    """Wait for a fetch, but stop it when what it is written to has failed, and fail with that."""
+    reasons: list[Failure] = []
+
+    def stop(reason: Failure) -> None:
+        reasons.append(reason)
+        fetch.cancel()
+
+    failure.addErrback(stop)
+    await fetch.addBoth(lambda outcome: reasons[0] if reasons else outcome)
+
+
+@implementer(IConsumer)
+class _Counted:
+    """Counts the bytes of a layer on their way into its ingest."""
+
+    def __init__(self, consumer: IConsumer, metrics: Metrics) -> None:
+        self.registerProducer = consumer.registerProducer
+        self.unregisterProducer = consumer.unregisterProducer
+        self._write = consumer.write
+        self._bytes = metrics.pulled_bytes
+
+    def write(self, data: bytes) -> None:
+        """See `IConsumer.write`."""
+        self._bytes.inc(len(data))
+        self._write(data)

@@ -1,0 +1,84 @@
+"""When a tag is looked up again.
+
+Pure. Knows what the registry last said of a reference and when; asks nobody, and moves no tag.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from blobserve.config import RepositoryRules
+from blobserve.errors import BlobserveError, ComeAgain
+from blobserve.oci.digest import Digest
+from blobserve.oci.reference import Reference
+from blobserve.store.image import Image
+
+PATIENCE = 2.0
+"""Seconds that a request waits for the look-up of a tag whose digest is old."""
+
+_LEAST_INTERVAL = 1.0
+_RETRY_CEILING = 10.0
+
+
+class Freshness(enum.Enum):
+    """What a tag's age asks for before its known digest serves."""
+
+    TRUSTED = enum.auto()
+    """Nothing."""
+    AGEING = enum.auto()
+    """A look-up behind the request's back."""
+    OLD = enum.auto()
+    """A look-up that the request waits for."""
+
+
+@attrs.frozen
+class Known:
+    """What a reference is known to stand for; times are seconds of the reactor's clock."""
+
+    reference: Reference
+    digest: Digest
+    checked: float
+    """When the registry last said so."""
+    image: Image | None = None
+    """None until its manifest has been read from the blob space."""
+    quiet_until: float = 0.0
+    """No look-up before that: the registry asked for it, or the last one failed."""
+    failures: int = 0
+    """How many look-ups, or pulls of what they found, have failed in a row."""
+
+    def freshness(self, rules: RepositoryRules, now: float) -> Freshness:
+        """Whether to look it up. See the contract, section 5, "Tags"."""
+        if not moves(self.reference, rules) or now < self.quiet_until:
+            return Freshness.TRUSTED
+        # A clock that was set back makes an age negative, which says nothing: look it up.
+        age, most = now - self.checked, rules.tag_max_age
+        if not most or not 0 <= age <= 2 * most:
+            return Freshness.OLD
+        return Freshness.TRUSTED if age <= most else Freshness.AGEING
+
+    def is_stale(self, rules: RepositoryRules, asked: float) -> bool:
+        """Whether, at the time a request came, the digest was older than a tag's may be."""
+        return moves(self.reference, rules) and self.checked < asked - rules.tag_max_age
+
+    def interval(self, rules: RepositoryRules, now: float) -> float:
+        """Seconds until it is looked up again although nobody asks."""
+        due = max(self.checked + rules.tag_max_age, self.quiet_until)
+        return max(due - now, _LEAST_INTERVAL)
+
+    def confirmed(self, now: float, pause: float) -> Known:
+        """The same, the registry having just said that the tag has not moved."""
+        return attrs.evolve(self, checked=now, quiet_until=now + pause, failures=0)
+
+    def put_off(self, rules: RepositoryRules, now: float, error: BlobserveError) -> Known:
+        """The same, a look-up or the pull of what it found having just failed."""
+        delay = min(2.0 ** min(self.failures, 9), max(rules.tag_max_age, _RETRY_CEILING))
+        if isinstance(error, ComeAgain):
+            delay = max(delay, error.retry_after)
+        return attrs.evolve(self, quiet_until=now + delay, failures=self.failures + 1)
+
+
+def moves(reference: Reference, rules: RepositoryRules) -> bool:
+    """Whether what a reference stands for may change."""
+    return reference.tag is not None and not rules.is_immutable_tag(reference.tag)

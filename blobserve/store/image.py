@@ -1,0 +1,90 @@
+"""From a reference to the layer that is served: manifests and indexes, followed by digest.
+
+Documents come from the blob space where it has them, else from a source. Knows nothing of which tag
+is fresh, and fetches no layer.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from blobserve.config import Limits
+from blobserve.errors import BadImage, ContentMismatch, NoLayers, NotHere
+from blobserve.oci.digest import Digest
+from blobserve.oci.manifest import Descriptor, Index, Manifest, Platform, parse
+from blobserve.oci.reference import Reference
+from blobserve.oci.source import Document, Source
+from blobserve.store.blobspace import BlobSpace
+
+_DOCUMENTS = 3
+"""An index, an index nested in it, and a manifest: the longest way allowed."""
+
+
+@attrs.frozen
+class Image:
+    """What a manifest or index stands for: the layer that is served, and how it was chosen."""
+
+    digest: Digest
+    """Of the document that the reference names, be it an index."""
+    layer: Descriptor
+    layers: int
+    """How many layers the image has."""
+    platform: Platform | None
+    """The platform that was asked for."""
+    warnings: tuple[str, ...]
+    """What was arbitrary about the choice; each a clause without its subject."""
+
+
+class Images:
+    """Reads images."""
+
+    def __init__(self, space: BlobSpace, limits: Limits) -> None:
+        self._space = space
+        self._limits = limits
+
+    async def read(
+        self, reference: Reference, platform: Platform | None, source: Source | None
+    ) -> tuple[Image, list[Document]]:
+        """The image that `reference` names, and the documents on the way to it.
+
+        Without a source nothing but the blob space is asked.
+
+        :raises NotHere: when a document is missing and there is no source.
+        :raises NoLayers: when there is nothing to serve.
+        """
+        document = await self._document(reference, source)
+        documents, warnings = [document], []
+        while isinstance(parsed := self._parse(document), Index):
+            if len(documents) == _DOCUMENTS:
+                raise BadImage(str(reference), "its indexes are nested more than once")
+            chosen, warning = parsed.choose(platform)
+            document = await self._document(reference.at(chosen.digest), source)
+            if len(document.content) != chosen.size:
+                raise ContentMismatch(str(chosen.digest), "its size is not that of its index")
+            documents.append(document)
+            warnings += [warning] if warning else []
+        if not parsed.layers:
+            raise NoLayers(str(reference))
+        if len(parsed.layers) > 1:
+            warnings.append(_several(reference, parsed))
+        layer, layers = parsed.layers[0], len(parsed.layers)
+        return Image(documents[0].digest, layer, layers, platform, tuple(warnings)), documents
+
+    def _parse(self, document: Document) -> Manifest | Index:
+        return parse(document.content, document.media_type, self._limits)
+
+    async def _document(self, reference: Reference, source: Source | None) -> Document:
+        if reference.digest is not None:
+            held = await self._space.get_manifest(reference.digest)
+            if held is not None:
+                return held
+        if source is None:
+            raise NotHere(str(reference))
+        return await source.resolve(reference)
+
+
+def _several(reference: Reference, manifest: Manifest) -> str:
+    return (
+        f"has {len(manifest.layers)} layers, of which the first alone is served: "
+        f'see repos."{reference.repository}".layers'
+    )

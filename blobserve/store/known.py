@@ -1,0 +1,127 @@
+"""What every reference is known to stand for, in memory and through the blob space across restarts.
+
+Each image is known by its digest too, so that a digest which a tag once named needs no registry.
+Knows nothing of where images come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.logger import Logger
+
+from blobserve.config import RepositoryRules
+from blobserve.errors import BlobserveError, MalformedReference
+from blobserve.oci.reference import Reference, Repository
+from blobserve.store.blobspace import BlobSpace
+from blobserve.store.freshness import Known
+from blobserve.store.image import Images
+from blobserve.store.references import MOST
+
+_log = Logger()
+
+Rules = Callable[[Repository], "RepositoryRules | None"]
+
+
+class KnownReferences:
+    """The one place where a tag switches."""
+
+    def __init__(self, space: BlobSpace, images: Images, rules: Rules) -> None:
+        self._space = space
+        self._images = images
+        self._rules = rules
+        self._known: dict[Reference, Known] = {}
+
+    async def load(self) -> None:
+        """Take up what the blob space remembers, and read the images that tags serve."""
+        for text, digest, checked in self._space.references.all():
+            try:
+                reference = Reference.parse(text)
+            except MalformedReference as error:
+                _log.warn("the blob space remembers a strange reference: {error}", error=error)
+                self._space.references.forget(text)
+            else:
+                self._known[reference] = Known(reference, digest, checked)
+        for reference in [each for each in self._known if each.tag is not None]:
+            rules = self._rules(reference.repository)
+            if rules is not None:
+                await self.recall(reference, rules)
+        self.mark_current()
+
+    def get(self, reference: Reference) -> Known | None:
+        """What is known of `reference`; counts as a use of it."""
+        known = self._known.pop(reference, None)
+        if known is not None:
+            self._known[reference] = known
+        return known
+
+    async def recall(self, reference: Reference, rules: RepositoryRules) -> Known | None:
+        """What is known of `reference`, its image read if the blob space has its manifests.
+
+        Asks no source. Returns at once when the image has been read for these rules before.
+        """
+        known = self.get(reference)
+        if known is None or (known.image and known.image.platform == rules.platform):
+            return known
+        try:
+            image, _ = await self._images.read(reference.at(known.digest), rules.platform, None)
+        except BlobserveError:
+            image = None
+        self.update(known, lambda each: attrs.evolve(each, image=image))
+        return self._known.get(reference)
+
+    def learn(self, known: Known) -> None:
+        """Switch a reference to what it is now known to stand for, an image that is READY."""
+        exact, image = known.reference.at(known.digest), known.image
+        if exact not in self._known and image is not None:
+            for warning in image.warnings:
+                _log.warn("{image} {warning}", image=str(exact), warning=warning)
+        for reference in {exact, known.reference}:
+            learned = attrs.evolve(known, reference=reference)
+            if self.is_current(learned):
+                self.update(learned, lambda present: attrs.evolve(present, image=image))
+            else:
+                self._remember(learned)
+        if known.reference.tag is not None:
+            self.mark_current()
+
+    def is_current(self, known: Known) -> bool:
+        """Whether the reference has neither been switched nor forgotten since."""
+        present = self._known.get(known.reference)
+        return present is not None and present.digest == known.digest
+
+    def update(self, known: Known, change: Callable[[Known], Known]) -> None:
+        """Change what is known of a reference, if `known` is still current."""
+        if not self.is_current(known):
+            return
+        before = self._known[known.reference]
+        after = self._known[known.reference] = change(before)
+        if after.checked != before.checked:
+            self._remember(after)
+
+    def forget(self, reference: Reference) -> None:
+        """Know nothing of `reference` any more."""
+        if self._known.pop(reference, None):
+            self._space.references.forget(str(reference))
+            if reference.tag is not None:
+                self.mark_current()
+
+    def mark_current(self) -> None:
+        """Tell the blob space which layers the tags of allowed repositories serve."""
+        tags = [known for known in self._known.values() if known.image and known.reference.tag]
+        repositories = {known.reference.repository for known in tags}
+        allowed = {each for each in repositories if self._rules(each) is not None}
+        self._space.mark_current(
+            frozenset(
+                known.image.layer.digest
+                for known in tags
+                if known.image and known.reference.repository in allowed
+            )
+        )
+
+    def _remember(self, known: Known) -> None:
+        if known.reference not in self._known and len(self._known) >= MOST:
+            self.forget(next(iter(self._known)))  # the longest unused
+        self._known[known.reference] = known
+        self._space.references.remember(str(known.reference), known.digest, known.checked)

@@ -1,0 +1,43 @@
+"""Leases: the right to read an image for as long as it is held."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Literal
+
+from blobserve.oci.digest import Digest
+from blobserve.store.blobspace import Blob
+from blobserve.store.tree import ImageFilesystem
+
+Result = Literal["hit", "pull", "wait", "stale"]
+
+
+class Lease:
+    """An image that stays readable until `release`; also a context manager that releases."""
+
+    def __init__(self, blob: Blob, digest: Digest, layers: int, result: Result) -> None:
+        self._blob: Blob | None = blob
+        self.filesystem: ImageFilesystem = blob.filesystem
+        self.digest = digest
+        """Of the manifest or index: ``<repository>@<digest>`` names the same bytes for ever."""
+        self.layers = layers
+        """How many layers the image has; the first is served."""
+        self.result = result
+        """How it came about: found ready, pulled for this call, waited for, or found stale."""
+
+    def release(self) -> None:
+        """Give the image up; once is enough, more is harmless."""
+        blob, self._blob = self._blob, None
+        if blob is not None:
+            blob.release()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()

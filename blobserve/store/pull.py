@@ -1,0 +1,151 @@
+"""Pulls: an image from its source into the blob space, one at a time for each reference.
+
+Everything after the first look-up goes by digest. A reference switches to what was pulled when that
+is READY, and is left alone when the pull fails. Knows nothing of when a tag is looked up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from blobserve.config import RepositoryRules
+from blobserve.errors import (
+    BlobNotFound,
+    BlobserveError,
+    ImageNotFound,
+    SpaceContended,
+    StoreClosed,
+)
+from blobserve.oci.digest import Digest
+from blobserve.oci.manifest import Descriptor
+from blobserve.oci.reference import Reference, Repository
+from blobserve.oci.source import Source
+from blobserve.store.blobspace import Blob, BlobSpace, BlobState
+from blobserve.store.download import Downloads
+from blobserve.store.flight import Flight, Flights
+from blobserve.store.freshness import Known
+from blobserve.store.image import Images
+from blobserve.store.known import KnownReferences
+
+_log = Logger()
+
+Provider = Callable[[Repository], Source]
+
+
+class Pulls:
+    """Every pull under way into one blob space."""
+
+    def __init__(
+        self,
+        space: BlobSpace,
+        provider: Provider,
+        images: Images,
+        known: KnownReferences,
+        downloads: Downloads,
+        reactor: IReactorTime,
+    ) -> None:
+        self._space = space
+        self._provider = provider
+        self._images = images
+        self._known = known
+        self._downloads = downloads
+        self._reactor = reactor
+        self._flights: Flights[Reference, Blob] = Flights()
+
+    def get(self, reference: Reference) -> Flight[Blob] | None:
+        """The pull of `reference` that is under way."""
+        return self._flights.get(reference)
+
+    def begin(
+        self, reference: Reference, wanted: Known | None, rules: RepositoryRules
+    ) -> Flight[Blob]:
+        """Pull the digest that is `wanted`, or if that is None what the source says it is.
+
+        None is under way for this reference. The flight's blob is held until all who wait have been
+        told; they acquire their own.
+        """
+        return self._flights.begin(
+            reference,
+            lambda flight: self._pull(reference, wanted, rules, flight),
+            after=Blob.release,
+        )
+
+    async def close(self) -> None:
+        """Fail every wait and abandon every pull; returns when ingest is wiped."""
+        await self._flights.close(StoreClosed())
+        await self._downloads.close()
+
+    async def _pull(
+        self,
+        reference: Reference,
+        wanted: Known | None,
+        rules: RepositoryRules,
+        flight: Flight[Blob],
+    ) -> Blob:
+        try:
+            source = self._provider(reference.repository)
+            if wanted is not None and reference.tag is not None:
+                try:
+                    return await self._bring(reference, wanted, source, rules, flight)
+                except (ImageNotFound, BlobNotFound) as lost:
+                    _log.info("{lost}; resolving the tag anew", lost=lost)
+            return await self._bring(reference, None, source, rules, flight)
+        except BlobserveError as error:
+            _log.warn("cannot pull {reference}: {error}", reference=str(reference), error=error)
+            if isinstance(error, ImageNotFound) and wanted and self._known.is_current(wanted):
+                self._known.forget(reference)
+            raise
+
+    async def _bring(
+        self,
+        reference: Reference,
+        wanted: Known | None,
+        source: Source,
+        rules: RepositoryRules,
+        flight: Flight[Blob],
+    ) -> Blob:
+        """Make an image READY, switch `reference` to it, and hold it."""
+        target = reference.at(wanted.digest) if wanted else reference
+        image, documents = await self._images.read(target, rules.platform, source)
+        known = wanted or Known(reference, image.digest, self._reactor.seconds())
+        blob = await self._layer(reference.repository, image.layer, source, rules, flight)
+        try:
+            for document in documents:
+                await self._space.put_manifest(
+                    document.digest, document.content, document.media_type
+                )
+        except Exception:
+            blob.release()
+            raise
+        self._known.learn(attrs.evolve(known, image=image))
+        return blob
+
+    async def _layer(
+        self,
+        repository: Repository,
+        layer: Descriptor,
+        source: Source,
+        rules: RepositoryRules,
+        flight: Flight[Blob],
+    ) -> Blob:
+        digest = layer.digest
+        is_foreign = not rules.listed and (
+            self._downloads.wants(digest) or self._space.state_of(digest) is not BlobState.UNKNOWN
+        )
+        # A digest is no secret: who may see the layer, the repository's own registry must say.
+        if is_foreign and not await source.holds(repository, layer):
+            raise BlobNotFound(str(digest))
+        blob = await self._mounted(digest)
+        if blob is None:
+            await self._downloads.pull(source, repository, layer, flight)
+            blob = await self._mounted(digest)
+        if blob is None:
+            raise SpaceContended
+        return blob
+
+    async def _mounted(self, digest: Digest) -> Blob | None:
+        return self._space.acquire(digest) or await self._space.mount(digest)

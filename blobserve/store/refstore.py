@@ -1,0 +1,153 @@
+"""References to images: a lease on what is here, a pull of what is not.
+
+The one door to `store` for those who serve. Freshness, look-ups, pulls and downloads each have a
+room of their own; here they are put together, and it is decided who waits for what. Knows nothing
+of HTTP, on either side.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+
+from blobserve.config import Limits, RepositoryRules
+from blobserve.errors import Forbidden, NotHere, SpaceContended, StoreClosed
+from blobserve.metrics import Metrics
+from blobserve.oci.reference import Reference, Repository
+from blobserve.store.blobspace import BlobSpace
+from blobserve.store.download import Downloads
+from blobserve.store.freshness import Freshness, Known
+from blobserve.store.image import Images
+from blobserve.store.known import KnownReferences, Rules
+from blobserve.store.lease import Lease, Result
+from blobserve.store.prepull import PrePulls
+from blobserve.store.pull import Provider, Pulls
+from blobserve.store.refresh import Refreshes
+
+
+class RefStore:
+    """Images by reference. See the contract, sections 5 ("Tags") and 6."""
+
+    def __init__(
+        self,
+        space: BlobSpace,
+        provider: Provider,
+        rules: Rules,
+        reactor: IReactorTime,
+        metrics: Metrics,
+        limits: Limits,
+    ) -> None:
+        """`provider` is asked for a repository's source anew at each pull, `rules` at each call."""
+        self._space = space
+        self._rules = rules
+        self._reactor = reactor
+        self._metrics = metrics
+        images = Images(space, limits)
+        downloads = Downloads(space, metrics, limits)
+        self._known = KnownReferences(space, images, rules)
+        self._pulls = Pulls(space, provider, images, self._known, downloads, reactor)
+        self._refreshes = Refreshes(provider, self._known, self._pulls, reactor)
+        self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)
+        self._closed = False
+
+    async def open(self) -> None:
+        """Take up what the blob space, already open, remembers of references."""
+        await self._known.load()
+
+    def blob_for(self, reference: Reference, read_only: bool = False) -> Deferred[Lease]:
+        """A lease on the image that `reference` names, pulling it if it is not here.
+
+        Fires at once for an image that is READY and fresh. A `read_only` call waits for a pull that
+        is under way, and begins neither pull nor look-up. Cancelling ends this wait; the pull goes
+        on.
+
+        :raises Forbidden: when no rules allow the repository.
+        :raises NotHere: read-only, when the image is not here.
+        :raises StoreClosed: after `close`, also when waiting by then.
+        :raises BlobserveError: whatever fails the pull; the next call starts anew.
+        """
+        return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only))
+
+    def pre_pull(self, reference: Reference) -> Deferred[None]:
+        """Make an image READY, after all that somebody waits for, and keep its tag fresh unasked.
+
+        For as long as the repository's rules name the tag in `pre_pull`. Fires when it has been
+        tried once, with what failed if it did; it is tried again all the same.
+        """
+        return Deferred.fromCoroutine(self._pre_pulls.add(_plain(reference)))
+
+    def reload(self) -> None:
+        """Follow rules that have changed."""
+        self._known.mark_current()
+        self._pre_pulls.reload()
+
+    async def close(self) -> None:
+        """Fail every wait with `StoreClosed`, abandon every pull, wipe their ingest. Idempotent."""
+        self._closed = True
+        self._pre_pulls.close()
+        await gatherResults(
+            [Deferred.fromCoroutine(each.close()) for each in (self._refreshes, self._pulls)]
+        )
+
+    async def _lease_for(self, reference: Reference, read_only: bool) -> Lease:
+        asked = self._reactor.seconds()
+        rules = self._allowed(reference.repository)
+        known = await self._known.recall(reference, rules)
+        if known is not None and not read_only:
+            await self._refresh(known, rules, asked)
+        lease = await self._here(reference, rules, asked)
+        if lease is not None:
+            return lease
+        result: Result = "wait"
+        pull = self._pulls.get(reference)
+        if pull is None:
+            if read_only:
+                raise NotHere(str(reference))
+            pull = self._pulls.begin(reference, self._known.get(reference), rules)
+            result = "pull"
+        await pull.wait()
+        lease = await self._here(reference, rules, asked, result)
+        if lease is None:
+            raise SpaceContended
+        return lease
+
+    def _allowed(self, repository: Repository) -> RepositoryRules:
+        rules = self._rules(repository)
+        if rules is None:
+            raise Forbidden(str(repository))
+        return rules
+
+    async def _refresh(self, known: Known, rules: RepositoryRules, asked: float) -> None:
+        """Look a tag up if it is time to, and wait for the answer if its digest is old."""
+        freshness = known.freshness(rules, asked)
+        if freshness is not Freshness.TRUSTED:
+            look_up = self._refreshes.look_up(known, rules)
+            if freshness is Freshness.OLD:
+                await look_up.wait()
+
+    async def _here(
+        self, reference: Reference, rules: RepositoryRules, asked: float, result: Result = "hit"
+    ) -> Lease | None:
+        """A lease on what `reference` stands for now, if that is READY."""
+        if self._closed:
+            raise StoreClosed
+        known = self._known.get(reference)
+        if known is None or known.image is None:
+            return None
+        digest = known.image.layer.digest
+        blob = self._space.acquire(digest) or await self._space.mount(digest)
+        if blob is None:
+            return None
+        if self._closed:
+            blob.release()
+            raise StoreClosed
+        if result == "hit" and known.is_stale(rules, asked):
+            result = "stale"
+            self._metrics.stale_serves.inc()
+        self._metrics.lookups.labels(result).inc()
+        return Lease(blob, known.digest, known.image.layers, result)
+
+
+def _plain(reference: Reference) -> Reference:
+    """The reference by its digest alone if it has one: the tag beside it says nothing then."""
+    return reference.at(reference.digest) if reference.digest else reference

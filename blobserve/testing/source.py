@@ -1,0 +1,206 @@
+"""A source of images in memory, which does wrong what it is told to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IPushProducer
+from zope.interface import implementer
+
+from blobserve.errors import BlobNotFound, BlobserveError, ContentMismatch, ImageNotFound
+from blobserve.oci.digest import Digest
+from blobserve.oci.manifest import Descriptor
+from blobserve.oci.reference import Reference, Repository
+from blobserve.oci.source import Document, Refreshed
+from blobserve.testing.images import MadeImage
+
+Method = Literal["resolve", "refresh", "holds", "fetch"]
+
+_CHUNK = 1 << 16
+
+
+class Gate:
+    """What requests stop at until it is opened; cancelling one lets it go."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self._is_open = False
+        self._waiting: dict[Deferred[None], None] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are being held."""
+        return len(self._waiting)
+
+    def open(self) -> None:
+        """Let every request through, those to come included."""
+        self._is_open = True
+        while self._waiting:
+            waiter = next(iter(self._waiting))
+            del self._waiting[waiter]
+            waiter.callback(None)
+
+    async def wait(self) -> None:
+        """Return when it is open."""
+        if not self._is_open:
+            waiter: Deferred[None] = Deferred(self._waiting.pop)
+            self._waiting[waiter] = None
+            await waiter
+
+
+class MemorySource:
+    """A `Source` of images in memory, for any number of repositories; it answers at once.
+
+    Its faults are those it is told to have, for the requests that come after. What a request finds
+    is settled when it comes, however long it is then held.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[Method, str]] = []
+        """Every request so far: its method, and the reference or the blob's digest."""
+        self.pause = 0.0
+        """Seconds that `refresh` asks not to be asked again."""
+        self._tags: dict[Reference, Digest] = {}
+        self._documents: dict[Reference, Document] = {}
+        self._blobs: dict[tuple[Repository, Digest], bytes] = {}
+        self._errors: dict[Method, list[BlobserveError]] = {}
+        self._gates: dict[Method, Gate] = {}
+        self._corrupt: dict[Digest, tuple[int, int]] = {}
+
+    def push(self, reference: Reference, image: MadeImage) -> Reference:
+        """Hold an image and point a tag at it; returns the reference by digest."""
+        for document in image.documents:
+            self._documents[reference.at(document.digest)] = document
+        for digest, blob in image.blobs.items():
+            self._blobs[reference.repository, digest] = blob
+        if reference.tag is not None:
+            self._tags[reference] = image.digest
+        return reference.at(image.digest)
+
+    def remove(self, reference: Reference) -> None:
+        """Lose a tag, or the manifest or the blob of that digest."""
+        self._tags.pop(reference, None)
+        self._documents.pop(reference, None)
+        if reference.digest is not None:
+            self._blobs.pop((reference.repository, reference.digest), None)
+
+    def fail(self, method: Method, *errors: BlobserveError) -> None:
+        """Raise these errors, one each for the next requests by that method."""
+        self._errors.setdefault(method, []).extend(errors)
+
+    def corrupt(self, digest: Digest, times: int, at: int = 4) -> None:
+        """Send another byte `at` that place, the next `times` that this blob is fetched.
+
+        At 4 a gzip stream holds part of a date: with another it is as good as before, but wrong.
+        """
+        self._corrupt[digest] = times, at
+
+    def hold(self, method: Method, after: int = 0) -> Gate:
+        """Stop requests by that method at a gate; a fetch when it has written `after` bytes."""
+        gate = self._gates[method] = Gate(after)
+        return gate
+
+    def count(self, method: Method) -> int:
+        """How many requests by that method there have been."""
+        return sum(asked == method for asked, _ in self.requests)
+
+    async def resolve(self, reference: Reference) -> Document:
+        """See `Source.resolve`."""
+        errors = self._begin("resolve", str(reference))
+        digest = self._digest_of(reference)
+        document = self._documents.get(reference.at(digest)) if digest else None
+        await self._pass("resolve", errors)
+        if document is None:
+            raise ImageNotFound(str(reference))
+        return document
+
+    async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
+        """See `Source.refresh`."""
+        errors = self._begin("refresh", str(reference))
+        digest, pause = self._digest_of(reference), self.pause
+        await self._pass("refresh", errors)
+        if digest is None:
+            raise ImageNotFound(str(reference))
+        return Refreshed(digest, pause)
+
+    async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
+        """See `Source.holds`."""
+        errors = self._begin("holds", str(descriptor.digest))
+        answer = (repository, descriptor.digest) in self._blobs
+        await self._pass("holds", errors)
+        return answer
+
+    async def fetch(
+        self, repository: Repository, descriptor: Descriptor, consumer: IConsumer
+    ) -> None:
+        """See `Source.fetch`."""
+        digest = descriptor.digest
+        errors = self._begin("fetch", str(digest))
+        blob = self._blobs.get((repository, digest))
+        if blob is None:
+            await self._pass("fetch", errors)
+            raise BlobNotFound(str(digest))
+        if len(blob) != descriptor.size:
+            raise ContentMismatch(str(digest), f"it has {len(blob)} bytes, not {descriptor.size}")
+        times, at = self._corrupt.get(digest, (0, 0))
+        if times:
+            self._corrupt[digest] = times - 1, at
+            blob = blob[:at] + bytes([blob[at] ^ 0xFF]) + blob[at + 1 :]
+        producer = _Producer(consumer)
+        consumer.registerProducer(producer, True)
+        try:
+            after = self._gates["fetch"].after if "fetch" in self._gates else 0
+            await producer.write(blob[:after])
+            await self._pass("fetch", errors)
+            await producer.write(blob[after:])
+        finally:
+            consumer.unregisterProducer()
+
+    def _begin(self, method: Method, subject: str) -> list[BlobserveError]:
+        self.requests.append((method, subject))
+        scripted = self._errors.get(method, [])
+        taken, scripted[:1] = scripted[:1], []
+        return taken
+
+    async def _pass(self, method: Method, errors: list[BlobserveError]) -> None:
+        gate = self._gates.get(method)
+        if gate is not None:
+            await gate.wait()
+        for error in errors:
+            raise error
+
+    def _digest_of(self, reference: Reference) -> Digest | None:
+        return reference.digest or self._tags.get(reference)
+
+
+@implementer(IPushProducer)
+class _Producer:
+    """Writes to a consumer while that does not say to pause."""
+
+    def __init__(self, consumer: IConsumer) -> None:
+        self._consumer = consumer
+        self._is_paused = False
+        self._resumed: Deferred[None] = Deferred()
+
+    async def write(self, content: bytes) -> None:
+        for start in range(0, len(content), _CHUNK):
+            while self._is_paused:
+                await self._resumed
+            self._consumer.write(content[start : start + _CHUNK])
+
+    def pauseProducing(self) -> None:
+        """See `IPushProducer.pauseProducing`."""
+        if not self._is_paused:
+            self._is_paused, self._resumed = True, Deferred()
+
+    def resumeProducing(self) -> None:
+        """See `IPushProducer.resumeProducing`."""
+        if self._is_paused:
+            self._is_paused = False
+            self._resumed.callback(None)
+
+    def stopProducing(self) -> None:
+        """See `IProducer.stopProducing`: nothing more is written, and the fetch never ends."""
+        self.pauseProducing()
+        self._resumed = Deferred()

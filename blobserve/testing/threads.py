@@ -1,0 +1,19 @@
+"""Threads that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from twisted.internet.defer import Deferred, execute
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InlineThreads:
+    """`Threads` that run everything at once, in the thread of the caller. See `Threads`."""
+
+    def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """See `Threads.run`; the Deferred has fired already."""
+        return execute(f, *args, **kwargs)

@@ -1,0 +1,95 @@
+"""The four sources, each held to the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from blobserve.oci.layout import Layout
+from blobserve.oci.reference import Reference
+from blobserve.testing import MadeImage, MemorySource
+from blobserve.threads import OwnThreads
+from tests.contract_source import SourceContract
+from tests.rig.images import write_layout
+from tests.scripted import listening
+from tests.sources import registry_at
+
+SITE = Reference.parse("registry.example/team/site:v1")
+
+
+class TestMemorySource(SourceContract):
+    """The fake."""
+
+    @asynccontextmanager
+    async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
+        """See `SourceContract.holding`."""
+        source = MemorySource()
+        source.push(SITE, image)
+        yield source, SITE
+
+
+class TestScriptedRegistry(SourceContract):
+    """The client, and a registry that speaks HTTP by hand."""
+
+    @asynccontextmanager
+    async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
+        """See `SourceContract.holding`."""
+        async with listening() as scripted, registry_at(scripted.host) as registry:
+            yield registry, scripted.push("team/site:v1", image)
+
+
+class TestDockerRegistry(SourceContract):
+    """The client, and Debian's docker-registry."""
+
+    @pytest.fixture(autouse=True)
+    def _start(self, docker_registry: Any) -> None:
+        self.real = docker_registry
+
+    @asynccontextmanager
+    async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
+        """See `SourceContract.holding`."""
+        self.real.put(_RigImage.of(image), "team/site:v1")
+        async with registry_at(self.real.host) as registry:
+            yield registry, Reference.parse(f"{self.real.host}/team/site:v1")
+
+
+class TestLayout(SourceContract):
+    """A directory."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    @asynccontextmanager
+    async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
+        """See `SourceContract.holding`."""
+        from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+        write_layout(self.directory, {"v1": _RigImage.of(image)})
+        threads = OwnThreads(reactor, 2, "layout")
+        threads.start()
+        try:
+            yield Layout(self.directory, threads), SITE
+        finally:
+            threads.stop()
+
+
+@attrs.frozen
+class _RigImage:
+    """An image as `tests.rig` has it."""
+
+    manifest: bytes
+    blobs: tuple[bytes, ...]
+    media_type: str
+    digest: str
+
+    @classmethod
+    def of(cls, image: MadeImage) -> _RigImage:
+        """The same image."""
+        top = image.documents[0]
+        return cls(top.content, tuple(image.blobs.values()), top.media_type, str(top.digest))

@@ -1,0 +1,322 @@
+"""Tags: when they are looked up, when they switch, and what is served meanwhile."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import attrs
+import pytest
+import pytest_twisted
+
+from blobserve.config import RepositoryRules
+from blobserve.errors import ImageNotFound, RegistryBusy, RegistryFailed
+from blobserve.oci.digest import Digest
+from blobserve.oci.reference import Reference
+from blobserve.store.freshness import Freshness, Known
+from tests.stores import SITE, Stand, an_image, content, now, standing
+
+DOWN = RegistryFailed("registry.example", "connection refused")
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        (0, Freshness.TRUSTED),
+        (60, Freshness.TRUSTED),
+        (61, Freshness.AGEING),
+        (120, Freshness.AGEING),
+        (121, Freshness.OLD),
+        (-1, Freshness.OLD),
+    ],
+)
+def test_freshness(age: float, expected: Freshness) -> None:
+    """A tag is trusted up to tagMaxAge, ageing up to twice that, then old; as is a future one."""
+    known = Known(SITE, Digest.of(b""), checked=1000)
+    assert known.freshness(RepositoryRules(tag_max_age=60), 1000 + age) is expected
+
+
+@pytest.mark.parametrize(
+    ("reference", "rules", "expected"),
+    [
+        (SITE, RepositoryRules(tag_max_age=0), Freshness.OLD),
+        (SITE, RepositoryRules(immutable_tags=("v*",)), Freshness.TRUSTED),
+        (SITE, RepositoryRules(immutable_tags=("w*",)), Freshness.OLD),
+        (SITE.at(Digest.of(b"")), RepositoryRules(tag_max_age=0), Freshness.TRUSTED),
+    ],
+)
+def test_what_never_moves(reference: Reference, rules: RepositoryRules, expected: object) -> None:
+    """Digests and immutable tags are never looked up again; with tagMaxAge 0 all others always."""
+    known = Known(reference, Digest.of(b""), checked=0)
+    assert known.freshness(rules, 1e9) is expected
+
+
+async def _moved(stand: Stand) -> None:
+    """Pull version one, and move its tag to version two."""
+    stand.source.push(SITE, an_image("one"))
+    assert await stand.read() == b"one"
+    stand.source.push(SITE, an_image("two"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_trusted(tmp_path: Path) -> None:
+    """Within tagMaxAge a tag's digest is served without asking the registry."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        stand.clock.advance(60)
+        with now(stand.ask()) as lease:
+            assert (lease.result, content(lease)) == ("hit", b"one")
+        assert stand.source.count("refresh") == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_ageing(tmp_path: Path) -> None:
+    """Past tagMaxAge the known digest is served at once, while the tag is looked up once."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        stand.clock.advance(61)
+        gate = stand.source.hold("refresh")
+        for _ in range(100):
+            with now(stand.ask()) as lease:
+                assert (lease.result, content(lease)) == ("stale", b"one")
+        gate.open()
+        with now(stand.ask()) as lease:
+            assert (lease.result, content(lease)) == ("hit", b"two")
+        assert stand.source.count("refresh") == 1
+        assert stand.counted("stale_serves_total") == 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_old(tmp_path: Path) -> None:
+    """A request for an old tag waits for the look-up, and is served what that confirms."""
+    async with standing(tmp_path) as stand:
+        stand.source.push(SITE, an_image())
+        await stand.read()
+        stand.clock.advance(121)
+        gate = stand.source.hold("refresh")
+        waits = [stand.ask() for _ in range(100)]
+        assert not any(wait.called for wait in waits)
+        gate.open()
+        assert {now(wait).result for wait in waits} == {"hit"}
+        assert stand.source.count("refresh") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_with_slow_registry(tmp_path: Path) -> None:
+    """A request for an old tag waits two seconds and no more; the look-up goes on and counts."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        stand.clock.advance(121)
+        gate = stand.source.hold("refresh")
+        first = stand.ask()
+        stand.clock.advance(1.9)
+        second = stand.ask()
+        assert not first.called
+        stand.clock.advance(0.2)
+        for wait in (first, second, stand.ask()):
+            with now(wait) as lease:
+                assert (lease.result, content(lease)) == ("stale", b"one")
+        gate.open()
+        assert content(now(stand.ask())) == b"two"
+        assert stand.source.count("refresh") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_switch_when_ready(tmp_path: Path) -> None:
+    """A tag that has moved switches when its new image is READY, and not before."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        gate = stand.source.hold("fetch", after=10)
+        for age in (61, 60, 1e6):
+            stand.clock.advance(age)
+            assert content(now(stand.ask())) == b"one"
+        assert (stand.source.count("refresh"), stand.source.count("fetch")) == (1, 2)
+        gate.open()
+        assert content(now(stand.ask())) == b"two"
+        assert stand.source.count("fetch") == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_new_image_fails(tmp_path: Path) -> None:
+    """A tag whose new image cannot be pulled serves the old one, and tries again later."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        stand.source.fail("fetch", DOWN)
+        stand.clock.advance(61)
+        for _ in range(10):
+            assert content(now(stand.ask())) == b"one"
+        assert stand.source.count("fetch") == 2
+        stand.clock.advance(30)
+        now(stand.ask()).release()
+        assert content(now(stand.ask())) == b"two"
+
+
+@pytest_twisted.ensureDeferred
+async def test_new_image_is_lost(tmp_path: Path) -> None:
+    """A tag that moves to an image which the registry then loses goes on serving the old one."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        stand.source.remove(SITE.at(an_image("two").digest))
+        for _ in range(10):
+            stand.clock.advance(61)
+            assert await stand.read() == b"one"
+
+
+@pytest_twisted.ensureDeferred
+async def test_tag_is_deleted(tmp_path: Path) -> None:
+    """A tag that is gone from the registry is served for as long as its image is here."""
+    async with standing(tmp_path) as stand:
+        stand.source.push(SITE, an_image())
+        await stand.read()
+        stand.source.remove(SITE)
+        for _ in range(10):
+            stand.clock.advance(61)
+            assert await stand.read() == b"one"
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("tag_max_age", [0, 1, 60])
+async def test_moves_under_load(tmp_path: Path, tag_max_age: int) -> None:
+    """While a tag moves under load all are answered, first by the old, then the new, never back."""
+    chance = random.Random(tag_max_age)
+    rules = {SITE.repository: RepositoryRules(tag_max_age=tag_max_age)}
+    async with standing(tmp_path, rules=rules) as stand:
+        served = []
+        for version in range(30):
+            stand.source.push(SITE, an_image(f"{version:02}"))
+            gates = [stand.source.hold(method) for method in ("refresh", "fetch", "resolve")]
+            waits = []
+            for gate in chance.sample(gates, 3):
+                waits += [stand.ask() for _ in range(5)]
+                stand.clock.advance(chance.random() * 100)
+                gate.open()
+            waits += [stand.ask() for _ in range(5)]
+            served += [content(now(wait)) for wait in waits]
+        assert served == sorted(served)
+        assert len(set(served)) > 10
+
+
+@pytest_twisted.ensureDeferred
+async def test_always_look_up(tmp_path: Path) -> None:
+    """With tagMaxAge 0 every request asks the registry first, and none is stale by that."""
+    rules = {SITE.repository: RepositoryRules(tag_max_age=0)}
+    async with standing(tmp_path, rules=rules) as stand:
+        stand.source.push(SITE, an_image())
+        await stand.read()
+        for n in range(5):
+            stand.clock.advance(0.001)
+            assert now(stand.ask()).result == "hit"
+            assert stand.source.count("refresh") == n + 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_registry_down(tmp_path: Path) -> None:
+    """While the registry is down the known digest serves, and it is not asked at every request."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        stand.source.fail("refresh", *[DOWN] * 4)
+        stand.clock.advance(1000)
+        for _ in range(10):
+            assert now(stand.ask()).result == "stale"
+        assert stand.source.count("refresh") == 1
+        for _ in range(4):
+            stand.clock.advance(60)
+            now(stand.ask()).release()
+        assert content(now(stand.ask())) == b"two"
+
+
+@pytest_twisted.ensureDeferred
+async def test_registry_busy(tmp_path: Path) -> None:
+    """A registry that asks for time is given it."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        stand.source.fail("refresh", RegistryBusy("registry.example", retry_after=500))
+        stand.clock.advance(121)
+        for _ in range(10):
+            assert content(now(stand.ask())) == b"one"
+            stand.clock.advance(49)
+        assert stand.source.count("refresh") == 1
+        stand.clock.advance(11)
+        now(stand.ask()).release()
+        assert stand.source.count("refresh") == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_registry_asks_for_a_pause(tmp_path: Path) -> None:
+    """Low rate-limit figures stretch the interval between look-ups."""
+    async with standing(tmp_path) as stand:
+        stand.source.push(SITE, an_image())
+        await stand.read()
+        stand.source.pause = 300
+        for age, look_ups in ((121, 1), (299, 1), (2, 2)):
+            stand.clock.advance(age)
+            now(stand.ask()).release()
+            assert stand.source.count("refresh") == look_ups
+
+
+@pytest_twisted.ensureDeferred
+async def test_pre_pulled_tags_are_refreshed_unasked(tmp_path: Path) -> None:
+    """A tag in prePull follows its registry although nobody asks for it, whatever fails between."""
+    rules = {SITE.repository: RepositoryRules(pre_pull=("v1",))}
+    async with standing(tmp_path, rules=rules) as stand:
+        stand.source.push(SITE, an_image("one"))
+        await stand.store.pre_pull(SITE)
+        assert stand.source.count("fetch") == 1
+        stand.source.fail("refresh", DOWN, ImageNotFound("x"))
+        stand.source.fail("fetch", DOWN)
+        stand.source.push(SITE, an_image("two"))
+        stand.clock.pump([1] * 200)
+        with now(stand.ask(read_only=True)) as lease:
+            assert (lease.result, content(lease)) == ("hit", b"two")
+
+
+@pytest_twisted.ensureDeferred
+async def test_pre_pull_fails(tmp_path: Path) -> None:
+    """A prePull that fails says so, is tried again, and harms nobody else's."""
+    rules = {SITE.repository: RepositoryRules(pre_pull=("v1", "v2"))}
+    async with standing(tmp_path, rules=rules) as stand:
+        second = attrs.evolve(SITE, tag="v2")
+        stand.source.push(second, an_image("two"))
+        tries = [stand.store.pre_pull(reference) for reference in (SITE, second)]
+        with pytest.raises(ImageNotFound):
+            now(tries[0])
+        now(tries[1])
+        stand.source.push(SITE, an_image("one"))
+        stand.clock.advance(10)
+        assert content(now(stand.ask(read_only=True))) == b"one"
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    "without",
+    [RepositoryRules(), RepositoryRules(pre_pull=("v1",), immutable_tags=("v*",))],
+    ids=["removed", "immutable"],
+)
+async def test_pre_pull_ends_with_its_rule(tmp_path: Path, without: RepositoryRules) -> None:
+    """A tag that is taken out of prePull is refreshed unasked no more, nor is an immutable one."""
+    rules = {SITE.repository: RepositoryRules(pre_pull=("v1",))}
+    async with standing(tmp_path, rules=rules) as stand:
+        stand.source.push(SITE, an_image())
+        await stand.store.pre_pull(SITE)
+        stand.clock.advance(61)
+        assert stand.source.count("refresh") == 1
+        stand.rules[SITE.repository] = without
+        stand.store.reload()
+        stand.clock.advance(1000)
+        assert stand.source.count("refresh") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_while_looking_up(tmp_path: Path) -> None:
+    """Closing ends look-ups and timers: nothing is asked and nothing is left to happen."""
+    rules = {SITE.repository: RepositoryRules(pre_pull=("v1",))}
+    async with standing(tmp_path, rules=rules) as stand:
+        stand.source.push(SITE, an_image())
+        await stand.store.pre_pull(SITE)
+        gate = stand.source.hold("refresh")
+        stand.clock.advance(61)
+        assert gate.waiting == 1
+        await stand.store.close()
+        assert gate.waiting == 0
+        stand.clock.advance(1000)
+        assert stand.source.count("refresh") == 1
