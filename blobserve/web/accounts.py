@@ -1,0 +1,175 @@
+"""Accounts: what is open, and for every request that ends a line in the log and its metrics.
+
+Also for those that were aborted, and for heads too bad to become a request.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import count
+from typing import Protocol
+
+import attrs
+from prometheus_client import Counter, Histogram
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.server import Request
+
+from blobserve.config import Config
+from blobserve.metrics import Metrics
+from blobserve.web.accesslog import Served, client_address
+from blobserve.web.answer import Answer
+from blobserve.web.files import Asked
+from blobserve.web.head import HeadCheck
+from blobserve.web.response import abort
+
+ABORTED = 499
+"""What is counted for a client that left before there was an answer."""
+
+_METHODS = frozenset(
+    [b"GET", b"HEAD", b"OPTIONS", b"POST", b"PUT", b"PATCH", b"DELETE", b"TRACE", b"CONNECT"]
+)
+
+
+class Log(Protocol):
+    """Where lines go."""
+
+    def write(self, served: Served) -> None:
+        """Add a line."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Account:
+    """One request, from its head to its end."""
+
+    request: Request
+    asked: Asked
+    request_id: str
+    started: float
+
+
+class Accounts:
+    """All requests of one server."""
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        reactor: IReactorTime,
+        metrics: Metrics,
+        log: Log,
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._metrics = metrics
+        self._log = log
+        self._open: dict[Request, Account] = {}
+        self._idle: list[Deferred[None]] = []
+        self._ids = (f"{os.urandom(4).hex()}-{number:x}" for number in count(1))
+        self._children: dict[tuple[bytes, int], tuple[Counter, Histogram]] = {}
+
+    def begin(self, request: Request, asked: Asked) -> Account:
+        """Open the account of a request; it is closed when the request ends, whichever way."""
+        account = Account(request, asked, self.new_id(), self._reactor.seconds())
+        self._open[request] = account
+        self._metrics.requests_in_flight.inc()
+        request.notifyFinish().addCallbacks(
+            lambda _: self._end(account, request.code),
+            # What was begun keeps its status: the bytes sent tell that it was not ended.
+            lambda _: self._end(account, request.code if request.startedWriting else ABORTED),
+        )
+        return account
+
+    def of(self, request: Request) -> Account:
+        """The account of a request that has not ended."""
+        return self._open[request]
+
+    def idle(self) -> Deferred[None]:
+        """Fires when nothing is open."""
+        waiter: Deferred[None] = Deferred(lambda cancelled: self._idle.remove(cancelled))
+        self._idle.append(waiter)
+        self._tell()
+        return waiter
+
+    def abort(self) -> None:
+        """End the connections of all that is open."""
+        for request in list(self._open):
+            abort(request)
+
+    def new_id(self) -> str:
+        """An id under which a request is found in the logs; different in every process."""
+        return next(self._ids)
+
+    def refused(self, peer: str, head: HeadCheck, answer: Answer, request_id: str) -> None:
+        """Account for a head that never became a request."""
+        self._count(head.method, answer.status, 0.0)
+        self._log.write(
+            Served(
+                time=self._reactor.seconds(),
+                address=peer,
+                method=head.method or b"-",
+                target=head.target or b"-",
+                version=head.version or b"-",
+                status=answer.status,
+                sent=answer.body.size,
+                duration=0.0,
+                cache=None,
+                digest=None,
+                request_id=request_id,
+                referer=None,
+                agent=None,
+            )
+        )
+
+    def _end(self, account: Account, status: int) -> None:
+        request, asked = account.request, account.asked
+        del self._open[request]
+        self._metrics.requests_in_flight.dec()
+        duration = self._reactor.seconds() - account.started
+        self._count(request.method, status, duration)
+        forwarded = request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
+        trusted = self._config().trusted_proxies
+        self._log.write(
+            Served(
+                time=account.started,
+                address=client_address(peer_of(request.client), forwarded, trusted),
+                method=request.method,
+                target=request.uri,
+                version=request.clientproto,
+                status=status,
+                sent=request.sentLength,
+                duration=duration,
+                cache=asked.cache,
+                digest=asked.digest,
+                request_id=account.request_id,
+                referer=asked.head.fields.get(b"referer"),
+                agent=asked.head.fields.get(b"user-agent"),
+            )
+        )
+        self._tell()
+
+    def _count(self, method: bytes, status: int, duration: float) -> None:
+        # Only methods that exist become labels, or clients could make any number of them.
+        known = method if method in _METHODS else b"unknown"
+        children = self._children.get((known, status))
+        if children is None:
+            labels = known.decode().lower(), str(status)
+            children = self._children[known, status] = (
+                self._metrics.server_requests.labels(*labels),
+                self._metrics.server_duration.labels(*labels),
+            )
+        requests, durations = children
+        requests.inc()
+        durations.observe(duration)
+
+    def _tell(self) -> None:
+        if not self._open:
+            waiting, self._idle = self._idle, []
+            for waiter in waiting:
+                waiter.callback(None)
+
+
+def peer_of(address: object) -> str:
+    """The host of a Twisted address; a dash for those without one, such as Unix sockets."""
+    return str(getattr(address, "host", "-"))

@@ -1,0 +1,99 @@
+"""Answers: what goes out for a request, before anything of it has.
+
+Values, made by the rooms that decide, written to a connection by `blobserve.web.response` alone.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+
+from blobserve.config import RepositoryRules
+from blobserve.web.conditional import Range
+
+Header = tuple[bytes, bytes]
+
+_SANDBOX = (b"Content-Security-Policy", b"sandbox allow-scripts")
+
+
+class Body(Protocol):
+    """The whole of a representation, of which any part can be read until it is closed."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        ...
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        """Some of the bytes there, if that needs no waiting for a disk."""
+        ...
+
+    def read(self, offset: int, length: int) -> Deferred[bytes]:
+        """Some of the bytes there; none at all only where the content has been lost."""
+        ...
+
+    def close(self) -> None:
+        """Nobody reads on. Reads that have begun may end."""
+        ...
+
+
+@attrs.frozen
+class Content:
+    """A body in memory. See `Body`."""
+
+    content: bytes = attrs.field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """See `Body.size`."""
+        return len(self.content)
+
+    def read_cached(self, offset: int, length: int) -> bytes:
+        """See `Body.read_cached`."""
+        return self.content[offset : offset + length]
+
+    def read(self, offset: int, length: int) -> Deferred[bytes]:
+        """See `Body.read`."""
+        return succeed(self.read_cached(offset, length))
+
+    def close(self) -> None:
+        """See `Body.close`."""
+
+
+@attrs.frozen
+class Answer:
+    """A response: `part` of `body`, or all of it. Whoever holds one sends it or closes its body."""
+
+    status: int
+    headers: tuple[Header, ...] = ()
+    body: Body = Content(b"")
+    part: Range | None = None
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it says that something went wrong."""
+        return self.status >= 400
+
+    @property
+    def extent(self) -> Range:
+        """The bytes of the body that it consists of."""
+        return self.part or Range(0, self.body.size)
+
+    def under(self, rules: RepositoryRules) -> Answer:
+        """The same answer as a response of the repository with these rules.
+
+        Configured fields take the place of ours, but never in an answer that refuses: what keeps an
+        error out of caches is not the operator's to undo by accident.
+        """
+        configured = {
+            name.lower().encode(): (name.encode(), value.encode()) for name, value in rules.headers
+        }
+        if not rules.listed:
+            configured[_SANDBOX[0].lower()] = _SANDBOX
+        if not configured:
+            return self
+        own = {name.lower(): (name, value) for name, value in self.headers}
+        merged = {**configured, **own} if self.is_refusal else {**own, **configured}
+        return attrs.evolve(self, headers=tuple(merged.values()))

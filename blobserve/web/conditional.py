@@ -1,0 +1,118 @@
+"""Preconditions and ranges: RFC 9110 §13 and §14, in the order of §13.2.2.
+
+Pure, over the bytes of header fields: names in lower case, several lines of one field joined by
+commas. Knows nothing of where a representation comes from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import attrs
+from werkzeug.http import parse_date
+
+Fields = Mapping[bytes, bytes]
+
+_ENTITY_TAG = re.compile(rb'[ \t,]*((?:W/)?"[!#-~\x80-\xff]*")[ \t]*(?=,|\Z)')
+# Twenty digits hold every 64-bit offset; more are junk.
+_RANGE = re.compile(rb"([0-9]{0,20})-([0-9]{0,20})")
+
+
+@attrs.frozen
+class Range:
+    """`length` bytes from `start`."""
+
+    start: int
+    length: int
+
+
+@attrs.frozen
+class Verdict:
+    """What a request's conditions come to: 200, 206, 304, 412 or 416; `range` of a 206 alone."""
+
+    status: int
+    range: Range | None = None
+
+
+def evaluate(
+    method: bytes, fields: Fields, etag: bytes, size: int, modified: int | None
+) -> Verdict:
+    """Judge a GET or HEAD by its conditional fields, against the selected representation.
+
+    `etag` is strong and quoted, `size` in bytes, `modified` in seconds since the epoch; None where
+    dates say nothing about the bytes: then the conditions on dates are ignored.
+    """
+    if not _may_go_on(fields, etag, modified):
+        return Verdict(412)
+    if _is_unchanged(fields, etag, modified):
+        return Verdict(304)
+    asked = fields.get(b"range")
+    if method != b"GET" or asked is None or not _is_range_current(fields, etag, modified):
+        return Verdict(200)
+    return select(asked, size)
+
+
+def select(asked: bytes, size: int) -> Verdict:
+    """The part of `size` bytes that a ``Range`` asks for; of several, or junk: all of it."""
+    unit, _, ranges = asked.partition(b"=")
+    members = [member for member in (part.strip(b" \t") for part in ranges.split(b",")) if member]
+    found = _RANGE.fullmatch(members[0]) if len(members) == 1 else None
+    if unit.strip(b" \t").lower() != b"bytes" or found is None or found[0] == b"-":
+        return Verdict(200)
+    first, last = found[1], found[2]
+    if not first:
+        length = min(int(last), size)
+        return _part(size - length, length)
+    start, end = int(first), int(last) if last else size
+    if start > end and last:
+        return Verdict(200)
+    return _part(start, min(end + 1, size) - start)
+
+
+def _part(start: int, length: int) -> Verdict:
+    return Verdict(206, Range(start, length)) if length > 0 else Verdict(416)
+
+
+def _may_go_on(fields: Fields, etag: bytes, modified: int | None) -> bool:
+    """RFC 9110 §13.1.1 and, only where that field is absent, §13.1.4."""
+    match = fields.get(b"if-match")
+    if match is not None:
+        return match.strip(b" \t") == b"*" or etag in _entity_tags(match)
+    limit = _date(fields.get(b"if-unmodified-since"))
+    return limit is None or modified is None or modified <= limit
+
+
+def _is_unchanged(fields: Fields, etag: bytes, modified: int | None) -> bool:
+    """RFC 9110 §13.1.2 and, only where that field is absent, §13.1.3."""
+    match = fields.get(b"if-none-match")
+    if match is not None:
+        weak = (tag.removeprefix(b"W/") for tag in _entity_tags(match))
+        return match.strip(b" \t") == b"*" or etag in weak
+    since = _date(fields.get(b"if-modified-since"))
+    return since is not None and modified is not None and modified <= since
+
+
+def _is_range_current(fields: Fields, etag: bytes, modified: int | None) -> bool:
+    """RFC 9110 §13.1.5: the tag strongly, the date exactly."""
+    condition = fields.get(b"if-range")
+    if condition is None or condition == etag:
+        return True
+    return modified is not None and _date(condition) == modified
+
+
+def _entity_tags(value: bytes) -> Iterator[bytes]:
+    """The entity tags of a list, up to the first thing that is none."""
+    found = _ENTITY_TAG.match(value)
+    while found is not None:
+        yield found[1]
+        found = _ENTITY_TAG.match(value, found.end())
+
+
+def _date(value: bytes | None) -> int | None:
+    """Seconds since the epoch of an HTTP-date in any of its three forms, RFC 9110 §5.6.7."""
+    # The parser would take the first of two dates.
+    if value is None or value.count(b",") > 1:
+        return None
+    date = parse_date(value.decode("ascii", "replace"))
+    return None if date is None else int(date.timestamp())

@@ -1,0 +1,161 @@
+"""Files: from a request's head to its answer.
+
+Where the parts of this floor meet: the image is leased, the page found, rewritten where rules say
+so, judged by the request's conditions. Heads are values of bytes; connections are not known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from blobserve.config import Config, RepositoryRules
+from blobserve.errors import Forbidden, NotFound, PullTimeout
+from blobserve.oci.reference import Reference
+from blobserve.store.lease import Lease
+from blobserve.store.refstore import RefStore
+from blobserve.threads import Threads
+from blobserve.web.answer import Answer, Body, Content, Header
+from blobserve.web.conditional import Fields
+from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, VARY, entity_tag
+from blobserve.web.hold import EntryBody, Hold
+from blobserve.web.pages import NeedsSlash, find
+from blobserve.web.paths import Location
+from blobserve.web.representation import Selection
+from blobserve.web.rewrite import Views, edits_for, parse_variables
+from blobserve.web.status import ALLOW
+
+_VARIABLES = INLINE_VARIABLES.lower()
+_TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
+
+
+@attrs.frozen
+class Head:
+    """A request's head, as far as answers depend on it."""
+
+    method: bytes
+    path: bytes
+    """Of the URL: not decoded, without its leading slash."""
+    query: bytes | None
+    fields: Fields
+
+    @property
+    def is_navigation(self) -> bool:
+        """Whether a person waits for this to become a page."""
+        return self.fields.get(b"sec-fetch-mode") == b"navigate"
+
+
+@attrs.define
+class Asked:
+    """One request on its way to an answer, and what the log wants to know of it."""
+
+    head: Head
+    rules: RepositoryRules | None = None
+    """Of the repository, as soon as they are known."""
+    cache: str | None = None
+    digest: str | None = None
+
+
+class Files:
+    """Answers requests for files of images."""
+
+    def __init__(
+        self,
+        store: RefStore,
+        config: Callable[[], Config],
+        reactor: IReactorTime,
+        disk: Threads,
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._reactor = reactor
+        self._disk = disk
+        self.views = Views()
+
+    def dressed(self, answer: Answer, asked: Asked) -> Answer:
+        """The same answer with what the repository's rules add to each of its responses."""
+        rules = asked.rules or self._rules_of(asked.head)
+        return answer if rules is None else answer.under(rules)
+
+    async def get(self, asked: Asked) -> Answer:
+        """The answer to a GET or a HEAD, not yet `dressed`.
+
+        :raises BlobserveError: what is to be refused, and why.
+        """
+        head, config = asked.head, self._config()
+        location = Location.parse(head.path)
+        rules = asked.rules = config.rules_for(location.reference.repository)
+        if rules is None:
+            raise Forbidden(str(location.reference.repository))
+        variables = parse_variables(head.fields.get(_VARIABLES))
+        read_only = head.fields.get(b"x-blobserve-readonly", b"").lower() == b"true"
+        lease = await self._lease(location.reference, read_only, config.timeout)
+        asked.cache, asked.digest = lease.result, str(lease.digest)
+        hold = Hold(lease, self._disk)
+        try:
+            page = find(lease, location, rules, variables is not None)
+            if isinstance(page, NeedsSlash):
+                return _redirect(location, head.query)
+            body: Body
+            edits = edits_for(page.name, page.entry, rules, variables)
+            if edits:
+                limit = config.limits.rewrite_size
+                view = await self.views.view(hold, page.entry, edits, limit)
+                body, etag = Content(view.content), view.etag
+            else:
+                body, etag = EntryBody(hold, page.entry), entity_tag(page.entry.sha256)
+        finally:
+            hold.leave()
+        selection = Selection(location, rules, page, variables is not None, bool(edits))
+        now = self._reactor.seconds()
+        shown = selection.represented(body, etag, lease.digest, now)
+        return shown.answer(head.method, head.fields)
+
+    def options(self, asked: Asked) -> Answer:
+        """The answer to OPTIONS, not yet `dressed`.
+
+        A preflight is answered where the rules say which origins are allowed.
+        """
+        rules = asked.rules = self._rules_of(asked.head)
+        names = {name.lower() for name, _ in rules.headers} if rules else set()
+        if "access-control-allow-origin" not in names:
+            return Answer(204, (ALLOW,))
+        return Answer(204, (ALLOW, *_preflight(asked.head.fields)))
+
+    def _rules_of(self, head: Head) -> RepositoryRules | None:
+        try:
+            repository = Location.parse(head.path).reference.repository
+        except NotFound:
+            return None
+        return self._config().rules_for(repository)
+
+    async def _lease(self, reference: Reference, read_only: bool, timeout: float) -> Lease:
+        wait = self._store.blob_for(reference, read_only)
+        if not wait.called:
+            wait.addTimeout(timeout, self._reactor, _too_slow)
+        return await wait
+
+
+def _too_slow(outcome: Lease | Failure, seconds: float) -> Lease | Failure:
+    is_cancelled = isinstance(outcome, Failure) and outcome.check(CancelledError)
+    return Failure(PullTimeout()) if is_cancelled else outcome
+
+
+def _redirect(location: Location, query: bytes | None) -> Answer:
+    headers = [(b"Location", location.with_slash(query)), (b"Cache-Control", b"no-cache")]
+    if location.path is None:
+        # With inline variables, the same URL is the page itself.
+        headers.append(VARY)
+    return Answer(301, (*headers, NO_SNIFF))
+
+
+def _preflight(fields: Fields) -> tuple[Header, ...]:
+    """The CORS protocol's answer: any header may be sent, none of them does harm."""
+    wanted = fields.get(b"access-control-request-headers", b"")
+    allowed = ((b"Access-Control-Allow-Headers", wanted),) if _TOKENS.fullmatch(wanted) else ()
+    return ((b"Access-Control-Allow-Methods", b"GET, HEAD, OPTIONS"), *allowed)

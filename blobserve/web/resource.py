@@ -1,0 +1,140 @@
+"""The resource: images in a tree of Twisted resources, at its root or anywhere below.
+
+Klein routes by method alone, and only here is it known. Which path was asked for is read from the
+raw request target: routers decode it, join slashes and resolve dots, and none of that is for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request
+
+from blobserve.config import Config
+from blobserve.errors import BadRequest, MethodNotAllowed, StoreClosed
+from blobserve.metrics import Metrics
+from blobserve.store.refstore import RefStore
+from blobserve.threads import Threads
+from blobserve.web.accounts import Accounts, Log
+from blobserve.web.answer import Answer
+from blobserve.web.files import Asked, Files, Head
+from blobserve.web.response import abort, send
+from blobserve.web.status import is_unexpected, refusal
+
+_log = Logger()
+
+
+class ImageResource(Resource):
+    """Files of images, below wherever it is mounted. Every request is counted and logged."""
+
+    isLeaf = True  # noqa: N815
+
+    def __init__(
+        self,
+        store: RefStore,
+        config: Callable[[], Config],
+        reactor: IReactorTime,
+        disk: Threads,
+        metrics: Metrics,
+        access_log: Log,
+    ) -> None:
+        super().__init__()
+        self.accounts = Accounts(config, reactor, metrics, access_log)
+        self.files = Files(store, config, reactor, disk)
+        self._reactor = reactor
+        self._is_draining = False
+        self._routes = self._routed()
+
+    def flush(self) -> None:
+        """Forget what was computed under an older configuration."""
+        self.files.views.flush()
+
+    def drain(self, timeout: float) -> Deferred[None]:
+        """Answer new requests with 503, and fire when those under way have ended.
+
+        What is not finished after `timeout` seconds is aborted.
+        """
+        self._is_draining = True
+        abort_later = self._reactor.callLater(timeout, self.accounts.abort)
+
+        def ended(_: None) -> None:
+            if abort_later.active():
+                abort_later.cancel()
+
+        return self.accounts.idle().addCallback(ended)
+
+    def render(self, request: Request) -> int:
+        """See `IResource.render`."""
+        self.accounts.begin(request, Asked(head_of(request)))
+        # Klein routes what is left of the path and trips over bad hosts; neither concerns it.
+        request.postpath = [b""]
+        request.requestHeaders.setRawHeaders(b"Host", [b"localhost"])
+        rendered: int = self._routes.render(request)
+        return rendered
+
+    def _routed(self) -> IResource:
+        from klein import Klein  # installs the reactor
+
+        app = Klein()
+
+        # For all methods: Klein knows no difference between GET and get.
+        @app.route("/")
+        def serve(request: Request) -> Deferred[None]:
+            return Deferred.fromCoroutine(self._serve(request))
+
+        @app.handle_errors(Exception)
+        def refuse(request: Any, failure: Failure) -> Deferred[None]:
+            error = cast("Exception", failure.value)
+            return Deferred.fromCoroutine(self._refuse(request, error))
+
+        return app.resource()
+
+    async def _serve(self, request: Request) -> None:
+        if self._is_draining:
+            raise StoreClosed
+        asked = self.accounts.of(request).asked
+        if request.method == b"OPTIONS":
+            answer = self.files.options(asked)
+        elif request.method not in (b"GET", b"HEAD"):
+            raise MethodNotAllowed(f"not allowed: {request.method.decode()}")
+        elif request.content is not None and request.content.read(1):
+            raise BadRequest("a GET or HEAD request has no body here")
+        else:
+            answer = await self.files.get(asked)
+        await self._send(request, answer)
+
+    async def _send(self, request: Request, answer: Answer) -> None:
+        answer = self.files.dressed(answer, self.accounts.of(request).asked)
+        if self._is_draining:
+            answer = attrs.evolve(answer, headers=(*answer.headers, (b"Connection", b"close")))
+        await send(request, answer)
+
+    async def _refuse(self, request: Request, error: Exception) -> None:
+        account = self.accounts.of(request)
+        if is_unexpected(error):
+            failure, request_id = Failure(error), account.request_id
+            _log.failure("request {request_id} failed", failure=failure, request_id=request_id)
+        if request.startedWriting:
+            abort(request)
+            # Returning would finish the response; the end of the connection cancels this.
+            await Deferred()
+        is_navigation = account.asked.head.is_navigation
+        await self._send(request, refusal(error, account.request_id, is_navigation))
+
+
+def head_of(request: Request) -> Head:
+    """The head of a request to a resource, relative to where that is mounted."""
+    raw = request.path.split(b"/")[1 + len(request.prepath or ()) :]
+    _, mark, query = request.uri.partition(b"?")
+    fields = {
+        name.lower(): b", ".join(values)
+        for name, values in request.requestHeaders.getAllRawHeaders()
+    }
+    return Head(request.method, b"/".join(raw), query if mark else None, fields)

@@ -1,0 +1,268 @@
+"""How answers go over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from blobserve.oci.digest import Digest
+from blobserve.store.lease import Lease
+from blobserve.store.tree import Entry, Kind
+from blobserve.web.answer import Answer, Body, Content
+from blobserve.web.conditional import Range
+from blobserve.web.hold import EntryBody, Hold
+from blobserve.web.response import PIECE, send
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Wire(StringTransport):
+    """A transport that asks for a pause as TCP does, and sends only when it is told to."""
+
+    disconnecting = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self.sent = b""
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.most = max(self.most, len(self.value()))
+        if self.producer is not None and len(self.value()) > PIECE:
+            self.producer.pauseProducing()
+
+    def drain(self) -> bool:
+        """Send what is there and ask for more; whether there was anything."""
+        waiting = self.value()
+        self.clear()
+        self.sent += waiting
+        if self.producer is not None:
+            self.producer.resumeProducing()
+        return bool(waiting)
+
+
+class Sends(Resource):
+    """Sends the answers it is given, and keeps the outcomes."""
+
+    isLeaf = True  # noqa: N815
+
+    def __init__(self, answers: Iterator[Answer]) -> None:
+        super().__init__()
+        self.answers = answers
+        self.outcomes: list[Any] = []
+
+    def render(self, request: Request) -> int:
+        sending = Deferred.fromCoroutine(send(request, next(self.answers)))
+        request.notifyFinish().addErrback(lambda _: sending.cancel())
+        sending.addCallback(lambda _: request.finish()).addBoth(self.outcomes.append)
+        return cast("int", NOT_DONE_YET)
+
+
+def connected(*answers: Answer) -> tuple[Any, Wire, Sends]:
+    """A channel of a site with these answers, its transport and its resource."""
+    resource = Sends(iter(answers))
+    channel = Site(resource, reactor=Clock()).buildProtocol(None)
+    wire = Wire()
+    channel.makeConnection(wire)
+    return channel, wire, resource
+
+
+def body_of(raw: bytes) -> bytes:
+    """What follows the first head."""
+    return raw.partition(b"\r\n\r\n")[2]
+
+
+@attrs.define
+class SlowBody:
+    """A body of which nothing is in memory; each read waits until it is answered."""
+
+    content: bytes
+    closed: int = 0
+    reads: list[tuple[int, int, Deferred[bytes]]] = attrs.field(factory=list)
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        return None
+
+    def read(self, offset: int, length: int) -> Deferred[bytes]:
+        wanted: Deferred[bytes] = Deferred()
+        self.reads.append((offset, length, wanted))
+        return wanted
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def answer(self, at_most: int = PIECE) -> None:
+        """Answer the oldest read."""
+        offset, length, wanted = self.reads.pop(0)
+        wanted.callback(self.content[offset : offset + min(length, at_most)])
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 1_000_000])
+def test_back_pressure(size: int) -> None:
+    """However large a file and however slow its reader, two pieces at most wait in memory."""
+    content = bytes(index % 251 for index in range(size))
+    channel, wire, resource = connected(Answer(200, (), Content(content)))
+    channel.dataReceived(GET)
+    while wire.drain():
+        pass
+    assert body_of(wire.sent) == content
+    assert b"Content-Length: %d\r\n" % size in wire.sent
+    assert wire.most <= 2 * PIECE + 1024
+    assert resource.outcomes == [None]
+
+
+def test_not_finished_before_sent() -> None:
+    """A response ends when its bytes are gone, so that no idle timeout can cut it."""
+    channel, wire, resource = connected(Answer(200, (), Content(b"x" * PIECE)))
+    channel.dataReceived(GET)
+    assert resource.outcomes == []
+    wire.drain()
+    assert resource.outcomes == [None]
+
+
+def test_pipelining() -> None:
+    """A client that asks and does not read is not answered again."""
+    answers = [Answer(200, (), Content(b"x" * PIECE)) for _ in range(20)]
+    channel, wire, resource = connected(*answers)
+    channel.dataReceived(GET * 20)
+    assert wire.most < 2 * PIECE
+    while wire.drain():
+        pass
+    assert len(resource.outcomes) == 20
+    assert wire.sent.count(b"HTTP/1.1 200 OK") == 20
+
+
+def test_cold_pieces() -> None:
+    """What is not in memory is read elsewhere, piece by piece, in order, and short reads go on."""
+    body = SlowBody(bytes(range(256)) * 1024)
+    channel, wire, resource = connected(Answer(206, (), body, Range(1000, 2 * PIECE)))
+    channel.dataReceived(GET)
+    while body.reads:
+        assert len(body.reads) == 1
+        body.answer(at_most=50_000)
+        wire.drain()
+    assert body_of(wire.sent) == body.content[1000 : 1000 + 2 * PIECE]
+    assert (resource.outcomes, body.closed) == ([None], 1)
+
+
+@pytest.mark.parametrize("outcome", [OSError("EIO"), b""])
+def test_lost_content(outcome: Exception | bytes) -> None:
+    """Content that cannot be read to its end is an error, never an end."""
+    body = SlowBody(b"x" * 100)
+    channel, _wire, resource = connected(Answer(200, (), body))
+    channel.dataReceived(GET)
+    body.answer(at_most=10)
+    wanted = body.reads[0][2]
+    if isinstance(outcome, bytes):
+        wanted.callback(outcome)
+    else:
+        wanted.errback(outcome)
+    [failure] = resource.outcomes
+    assert failure.check(OSError, EOFError)
+    assert body.closed == 1
+
+
+def test_client_leaves() -> None:
+    """A client that leaves is read for no longer."""
+    body = SlowBody(b"x" * 100)
+    channel, _wire, resource = connected(Answer(200, (), body))
+    channel.dataReceived(GET)
+    channel.connectionLost(Failure(ConnectionLost()))
+    assert (len(resource.outcomes), body.closed, len(body.reads)) == (1, 1, 1)
+    body.answer()
+    assert body.reads == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "length"),
+    [
+        (Answer(200, (), Content(b"12345")), b"5"),
+        (Answer(206, (), Content(b"12345"), Range(1, 2)), b"2"),
+        (Answer(404, (), Content(b"12345")), b"5"),
+    ],
+)
+def test_head(answer: Answer, length: bytes) -> None:
+    """HEAD has the length of what GET would send, and nothing of it."""
+    channel, wire, _ = connected(answer)
+    channel.dataReceived(GET.replace(b"GET", b"HEAD"))
+    assert b"Content-Length: " + length + b"\r\n" in wire.value()
+    assert body_of(wire.value()) == b""
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_bodiless(status: int) -> None:
+    """204 and 304 have neither a body nor a length."""
+    channel, wire, _ = connected(Answer(status))
+    channel.dataReceived(GET)
+    assert wire.value().endswith(b"\r\n\r\n")
+    assert b"Content-Length" not in wire.value()
+    assert b"Content-Type" not in wire.value()
+    assert b"Transfer-Encoding" not in wire.value()
+
+
+class HeldThreads:
+    """Threads whose jobs end when they are told to."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Callable[[], None]] = []
+
+    def run(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        ended: Deferred[Any] = Deferred()
+        self.jobs.append(lambda: ended.callback(f(*args, **kwargs)))
+        return ended
+
+
+@attrs.define(eq=False)
+class FakeBlob:
+    """A blob that counts its releases."""
+
+    filesystem: Any = None
+    released: int = 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def held() -> tuple[Hold, FakeBlob, HeldThreads]:
+    """A hold on a lease, the blob behind it, and the threads that read it."""
+    blob, threads = FakeBlob(), HeldThreads()
+    lease = Lease(cast("Any", blob), Digest.of(b""), 1, "hit")
+    return Hold(lease, threads), blob, threads
+
+
+def test_a_thread_keeps_the_lease() -> None:
+    """An image is not given up while a thread reads it, though nobody waits for that any more."""
+    hold, blob, threads = held()
+    waiting = hold.run(lambda: b"late")
+    failures: list[Failure] = []
+    waiting.addErrback(failures.append)
+    hold.leave()
+    waiting.cancel()
+    assert (len(failures), blob.released) == (1, 0)
+    threads.jobs.pop()()
+    assert blob.released == 1
+
+
+def test_a_body_keeps_the_lease() -> None:
+    """A body can be read until it is closed, and then gives its image up."""
+    hold, blob, _ = held()
+    body: Body = EntryBody(hold, Entry(b"a", Kind.FILE, size=7))
+    hold.leave()
+    assert (blob.released, body.size) == (0, 7)
+    body.close()
+    assert blob.released == 1
