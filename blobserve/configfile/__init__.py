@@ -1,0 +1,198 @@
+"""From what an operator wrote to a `Config`: every key there is, and nothing of its meaning.
+
+YAML, the original's own JSON, or a mapping of an embedding application; all problems at once, each
+with its file, line and path. Defaults are those of `blobserve.config`, no default stands here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+
+from blobserve import config
+from blobserve.config import Config, Limits, RepositoryRules
+from blobserve.configfile import kinds, names
+from blobserve.configfile.place import (
+    Document,
+    Keys,
+    Kind,
+    Place,
+    Wrong,
+    attributes,
+    by_name,
+    each,
+    made,
+)
+from blobserve.configfile.tree import Node, Unreadable, from_json, from_python, from_yaml
+from blobserve.errors import ConfigError
+
+ConfigSource = Config | Mapping[str, Any] | str | os.PathLike[str]
+
+
+def load(source: ConfigSource) -> Config:
+    """The configuration in a file, in a mapping of the same form, or as it is.
+
+    A file whose first character is ``{`` is the original's own configuration, JSON. Relative paths
+    start at the file, those of a mapping at the working directory.
+
+    :raises ConfigError: naming everything that is wrong.
+    """
+    if isinstance(source, Config):
+        return source
+    if isinstance(source, Mapping):
+        return _understand(Document("configuration", Path.cwd()), lambda: from_python(source))
+    path = Path(source)
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise ConfigError((f"{path}: {error.strerror}",)) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError((f"{path}:{line}: not UTF-8",)) from error
+    document = Document(str(path), path.absolute().parent, text.startswith("{"))
+    return _understand(document, lambda: (from_json if document.is_original else from_yaml)(text))
+
+
+def _understand(document: Document, read: Callable[[], Node]) -> Config:
+    try:
+        found = attributes(Place(document, read()), _TOP, ("blobserve",))
+        return Config(**found.pop("blobserve"), **found)
+    except Unreadable as error:
+        raise ConfigError((document.at(error.line, error.problem),)) from error
+    except Wrong as wrong:
+        in_order = sorted(wrong.problems, key=lambda problem: problem[0])
+        raise ConfigError(tuple(text for _, text in in_order)) from wrong
+
+
+def _repository(place: Place, key: str) -> RepositoryRules:
+    rules = RepositoryRules(key=key, **attributes(place, _REPOSITORY))
+    if rules.pre_pull and key.endswith("/*"):
+        raise place.wrong("prePull needs one repository, this key means many")
+    return rules
+
+
+def _headers(place: Place) -> tuple[tuple[str, str], ...]:
+    return tuple(by_name(names.header_name, names.header_value)(place).items())
+
+
+def _own(place: Place) -> dict[str, Any]:
+    """The keys under ``blobserve``; paths leave that word out, as it would be in nearly all."""
+    if place.node.kind != "mapping":
+        raise place.expected("mapping")
+    return attributes(attrs.evolve(place, path=""), _BELOW_BLOBSERVE)
+
+
+def _pprof(place: Place) -> tuple[str, ...]:
+    if not kinds.text(place):
+        return ()
+    return (place.said("there is no pprof here; this key has no effect"),)
+
+
+def _camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def _limit(name: str) -> Kind[Any]:
+    if name.endswith(("_size", "_rate")):
+        return kinds.positive_size
+    return kinds.positive_duration if name.endswith("_timeout") else kinds.count
+
+
+_LIMITS: Keys = {
+    _camel_case(field.name): (field.name, _limit(field.name)) for field in attrs.fields(Limits)
+}
+
+_REPLACEMENT: Keys = {
+    "path": ("path", names.image_path),
+    "search": ("search", kinds.filled),
+    "replacement": ("replacement", kinds.text),
+}
+
+_INLINE_VARIABLE: Keys = {
+    "search": ("search", kinds.filled),
+    "replacement": ("replacement", kinds.text),
+}
+
+_REPOSITORY: Keys = {
+    "prePull": ("pre_pull", each(names.tag)),
+    "workdir": ("workdir", names.workdir),
+    "replacements": (
+        "replacements",
+        each(made(config.Replacement, _REPLACEMENT, tuple(_REPLACEMENT))),
+    ),
+    "inlineStatic": (
+        "inline_static",
+        each(made(config.InlineVariable, _INLINE_VARIABLE, tuple(_INLINE_VARIABLE))),
+    ),
+    "layers": ("layers", kinds.unless("all", kinds.one_of("first", "all"))),
+    "platform": ("platform", names.platform),
+    "tagMaxAge": ("tag_max_age", kinds.duration),
+    "immutableTags": ("immutable_tags", each(kinds.filled)),
+    "immutablePaths": ("immutable_paths", each(names.image_path)),
+    "headers": ("headers", _headers),
+    "listing": ("listing", kinds.unless(True, kinds.flag)),
+    "fallback": ("fallback", names.page),
+    "notFound": ("not_found", names.page),
+    "earlyServe": ("early_serve", kinds.unless(True, kinds.flag)),
+    "source": ("source", kinds.layout),
+}
+
+_REGISTRY: Keys = {
+    "insecure": ("insecure", kinds.flag),
+    "ca": ("ca", kinds.file),
+    "allowHosts": ("allow_hosts", lambda place: frozenset(each(names.upstream_host)(place))),
+}
+
+_BLOB_SPACE: Keys = {
+    "location": ("location", kinds.path),
+    "maxSizeBytes": ("max_size", kinds.bound),
+    "gcInterval": ("gc_interval", kinds.positive_duration),
+}
+
+_ACCESS_LOG: Keys = {
+    "format": ("format", kinds.one_of("text", "json", "off")),
+    "file": ("file", kinds.log_file),
+}
+
+_OWN: Keys = {
+    "port": ("listen", kinds.port),
+    "listen": ("listen", kinds.endpoints),
+    "timeout": ("timeout", kinds.positive_duration),
+    "drainTimeout": ("drain_timeout", kinds.duration),
+    "allowAnyRepo": ("allow_any_repo", kinds.flag),
+    "repos": ("repos", by_name(names.repository_key, _repository)),
+    "registries": (
+        "registries",
+        by_name(names.registry_key, lambda place, _: made(config.RegistryRules, _REGISTRY)(place)),
+    ),
+    "blobSpace": ("blob_space", made(config.BlobSpaceRules, _BLOB_SPACE)),
+    "limits": ("limits", made(Limits, _LIMITS)),
+    "trustedProxies": ("trusted_proxies", each(kinds.network)),
+}
+
+_BESIDE: Keys = {
+    "blobserve": ("blobserve", _own),
+    "accessLog": ("access_log", made(config.AccessLogRules, _ACCESS_LOG)),
+    "dockerAuth": ("docker_auth", kinds.optional_file),
+    "pprofAddr": ("warnings", _pprof),
+    "prometheusAddr": ("prometheus_addr", kinds.address),
+    "readinessProbeAddr": ("readiness_addr", kinds.address),
+}
+
+
+def _misplaced(keys: Keys, where: str) -> Keys:
+    """The keys that stand elsewhere, so that it can be said where."""
+
+    def refuse(place: Place) -> NoReturn:
+        raise place.wrong(f"this key stands {where}")
+
+    return {key: (key, refuse) for key in keys}
+
+
+_BELOW_BLOBSERVE = {**_OWN, **_misplaced(_BESIDE, "beside blobserve, not under it")}
+_TOP = {**_BESIDE, **_misplaced(_OWN, "under blobserve")}

@@ -1,0 +1,203 @@
+"""The kinds of plain values: text, numbers, durations, sizes, addresses, paths of this host.
+
+Each is a function from a `Place` to a value, see `blobserve.configfile.place.Kind`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from twisted.internet.endpoints import serverFromString
+
+from blobserve.config import Address, Network
+from blobserve.configfile.place import Kind, Place, each
+
+T = TypeVar("T")
+
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+", re.ASCII)
+_DURATION_PART = re.compile(r"([\d.]+)([a-zµ]+)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?))?B?", re.ASCII)
+_SIZE_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def text(place: Place) -> str:
+    """Any text."""
+    if place.node.kind != "text":
+        raise place.expected("text")
+    return str(place.node.value)
+
+
+def filled(place: Place) -> str:
+    """Text of at least one character."""
+    return text(place) or refuse(place, "must not be empty")
+
+
+def flag(place: Place) -> bool:
+    """True or false."""
+    if place.node.kind != "boolean":
+        raise place.expected("true or false")
+    return bool(place.node.value)
+
+
+def one_of(*choices: str) -> Kind[str]:
+    """One of a few words."""
+
+    def read(place: Place) -> str:
+        if place.node.value not in choices:
+            raise place.expected(" or ".join(choices))
+        return str(place.node.value)
+
+    return read
+
+
+def unless(value: object, kind: Kind[T]) -> Kind[T]:
+    """A kind with one value that is understood and does not work yet."""
+
+    def read(place: Place) -> T:
+        if (found := kind(place)) == value:
+            raise place.wrong(f"{place.node.text or value}: not yet")
+        return found
+
+    return read
+
+
+def count(place: Place) -> int:
+    """A whole number, at least 1."""
+    number = place.node.value
+    if place.node.kind != "number" or not isinstance(number, int) or number < 1:
+        raise place.expected("whole number of at least 1")
+    return number
+
+
+def port(place: Place) -> tuple[str, ...]:
+    """A TCP port on all interfaces, as endpoint descriptions; 0 takes any that is free."""
+    number = place.node.value
+    if place.node.kind != "number" or not isinstance(number, int) or not 0 <= number < 1 << 16:
+        raise place.expected("port number")
+    return (f"tcp:{number}",)
+
+
+def size(place: Place) -> int:
+    """Bytes, as a number or as text such as ``10GiB``."""
+    number = place.node.value
+    if place.node.kind == "number" and isinstance(number, int) and number >= 0:
+        return number
+    found = _SIZE.fullmatch(number) if place.node.kind == "text" else None
+    if found is None:
+        raise place.expected("size such as 10GiB, or a number of bytes")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** _SIZE_POWERS.get(found[2], 0))
+
+
+def bound(place: Place) -> int | None:
+    """A size; 0 means that there is no bound."""
+    return size(place) or None
+
+
+def positive_size(place: Place) -> int:
+    """A size of more than nothing."""
+    return size(place) or refuse(place, "must be more than nothing")
+
+
+def duration(place: Place) -> float:
+    """Seconds, written as text such as ``1m30s``."""
+    written = str(place.node.value)
+    if place.node.kind != "text" or not _DURATION.fullmatch(written):
+        raise place.expected("duration with its unit, such as 30s, 5m or 500ms")
+    return sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(written))
+
+
+def positive_duration(place: Place) -> float:
+    """A duration of more than nothing; the original writes nanoseconds as a bare number."""
+    if place.document.is_original and place.node.kind == "number":
+        seconds = float(place.node.value) * 1e-9
+    else:
+        seconds = duration(place)
+    return seconds if seconds > 0 else refuse(place, "must be more than nothing")
+
+
+def path(place: Place) -> Path:
+    """A path of this host; a relative one starts at the configuration file."""
+    return place.document.directory / Path(filled(place)).expanduser()
+
+
+def file(place: Place) -> Path:
+    """The path of a file that is there."""
+    found = path(place)
+    return found if found.is_file() else refuse(place, f"there is no file {found}")
+
+
+def optional_file(place: Place) -> Path | None:
+    """The path of a file that is there; empty text means none."""
+    return file(place) if text(place) else None
+
+
+def layout(place: Place) -> Path:
+    """An OCI image layout: ``oci:<directory>``."""
+    scheme, colon, name = text(place).partition(":")
+    if scheme != "oci" or not colon or not name:
+        raise place.expected("oci:<directory>")
+    found = place.document.directory / Path(name).expanduser()
+    if not found.is_dir():
+        raise place.wrong(f"there is no directory {found}")
+    is_layout = (found / "index.json").is_file()
+    return found if is_layout else refuse(place, f"{found} is no image layout: no index.json in it")
+
+
+def log_file(place: Place) -> str:
+    """The path of a file that need not be there; ``-`` means standard output."""
+    return "-" if place.node.value == "-" else str(path(place))
+
+
+def address(place: Place) -> Address | None:
+    """``host:port`` to listen on; without a host, all interfaces; empty text: none."""
+    if place.node.kind != "text":
+        raise place.expected("host:port")
+    written = text(place)
+    if not written:
+        return None
+    host, colon, number = written.rpartition(":")
+    if not colon or not number.isascii() or not number.isdecimal() or int(number) >= 1 << 16:
+        raise place.expected("host:port")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise place.expected("host:port, IPv6 addresses in []")
+    return Address(host.strip("[]"), int(number))
+
+
+def endpoint(place: Place) -> str:
+    """A Twisted server endpoint description."""
+    description = filled(place)
+    if description.startswith("systemd:"):
+        # What systemd hands over is known only to the process that it starts.
+        if not re.fullmatch(r"systemd:domain=[A-Z0-9]+:(?:name=.+|index=\d+)", description):
+            raise place.expected("systemd:domain=INET:name=<name of the socket>")
+        return description
+    try:
+        serverFromString(None, description)
+    except Exception as error:
+        raise place.wrong(f"not an endpoint description: {error}") from error
+    return description
+
+
+def endpoints(place: Place) -> tuple[str, ...]:
+    """One server endpoint description, or a list of at least one."""
+    if place.node.kind == "text":
+        return (endpoint(place),)
+    return each(endpoint)(place) or refuse(place, "names nothing to listen on")
+
+
+def network(place: Place) -> Network:
+    """Addresses in CIDR notation."""
+    try:
+        return ipaddress.ip_network(text(place))
+    except ValueError as error:
+        raise place.wrong(f"expected a network such as 10.0.0.0/8: {error}") from error
+
+
+def refuse(place: Place, problem: str) -> NoReturn:
+    """Say what is wrong, in the middle of an expression."""
+    raise place.wrong(problem)

@@ -1,0 +1,52 @@
+"""The tags of prePull, as the configuration names them: tried at once, and none of them fatal."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from blobserve.config import Config
+from blobserve.errors import BlobserveError
+from blobserve.oci.reference import Reference, Repository
+from blobserve.store.refstore import RefStore
+
+_log = Logger()
+
+
+class PrePull:
+    """Has the store pull what the configuration of the moment names beforehand."""
+
+    def __init__(self, store: RefStore) -> None:
+        self._store = store
+        self._wanted: set[Reference] = set()
+
+    async def follow(self, config: Config) -> None:
+        """Begin with every tag that is new; returns when each of those is here, or was tried."""
+        before = self._wanted
+        self._wanted = {
+            Reference(Repository.parse(key), tag)
+            for key, rules in config.repos.items()
+            for tag in rules.pre_pull
+        }
+        new = self._wanted - before
+        await DeferredList([Deferred.fromCoroutine(self._begin(each)) for each in new])
+
+    async def _begin(self, reference: Reference) -> None:
+        try:
+            (await self._store.blob_for(reference, read_only=True)).release()
+            is_here = True
+        except BlobserveError:
+            is_here = False
+        pulling = self._store.pre_pull(reference)
+        pulling.addErrback(_note, reference)
+        # An image that is here can be served, whatever its registry is about to say.
+        if not is_here:
+            await pulling
+
+
+def _note(failure: Failure, reference: Reference) -> None:
+    failure.trap(BlobserveError)
+    _log.warn(
+        "prePull of {reference} failed: {error}", reference=str(reference), error=failure.value
+    )

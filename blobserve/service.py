@@ -1,0 +1,270 @@
+"""The service: where every part is made, put together, started and stopped in order.
+
+The only composition root. Knows nothing of processes: signals, systemd and what is printed belong
+to `blobserve.plugin`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any, cast
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.web.resource import IResource
+
+from blobserve.config import Config, Limits, RepositoryRules
+from blobserve.configfile import ConfigSource, load
+from blobserve.errors import CannotOpen, ConfigError
+from blobserve.metrics import Metrics
+from blobserve.oci.reference import Repository
+from blobserve.prepull import PrePull
+from blobserve.readiness import Readiness
+from blobserve.sources import Sources
+from blobserve.store.blobspace import BlobSpace
+from blobserve.store.flight import Flight
+from blobserve.store.refstore import RefStore
+from blobserve.threads import OwnThreads
+from blobserve.web.accesslog import AccessLog
+from blobserve.web.health import metrics_site, probe_site
+from blobserve.web.site import make_site
+
+_DISK_THREADS = 4
+
+# What takes effect at the next start alone: the operator's key, and where `Config` has the value.
+_NEEDS_RESTART = {
+    "listen": "listen",
+    "blobSpace.location": "blob_space.location",
+    "blobSpace.maxSizeBytes": "blob_space.max_size",
+    "blobSpace.gcInterval": "blob_space.gc_interval",
+    "limits.parallelDownloads": "limits.parallel_downloads",
+    "accessLog": "access_log",
+    "prometheusAddr": "prometheus_addr",
+    "readinessProbeAddr": "readiness_addr",
+}
+
+_log = Logger()
+
+
+class Blobserve(Service):
+    """Serves files out of images. Any number of them live in one process, each with a blob space.
+
+    An embedding application mounts `resource`, and starts and stops this as the `IService` it is; a
+    service is started once. Without ``listen`` or ``port`` in its configuration it listens nowhere.
+
+    :param config: a `Config`, a mapping of the form that a file has, or the path of such a file,
+        which is read here.
+    :raises ConfigError: naming everything that is wrong with the configuration.
+    """
+
+    def __init__(self, reactor: Any, config: ConfigSource) -> None:
+        self._reactor = reactor
+        self._config = config = load(config)
+        self._compute = OwnThreads(reactor, max(1, (os.cpu_count() or 1) - 1), "blobserve-compute")
+        self._disk = OwnThreads(reactor, _DISK_THREADS, "blobserve-disk")
+        self.metrics = Metrics()
+        self._limits = _LimitsInForce(config.limits)
+        limits = cast("Limits", self._limits)
+        self._sources = Sources(reactor, config, self._disk, self.metrics)
+        self._space = BlobSpace(
+            reactor, config.blob_space, limits, self._compute, self.metrics, self._disk
+        )
+        self._store = RefStore(
+            self._space,
+            self._sources.for_repository,
+            self._rules_for,
+            reactor,
+            self.metrics,
+            limits,
+        )
+        self._access_log = AccessLog(config.access_log, reactor)
+        self._site = make_site(
+            self._store, lambda: self._config, reactor, self._disk, self.metrics, self._access_log
+        )
+        self._readiness = Readiness(
+            reactor, config.blob_space.location, self._disk, self._sources.health
+        )
+        self._ports: list[IListeningPort] = []
+        self._own_ports: list[IListeningPort] = []
+        self._pre_pull = PrePull(self._store)
+        self._start = Flight[None]()
+        self._starting: Deferred[None] | None = None
+        self._is_serving = False
+        self._end: Flight[None] | None = None
+
+    @property
+    def config(self) -> Config:
+        """The configuration that is in force."""
+        return self._config
+
+    @property
+    def resource(self) -> IResource:
+        """What answers requests, to be mounted anywhere; the same object each time."""
+        return self._site.images
+
+    @property
+    def addresses(self) -> list[IAddress]:
+        """Where it listens, as soon as it has started."""
+        return [port.getHost() for port in self._ports]
+
+    @property
+    def probe_addresses(self) -> list[IAddress]:
+        """Where metrics and probes are, in this order, as far as they are configured."""
+        return [port.getHost() for port in self._own_ports]
+
+    def when_started(self) -> Deferred[None]:
+        """Fires when requests are served, or with what has prevented that.
+
+        :raises SpaceUnusable: when the blob space cannot be used, or is owned by another process.
+        :raises CannotOpen: when an address is taken, or the access log cannot be written.
+        :raises CancelledError: when it was stopped before.
+        """
+        return self._start.wait()
+
+    def startService(self) -> None:
+        """See `IService.startService`; returns at once, see `when_started`."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._starting = Deferred.fromCoroutine(self._begin())
+        _tell(self._starting, self._start)
+
+    def stopService(self) -> Deferred[None]:
+        """See `IService.stopService`. Fires when everything is released; idempotent.
+
+        Pulls are abandoned and their waiters told at once; responses that are being sent have
+        ``drainTimeout`` to finish.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._end is None:
+            self._end = Flight()
+            _tell(Deferred.fromCoroutine(self._release()), self._end)
+        return self._end.wait()
+
+    def reload(self, config: ConfigSource) -> None:
+        """Put another configuration in force, for the next request on; or change nothing.
+
+        :raises ConfigError: when it is wrong, or differs in what needs a restart.
+        """
+        new = load(config)
+        changed = [
+            f"{key}: needs a restart"
+            for key, attribute in _NEEDS_RESTART.items()
+            if attrgetter(attribute)(new) != attrgetter(attribute)(self._config)
+        ]
+        if changed:
+            raise ConfigError(tuple(changed))
+        self._config = new
+        self._limits.follow(new.limits)
+        self._warn()
+        self._sources.reload(new)
+        self._site.flush()
+        if self._is_serving:
+            self._store.reload()
+            Deferred.fromCoroutine(self._pre_pull.follow(self._config))
+
+    def reopen_logs(self) -> None:
+        """Go on in new files, the old ones having been moved away."""
+        self._access_log.reopen()
+
+    async def _begin(self) -> None:
+        self._warn()
+        self._compute.start()
+        self._disk.start()
+        with _opening("accessLog.file", self._config.access_log.file):
+            self._access_log.open()
+        metrics, probes = metrics_site(self.metrics.registry), probe_site(self._readiness.health)
+        for key, address, site in (
+            ("prometheusAddr", self._config.prometheus_addr, metrics),
+            ("readinessProbeAddr", self._config.readiness_addr, probes),
+        ):
+            if address is not None:
+                with _opening(key, f"{address.host}:{address.port}"):
+                    port = self._reactor.listenTCP(address.port, site, interface=address.host)
+                self._own_ports.append(port)
+        await self._space.open()
+        await self._store.open()
+        for description in self._config.listen:
+            with _opening("listen", description):
+                endpoint = serverFromString(self._reactor, description)
+                self._ports.append(await endpoint.listen(self._site))
+        self._is_serving = True
+        self._readiness.listening(Deferred.fromCoroutine(self._pre_pull.follow(self._config)))
+
+    async def _release(self) -> None:
+        if self._starting is None:
+            return
+        self._is_serving = False
+        self._starting.cancel()
+        self._readiness.draining()
+        steps: Sequence[Callable[[], Coroutine[Deferred[Any], Any, None]]] = (
+            lambda: _stop_listening(self._ports),
+            self._drain,
+            self._space.close,
+            self._sources.close,
+            lambda: _stop_listening(self._own_ports),
+            self._stop_threads,
+        )
+        for step in steps:
+            # Whatever one of them meets, the next has its turn: a thread would hold the process.
+            releasing = Deferred.fromCoroutine(step())
+            await releasing.addErrback(lambda why: _log.failure("at the end", failure=why))
+        self._access_log.close()
+
+    async def _drain(self) -> None:
+        drained = self._site.drain(self._config.drain_timeout)
+        # Whoever waits for a pull is told now, and not when the time to drain is up.
+        await self._store.close()
+        await drained
+
+    async def _stop_threads(self) -> None:
+        for pool in (self._compute, self._disk):
+            # Elsewhere, since it waits for what still runs there.
+            await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), pool.stop)
+
+    def _rules_for(self, repository: Repository) -> RepositoryRules | None:
+        return self._config.rules_for(repository)
+
+    def _warn(self) -> None:
+        for warning in self._config.warnings:
+            _log.warn("{warning}", warning=warning)
+
+
+def _tell(work: Deferred[None], flight: Flight[None]) -> None:
+    work.addCallbacks(flight.land, lambda failure: flight.fail(cast("Exception", failure.value)))
+
+
+@contextmanager
+def _opening(key: str, subject: str) -> Iterator[None]:
+    """Say of what cannot be opened where the configuration names it."""
+    try:
+        yield
+    except LookupError as error:
+        problem = "systemd has handed over no such socket"
+        raise CannotOpen(key, subject, problem) from error
+    except (CannotListenError, OSError) as error:
+        cause = getattr(error, "socketError", error)
+        problem = getattr(cause, "strerror", None) or str(cause)
+        raise CannotOpen(key, subject, problem) from error
+
+
+async def _stop_listening(ports: Sequence[IListeningPort]) -> None:
+    await DeferredList([maybeDeferred(port.stopListening) for port in ports])
+
+
+class _LimitsInForce:
+    """The limits as one object that follows the configuration, for parts that are made once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.follow(limits)
+
+    def follow(self, limits: Limits) -> None:
+        """Have the values of `limits` from now on."""
+        vars(self).update(attrs.asdict(limits))
