@@ -123,6 +123,7 @@ class SourceContract:
             sink = Sink(pause_at=1)
             fetched = _fetching(source, tagged, noise.layers[0], sink)
             await sink.has(1)
+            await _a_moment()  # out of the call that wrote
             fetched.cancel()
             with pytest.raises(CancelledError):
                 await fetched

@@ -445,7 +445,7 @@ def a_linked_lock(location: Path) -> None:
     [
         (another_version, "its VERSION is '2', this blobserve reads '1'"),
         (somebody_elses, "it holds 'ingest' but no VERSION"),
-        (a_link_inside, "blobs is a link: remove it"),
+        (a_link_inside, "blobs is a link or a file: remove it"),
         (a_linked_lock, "cannot be used"),
         (lambda location: location.write_text("a file"), "not a directory"),
     ],

@@ -76,6 +76,7 @@ def rule_problem(**keys: Any) -> str:
 def test_every_key_of_a_repository(written: Write, tmp_path: Path) -> None:
     """Every key of a repository that works means what the contract says."""
     (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.json").touch()
     path = written(
         """
 blobserve:
@@ -356,11 +357,11 @@ docker_auth: red
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "b.yaml: blobserve is missing"),
+        ("", "b.yaml: the key blobserve is missing"),
         ("- a", "b.yaml:1: expected mapping, got list"),
         ("blobserve:", "b.yaml:1: blobserve: expected mapping, got nothing"),
         ("blobserve: {a", "b.yaml:1: not YAML: "),
-        ("a: b\n\tc: d", "b.yaml:2: not YAML: "),
+        ("a: b\n\tc: d", "b.yaml:2: not YAML: a tab; it is indented with blanks"),
         ("blobserve: {}\n---\nblobserve: {}", "b.yaml:2: not YAML: "),
         ("blobserve: {timeout: !!python/name:os.system x}", "b.yaml:1: the tag "),
         ("? [a]\n: b", "b.yaml:1: a key must be text"),
@@ -378,8 +379,8 @@ def test_bad_yaml(written: Write, text: str, said: str) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """A file that is not there, or no text, is named."""
     assert problems(tmp_path / "none.yaml") == ["none.yaml: No such file or directory"]
-    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe")
-    assert problems(tmp_path / "b.yaml") == ["b.yaml: not UTF-8"]
+    (tmp_path / "b.yaml").write_bytes(b"# one\n# two \xff\xfe")
+    assert problems(tmp_path / "b.yaml") == ["b.yaml:2: not UTF-8"]
 
 
 @pytest.mark.parametrize(
@@ -477,6 +478,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
         ),
         ({"source": "/x"}, 'source: expected oci:<directory>, got text "/x"'),
         ({"source": "oci:/nowhere"}, "source: there is no directory /nowhere"),
+        ({"source": "oci:/"}, "source: / is no image layout: no index.json in it"),
         (
             {"platform": "linux"},
             "platform: a platform is written os/architecture, such as linux/arm64",
@@ -491,7 +493,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
             {"inlineStatic": [{"search": "", "replacement": "b"}]},
             "inlineStatic[0].search: must not be empty",
         ),
-        ({"inlineStatic": [{"search": "a"}]}, "inlineStatic[0]: replacement is missing"),
+        ({"inlineStatic": [{"search": "a"}]}, "inlineStatic[0]: the key replacement is missing"),
         ({"headers": {"bad name": "x"}}, 'headers."bad name": not a header name'),
         (
             {"headers": {"X-A": "a\r\nSet-Cookie: b"}},

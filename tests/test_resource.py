@@ -250,7 +250,7 @@ async def test_malformed_references(tmp_path: Path) -> None:
         assert b"/<registry>/<repository>:<tag>/<file>" in (await both(site, "/")).body
         for target, word in {
             "//": b"/<registry>",
-            "/favicon.ico": b"no tag",
+            "/favicon.ico": b"no repository",
             f"/{REPOSITORY}/app.js": b"no tag and no digest",
             f"/{REPOSITORY}@sha256:00/app.js": b"sha256",
             "/r.example/UPPER:x/": b"lower-case",

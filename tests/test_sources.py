@@ -125,6 +125,7 @@ async def test_health_shows_how_registries_answered(tmp_path: Path) -> None:
 async def test_a_layout_instead_of_a_registry(tmp_path: Path) -> None:
     """A repository with `source` has its images from that directory."""
     stand = Stand(tmp_path)
+    (tmp_path / "index.json").touch()
     repos = {f"{stand.name}/here": {"source": f"oci:{tmp_path}"}}
     stand.sources.reload(stand.config(repos=repos))
     source = stand.sources.for_repository(Repository.parse(f"{stand.name}/here"))

@@ -149,7 +149,8 @@ class Client:
                 timer.cancel()
 
     def _unanswered(self, error: Exception, origin: Origin, is_late: bool) -> Exception:
-        _log.info(
+        # Whoever gives up says so; that loopback is asked for TLS first, for one, is no news.
+        _log.debug(
             "no answer from {origin}: {error_class}",
             origin=origin.authority,
             error_class=type(error).__name__,

@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from blobserve.errors import MalformedReference, SpaceUnusable
@@ -143,11 +144,11 @@ class Location:
         sync(self.root / "VERSION", self.root)
 
     def _own_directory(self, path: Path) -> None:
-        path.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
         if not stat.S_ISDIR(path.lstat().st_mode):
-            raise SpaceUnusable(
-                str(self.root), f"{path.relative_to(self.root)} is a link: remove it"
-            )
+            problem = f"{path.relative_to(self.root)} is a link or a file: remove it"
+            raise SpaceUnusable(str(self.root), problem)
 
 
 def footprint(path: Path) -> int:

@@ -147,6 +147,7 @@ class ImageSite(Site):
 
     protocol = ImageChannel  # type: ignore[assignment]  # one that never becomes HTTP/2
     requestFactory = ImageRequest  # noqa: N815
+    noisy = False
 
     def __init__(self, resource: ImageResource, reactor: IReactorTime) -> None:
         super().__init__(resource, reactor=reactor, parsePOSTFormSubmission=False)
