@@ -6,6 +6,7 @@ Options, signals, systemd, the log, and what is printed. An embedding applicatio
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -93,6 +94,7 @@ class Daemon(MultiService):
         # Here and not above: `--check` and `--help` should not wait for it.
         from blobserve.service import Blobserve
 
+        _raise_descriptor_limit()
         self._reactor = reactor
         self._path = path
         self._logged = log
@@ -146,6 +148,12 @@ class Daemon(MultiService):
         else:
             _log.info("configuration loaded: {path}", path=str(self._path))
         notify("READY=1")
+
+
+def _raise_descriptor_limit() -> None:
+    """Have as many descriptors as we may: the soft limit is low for the sake of select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def announcement(config: Config, addresses: list[IAddress]) -> list[str]:

@@ -217,7 +217,7 @@ class OutOfDescriptors(InlineThreads):
 
     def run(self, f: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
         """See `Threads.run`."""
-        if self.are_out and f.__qualname__ == "BlobFiles.open":
+        if self.are_out and getattr(f, "__qualname__", "") == "BlobFiles.open":
             return fail(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         return super().run(f, *args, **kwargs)
 

@@ -9,8 +9,9 @@ references mean, and of no registry.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -37,6 +38,8 @@ from blobserve.store.references import References
 from blobserve.store.state import SLACK, Change, State
 from blobserve.store.workbench import Workbench
 from blobserve.threads import Threads
+
+T = TypeVar("T")
 
 __all__ = ["Blob", "BlobSpace", "BlobState", "Ingest"]
 
@@ -78,7 +81,7 @@ class BlobSpace:
         """What references stand for; to be asked once the space is open."""
         self._unready: set[Digest] = set()
         self._ingests: set[Ingest] = set()
-        self._background: set[Deferred[None]] = set()
+        self._background: set[Deferred[Any]] = set()
         self._reclaiming: LoopingCall | None = None
         self._closed = False
         metrics.size.set_function(lambda: self.size)
@@ -103,8 +106,8 @@ class BlobSpace:
         :raises SpaceUnusable: when it cannot be used or another owner has it; nothing is held then.
         """
         try:
-            await self._disk.run(self._location.take)
-            await self._disk.run(self._state.open)
+            await self._to_the_end(self._location.take)
+            await self._to_the_end(self._state.open)
             await self._recover()
         except (OSError, sqlite3.Error) as error:
             await self.close()
@@ -229,9 +232,9 @@ class BlobSpace:
         self._bound.give(size)
 
     async def _recover(self) -> None:
-        found = await self._disk.run(survey, self._location, self._state)
-        manifests = await self._disk.run(self._manifest_files.survey)
-        self.references.load(await self._disk.run(self._state.references))
+        found = await self._to_the_end(partial(survey, self._location, self._state))
+        manifests = await self._to_the_end(self._manifest_files.survey)
+        self.references.load(await self._to_the_end(self._state.references))
         if found.doubtful:
             _log.info("verifying {n} blobs", n=len(found.doubtful))
         examined = await gatherResults(
@@ -248,6 +251,19 @@ class BlobSpace:
         if ingest.kept is not None:
             self._keep.add(ingest.kept)
             self._do(self._keep.settle(ingest.kept))
+
+    def _to_the_end(self, job: Callable[[], T]) -> Deferred[T]:
+        """Run a job that `close` waits for, even when whoever wanted it has been cancelled."""
+        waiter: Deferred[T] = Deferred()
+        running = self._disk.run(job)
+        self._background.add(running)
+
+        def ended(outcome: T | Failure) -> T | Failure:
+            self._background.discard(running)
+            return outcome
+
+        running.addBoth(ended).addCallbacks(waiter.callback, waiter.errback)
+        return waiter
 
     def _do(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
         """Run something that nobody waits for but `close`."""

@@ -1,0 +1,39 @@
+"use strict";
+
+const asset = document.getElementById("asset").textContent;
+const answer = document.getElementById("answer");
+const again = document.getElementById("again");
+const outcome = document.getElementById("outcome");
+
+function row(name, value) {
+  const line = answer.insertRow();
+  const head = document.createElement("th");
+  head.textContent = name;
+  line.append(head);
+  line.insertCell().textContent = value;
+}
+
+async function ask() {
+  const response = await fetch(asset);
+  const size = (await response.arrayBuffer()).byteLength;
+  answer.replaceChildren();
+  row("Status", `${response.status} ${response.statusText}`);
+  row("Size", `${size} bytes`);
+  for (const name of ["ETag", "Content-Type", "Cache-Control", "Content-Location"]) {
+    const value = response.headers.get(name);
+    if (value !== null) row(name, value);
+  }
+  const etag = response.headers.get("ETag");
+  again.disabled = etag === null;
+  again.onclick = async () => {
+    const second = await fetch(asset, { headers: { "If-None-Match": etag } });
+    await second.arrayBuffer();
+    outcome.textContent =
+      second.status === 304 ? "304: not changed, not sent again." : `${second.status}: sent anew.`;
+  };
+}
+
+ask().catch((problem) => {
+  answer.replaceChildren();
+  row("Failed", problem.message);
+});

@@ -1,0 +1,107 @@
+"""Fixtures of real parts; each is started for the test that names it, and stopped after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rig.browser import Browser
+from tests.rig.nginx import Nginx
+from tests.rig.parts import own_directory
+from tests.rig.registry import DockerRegistry, htpasswd, redirect
+from tests.rig.server import Server
+from tests.rig.tokens import TokenEndpoint
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    """Let no test skip where every part is required to be there."""
+    report = yield
+    if report.skipped and os.environ.get("BLOBSERVE_REQUIRE_PARTS") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"nothing may skip here: {report.longrepr[2]}"
+    return report
+
+
+@pytest.fixture
+def part_directory() -> Iterator[Callable[[], Path]]:
+    """Make a directory that the ordinary user may write to, for a part's files."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(own_directory())
+
+
+@pytest.fixture
+def running(part_directory: Any) -> Iterator[Callable[[Any], Any]]:
+    """Start a part (anything with `start` and `stop`), to be stopped before its files are gone."""
+    with ExitStack() as stack:
+
+        def run(part: Any) -> Any:
+            stack.callback(part.stop)
+            part.start()
+            return part
+
+        yield run
+
+
+@pytest.fixture
+def docker_registry(part_directory: Any, running: Any) -> DockerRegistry:
+    """A docker-registry that anybody may read and write."""
+    return running(DockerRegistry(part_directory()))
+
+
+@pytest.fixture
+def htpasswd_registry(part_directory: Any, running: Any) -> DockerRegistry:
+    """A docker-registry that asks for the name and password in its `user`."""
+    directory, user = part_directory(), "reader:correct horse"
+    return running(DockerRegistry(directory, htpasswd(directory, user), user))
+
+
+@pytest.fixture
+def cdn(part_directory: Any, running: Any) -> Nginx:
+    """An nginx that serves the storage of `cdn_registry`, logging each request's Authorization."""
+    directory = part_directory()
+    return running(Nginx(directory, f"root {directory}/storage;"))
+
+
+@pytest.fixture
+def cdn_registry(cdn: Nginx, running: Any) -> DockerRegistry:
+    """A docker-registry with a password whose blobs are redirected to `cdn`."""
+    user, directory = "reader:correct horse", cdn.directory
+    settings = {**htpasswd(directory, user), **redirect(f"http://{cdn.host}/")}
+    return running(DockerRegistry(directory, settings, user))
+
+
+@pytest.fixture
+def token_endpoint(part_directory: Any, running: Any) -> TokenEndpoint:
+    """A token endpoint that knows one user, for `token_registry`."""
+    return running(TokenEndpoint(part_directory(), "reader:correct horse"))
+
+
+@pytest.fixture
+def token_registry(
+    token_endpoint: TokenEndpoint, part_directory: Any, running: Any
+) -> DockerRegistry:
+    """A docker-registry that believes only the tokens of `token_endpoint`."""
+    settings = token_endpoint.settings
+    return running(DockerRegistry(part_directory(), settings, token_endpoint.user))
+
+
+@pytest.fixture
+def browser(part_directory: Any, running: Any) -> Browser:
+    """A Chromium without a window, with an empty profile."""
+    return running(Browser(part_directory()))
+
+
+@pytest.fixture
+def serve(tmp_path: Path, running: Any) -> Callable[..., Server]:
+    """Start `twist blobserve` on a configuration; see `Server` for the arguments."""
+
+    def start(config: Any, top: Any = None, directory: Path = tmp_path) -> Server:
+        return running(Server(directory, config, top))
+
+    return start

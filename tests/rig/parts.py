@@ -1,0 +1,142 @@
+"""Programs of the system: found or skipped, run as an ordinary user, stopped by process id.
+
+Nothing is known here of any one program; a program's own room says how it is configured.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STARTS_WITHIN = 20.0
+"""Seconds that a part may take to answer, on a machine that is busy with other things."""
+
+
+def program(name: str) -> str:
+    """Where the program `name` is. Absent: the test skips, see `conftest` for when it may not."""
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"]))
+    if found is not None:
+        return found
+    pytest.skip(f"{name} is not installed")
+
+
+def free_port() -> int:
+    """A loopback port that is free, outside the range the kernel takes ports of clients from."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def answers(port: int) -> bool:
+    """Whether something accepts connections on this loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def own_directory() -> Iterator[Path]:
+    """A new directory that belongs to the ordinary user; removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="blobserve-", ignore_cleanup_errors=True) as name:
+        give_away(Path(name))
+        yield Path(name)
+
+
+def give_away(path: Path) -> None:
+    """Let the ordinary user own `path`, where that is somebody else."""
+    if os.geteuid() == 0:
+        shutil.chown(path, "nobody", "nogroup")
+
+
+def run(arguments: Sequence[str | Path], directory: Path) -> str:
+    """Run a program to its end as an ordinary user with `directory` as home; what it printed.
+
+    :raises subprocess.CalledProcessError: when it failed; its output is on the test's own.
+    """
+    return subprocess.run(
+        [program(str(arguments[0])), *arguments[1:]],
+        cwd=directory,
+        env={**os.environ, "HOME": str(directory), "XDG_RUNTIME_DIR": str(directory)},
+        stdout=subprocess.PIPE,
+        timeout=120,
+        check=True,
+        text=True,
+        **ordinary_user(),
+    ).stdout
+
+
+class Part:
+    """A program that goes on running until it is stopped, with all it writes in `directory`."""
+
+    def __init__(self, arguments: Sequence[str | Path], directory: Path) -> None:
+        self.arguments = [program(str(arguments[0])), *map(str, arguments[1:])]
+        self.directory = directory
+        self.output = directory / "output"
+        """Standard output and standard error of every run, in a file."""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, ready: Callable[[], bool]) -> None:
+        """Start it and wait until it is `ready`."""
+        with self.output.open("ab") as output:
+            self._process = process = subprocess.Popen(
+                self.arguments,
+                cwd=self.directory,
+                env={**os.environ, "HOME": str(self.directory)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                **ordinary_user(),
+            )
+        wait_until(ready, process, self.output)
+
+    def stop(self) -> None:
+        """End it and wait until it is gone; nothing to do for one that does not run."""
+        if self._process is not None:
+            end(self._process)
+            self._process = None
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], output: Path) -> None:
+    """Poll `ready` while `process` lives; fails the test with its output after a bounded time."""
+    for _ in range(int(STARTS_WITHIN / 0.02)):
+        if ready():
+            return
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    end(process)
+    text = output.read_text(errors="replace")
+    pytest.fail(f"{process.args!r} did not start:\n{text}", pytrace=False)
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Ask the process to end, insist after ten seconds; its exit code."""
+    process.terminate()
+    try:
+        return process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def ordinary_user() -> dict[str, Any]:
+    """Arguments for `subprocess` that make a program run as an ordinary user."""
+    if os.geteuid() != 0:
+        return {}
+    return {"user": "nobody", "group": "nogroup", "extra_groups": []}

@@ -1,0 +1,29 @@
+"""Images as umoci makes them: a second opinion on what a layer looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.rig.parts import give_away, run
+
+
+def umoci_layout(directory: Path, *layers: tuple[str, Mapping[str, bytes]]) -> Path:
+    """An OCI layout with the image ``made``: one layer of files for each ``(path, files)``.
+
+    `directory` belongs to the ordinary user, see `own_directory`; `path` is where the files are
+    in the image.
+    """
+    layout = directory / "layout"
+    run(["umoci", "init", "--layout", layout], directory)
+    run(["umoci", "new", "--image", f"{layout}:made"], directory)
+    for number, (path, files) in enumerate(layers):
+        tree = directory / f"tree{number}"
+        for name, content in files.items():
+            target = tree / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        for made in (tree, *tree.rglob("*")):
+            give_away(made)
+        run(["umoci", "insert", "--rootless", "--image", f"{layout}:made", tree, path], directory)
+    return layout

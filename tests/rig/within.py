@@ -1,0 +1,46 @@
+"""Asynchronous tests that end: pytest-timeout does not work with pytest-twisted."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+
+def within(seconds: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Any]:
+    """Make an `async def` a test on the running reactor that fails after `seconds`.
+
+    Whatever becomes of it when it is cancelled then: some of these tests expect a CancelledError.
+    """
+
+    def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
+        @functools.wraps(test)
+        def bounded(*args: object, **kwargs: object) -> Deferred[None]:
+            from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+            ended: Deferred[None] = Deferred()
+
+            def end(result: object) -> None:
+                if ended.called:
+                    return
+                if timer.active():
+                    timer.cancel()
+                    ended.callback(result)  # type: ignore[arg-type]
+                else:
+                    ended.errback(TimeoutError(f"the test took more than {seconds:g} s"))
+
+            def give_up() -> None:
+                running.cancel()
+                end(None)
+
+            timer = reactor.callLater(seconds, give_up)
+            running = Deferred.fromCoroutine(test(*args, **kwargs))
+            running.addBoth(end)
+            return ended
+
+        return pytest_twisted.ensureDeferred(bounded)
+
+    return decorate
