@@ -79,8 +79,8 @@ async def test_eviction_while_a_206_is_running(tmp_path: Path) -> None:
         one = registry.push("team/one:v1", make_image({"a": content}))
         two = registry.push("team/two:v1", make_image({"a": content[::-1]}))
         space = {"maxSizeBytes": 2 * LARGE - MIB, "gcInterval": "10ms"}
-        config = configured(tmp_path, allowing(registry.host, blobSpace=space))
-        async with running(config) as server:
+        own = allowing(registry.host, blobSpace=space, drainTimeout="1s")
+        async with running(configured(tmp_path, own)) as server:
             reader = await server.begin(f"/{one}/a", headers={"Range": "bytes=1000-"})
             await reader.some(1)
             reader.transport.pauseProducing()

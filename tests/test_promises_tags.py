@@ -53,7 +53,7 @@ def test_an_upgrade_keeps_what_browsers_have(
 @within(30)
 @pytest.mark.parametrize("age", ["0s", "50ms"])
 async def test_a_tag_that_moves_under_load(tmp_path: Path, age: str) -> None:
-    """While a tag moves and layers are cut, all get 200: first the old, then the new, never back."""
+    """While a tag moves under load every answer is 200, first the old, then new, never back."""
     chance = random.Random(1)
     images = [
         make_image({"index.html": b"%d" % n, "more": chance.randbytes(300_000)}) for n in range(8)

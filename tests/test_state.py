@@ -64,10 +64,12 @@ def test_manifests_survive(tmp_path: Path) -> None:
 
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     """A change is there for the next owner though the file was never closed."""
-    state_in(tmp_path).change(recorded(a_record(ONE)))
+    killed = state_in(tmp_path)  # kept, or collecting it would close the file
+    killed.change(recorded(a_record(ONE)))
     for name in ("state", "state-wal"):
         (tmp_path / "next").mkdir(exist_ok=True)
         (tmp_path / "next" / name).write_bytes((tmp_path / name).read_bytes())
+    killed.close()
     assert state_in(tmp_path / "next").blobs() == [a_record(ONE)]
 
 
