@@ -20,7 +20,9 @@ from blobserve.oci.reference import Repository
 
 KIB, MIB = 1 << 10, 1 << 20
 
-DEFAULT_LISTEN = ("tcp:8080",)
+# Twisted's own backlog of 50 has clients of a busy moment wait for whole seconds.
+BACKLOG = 1024
+DEFAULT_LISTEN = (f"tcp:8080:backlog={BACKLOG}",)
 """Where the server of `twist blobserve` listens when its configuration does not say."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

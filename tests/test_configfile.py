@@ -238,7 +238,7 @@ def test_the_originals_configuration(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(ORIGINAL % ('"5s"', ""))
     config = load(path)
-    assert config.listen == ("tcp:32224",)
+    assert config.listen == ("tcp:32224:backlog=1024",)
     assert config.timeout == 5.0
     assert list(config.repos) == ["docker.io/gitpod/ide", "docker.io/library/alpine"]
     ide = config.repos["docker.io/gitpod/ide"]

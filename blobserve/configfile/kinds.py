@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 from twisted.internet.endpoints import serverFromString
 
-from blobserve.config import Address, Network
+from blobserve.config import BACKLOG, Address, Network
 from blobserve.configfile.place import Kind, Place, each
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def port(place: Place) -> tuple[str, ...]:
     number = place.node.value
     if place.node.kind != "number" or not isinstance(number, int) or not 0 <= number < 1 << 16:
         raise place.expected("port number")
-    return (f"tcp:{number}",)
+    return (f"tcp:{number}:backlog={BACKLOG}",)
 
 
 def size(place: Place) -> int:

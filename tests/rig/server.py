@@ -54,7 +54,7 @@ class Server:
         self, config: Mapping[str, object], top: Mapping[str, object] | None = None
     ) -> None:
         """Write its configuration file; a running server reads it when told to `reload`."""
-        listen = f"tcp:{self.port}:interface=127.0.0.1"
+        listen = f"tcp:{self.port}:interface=127.0.0.1:backlog=1024"
         space = {"location": str(self.space), **config.get("blobSpace", {})}  # type: ignore[dict-item]
         own = {**config, "listen": listen, "blobSpace": space}
         # JSON is YAML; a brace as the first character would mean the original's own format.
