@@ -44,8 +44,6 @@ _DISK_THREADS = 4
 _NEEDS_RESTART = {
     "listen": "listen",
     "blobSpace.location": "blob_space.location",
-    "blobSpace.maxSizeBytes": "blob_space.max_size",
-    "blobSpace.gcInterval": "blob_space.gc_interval",
     "limits.parallelDownloads": "limits.parallel_downloads",
     "accessLog": "access_log",
     "prometheusAddr": "prometheus_addr",
@@ -163,6 +161,7 @@ class Blobserve(Service):
             raise ConfigError(tuple(changed))
         self._config = new
         self._limits.follow(new.limits)
+        self._space.reconfigure(new.blob_space)
         self._warn()
         self._sources.reload(new)
         self._site.flush()

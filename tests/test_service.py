@@ -106,6 +106,17 @@ async def test_limits_change_at_once(tmp_path: Path) -> None:
 
 
 @within(60)
+async def test_a_reload_changes_the_bound(tmp_path: Path) -> None:
+    """After a reload the blob space keeps its new bound."""
+    async with running(configured(tmp_path)) as service:
+        location = str(service.config.blob_space.location)
+        space = {"location": location, "maxSizeBytes": "64MiB"}
+        service.reload(configured(tmp_path, blobSpace=space))
+        assert counted(service, "blobserve_max_size_bytes") == 64 << 20
+        assert (await fetch(service))[0] == 200
+
+
+@within(60)
 @pytest.mark.parametrize(
     ("own", "top", "said"),
     [
