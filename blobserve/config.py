@@ -50,6 +50,12 @@ class Limits:
     header_timeout: float = 30.0
     silence_timeout: float = 30.0
     minimum_rate: int = KIB
+    client_head_timeout: float = 10.0
+    client_idle_timeout: float = 60.0
+    client_minimum_rate: int = KIB
+    client_connections: int = 10_000
+    client_connections_per_address: int | None = None
+    response_cache_size: int = 16 * MIB
 
 
 @attrs.frozen
@@ -90,6 +96,10 @@ class RepositoryRules:
     fallback: str | None = None
     not_found: str | None = None
     early_serve: bool = False
+    codings: tuple[str, ...] = ("zstd", "gzip")
+    """What text is compressed with here, for clients that accept it; the first is the favourite."""
+    precompressed: bool = False
+    """Whether ``app.js.br`` in the image is ``app.js`` in another coding, and so on."""
     source: Path | None = None
     """The directory of an OCI image layout to serve from, instead of a registry."""
 
@@ -153,6 +163,8 @@ class Config:
     timeout: float = 5.0
     drain_timeout: float = 30.0
     allow_any_repo: bool = False
+    hot_path: bool = True
+    """Whether requests that can be answered at once take the short way, see `blobserve.web.hot`."""
     repos: Mapping[str, RepositoryRules] = attrs.field(factory=dict)
     """By canonical repository, or by ``<registry>/<path>/*``."""
     registries: Mapping[str, RegistryRules] = attrs.field(factory=dict)

@@ -98,6 +98,8 @@ def _camel_case(name: str) -> str:
 
 
 def _limit(name: str) -> Kind[Any]:
+    if name.endswith("_per_address"):
+        return lambda place: None if place.node.value == 0 else kinds.count(place)
     if name.endswith(("_size", "_rate")):
         return kinds.positive_size
     return kinds.positive_duration if name.endswith("_timeout") else kinds.count
@@ -139,6 +141,8 @@ _REPOSITORY: Keys = {
     "fallback": ("fallback", names.page),
     "notFound": ("not_found", names.page),
     "earlyServe": ("early_serve", kinds.unless(True, kinds.flag)),
+    "codings": ("codings", each(kinds.one_of("zstd", "gzip"))),
+    "precompressed": ("precompressed", kinds.flag),
     "source": ("source", kinds.layout),
 }
 
@@ -165,6 +169,7 @@ _OWN: Keys = {
     "timeout": ("timeout", kinds.positive_duration),
     "drainTimeout": ("drain_timeout", kinds.duration),
     "allowAnyRepo": ("allow_any_repo", kinds.flag),
+    "hotPath": ("hot_path", kinds.flag),
     "repos": ("repos", by_name(names.repository_key, _repository)),
     "registries": (
         "registries",
