@@ -46,8 +46,7 @@ def healthy(*problems: str) -> Callable[[], Awaitable[Health]]:
 async def test_metrics_are_there_in_the_originals_names() -> None:
     """/metrics shows what is counted by the names of the original, and the process."""
     metrics = Metrics()
-    metrics.server_requests.labels("get", "200").inc()
-    metrics.server_duration.labels("get", "200").observe(0.5)
+    metrics.requests.count("get", 200, 0.5)
     metrics.client_requests.labels("head", "404").inc()
     metrics.client_duration.labels("head", "404").observe(0.5)
     status, body = await asked(metrics_site(metrics.registry), "/metrics")

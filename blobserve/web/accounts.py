@@ -11,7 +11,6 @@ from itertools import count
 from typing import Protocol
 
 import attrs
-from prometheus_client import Counter, Histogram
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
@@ -27,9 +26,10 @@ from blobserve.web.response import abort
 ABORTED = 499
 """What is counted for a client that left before there was an answer."""
 
-_METHODS = frozenset(
-    [b"GET", b"HEAD", b"OPTIONS", b"POST", b"PUT", b"PATCH", b"DELETE", b"TRACE", b"CONNECT"]
-)
+_METHODS = {
+    name.upper().encode(): name
+    for name in ("get", "head", "options", "post", "put", "patch", "delete", "trace", "connect")
+}
 
 
 class Log(Protocol):
@@ -67,7 +67,6 @@ class Accounts:
         self._open: dict[Request, Account] = {}
         self._idle: list[Deferred[None]] = []
         self._ids = (f"{os.urandom(4).hex()}-{number:x}" for number in count(1))
-        self._children: dict[tuple[bytes, int], tuple[Counter, Histogram]] = {}
 
     def begin(self, request: Request, asked: Asked) -> Account:
         """Open the account of a request; it is closed when the request ends, whichever way."""
@@ -151,17 +150,7 @@ class Accounts:
 
     def _count(self, method: bytes, status: int, duration: float) -> None:
         # Only methods that exist become labels, or clients could make any number of them.
-        known = method if method in _METHODS else b"unknown"
-        children = self._children.get((known, status))
-        if children is None:
-            labels = known.decode().lower(), str(status)
-            children = self._children[known, status] = (
-                self._metrics.server_requests.labels(*labels),
-                self._metrics.server_duration.labels(*labels),
-            )
-        requests, durations = children
-        requests.inc()
-        durations.observe(duration)
+        self._metrics.requests.count(_METHODS.get(method, "unknown"), status, duration)
 
     def _tell(self) -> None:
         if not self._open:
