@@ -241,7 +241,7 @@ class FakeBlob:
 def held() -> tuple[Hold, FakeBlob, HeldThreads]:
     """A hold on a lease, the blob behind it, and the threads that read it."""
     blob, threads = FakeBlob(), HeldThreads()
-    lease = Lease(cast("Any", blob), Digest.of(b""), 1, "hit")
+    lease = Lease(cast("Any", blob), Digest.of(b""), 1, "hit", 0.0)
     return Hold(lease, threads), blob, threads
 
 

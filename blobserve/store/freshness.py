@@ -6,6 +6,7 @@ Pure. Knows what the registry last said of a reference and when; asks nobody, an
 from __future__ import annotations
 
 import enum
+import math
 
 import attrs
 
@@ -57,6 +58,12 @@ class Known:
         if not most or not 0 <= age <= 2 * most:
             return Freshness.OLD
         return Freshness.TRUSTED if age <= most else Freshness.AGEING
+
+    def trusted_until(self, rules: RepositoryRules) -> float:
+        """When `freshness` ends to be `TRUSTED`, if it is now."""
+        if not moves(self.reference, rules):
+            return math.inf
+        return max(self.checked + rules.tag_max_age, self.quiet_until)
 
     def is_stale(self, rules: RepositoryRules, asked: float) -> bool:
         """Whether, at the time a request came, the digest was older than a tag's may be."""

@@ -32,6 +32,8 @@ class KnownReferences:
         self._images = images
         self._rules = rules
         self._known: dict[Reference, Known] = {}
+        self.switches = 0
+        """How often a reference has come to stand for something else than before."""
 
     async def load(self) -> None:
         """Take up what the blob space remembers, and read the images that tags serve."""
@@ -82,6 +84,7 @@ class KnownReferences:
             if self.is_current(learned):
                 self.update(learned, lambda present: attrs.evolve(present, image=image))
             else:
+                self.switches += reference in self._known
                 self._remember(learned)
         if known.reference.tag is not None:
             self.mark_current()
@@ -103,6 +106,7 @@ class KnownReferences:
     def forget(self, reference: Reference) -> None:
         """Know nothing of `reference` any more."""
         if self._known.pop(reference, None):
+            self.switches += 1
             self._space.references.forget(str(reference))
             if reference.tag is not None:
                 self.mark_current()

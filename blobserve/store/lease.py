@@ -15,7 +15,9 @@ Result = Literal["hit", "pull", "wait", "stale"]
 class Lease:
     """An image that stays readable until `release`; also a context manager that releases."""
 
-    def __init__(self, blob: Blob, digest: Digest, layers: int, result: Result) -> None:
+    def __init__(
+        self, blob: Blob, digest: Digest, layers: int, result: Result, trusted_until: float
+    ) -> None:
         self._blob: Blob | None = blob
         self.filesystem: ImageFilesystem = blob.filesystem
         self.digest = digest
@@ -24,6 +26,8 @@ class Lease:
         """How many layers the image has; the first is served."""
         self.result = result
         """How it came about: found ready, pulled for this call, waited for, or found stale."""
+        self.trusted_until = trusted_until
+        """When, by the reactor's clock, a new one must be asked for although this is still held."""
 
     def release(self) -> None:
         """Give the image up; once is enough, more is harmless."""

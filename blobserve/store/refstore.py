@@ -7,6 +7,8 @@ of HTTP, on either side.
 
 from __future__ import annotations
 
+from typing import get_args
+
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
@@ -14,7 +16,7 @@ from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import Forbidden, NotHere, SpaceContended, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.oci.reference import Reference, Repository
-from blobserve.store.blobspace import BlobSpace
+from blobserve.store.blobspace import Blob, BlobSpace
 from blobserve.store.download import Downloads
 from blobserve.store.freshness import Freshness, Known
 from blobserve.store.image import Images
@@ -48,6 +50,7 @@ class RefStore:
         self._pulls = Pulls(space, provider, images, self._known, downloads, reactor)
         self._refreshes = Refreshes(provider, self._known, self._pulls, reactor)
         self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)
+        self._counted = {result: metrics.lookups.labels(result) for result in get_args(Result)}
         self._closed = False
 
     async def open(self) -> None:
@@ -67,6 +70,30 @@ class RefStore:
         :raises BlobserveError: whatever fails the pull; the next call starts anew.
         """
         return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only))
+
+    def lease_at_once(self, reference: Reference) -> Lease | None:
+        """What `blob_for` gives where nothing is to be waited for or looked up; else None."""
+        reference, asked = _plain(reference), self._reactor.seconds()
+        rules, known = self._rules(reference.repository), self._known.get(reference)
+        if self._closed or rules is None or known is None or known.image is None:
+            return None
+        if known.image.platform != rules.platform:
+            return None
+        if known.freshness(rules, asked) is not Freshness.TRUSTED:
+            return None
+        blob = self._space.acquire(known.image.layer.digest)
+        return None if blob is None else self._granted(blob, known, rules, asked, "hit")
+
+    @property
+    def switches(self) -> int:
+        """How often a reference has come to stand for something else than before."""
+        return self._known.switches
+
+    def count(self, result: Result) -> None:
+        """Count a use of an image that was leased before, with the `Lease.result` of then."""
+        self._counted[result].inc()
+        if result == "stale":
+            self._metrics.stale_serves.inc()
 
     def pre_pull(self, reference: Reference) -> Deferred[None]:
         """Make an image READY, after all that somebody waits for, and keep its tag fresh unasked.
@@ -90,6 +117,9 @@ class RefStore:
         )
 
     async def _lease_for(self, reference: Reference, read_only: bool) -> Lease:
+        lease = self.lease_at_once(reference)
+        if lease is not None:
+            return lease
         asked = self._reactor.seconds()
         rules = self._allowed(reference.repository)
         known = await self._known.recall(reference, rules)
@@ -141,11 +171,16 @@ class RefStore:
         if self._closed:
             blob.release()
             raise StoreClosed
+        return self._granted(blob, known, rules, asked, result)
+
+    def _granted(
+        self, blob: Blob, known: Known, rules: RepositoryRules, asked: float, result: Result
+    ) -> Lease:
         if result == "hit" and known.is_stale(rules, asked):
             result = "stale"
-            self._metrics.stale_serves.inc()
-        self._metrics.lookups.labels(result).inc()
-        return Lease(blob, known.digest, known.image.layers, result)
+        self.count(result)
+        layers = known.image.layers if known.image else 0
+        return Lease(blob, known.digest, layers, result, known.trusted_until(rules))
 
 
 def _plain(reference: Reference) -> Reference:
