@@ -72,7 +72,10 @@ class RefStore:
         return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only))
 
     def lease_at_once(self, reference: Reference) -> Lease | None:
-        """What `blob_for` gives where nothing is to be waited for or looked up; else None."""
+        """What `blob_for` gives where nothing is to be waited for or looked up; else None.
+
+        It is not counted as a use, see `count`: the caller may have no use for it after all.
+        """
         reference, asked = _plain(reference), self._reactor.seconds()
         rules, known = self._rules(reference.repository), self._known.get(reference)
         if self._closed or rules is None or known is None or known.image is None:
@@ -90,7 +93,7 @@ class RefStore:
         return self._known.switches
 
     def count(self, result: Result) -> None:
-        """Count a use of an image that was leased before, with the `Lease.result` of then."""
+        """Count a use of an image that was leased with this `Lease.result`."""
         self._counted[result].inc()
         if result == "stale":
             self._metrics.stale_serves.inc()
@@ -119,6 +122,7 @@ class RefStore:
     async def _lease_for(self, reference: Reference, read_only: bool) -> Lease:
         lease = self.lease_at_once(reference)
         if lease is not None:
+            self.count(lease.result)
             return lease
         asked = self._reactor.seconds()
         rules = self._allowed(reference.repository)
@@ -171,14 +175,15 @@ class RefStore:
         if self._closed:
             blob.release()
             raise StoreClosed
-        return self._granted(blob, known, rules, asked, result)
+        lease = self._granted(blob, known, rules, asked, result)
+        self.count(lease.result)
+        return lease
 
     def _granted(
         self, blob: Blob, known: Known, rules: RepositoryRules, asked: float, result: Result
     ) -> Lease:
         if result == "hit" and known.is_stale(rules, asked):
             result = "stale"
-        self.count(result)
         layers = known.image.layers if known.image else 0
         return Lease(blob, known.digest, layers, result, known.trusted_until(rules))
 

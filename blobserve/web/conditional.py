@@ -7,7 +7,7 @@ commas. Knows nothing of where a representation comes from.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 from werkzeug.http import parse_date
@@ -29,27 +29,56 @@ class Range:
 
 @attrs.frozen
 class Verdict:
-    """What a request's conditions come to: 200, 206, 304, 412 or 416; `range` of a 206 alone."""
+    """What a request's conditions come to: 200, 206, 304, 412 or 416.
+
+    `range` is there with a 206; `etag` with a 304, where the client has not the selected
+    representation but another that is as good for it.
+    """
 
     status: int
     range: Range | None = None
+    etag: bytes | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the status says it all: 200 or 304, of the selected representation."""
+        return self is _ALL or self is _UNCHANGED
+
+
+_ALL = Verdict(200)
+_UNCHANGED = Verdict(304)
+_CONDITIONS = frozenset(
+    (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"range")
+)
 
 
 def evaluate(
-    method: bytes, fields: Fields, etag: bytes, size: int, modified: int | None
+    method: bytes,
+    fields: Fields,
+    etag: bytes,
+    size: int,
+    modified: int | None,
+    others: Sequence[bytes] = (),
 ) -> Verdict:
     """Judge a GET or HEAD by its conditional fields, against the selected representation.
 
     `etag` is strong and quoted, `size` in bytes, `modified` in seconds since the epoch; None where
-    dates say nothing about the bytes: then the conditions on dates are ignored.
+    dates say nothing about the bytes: then the conditions on dates are ignored. `others` are the
+    entity tags of further representations that the request would accept.
     """
+    if _CONDITIONS.isdisjoint(fields):
+        return _ALL
     if not _may_go_on(fields, etag, modified):
         return Verdict(412)
-    if _is_unchanged(fields, etag, modified):
-        return Verdict(304)
+    match = fields.get(b"if-none-match")
+    if match is None:
+        if _is_unmodified(fields, modified):
+            return _UNCHANGED
+    elif (held := _held(match, (etag, *others))) is not None:
+        return _UNCHANGED if held == etag else Verdict(304, None, held)
     asked = fields.get(b"range")
     if method != b"GET" or asked is None or not _is_range_current(fields, etag, modified):
-        return Verdict(200)
+        return _ALL
     return select(asked, size)
 
 
@@ -83,12 +112,18 @@ def _may_go_on(fields: Fields, etag: bytes, modified: int | None) -> bool:
     return limit is None or modified is None or modified <= limit
 
 
-def _is_unchanged(fields: Fields, etag: bytes, modified: int | None) -> bool:
-    """RFC 9110 §13.1.2 and, only where that field is absent, §13.1.3."""
-    match = fields.get(b"if-none-match")
-    if match is not None:
-        weak = (tag.removeprefix(b"W/") for tag in _entity_tags(match))
-        return match.strip(b" \t") == b"*" or etag in weak
+def _held(match: bytes, etags: Sequence[bytes]) -> bytes | None:
+    """Which of `etags` the field names, by weak comparison, RFC 9110 §13.1.2."""
+    if match in etags:
+        return match
+    if match.strip(b" \t") == b"*":
+        return etags[0]
+    named = {tag.removeprefix(b"W/") for tag in _entity_tags(match)}
+    return next((etag for etag in etags if etag in named), None)
+
+
+def _is_unmodified(fields: Fields, modified: int | None) -> bool:
+    """RFC 9110 §13.1.3."""
     since = _date(fields.get(b"if-modified-since"))
     return since is not None and modified is not None and modified <= since
 

@@ -15,22 +15,24 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from blobserve.config import Config, RepositoryRules
-from blobserve.errors import Forbidden, NotFound, PullTimeout
+from blobserve.errors import BlobserveError, Forbidden, NotFound, PullTimeout
 from blobserve.oci.reference import Reference
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
-from blobserve.web.answer import Answer, Body, Content, Header
+from blobserve.web.answer import Answer, Content, Header
 from blobserve.web.conditional import Fields
 from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, VARY, entity_tag
 from blobserve.web.hold import EntryBody, Hold
-from blobserve.web.pages import NeedsSlash, find
+from blobserve.web.pages import NeedsSlash, Role, find
 from blobserve.web.paths import Location
-from blobserve.web.representation import Selection
-from blobserve.web.rewrite import Views, edits_for, parse_variables
+from blobserve.web.ready import LARGEST, Key, Ready, ReadyResponses
+from blobserve.web.representation import Representation, Selection
+from blobserve.web.rewrite import Variables, View, Views, edits_for, parse_variables
 from blobserve.web.status import ALLOW
 
 _VARIABLES = INLINE_VARIABLES.lower()
+_READ_ONLY = b"x-blobserve-readonly"
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 
 
@@ -76,11 +78,31 @@ class Files:
         self._reactor = reactor
         self._disk = disk
         self.views = Views()
+        self._ready = ReadyResponses(store, config, reactor)
+
+    def flush(self) -> None:
+        """Forget what was computed under an older configuration."""
+        self.views.flush()
+        self._ready.flush()
 
     def dressed(self, answer: Answer, asked: Asked) -> Answer:
         """The same answer with what the repository's rules add to each of its responses."""
         rules = asked.rules or self._rules_of(asked.head)
         return answer if rules is None else answer.under(rules)
+
+    def at_once(self, asked: Asked) -> Ready | None:
+        """What answers a GET or HEAD for which nothing has to be waited for.
+
+        None also for what is to be refused or redirected: that is for `get` to say.
+        """
+        key = _key(asked.head)
+        if key is None:
+            return None
+        ready = self._ready.get(key) or self._made_ready(asked.head, key)
+        if ready is not None:
+            asked.rules, asked.cache = ready.selection.rules, ready.result
+            asked.digest = ready.digest
+        return ready
 
     async def get(self, asked: Asked) -> Answer:
         """The answer to a GET or a HEAD, not yet `dressed`.
@@ -88,33 +110,73 @@ class Files:
         :raises BlobserveError: what is to be refused, and why.
         """
         head, config = asked.head, self._config()
+        ready = self.at_once(asked)
+        if ready is not None:
+            return ready.shown.answer(head.method, head.fields)
         location = Location.parse(head.path)
         rules = asked.rules = config.rules_for(location.reference.repository)
         if rules is None:
             raise Forbidden(str(location.reference.repository))
         variables = parse_variables(head.fields.get(_VARIABLES))
-        read_only = head.fields.get(b"x-blobserve-readonly", b"").lower() == b"true"
+        read_only = head.fields.get(_READ_ONLY, b"").lower() == b"true"
         lease = await self._lease(location.reference, read_only, config.timeout)
         asked.cache, asked.digest = lease.result, str(lease.digest)
         hold = Hold(lease, self._disk)
         try:
-            page = find(lease, location, rules, variables is not None)
-            if isinstance(page, NeedsSlash):
+            selection = _select(lease, location, rules, variables)
+            if isinstance(selection, NeedsSlash):
                 return _redirect(location, head.query)
-            body: Body
-            edits = edits_for(page.name, page.entry, rules, variables)
-            if edits:
-                limit = config.limits.rewrite_size
-                view = await self.views.view(hold, page.entry, edits, limit)
-                body, etag = Content(view.content), view.etag
-            else:
-                body, etag = EntryBody(hold, page.entry), entity_tag(page.entry.sha256)
+            shown = await self._represented(hold, selection)
         finally:
             hold.leave()
-        selection = Selection(location, rules, page, variables is not None, bool(edits))
-        now = self._reactor.seconds()
-        shown = selection.represented(body, etag, lease.digest, now)
         return shown.answer(head.method, head.fields)
+
+    async def _represented(self, hold: Hold, selection: Selection) -> Representation:
+        entry, now = selection.page.entry, self._reactor.seconds()
+        if not selection.edits:
+            body, etag = EntryBody(hold, entry), entity_tag(entry.sha256)
+            return selection.represented(body, etag, hold.lease.digest, now)
+        limit = self._config().limits.rewrite_size
+        view = await self.views.view(hold, entry, selection.edits, limit)
+        return selection.represented(Content(view.content), view.etag, hold.lease.digest, now)
+
+    def _made_ready(self, head: Head, key: Key) -> Ready | None:
+        """The same as `get` makes, of a small file that is in memory."""
+        try:
+            location = Location.parse(head.path)
+            lease = self._store.lease_at_once(location.reference)
+            if lease is None:
+                return None
+            with lease:
+                return self._read(lease, location, key)
+        except BlobserveError:
+            return None
+
+    def _read(self, lease: Lease, location: Location, key: Key) -> Ready | None:
+        rules = self._config().rules_for(location.reference.repository)
+        selection = None if rules is None else _select(lease, location, rules, None)
+        if not isinstance(selection, Selection) or selection.page.role is Role.NOT_FOUND:
+            return None
+        view = self._view_at_once(lease, selection)
+        if view is None:
+            return None
+        self._store.count(lease.result)
+        now = self._reactor.seconds()
+        shown = selection.represented(Content(view.content), view.etag, lease.digest, now)
+        return self._ready.keep(key, Ready(shown, view.content, selection, lease.digest), lease)
+
+    def _view_at_once(self, lease: Lease, selection: Selection) -> View | None:
+        entry = selection.page.entry
+        if selection.edits:
+            limit = self._config().limits.rewrite_size
+            view = self.views.kept(lease, entry, selection.edits, limit)
+            return view if view is not None and len(view.content) <= LARGEST else None
+        if entry.size > LARGEST:
+            return None
+        content = lease.filesystem.read_cached(entry, 0, entry.size)
+        if content is None or len(content) < entry.size:
+            return None
+        return View(content, entity_tag(entry.sha256))
 
     def options(self, asked: Asked) -> Answer:
         """The answer to OPTIONS, not yet `dressed`.
@@ -139,6 +201,23 @@ class Files:
         if not wait.called:
             wait.addTimeout(timeout, self._reactor, _too_slow)
         return await wait
+
+
+def _key(head: Head) -> Key | None:
+    """What a request selects by; None where more decides than what is kept."""
+    if _VARIABLES in head.fields or _READ_ONLY in head.fields:
+        return None
+    return (head.path,)
+
+
+def _select(
+    lease: Lease, location: Location, rules: RepositoryRules, variables: Variables | None
+) -> Selection | NeedsSlash:
+    page = find(lease, location, rules, variables is not None)
+    if isinstance(page, NeedsSlash):
+        return page
+    edits = edits_for(page.name, page.entry, rules, variables)
+    return Selection(location, rules, page, variables is not None, edits)
 
 
 def _too_slow(outcome: Lease | Failure, seconds: float) -> Lease | Failure:

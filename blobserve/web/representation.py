@@ -11,7 +11,7 @@ import attrs
 from blobserve.config import RepositoryRules
 from blobserve.oci.digest import Digest
 from blobserve.web.answer import Answer, Body, Header
-from blobserve.web.conditional import Fields, evaluate
+from blobserve.web.conditional import Fields, Verdict, evaluate
 from blobserve.web.headers import (
     NO_SNIFF,
     VARY,
@@ -23,7 +23,7 @@ from blobserve.web.headers import (
 from blobserve.web.mime import content_type
 from blobserve.web.pages import Page, Role
 from blobserve.web.paths import Location
-from blobserve.web.rewrite import is_index
+from blobserve.web.rewrite import Edits, is_index
 from blobserve.web.status import plain
 
 
@@ -38,14 +38,23 @@ class Representation:
     modified: int | None
     policy: tuple[Header, ...]
     """Cache-Control and Vary, and where the same bytes are to be had for ever."""
+    other_etags: tuple[bytes, ...] = ()
+    """Of the other representations that the request would accept."""
+
+    def judge(self, method: bytes, fields: Fields) -> Verdict:
+        """What the conditions of a GET or HEAD come to."""
+        return evaluate(method, fields, self.etag, self.body.size, self.modified, self.other_etags)
 
     def answer(self, method: bytes, fields: Fields) -> Answer:
         """Judge a GET or HEAD by its conditions. The body goes into the answer, or is closed."""
         if self.role is Role.NOT_FOUND:
             return Answer(404, (*self._description, *self.policy), self.body)
+        return self.answer_to(self.judge(method, fields))
+
+    def answer_to(self, verdict: Verdict) -> Answer:
+        """What a verdict on the representation of a file means. See `answer`."""
         size = self.body.size
-        verdict = evaluate(method, fields, self.etag, size, self.modified)
-        validators: tuple[Header, ...] = ((b"ETag", self.etag), *self.policy)
+        validators: tuple[Header, ...] = ((b"ETag", verdict.etag or self.etag), *self.policy)
         if verdict.status in (200, 206):
             headers = (*self._description, (b"Accept-Ranges", b"bytes"), *validators)
             if self.modified is not None:
@@ -76,8 +85,8 @@ class Selection:
     page: Page
     is_inlined: bool
     """Whether the request carries inline variables."""
-    is_rewritten: bool
-    """Whether the bytes served are other than the entry's own."""
+    edits: Edits
+    """What makes the bytes served other than the entry's own."""
 
     def represented(self, body: Body, etag: bytes, image: Digest, now: float) -> Representation:
         """The selection with its bytes; `image` is what the reference stands for."""
@@ -89,7 +98,7 @@ class Selection:
     @property
     def _is_fixed(self) -> bool:
         """Whether the URL fixes these bytes: no tag moves under them, and no rule makes them."""
-        is_own = self.page.role is Role.ASKED and not self.is_rewritten and not self._varies
+        is_own = self.page.role is Role.ASKED and not self.edits and not self._varies
         return is_own and is_fixed(self.location.reference, self.rules)
 
     @property
@@ -119,7 +128,7 @@ class Selection:
 
     @property
     def _is_immutable(self) -> bool:
-        if self.page.role is not Role.ASKED or self.is_rewritten:
+        if self.page.role is not Role.ASKED or self.edits:
             return False
         path = self.location.path or b""
         return self._is_fixed or is_immutable_path(path, self.rules)

@@ -54,7 +54,7 @@ class ImageResource(Resource):
 
     def flush(self) -> None:
         """Forget what was computed under an older configuration."""
-        self.files.views.flush()
+        self.files.flush()
 
     def drain(self, timeout: float) -> Deferred[None]:
         """Answer new requests with 503, and fire when those under way have ended.

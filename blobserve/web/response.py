@@ -7,7 +7,6 @@ the whole. Knows nothing of why an answer is what it is.
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -16,25 +15,18 @@ from twisted.web.http import NO_BODY_CODES, datetimeToString
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from blobserve.web.answer import Answer, Header
+from blobserve.web.answer import Answer
+from blobserve.web.wire import PHRASES, Head, framed
 
 PIECE = 64 * 1024
 """Bytes read and written at a time; also what a transport holds before it asks for a pause."""
 
-_SERVER: Header = (b"Server", b"blobserve")
-# Twisted's own table ends before 431.
-_PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
-
 
 def whole(answer: Answer) -> list[bytes]:
     """A refusal as it goes over the wire when no request can carry it; the connection ends."""
-    fields = (*_framed(answer), (b"Date", datetimeToString()), (b"Connection", b"close"))
-    return [
-        b"HTTP/1.1 %d %s\r\n" % (answer.status, _PHRASES[answer.status]),
-        *(b"%s: %s\r\n" % field for field in fields),
-        b"\r\n",
-        answer.body.read_cached(0, answer.body.size) or b"",
-    ]
+    head = Head.of(answer, (b"Connection", b"close"))
+    body = answer.body.read_cached(0, answer.body.size) or b""
+    return [head.before, datetimeToString(), head.after, body]
 
 
 async def send(request: Request, answer: Answer) -> None:
@@ -45,8 +37,8 @@ async def send(request: Request, answer: Answer) -> None:
     :raises Exception: what reading the body raised; headers have been sent by then.
     """
     try:
-        request.setResponseCode(answer.status, _PHRASES[answer.status])
-        for name, value in _framed(answer):
+        request.setResponseCode(answer.status, PHRASES[answer.status])
+        for name, value in framed(answer):
             request.responseHeaders.setRawHeaders(name, [value])
         if request.method == b"HEAD" or answer.status in NO_BODY_CODES:
             request.write(b"")
@@ -80,13 +72,6 @@ async def _send_body(request: Request, answer: Answer) -> None:
     if not answer.extent.length:
         request.write(b"")
     request.unregisterProducer()
-
-
-def _framed(answer: Answer) -> tuple[Header, ...]:
-    """The fields of `answer`, and those that say who sends it and where it ends."""
-    if answer.status in NO_BODY_CODES:
-        return (_SERVER, *answer.headers)
-    return (_SERVER, *answer.headers, (b"Content-Length", b"%d" % answer.extent.length))
 
 
 @implementer(IPushProducer)

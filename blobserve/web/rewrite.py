@@ -19,6 +19,7 @@ from blobserve.config import InlineVariable, RepositoryRules
 from blobserve.errors import BadRequest, RuleTooLarge
 from blobserve.oci.digest import Digest
 from blobserve.store.flight import Flights
+from blobserve.store.lease import Lease
 from blobserve.store.tree import Entry, ImageFilesystem
 from blobserve.web.headers import entity_tag
 from blobserve.web.hold import Hold
@@ -124,17 +125,24 @@ class Views:
 
         :raises RuleTooLarge: when it is, or becomes, larger than `limit` bytes.
         """
-        key = (hold.lease.filesystem.digest, entry.path, edits, limit)
-        kept = self._kept.get(key)
+        kept = self.kept(hold.lease, entry, edits, limit)
         if kept is not None:
-            self._kept.move_to_end(key)
             return kept
+        key = _key(hold.lease, entry, edits, limit)
         making = self._making.get(key) or self._making.begin(
             key,
             lambda _: _made(hold, entry, edits, limit),
             lambda view: self._keep(key, view),
         )
         return await making.wait()
+
+    def kept(self, lease: Lease, entry: Entry, edits: Edits, limit: int) -> View | None:
+        """The same, if it has been made and is still kept."""
+        key = _key(lease, entry, edits, limit)
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept.move_to_end(key)
+        return kept
 
     def flush(self) -> None:
         """Forget all of them."""
@@ -146,6 +154,10 @@ class Views:
         self.size += _cost(key, view)
         while self.size > CAPACITY:
             self.size -= _cost(*self._kept.popitem(last=False))
+
+
+def _key(lease: Lease, entry: Entry, edits: Edits, limit: int) -> _Key:
+    return (lease.filesystem.digest, entry.path, edits, limit)
 
 
 def _cost(key: _Key, view: View) -> int:
