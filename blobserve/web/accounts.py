@@ -121,32 +121,62 @@ class Accounts:
             )
         )
 
+    def at_once(
+        self, peer: str, target: bytes, asked: Asked, status: int, sent: int, started: float
+    ) -> None:
+        """Account for a request of HTTP/1.1 that was answered as soon as it had come."""
+        self._close(peer, target, b"HTTP/1.1", asked, status, sent, started, self.new_id())
+
     def _end(self, account: Account, status: int) -> None:
-        request, asked = account.request, account.asked
+        request = account.request
         del self._open[request]
         self._metrics.requests_in_flight.dec()
-        duration = self._reactor.seconds() - account.started
-        self._count(request.method, status, duration)
-        forwarded = request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
-        trusted = self._config().trusted_proxies
+        self._close(
+            peer_of(request.client),
+            request.uri,
+            request.clientproto,
+            account.asked,
+            status,
+            request.sentLength,
+            account.started,
+            account.request_id,
+        )
+        self._tell()
+
+    def _close(
+        self,
+        peer: str,
+        target: bytes,
+        version: bytes,
+        asked: Asked,
+        status: int,
+        sent: int,
+        started: float,
+        request_id: str,
+    ) -> None:
+        """Count a request and write its line."""
+        head, duration = asked.head, self._reactor.seconds() - started
+        self._count(head.method, status, duration)
+        fields, trusted = head.fields, self._config().trusted_proxies
+        if trusted and (forwarded := fields.get(b"x-forwarded-for")):
+            peer = client_address(peer, [forwarded], trusted)
         self._log.write(
             Served(
-                time=account.started,
-                address=client_address(peer_of(request.client), forwarded, trusted),
-                method=request.method,
-                target=request.uri,
-                version=request.clientproto,
+                time=started,
+                address=peer,
+                method=head.method,
+                target=target,
+                version=version,
                 status=status,
-                sent=request.sentLength,
+                sent=sent,
                 duration=duration,
                 cache=asked.cache,
                 digest=asked.digest,
-                request_id=account.request_id,
-                referer=asked.head.fields.get(b"referer"),
-                agent=asked.head.fields.get(b"user-agent"),
+                request_id=request_id,
+                referer=fields.get(b"referer"),
+                agent=fields.get(b"user-agent"),
             )
         )
-        self._tell()
 
     def _count(self, method: bytes, status: int, duration: float) -> None:
         # Only methods that exist become labels, or clients could make any number of them.

@@ -16,9 +16,11 @@ MAX_SIZE = 32 * 1024
 """Bytes of a head, line ends included."""
 MAX_FIELDS = 100
 
-_TOKEN = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])")
-_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
+TOKEN = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+"""A name of a field or a method, RFC 9110 §5.6.2, as a regular expression."""
+
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]+) HTTP/1\.([01])")
+_FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
 _HOST = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?"
 )

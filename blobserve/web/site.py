@@ -7,6 +7,7 @@ request is. HTTP/2 is never offered, whatever happens to be importable.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -23,6 +24,7 @@ from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
 from blobserve.web.accounts import Accounts, Log, peer_of
 from blobserve.web.head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
+from blobserve.web.hot import HotPath
 from blobserve.web.paths import origin_form
 from blobserve.web.resource import ImageResource
 from blobserve.web.response import whole
@@ -41,7 +43,8 @@ def make_site(
     access_log: Log,
 ) -> ImageSite:
     """A site that serves the images of `store` and nothing else."""
-    return ImageSite(ImageResource(store, config, reactor, disk, metrics, access_log), reactor)
+    images = ImageResource(store, config, reactor, disk, metrics, access_log)
+    return ImageSite(images, reactor, config)
 
 
 class ImageRequest(Request):
@@ -71,6 +74,11 @@ class ImageChannel(http.HTTPChannel):
         self.lost: Deferred[None] = Deferred()
         """Fires when the connection has ended."""
 
+    @cached_property
+    def peer(self) -> str:
+        """The host of the client."""
+        return peer_of(self.getPeer())
+
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way."""
@@ -89,7 +97,9 @@ class ImageChannel(http.HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """See `IProtocol.dataReceived`."""
-        if not self._is_refused:
+        if self.site.is_hot and self.site.hot.answer(self, data):
+            self.resetTimeout()
+        elif not self._is_refused:
             super().dataReceived(data)
 
     def lineReceived(self, line: bytes) -> None:
@@ -125,7 +135,7 @@ class ImageChannel(http.HTTPChannel):
         request_id = accounts.new_id()
         answer = refusal(error, request_id)
         self.transport.writeSequence(whole(answer))
-        accounts.refused(peer_of(self.getPeer()), check, answer, request_id)
+        accounts.refused(self.peer, check, answer, request_id)
         self._close_softly()
 
     def _close_softly(self) -> None:
@@ -149,11 +159,24 @@ class ImageSite(Site):
     requestFactory = ImageRequest  # noqa: N815
     noisy = False
 
-    def __init__(self, resource: ImageResource, reactor: IReactorTime) -> None:
+    def __init__(
+        self, resource: ImageResource, reactor: IReactorTime, config: Callable[[], Config]
+    ) -> None:
         super().__init__(resource, reactor=reactor, parsePOSTFormSubmission=False)
         self.images = resource
+        self._config = config
         self.channels: set[ImageChannel] = set()
         self.is_draining = False
+
+    @cached_property
+    def hot(self) -> HotPath:
+        """The short way for requests whose answer is ready."""
+        return HotPath(self.images.files, self.accounts, self.reactor)
+
+    @property
+    def is_hot(self) -> bool:
+        """Whether the short way is open."""
+        return self._config().hot_path and not self.is_draining
 
     @property
     def accounts(self) -> Accounts:
