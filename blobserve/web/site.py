@@ -6,7 +6,7 @@ request is. HTTP/2 is never offered, whatever happens to be importable.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -14,22 +14,23 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web import http
+from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from blobserve.config import Config
-from blobserve.errors import BadRequest
+from blobserve.config import Config, Limits
+from blobserve.errors import BadRequest, BlobserveError, HeadTooSlow, TooManyConnections
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
 from blobserve.web.accounts import Accounts, Log, peer_of
+from blobserve.web.connections import Connections
+from blobserve.web.deadline import Patience
 from blobserve.web.head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
 from blobserve.web.paths import origin_form
+from blobserve.web.refused import Refused
 from blobserve.web.resource import ImageResource
 from blobserve.web.response import whole
 from blobserve.web.status import refusal
-
-_LINGER = 2
-"""Seconds in which a client that is still sending may read why it was refused."""
 
 
 def make_site(
@@ -41,7 +42,8 @@ def make_site(
     access_log: Log,
 ) -> ImageSite:
     """A site that serves the images of `store` and nothing else."""
-    return ImageSite(ImageResource(store, config, reactor, disk, metrics, access_log), reactor)
+    images = ImageResource(store, config, reactor, disk, metrics, access_log)
+    return ImageSite(images, reactor, config, metrics)
 
 
 class ImageRequest(Request):
@@ -68,6 +70,7 @@ class ImageChannel(http.HTTPChannel):
         super().__init__()
         self._check = HeadCheck()
         self._is_refused = False
+        self.since = self.active_at = 0.0
         self.lost: Deferred[None] = Deferred()
         """Fires when the connection has ended."""
 
@@ -76,35 +79,82 @@ class ImageChannel(http.HTTPChannel):
         """Whether no request is under way."""
         return not self.requests
 
+    @property
+    def is_busy(self) -> bool:
+        """See `Awaited.is_busy`: lines are not read from the end of a head on."""
+        return bool(self.requests) and not self.line_mode
+
+    @property
+    def is_spare(self) -> bool:
+        """See `Member.is_spare`."""
+        return not (self.requests or self._is_ending or self._patience.is_in_head)
+
+    @property
+    def peer(self) -> str:
+        """See `Member.peer`."""
+        return peer_of(self.getPeer())
+
     def connectionMade(self) -> None:
         """See `IProtocol.connectionMade`."""
         super().connectionMade()
-        self.site.channels.add(self)
+        site = self.site
+        self._patience = Patience(self, site.limits, site.reactor)
+        self._patience.begin()
+        self.since = self.active_at
+        try:
+            site.connections.admit(self)
+        except TooManyConnections as error:
+            self._refuse(error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See `IProtocol.connectionLost`."""
-        self.site.channels.discard(self)
+        self._patience.end()
+        self.site.connections.lost(self)
         super().connectionLost(reason)
         self.lost.callback(None)
+
+    def resetTimeout(self) -> None:
+        """See `TimeoutMixin.resetTimeout`: a sign of life, which moves no timer."""
+        self.active_at = self.site.reactor.seconds()
+
+    def review(self) -> None:
+        """Apply limits that have changed."""
+        self._patience.review()
 
     def dataReceived(self, data: bytes) -> None:
         """See `IProtocol.dataReceived`."""
         if not self._is_refused:
             super().dataReceived(data)
+            self._look_at_rest()
+
+    def _look_at_rest(self) -> None:
+        """Watch over what has come of a head that is not complete."""
+        if self.is_busy or self._is_ending:
+            self._patience.head_ended()
+        elif b"\n" in self._buffer:
+            # All lines that ended as they should have been taken out.
+            self._refuse(BadRequest("a line of a request head ends with CR LF"))
+        elif self._buffer or self._check.is_open:
+            self._patience.head_begun()
+        else:
+            self._patience.head_ended()
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._is_refused or self.transport.disconnecting
 
     def lineReceived(self, line: bytes) -> None:
         """See `LineReceiver.lineReceived`."""
         if self._is_refused:
             return
         try:
-            # RFC 9112 §2.2: an empty line before a request is no part of it.
-            if line or self._check.has_begun:
-                self._check.line(line)
+            self._check.line(line)
         except BadRequest as error:
             self._refuse(error)
             return
-        if not line:
+        if not line and self._check.has_begun:
             self._check = HeadCheck()
+            self._patience.head_ended()
         super().lineReceived(line)
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -119,7 +169,25 @@ class ImageChannel(http.HTTPChannel):
         """See `HTTPChannel.checkPersistence`: a site that drains keeps no connection."""
         return super().checkPersistence(request, version) and not self.site.is_draining
 
-    def _refuse(self, error: BadRequest) -> None:
+    def requestDone(self, request: Request) -> None:
+        """See `HTTPChannel.requestDone`."""
+        self.resetTimeout()
+        super().requestDone(request)
+
+    def head_missed(self) -> None:
+        """See `Awaited.head_missed`."""
+        self._refuse(HeadTooSlow("the request head took too long"))
+
+    def close(self) -> None:
+        """See `Member.close`."""
+        self._patience.leave()
+        self.loseConnection()
+
+    def abort(self) -> None:
+        """See `Member.abort`."""
+        self.transport.abortConnection()
+
+    def _refuse(self, error: BlobserveError) -> None:
         self._is_refused = True
         accounts, check = self.site.accounts, self._check
         request_id = accounts.new_id()
@@ -134,10 +202,11 @@ class ImageChannel(http.HTTPChannel):
         A socket that is closed with unread data in it resets the connection, which can take away
         what the client has not read yet.
         """
-        if self.isSecure() or not hasattr(self.transport, "loseWriteConnection"):
-            self.loseConnection()
+        is_crowded = self.site.connections.is_crowded
+        if is_crowded or self.isSecure() or not hasattr(self.transport, "loseWriteConnection"):
+            self.close()
             return
-        self.setTimeout(_LINGER)
+        self._patience.linger()
         self.transport.unregisterProducer()
         self.transport.loseWriteConnection()
 
@@ -149,11 +218,28 @@ class ImageSite(Site):
     requestFactory = ImageRequest  # noqa: N815
     noisy = False
 
-    def __init__(self, resource: ImageResource, reactor: IReactorTime) -> None:
-        super().__init__(resource, reactor=reactor, parsePOSTFormSubmission=False)
+    def __init__(
+        self,
+        resource: ImageResource,
+        reactor: IReactorTime,
+        config: Callable[[], Config],
+        metrics: Metrics,
+    ) -> None:
+        # Twisted's own timer begins anew with every byte; see `blobserve.web.deadline`.
+        super().__init__(resource, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self.images = resource
-        self.channels: set[ImageChannel] = set()
+        self.connections: Connections[ImageChannel] = Connections(config, reactor, metrics)
         self.is_draining = False
+        self._config = config
+
+    @property
+    def channels(self) -> Collection[ImageChannel]:
+        """The open connections."""
+        return self.connections.open.keys()
+
+    def limits(self) -> Limits:
+        """The limits that are in force."""
+        return self._config().limits
 
     @property
     def accounts(self) -> Accounts:
@@ -164,12 +250,22 @@ class ImageSite(Site):
         """See `IProtocolNegotiationFactory.acceptableProtocols`."""
         return [b"http/1.1"]
 
+    def getResourceFor(self, request: Request) -> IResource:
+        """See `Site.getResourceFor`."""
+        try:
+            self.connections.enter(request)
+        except TooManyConnections as error:
+            return Refused(self.images, error)
+        return self.images
+
     def log(self, request: http.Request) -> None:
         """See `HTTPFactory.log`: the accounts do this, for aborted requests too."""
 
     def flush(self) -> None:
-        """Forget what was computed under an older configuration."""
+        """Forget what was computed under an older configuration, and apply the limits of this."""
         self.images.flush()
+        for channel in list(self.channels):
+            channel.review()
 
     def drain(self, timeout: float) -> Deferred[None]:
         """Close idle connections, keep none, and fire when what is under way has been sent.
