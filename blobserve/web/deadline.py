@@ -119,12 +119,11 @@ class Patience:
 
     def _look(self) -> None:
         self._stop()
-        left = limit = self._limits().client_idle_timeout
+        left = self._limits().client_idle_timeout
         if not (self._connection.is_busy or self.is_in_head):
             left -= self._reactor.seconds() - self._connection.active_at
         if left > 0:
-            # No longer than that: a clock that was set back makes nobody wait.
-            self._timer = self._reactor.callLater(min(left, limit), self._look)
+            self._timer = self._reactor.callLater(left, self._look)
         else:
             self._connection.close()
 
