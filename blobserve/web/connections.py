@@ -121,8 +121,10 @@ class Connections(Generic[M]):
         """
         config = self._config()
         most = config.limits.client_connections_per_address
+        if not most:
+            return
         peer, trusted = peer_of(request.client), config.trusted_proxies
-        if not most or not is_within(peer, trusted):
+        if not is_within(peer, trusted):
             return
         forwarded = request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
         address = client_address(peer, forwarded, trusted)
