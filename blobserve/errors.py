@@ -233,6 +233,13 @@ class StoreClosed(ComeAgain):
         return "the server is shutting down"
 
 
+class TooManyConnections(ComeAgain):
+    """As many connections as there may be, of one client or in all."""
+
+    def __str__(self) -> str:
+        return "too many connections"
+
+
 @attrs.define(slots=False)
 class RegistryBusy(ComeAgain):
     """The registry answered 429 or 503; `retry_after` in seconds, its own word if it gave one."""
@@ -299,6 +306,10 @@ class TargetTooLong(BadRequest):
 
 class HeadTooLarge(BadRequest):
     """A request head with more fields, or more bytes, than we read."""
+
+
+class HeadTooSlow(BadRequest):
+    """A request head that did not come to its end in time."""
 
 
 class MethodNotAllowed(BadRequest):

@@ -80,6 +80,18 @@ class Metrics:
         self.requests_in_flight = Gauge(
             "blobserve_requests_in_flight", "Requests being answered.", registry=registry
         )
+        self.connections = Gauge("blobserve_connections", "Open connections.", registry=registry)
+        self.refused_connections = Counter(
+            "blobserve_refused_connections_total",
+            "Refused because there were too many: in total, or of one address.",
+            ["reason"],
+            registry=registry,
+        )
+        self.dismissed_connections = Counter(
+            "blobserve_dismissed_connections_total",
+            "Idle connections that were closed to make room for others.",
+            registry=registry,
+        )
 
 
 class RequestMetrics(Collector):

@@ -9,6 +9,7 @@ from twisted.internet import ssl
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.task import Clock
 
+from blobserve.metrics import Metrics
 from blobserve.web.head import MAX_FIELDS, MAX_LINE, MAX_SIZE
 from blobserve.web.site import ImageSite
 from tests.rig.within import within
@@ -247,4 +248,6 @@ async def test_tls(tmp_path: Path) -> None:
 
 def test_protocols() -> None:
     """HTTP/2 is never offered."""
-    assert ImageSite(cast("Any", None), Clock()).acceptableProtocols() == [b"http/1.1"]
+    nothing = cast("Any", None)
+    site = ImageSite(nothing, Clock(), nothing, Metrics())
+    assert site.acceptableProtocols() == [b"http/1.1"]

@@ -131,20 +131,22 @@ def client_address(peer: str, forwarded: Sequence[bytes], trusted: Sequence[Netw
     if not trusted or not forwarded:
         return peer
     hops = b",".join(forwarded).decode("latin-1").split(",")
-    while _is_within(peer, trusted) and hops:
+    while is_within(peer, trusted) and hops:
         hop = hops.pop().strip()
-        if _address(hop) is None:
+        if parse_address(hop) is None:
             break
         peer = hop
     return peer
 
 
-def _is_within(address: str, networks: Sequence[Network]) -> bool:
-    parsed = _address(address)
+def is_within(address: str, networks: Sequence[Network]) -> bool:
+    """Whether this is an address, and in one of these networks."""
+    parsed = parse_address(address)
     return parsed is not None and any(parsed in network for network in networks)
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address as a value, one that is mapped into IPv6 as the IPv4 one it is; else None."""
     try:
         parsed = ipaddress.ip_address(text)
     except ValueError:

@@ -31,6 +31,8 @@ class HeadCheck:
 
     def __init__(self) -> None:
         self.method = self.target = self.version = b""
+        self.is_open = False
+        """Whether a line of it has come, an empty one in front of it included."""
         self._size = 0
         self._fields = 0
         self._hosts: list[bytes] = []
@@ -49,7 +51,10 @@ class HeadCheck:
         """
         self._size += len(line) + 2
         if not self.has_begun:
-            self._begin(line)
+            # RFC 9112 §2.2: one empty line before a request is no part of it.
+            if line or self.is_open:
+                self._begin(line)
+            self.is_open = True
         elif self._size > MAX_SIZE or self._fields > MAX_FIELDS:
             raise self.too_long()
         elif line:

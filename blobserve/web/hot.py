@@ -67,6 +67,7 @@ class HotPath:
         ready = self._files.at_once(asked)
         if ready is None:
             return False
+        channel.active_at = started
         method = plain.head.method
         status, head, body = ready.respond(method, plain.head.fields)
         _write(channel.transport, b"".join((head.before, self._now(started), head.after, body)))

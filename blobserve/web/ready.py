@@ -91,7 +91,7 @@ class ReadyResponses:
         self._config = config
         self._clock = clock
         self._kept: OrderedDict[Key, Ready] = OrderedDict()
-        self._switches = store.switches
+        self._switches = 0
         self._under: Config | None = None
         self.size = 0
         """Bytes that are kept; at most the limit ``responseCacheSize``."""
@@ -100,6 +100,7 @@ class ReadyResponses:
         """What is kept under `key`, if it is still what the URL names; counts as a use."""
         if self._is_past:
             self.flush()
+            self._switches, self._under = self._store.switches, self._config()
         ready = self._kept.get(key)
         if ready is None:
             return None
@@ -126,7 +127,6 @@ class ReadyResponses:
         """Forget all of them."""
         self._kept.clear()
         self.size = 0
-        self._switches, self._under = self._store.switches, self._config()
 
     @property
     def _is_past(self) -> bool:
