@@ -105,7 +105,8 @@ class RepositoryRules:
 
     def is_immutable_tag(self, tag: str) -> bool:
         """Whether this tag is promised never to move."""
-        return any(fnmatch.fnmatchcase(tag, glob) for glob in self.immutable_tags)
+        globs = self.immutable_tags
+        return bool(globs) and any(fnmatch.fnmatchcase(tag, glob) for glob in globs)
 
 
 UNLISTED = RepositoryRules(listed=False)

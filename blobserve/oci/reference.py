@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 import attrs
 
@@ -128,7 +129,10 @@ def split_path(path: bytes) -> tuple[Reference, bytes | None]:
     end = path.find(b"/", mark.end()) if mark else -1
     reference, rest = (path, None) if end < 0 else (path[:end], path[end + 1 :])
     # An escaped byte is in no grammar: what is not ASCII is malformed, whatever it is in.
-    return Reference.parse(reference.decode("ascii", "backslashreplace")), rest
+    return _parse(reference.decode("ascii", "backslashreplace")), rest
+
+
+_parse = lru_cache(1024)(Reference.parse)  # Few images, many files of each.
 
 
 def _missing(name: str) -> str:

@@ -66,7 +66,8 @@ class Accounts:
         self._log = log
         self._open: dict[Request, Account] = {}
         self._idle: list[Deferred[None]] = []
-        self._ids = (f"{os.urandom(4).hex()}-{number:x}" for number in count(1))
+        process = os.urandom(4).hex()
+        self._ids = (f"{process}-{number:x}" for number in count(1))
 
     def begin(self, request: Request, asked: Asked) -> Account:
         """Open the account of a request; it is closed when the request ends, whichever way."""

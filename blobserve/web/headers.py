@@ -41,6 +41,8 @@ def is_fixed(reference: Reference, rules: RepositoryRules) -> bool:
 
 def is_immutable_path(path: bytes, rules: RepositoryRules) -> bool:
     """Whether a file at `path`, as in the URL, changes its name when it changes its content."""
+    if not rules.immutable_paths:
+        return False
     text = path.decode("utf-8", "backslashreplace")
     return any(fnmatch.fnmatchcase(text, glob) for glob in rules.immutable_paths)
 

@@ -7,6 +7,7 @@ names, Server and Date in front, one field of each name.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 
 import attrs
@@ -31,10 +32,13 @@ class Head:
     @classmethod
     def of(cls, answer: Answer, *connection: Header) -> Head:
         """The head of `answer`; `connection` are fields about the connection, at the end."""
-        before = b"HTTP/1.1 %d %s\r\nServer: " % (answer.status, PHRASES[answer.status])
-        (_, server), *fields = _spelled((*framed(answer), *connection))
-        after = b"".join(b"%s: %s\r\n" % field for field in fields)
-        return cls(before + server + b"\r\nDate: ", b"\r\n" + after + b"\r\n")
+        (_, server), *fields = _singled((*framed(answer), *connection))
+        before = b"HTTP/1.1 %d %s\r\nServer: %s\r\nDate: "
+        after = [b"%s: %s\r\n" % field for field in fields]
+        return cls(
+            before % (answer.status, PHRASES[answer.status], server),
+            b"\r\n%s\r\n" % b"".join(after),
+        )
 
 
 def framed(answer: Answer) -> tuple[Header, ...]:
@@ -44,8 +48,15 @@ def framed(answer: Answer) -> tuple[Header, ...]:
     return (_SERVER, *answer.headers, (b"Content-Length", b"%d" % answer.extent.length))
 
 
-def _spelled(fields: Iterable[Header]) -> Iterable[Header]:
+def _singled(fields: Iterable[Header]) -> Iterable[Header]:
+    """The fields, of each name the last in the place of the first, as `Headers` keeps them."""
+    return {_spelled(name): value for name, value in fields}.items()
+
+
+@lru_cache(1024)  # There are no more names than ours and those that are configured.
+def _spelled(name: bytes) -> bytes:
+    """A field's name as Twisted writes it."""
     headers = Headers()
-    for name, value in fields:
-        headers.setRawHeaders(name, [value])
-    return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
+    headers.setRawHeaders(name, [b""])
+    [(spelled, _)] = headers.getAllRawHeaders()
+    return spelled
