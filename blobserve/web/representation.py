@@ -26,6 +26,8 @@ from blobserve.web.paths import Location
 from blobserve.web.rewrite import is_index
 from blobserve.web.status import plain
 
+_RANGES: Header = (b"Accept-Ranges", b"bytes")
+
 
 @attrs.frozen
 class Representation:
@@ -47,7 +49,7 @@ class Representation:
         verdict = evaluate(method, fields, self.etag, size, self.modified)
         validators: tuple[Header, ...] = ((b"ETag", self.etag), *self.policy)
         if verdict.status in (200, 206):
-            headers = (*self._description, (b"Accept-Ranges", b"bytes"), *validators)
+            headers = (*self._description, _RANGES, *validators)
             if self.modified is not None:
                 headers += ((b"Last-Modified", http_date(self.modified)),)
             if verdict.range is not None:
@@ -59,7 +61,7 @@ class Representation:
             return Answer(304, validators)
         if verdict.status == 416:
             unsatisfied = (b"Content-Range", b"bytes */%d" % size)
-            return plain(416, f"the file has {size} bytes\n", unsatisfied)
+            return plain(416, f"the file has {size} bytes\n", _RANGES, unsatisfied)
         return plain(412, "the file is not what the request's conditions ask for\n")
 
     @property
