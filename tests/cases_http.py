@@ -451,3 +451,128 @@ PATHS = [
         for name in ODD_NAMES
     ),
 ]  # fmt: skip
+
+# --- 3.6 Raw requests and smuggling ---------------------------------------------------------------
+
+ASKED, NEXT, LAST, EVIL = (
+    f"GET {at(f'{name}.txt')} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    for name in ("asked", "next", "last", "evil")
+)
+_LINE = ASKED.partition(b"\r\n")[0]
+
+
+@attrs.frozen
+class Raw:
+    """Bytes that are no request, or not a single one; the file they name is ``asked.txt``."""
+
+    name: str
+    raw: bytes = attrs.field(repr=False)
+    status: int = 400
+    method: str = "GET"
+    """What a client that sends this believes to have sent."""
+
+
+def _known(row: str, *names: str, **bodies: bytes) -> Iterable[Raw]:
+    """Heads of `tests.test_site`, asking for a file, with the bodies that they announce."""
+    for name in names:
+        status, head = BAD[name]
+        method = "HEAD" if head.startswith(b"HEAD") else "GET"
+        asked = head.replace(b" / HTTP", b" %b HTTP" % at("asked.txt").encode())
+        yield Raw(f"{row} {name}", asked + bodies.get(name.replace(" ", "_"), b""), status, method)
+
+
+def _fields(row: str, *fields: bytes, status: int = 400) -> Iterable[Raw]:
+    """Requests that would be good without these lines."""
+    for field in fields:
+        yield Raw(f"{row} {field!r}", ASKED[:-2] + field + b"\r\n\r\n", status)
+
+
+def _lines(row: str, *lines: bytes) -> Iterable[Raw]:
+    """Requests that would be good with another first line; ``_`` is the target."""
+    target = at("asked.txt").encode()
+    for line in lines:
+        asked = line.replace(b"_", target)
+        yield Raw(f"{row} {line!r}", asked + b"\r\nHost: x\r\n\r\n")
+
+
+def _bodies(row: str, *bodies: bytes, coding: bytes = b"chunked") -> Iterable[Raw]:
+    """Requests with bodies that are cut into chunks, by GET and by POST."""
+    for method, status in ((b"GET", 400), (b"POST", 405)):
+        for body in bodies:
+            head = _LINE.replace(b"GET", method) + b"\r\nHost: x\r\nTransfer-Encoding: " + coding
+            name = f"{row} {method.decode()} {coding.decode('latin-1')!r} {body[:40]!r}"
+            yield Raw(name, head + b"\r\n\r\n" + body, status, method.decode())
+
+
+_CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(EVIL), EVIL)
+_BODY = b"Content-Length: %d\r\n" % len(EVIL)
+
+RAW = [
+    *_known("R01", "body by length", "body of HEAD", body_by_length=b"x", body_of_HEAD=b"x"),
+    *_known("R01", "body by chunks", body_by_chunks=_CHUNKS),
+    Raw("R01 a request as the body", ASKED[:-2] + _BODY + b"\r\n" + EVIL),
+    Raw("R01 a request as the body of POST", b"POST" + ASKED[3:-2] + _BODY + b"\r\n" + EVIL, 405),
+    Raw("R01 HTTP/1.0", ASKED.replace(b"1.1", b"1.0")[:-2] + _BODY + b"\r\n" + EVIL),
+    *_known(
+        "R02", "bare LF in the request line", "bare LF in a field", "bare CR in a field",
+        "folded line", "folded first line", "space before colon", "no colon", "no name",
+        "NUL in a value", "control character in a value", "DEL in a value",
+        "control character in the target", "NUL in the target", "high byte in the target",
+        "high byte in a name", "tab for space", "two spaces", "bad method",
+    ),
+    *_fields(
+        "R02", b"A\t: b", b"A: b\r", b"\x0bA: b", b"A: b\x0bc", b"A\0: b", b"\0", b" A: b", b"\tA: b",
+        b"A: b\r\n\tc", b"A: b\n", b"A: b\r\rC: d", b"\rHost: y", b"A\r: b", b"(A): b", b"A;b: c",
+        b"Content-Length : 0", b"Transfer-Encoding : chunked", b"A: \x1b[2J", b"A\n: b",
+    ),
+    *_lines(
+        "R02", b" GET _ HTTP/1.1", b"GET _ HTTP/1.1 ", b"GET _\tHTTP/1.1", b"GET _\x0b HTTP/1.1",
+        b"GET _\rHTTP/1.1", b"GET _ HTTP/1.1\r", b"G\0ET _ HTTP/1.1", b"GET _ x HTTP/1.1",
+        b"\x00GET _ HTTP/1.1", b"GET _\xff HTTP/1.1", b"\x16\x03\x01\x02\x00\x01", b"GET", b"_",
+    ),
+    Raw("R02 bare LF everywhere", ASKED.replace(b"\r\n", b"\n")),
+    Raw("R02 bare CR everywhere", ASKED.replace(b"\r\n", b"\r")),
+    Raw("R02 the last line ends in LF", ASKED[:-2] + b"\n"),
+    *_known("R03", "no Host", "two Hosts", "two Hosts in 1.0", "malformed Host", "Host with path"),
+    *_known("R03", "Host with user", "list of Hosts"),
+    *(
+        Raw(f"R03 {host!r}", ASKED.replace(b"Host: x", b"Host: " + host))
+        for host in (b"x:y", b"x:1:2", b"[::1", b"::1", b"x#y", b"x?y", b"x\\y", b"%zz", b"\xe9", b'"')
+    ),
+    *_known("R04", "no version", "version 0.9", "version 1.2", "version 2.0", "HTTP/2 preface"),
+    *_known("R04", "lower-case version"),
+    *_lines("R04", b"GET _ HTTP/1.10", b"GET _ HTTP/11", b"GET _ HTTP/3", b"GET _ HTTP/01.1"),
+    *_lines("R04", b"GET _ HTTPS/1.1", b"GET _ HTTP/1,1", b"GET _ HTTP/-1.1", b"GET _ HTTP/1."),
+    *_known("R05", "length and chunks", "two lengths", "list of lengths", "empty length"),
+    *_known("R05", "signed length", "hex length", "length with underscore", signed_length=b"x"),
+    *_known("R05", "unknown coding", "identity coding"),
+    *_fields(
+        "R05", b"Content-Length: 0\r\nContent-Length: 1", b"Content-Length: -1", b"Content-Length: 0;",
+        b"Content-Length: 1e1", b"Content-Length: 0 0", b"Content-Length: \xb2",
+        b"Content-Length: " + b"9" * 30, b"Content-Length: 0\r\nTransfer-Encoding: identity",
+        b"Content-Length: 0\r\nTransfer-Encoding: chunked", b"Transfer-Encoding:",
+        b"Transfer-Encoding: \x0bchunked", b"Transfer-Encoding: chunked, identity",
+    ),
+    Raw("R05 chunks before a length", ASKED[:-2] + b"Transfer-Encoding: chunked\r\n" + _BODY + b"\r\n"
+        + b"0\r\n\r\n" + EVIL),
+    Raw("R05 a length before chunks", ASKED[:-2] + _BODY + b"Transfer-Encoding: chunked\r\n\r\n"
+        + b"0\r\n\r\n" + EVIL),
+    Raw("R05 two lengths", ASKED[:-2] + b"Content-Length: 0\r\n" + _BODY + b"\r\n" + EVIL),
+    *_bodies("R05", _CHUNKS, coding=b"gzip, chunked"),
+    *_bodies("R05", _CHUNKS, coding=b"chunked, chunked"),
+    *_bodies("R05", _CHUNKS, coding=b"chunked\r\nTransfer-Encoding: chunked"),
+    *_bodies("R05", _CHUNKS, coding=b"chunked\r\nTransfer-Encoding: identity"),
+    *_bodies("R05", _CHUNKS, coding=b"Chunked"),
+    *_bodies("R05", _CHUNKS, coding=b"xchunked"),
+    *_bodies(
+        "R06", _CHUNKS, b"+1\r\nx\r\n0\r\n\r\n", b"-1\r\nx\r\n0\r\n\r\n", b"0x1\r\nx\r\n0\r\n\r\n",
+        b"1_0\r\n" + b"x" * 16 + b"\r\n0\r\n\r\n", b" 1\r\nx\r\n0\r\n\r\n", b"1 \r\nx\r\n0\r\n\r\n",
+        b"1\nx\n0\n\n", b"1\r\nx0\r\n\r\n", b"1\r\nxx\r\n0\r\n\r\n", b"\r\n0\r\n\r\n", b"1;a=\n0\r\n\r\n",
+        b"1;a=b\r\nx\r\n0\r\n\r\n", b"10000000000000001\r\nx\r\n0\r\n\r\n", b"0\r\nA : b\r\n\r\n",
+        b"0\r\nContent-Length: 9\r\n\r\n", b"0\r\nA\r\n\r\n", b"0\r\nHost: y\nB: c\r\n\r\n", b"g\r\n",
+    ),
+    *_known("R08", "a target that is no path", "star for GET", "CONNECT", "another scheme"),
+    *_known("R08", "two empty lines"),
+    *_lines("R08", b"GET //", b"GET http:_ HTTP/1.1", b"GET http:///_ HTTP/1.1", b"HEAD * HTTP/1.1"),
+]  # fmt: skip
+"""Requests that are refused, and after which nothing more of their connection is read."""
