@@ -7,6 +7,7 @@ Nothing is sent here: any server that holds `FILES` as `TAG` can be asked all of
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 
@@ -477,7 +478,7 @@ def _known(row: str, *names: str, **bodies: bytes) -> Iterable[Raw]:
     for name in names:
         status, head = BAD[name]
         method = "HEAD" if head.startswith(b"HEAD") else "GET"
-        asked = head.replace(b" / HTTP", b" %b HTTP" % at("asked.txt").encode())
+        asked = re.sub(rb" /(?=[ \r\n])", b" " + at("asked.txt").encode(), head, count=1)
         yield Raw(f"{row} {name}", asked + bodies.get(name.replace(" ", "_"), b""), status, method)
 
 
@@ -491,8 +492,8 @@ def _lines(row: str, *lines: bytes) -> Iterable[Raw]:
     """Requests that would be good with another first line; ``_`` is the target."""
     target = at("asked.txt").encode()
     for line in lines:
-        asked = line.replace(b"_", target)
-        yield Raw(f"{row} {line!r}", asked + b"\r\nHost: x\r\n\r\n")
+        asked = line.replace(b"_", target) + b"\r\nHost: x\r\n\r\n"
+        yield Raw(f"{row} {line!r}", asked, method="HEAD" if line.startswith(b"HEAD") else "GET")
 
 
 def _bodies(row: str, *bodies: bytes, coding: bytes = b"chunked") -> Iterable[Raw]:
@@ -573,6 +574,6 @@ RAW = [
     ),
     *_known("R08", "a target that is no path", "star for GET", "CONNECT", "another scheme"),
     *_known("R08", "two empty lines"),
-    *_lines("R08", b"GET //", b"GET http:_ HTTP/1.1", b"GET http:///_ HTTP/1.1", b"HEAD * HTTP/1.1"),
+    *_lines("R08", b"GET http:_ HTTP/1.1", b"GET http:///_ HTTP/1.1", b"HEAD * HTTP/1.1"),
 ]  # fmt: skip
 """Requests that are refused, and after which nothing more of their connection is read."""
