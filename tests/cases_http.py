@@ -137,11 +137,22 @@ def _on(row: str, status: int, *values: str, field: str, **options: str) -> Iter
         yield eleven(f"{row} {field} {value!r}", f"{field}: {value}", status=status, **options)  # type: ignore[arg-type]
 
 
-_MATCHING = (A, f'"x", {A}', f'{A},"x"', f'"x",\t{A}', f', ,{A}', f'"x,y", {A}')
+_MATCHING = (A, f'"x", {A}', f'{A},"x"', f'"x",\t{A}', f", ,{A}", f'"x,y", {A}')
 _NO_TAGS = (A.lower(), A.strip('"'), ",", A.rstrip('"'), A.lstrip('"'), "", f"w/{A}", f'"x" {A}')
-_OTHER_FORMS = ("Sunday, 13-Sep-20 12:26:40 GMT", "Sun Sep 13 12:26:40 2020", DATE.replace("G", "g"))
+_OTHER_FORMS = (
+    "Sunday, 13-Sep-20 12:26:40 GMT",
+    "Sun Sep 13 12:26:40 2020",
+    DATE.replace("G", "g"),
+)
 _LATER = ("Tue, 19 Jan 2038 03:14:08 GMT", "Fri, 01 Jan 2174 00:00:00 GMT")
-_NO_DATES = ("garbage", "", f"{DATE}, {DATE}", "1600000000", "Sun, 13 Sep 2020 12:26:60 GMT", "\xff")
+_NO_DATES = (
+    "garbage",
+    "",
+    f"{DATE}, {DATE}",
+    "1600000000",
+    "Sun, 13 Sep 2020 12:26:60 GMT",
+    "\xff",
+)
 
 CONDITIONAL = [
     *_on("H01", 304, *_MATCHING, field="If-None-Match"),

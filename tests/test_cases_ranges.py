@@ -38,7 +38,9 @@ async def test_h26_a_range_of_a_hundred_thousand_bytes(answering: Serving) -> No
 @within(30)
 async def test_h34_ranges_and_codings(answering: Serving, asked: str) -> None:
     """A part is a part of the file itself, under the file's own tag, whatever else is accepted."""
-    lines = ASKED.replace(b"asked.txt", b"text.css")[:-2] + b"Accept-Encoding: %b\r\n" % asked.encode()
+    lines = (
+        ASKED.replace(b"asked.txt", b"text.css")[:-2] + b"Accept-Encoding: %b\r\n" % asked.encode()
+    )
     conversation = await Conversation.begin(answering)
     for _ in range(3):
         whole = await conversation.ask(lines + b"\r\n")

@@ -64,9 +64,7 @@ class Reply:
             length = int(headers["content-length"])
         if len(rest) < length:
             raise NotWhole
-        return cls(
-            status, headers, rest[:length], start[1].decode(), len(head) + 4 + length
-        )
+        return cls(status, headers, rest[:length], start[1].decode(), len(head) + 4 + length)
 
     @property
     def timeless(self) -> dict[str, str]:
