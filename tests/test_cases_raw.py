@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
+import attrs
 import pytest
 
-from tests.cases_http import ASKED, CONDITIONAL, NEXT, PATHS, RANGES, RAW, Raw
+from blobserve.web.accesslog import Served
+from tests.cases_http import ASKED, CONDITIONAL, FILES, NEXT, PATHS, RANGES, RAW, Raw
 from tests.conversing import Conversation, places
+from tests.rig.wire import Reply
 from tests.rig.within import within
-from tests.sites import TAG, Serving
+from tests.sites import TAG, Serving, serving
 
 EVERY = [*CONDITIONAL, *RANGES, *PATHS]
 PATH = f"/{TAG}/asked.txt".encode()
@@ -106,3 +110,40 @@ async def test_r07_requests_that_were_sent_with_a_bad_one(answering: Serving) ->
             assert (await conversation.reply()).body == b"this is asked"
         assert (await conversation.reply()).status == 400
         assert await conversation.is_over()
+
+
+async def account_of(site: Serving) -> tuple[list[Reply], list[Served], dict[str, float]]:
+    """Every case asked twice on one connection: replies, lines for the log, and counts."""
+    conversation, found = await Conversation.begin(site), []
+    for case in EVERY:
+        for method in (*case.methods, *case.methods):
+            found.append(await conversation.ask(case.request(method), method))
+    conversation.leave()
+    for raw in (each for each in RAW if each.method == "GET"):
+        conversation = await Conversation.begin(site)
+        found.append(await conversation.ask(raw.raw, raw.method))
+        assert await conversation.is_over()
+    counted = {
+        f"{sample.labels}": sample.value
+        for metric in site.metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == "http_server_requests_total"
+    }
+    return found, list(site.log), counted
+
+
+@within(60)
+async def test_the_hot_path_changes_nothing(tmp_path: Path) -> None:
+    """With the hot path and without, replies, log and counts are the same for every case."""
+    accounts = []
+    for hot_path in (True, False):
+        async with serving(tmp_path / str(hot_path), FILES, hot_path=hot_path) as site:
+            accounts.append(await account_of(site))
+    (hot, hot_log, hot_counts), (parsed, parsed_log, parsed_counts) = accounts
+    for one, other in zip(hot, parsed, strict=True):
+        assert (one.status, one.timeless, one.body) == (other.status, other.timeless, other.body)
+    for line, other_line in zip(hot_log, parsed_log, strict=True):
+        own = {"time": 0.0, "duration": 0.0, "request_id": ""}
+        assert attrs.evolve(line, **own) == attrs.evolve(other_line, **own)
+    assert len({line.request_id for line in hot_log}) == len(hot_log)
+    assert hot_counts == parsed_counts
