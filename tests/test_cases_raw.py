@@ -121,7 +121,7 @@ async def account_of(site: Serving) -> tuple[list[Reply], list[Served], dict[str
     conversation.leave()
     for raw in (each for each in RAW if each.method == "GET"):
         conversation = await Conversation.begin(site)
-        found.append(await conversation.ask(raw.raw, raw.method))
+        found.append(await conversation.ask(raw.raw + NEXT, raw.method))
         assert await conversation.is_over()
     counted = {
         f"{sample.labels}": sample.value
