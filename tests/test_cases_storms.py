@@ -75,6 +75,7 @@ async def test_s06_thousands_of_names_that_do_not_exist(tmp_path: Path) -> None:
 
 LARGE = 512 * KIB
 BOUND = 4 * MIB
+QUEUE = 20
 
 
 def large_images(count: int) -> list[tuple[bytes, MadeImage]]:
@@ -92,18 +93,17 @@ class Storm:
     seen: list[int]
     """What the blob space took on disk, after each job."""
 
-    @property
-    def pulling(self) -> float:
-        """How many layers are being downloaded."""
-        return self.metrics.registry.get_sample_value("blobserve_pulls_in_flight") or 0.0
+    def counted(self, name: str) -> float:
+        """What one of its metrics shows."""
+        return self.metrics.registry.get_sample_value(f"blobserve_{name}") or 0.0
 
 
 @asynccontextmanager
 async def storming(directory: Path, host: str) -> AsyncIterator[Storm]:
-    """A server for the registry at `host`, its blob space bound to `BOUND`, its queue to 20."""
+    """A server for the registry at `host`, its blob space bound to `BOUND`, its queue to `QUEUE`."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
-    metrics, limits, seen = Metrics(), Limits(queued_downloads=20), list[int]()
+    metrics, limits, seen = Metrics(), Limits(queued_downloads=QUEUE), list[int]()
     config = Config(timeout=30.0, repos={f"{host}/team/*": RepositoryRules()}, limits=limits)
     with pool(1) as thread:
         watched = Watched(thread, lambda: seen.append(on_disk(directory)))
@@ -131,19 +131,21 @@ async def test_s08_many_clients_on_many_large_cold_images(tmp_path: Path) -> Non
             registry.push(f"team/large{n}:v1", image): content
             for n, (content, image) in enumerate(large_images(60))
         }
-        asked, most = [site for site in sites for _ in range(3)], 0.0
+        asked, pulling, queued = [site for site in sites for _ in range(3)], {0.0}, {0.0}
         async with storming(tmp_path, registry.host) as storm:
             fetch = storm.door.fetch
             waits = [Deferred.fromCoroutine(fetch(f"{site}/a")) for site in asked]
             while not all(wait.called for wait in waits):
-                most = max(most, storm.pulling)
+                pulling.add(storm.counted("pulls_in_flight"))
+                queued.add(storm.counted("pulls_queued"))
                 await turn()
             answers: list[Response] = await gatherResults(waits)
             for site, content in sites.items():
                 while (again := await fetch(f"{site}/a")).status == 503:
                     await turn()
                 assert (again.status, again.body == content) == (200, True)
-        assert 1 < most <= 10
+        assert 1 < max(pulling) <= 10
+        assert 1 < max(queued) <= QUEUE
         assert BOUND / 2 < max(storm.seen) <= BOUND
     for site, answer in zip(asked, answers, strict=True):
         if answer.status == 503:
