@@ -100,7 +100,7 @@ class Storm:
 
 @asynccontextmanager
 async def storming(directory: Path, host: str) -> AsyncIterator[Storm]:
-    """A server for the registry at `host`, its blob space bound to `BOUND`, its queue to `QUEUE`."""
+    """A server for the registry at `host`, its space bound to `BOUND`, its queue to `QUEUE`."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     metrics, limits, seen = Metrics(), Limits(queued_downloads=QUEUE), list[int]()
