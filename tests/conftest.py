@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 
+from tests.cases_http import FILES
 from tests.rig.browser import Browser
 from tests.rig.nginx import Nginx
 from tests.rig.parts import own_directory
 from tests.rig.registry import DockerRegistry, htpasswd, redirect
 from tests.rig.server import Server
 from tests.rig.tokens import TokenEndpoint
+from tests.sites import Serving, serving
 
 
 @pytest.hookimpl(wrapper=True)
@@ -105,3 +108,12 @@ def serve(tmp_path: Path, running: Any) -> Callable[..., Server]:
         return running(Server(directory, config, top))
 
     return start
+
+
+@pytest_twisted.async_yield_fixture(scope="module", params=[True, False], ids=["hot", "parsed"])
+async def answering(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Serving]:
+    """A site with the files of `tests.cases_http`, with the hot path and without."""
+    async with serving(tmp_path_factory.mktemp("site"), FILES, hot_path=request.param) as site:
+        yield site

@@ -103,7 +103,8 @@ async def test_bad_heads(tmp_path: Path) -> None:
             assert response.headers["content-type"] == "text/plain; charset=utf-8", name
             assert response.headers["cache-control"] == "no-store", name
             assert response.headers["connection"] == "close", name
-            assert int(response.headers["content-length"]) == len(response.body), name
+            expected = 0 if raw.startswith(b"HEAD") else int(response.headers["content-length"])
+            assert len(response.body) == expected, name
             assert site.log[-1].status == status, name
         assert len(site.log) == len(BAD)
         count = site.metrics.registry.get_sample_value
@@ -172,6 +173,7 @@ async def test_split_heads(tmp_path: Path) -> None:
             channel = await site.connect()
             channel.transport.setTcpNoDelay(True)
             channel.send(LAST[:cut])
+            await site.turn()
             channel.send(LAST[cut:])
             assert (await channel.all()).endswith(b"\r\n\r\ncontent")
 

@@ -30,6 +30,7 @@ from blobserve.store.flight import Flight, Flights
 from blobserve.store.freshness import Known
 from blobserve.store.image import Images
 from blobserve.store.known import KnownReferences
+from blobserve.store.missing import Missing
 
 _log = Logger()
 
@@ -45,6 +46,7 @@ class Pulls:
         provider: Provider,
         images: Images,
         known: KnownReferences,
+        missing: Missing,
         downloads: Downloads,
         reactor: IReactorTime,
     ) -> None:
@@ -52,6 +54,7 @@ class Pulls:
         self._provider = provider
         self._images = images
         self._known = known
+        self._missing = missing
         self._downloads = downloads
         self._reactor = reactor
         self._flights: Flights[Reference, Blob] = Flights()
@@ -96,9 +99,16 @@ class Pulls:
             return await self._bring(reference, None, source, rules, flight)
         except BlobserveError as error:
             _log.warn("cannot pull {reference}: {error}", reference=str(reference), error=error)
-            if isinstance(error, ImageNotFound) and wanted and self._known.is_current(wanted):
-                self._known.forget(reference)
+            if isinstance(error, ImageNotFound):
+                self._lost(reference, wanted, error)
             raise
+
+    def _lost(self, reference: Reference, wanted: Known | None, error: ImageNotFound) -> None:
+        """Draw the conclusion from there being no such image."""
+        if wanted is None:
+            self._missing.note(reference, error)
+        elif self._known.is_current(wanted):
+            self._known.forget(reference)
 
     async def _bring(
         self,

@@ -18,10 +18,12 @@ from blobserve.metrics import Metrics
 from blobserve.oci.reference import Reference, Repository
 from blobserve.store.blobspace import Blob, BlobSpace
 from blobserve.store.download import Downloads
+from blobserve.store.flight import own
 from blobserve.store.freshness import Freshness, Known
 from blobserve.store.image import Images
 from blobserve.store.known import KnownReferences, Rules
 from blobserve.store.lease import Lease, Result
+from blobserve.store.missing import Missing
 from blobserve.store.prepull import PrePulls
 from blobserve.store.pull import Provider, Pulls
 from blobserve.store.refresh import Refreshes
@@ -47,7 +49,8 @@ class RefStore:
         images = Images(space, limits)
         downloads = Downloads(space, metrics, limits)
         self._known = KnownReferences(space, images, rules)
-        self._pulls = Pulls(space, provider, images, self._known, downloads, reactor)
+        self._missing = Missing(reactor)
+        self._pulls = Pulls(space, provider, images, self._known, self._missing, downloads, reactor)
         self._refreshes = Refreshes(provider, self._known, self._pulls, reactor)
         self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)
         self._counted = {result: metrics.lookups.labels(result) for result in get_args(Result)}
@@ -66,8 +69,9 @@ class RefStore:
 
         :raises Forbidden: when no rules allow the repository.
         :raises NotHere: read-only, when the image is not here.
+        :raises ImageNotFound: also when the registry said so a moment ago, see `Missing`.
         :raises StoreClosed: after `close`, also when waiting by then.
-        :raises BlobserveError: whatever fails the pull; the next call starts anew.
+        :raises BlobserveError: whatever else fails the pull; the next call starts anew.
         """
         return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only))
 
@@ -108,6 +112,7 @@ class RefStore:
 
     def reload(self) -> None:
         """Follow rules that have changed."""
+        self._missing.clear()
         self._known.mark_current()
         self._pre_pulls.reload()
 
@@ -137,6 +142,9 @@ class RefStore:
         if pull is None:
             if read_only:
                 raise NotHere(str(reference))
+            missing = self._missing.get(reference)
+            if missing is not None:
+                raise own(missing)
             pull = self._pulls.begin(reference, self._known.get(reference), rules)
             result = "pull"
         await pull.wait()

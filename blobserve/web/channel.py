@@ -149,7 +149,14 @@ class ImageChannel(http.HTTPChannel):
         self._refuse(BadRequest("malformed request"))
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """See `HTTPChannel.checkPersistence`: a site that drains keeps no connection."""
+        """See `HTTPChannel.checkPersistence`: a site that drains keeps no connection.
+
+        Twisted parts the first field alone, by blanks; it is a list, RFC 9110 §7.6.1.
+        """
+        fields = request.requestHeaders.getRawHeaders(b"Connection", [])
+        options = {option.strip(b" \t").lower() for option in b",".join(fields).split(b",")}
+        if b"close" in options:
+            request.requestHeaders.setRawHeaders(b"Connection", [b"close"])
         return super().checkPersistence(request, version) and not self.site.is_draining
 
     def requestDone(self, request: Request) -> None:
@@ -175,7 +182,7 @@ class ImageChannel(http.HTTPChannel):
         accounts, check = self.site.accounts, self._check
         request_id = accounts.new_id()
         answer = refusal(error, request_id)
-        self.transport.writeSequence(whole(answer))
+        self.transport.writeSequence(whole(answer, check.method))
         accounts.refused(self.peer, check, answer, request_id)
         self._close_softly()
 

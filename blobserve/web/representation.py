@@ -26,6 +26,8 @@ from blobserve.web.paths import Location
 from blobserve.web.rewrite import Edits, is_index
 from blobserve.web.status import plain
 
+_RANGES: Header = (b"Accept-Ranges", b"bytes")
+
 
 @attrs.frozen
 class Representation:
@@ -56,7 +58,7 @@ class Representation:
         size = self.body.size
         validators: tuple[Header, ...] = ((b"ETag", verdict.etag or self.etag), *self.policy)
         if verdict.status in (200, 206):
-            headers = (*self._description, (b"Accept-Ranges", b"bytes"), *validators)
+            headers = (*self._description, _RANGES, *validators)
             if self.modified is not None:
                 headers += ((b"Last-Modified", http_date(self.modified)),)
             if verdict.range is not None:
@@ -68,7 +70,7 @@ class Representation:
             return Answer(304, validators)
         if verdict.status == 416:
             unsatisfied = (b"Content-Range", b"bytes */%d" % size)
-            return plain(416, f"the file has {size} bytes\n", unsatisfied)
+            return plain(416, f"the file has {size} bytes\n", _RANGES, unsatisfied)
         return plain(412, "the file is not what the request's conditions ask for\n")
 
     @property

@@ -22,11 +22,11 @@ PIECE = 64 * 1024
 """Bytes read and written at a time; also what a transport holds before it asks for a pause."""
 
 
-def whole(answer: Answer) -> list[bytes]:
+def whole(answer: Answer, method: bytes) -> list[bytes]:
     """A refusal as it goes over the wire when no request can carry it; the connection ends."""
     head = Head.of(answer, (b"Connection", b"close"))
-    body = answer.body.read_cached(0, answer.body.size) or b""
-    return [head.before, datetimeToString(), head.after, body]
+    body = b"" if method == b"HEAD" else answer.body.read_cached(0, answer.body.size)
+    return [head.before, datetimeToString(), head.after, body or b""]
 
 
 async def send(request: Request, answer: Answer) -> None:

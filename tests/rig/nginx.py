@@ -22,6 +22,7 @@ http {{
     fastcgi_temp_path temp/fastcgi;
     uwsgi_temp_path temp/uwsgi;
     scgi_temp_path temp/scgi;
+    {http}
     server {{
         listen 127.0.0.1:{port};
         {server}
@@ -32,19 +33,41 @@ _LINE = re.compile(r'^(\S+) (\S+) (\d+) "(.*)"$', re.MULTILINE)
 
 
 class Nginx:
-    """A running nginx whose only server block holds the directives `server`."""
+    """A running nginx whose only server block holds the directives `server`, and `http` before it.
 
-    def __init__(self, directory: Path, server: str) -> None:
+    `proxying` has it pass everything on.
+    """
+
+    def __init__(self, directory: Path, server: str, http: str = "") -> None:
         self.directory = directory
         self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
         self._log = directory / "access.log"
-        (directory / "nginx.conf").write_text(_CONFIG.format(port=self.port, server=server))
+        config = _CONFIG.format(port=self.port, server=server, http=http)
+        (directory / "nginx.conf").write_text(config)
         (directory / "temp").mkdir(mode=0o777)
         (directory / "temp").chmod(0o777)
         self._part = Part(
             ["nginx", "-p", directory, "-e", "error.log", "-c", directory / "nginx.conf"], directory
         )
+
+    @classmethod
+    def proxying(cls, directory: Path, port: int) -> Nginx:
+        """One that keeps a single connection to the server at this port of loopback, for all."""
+        server = """
+            ignore_invalid_headers off;
+            underscores_in_headers on;
+            merge_slashes off;
+            client_header_timeout 500ms;
+            client_body_timeout 500ms;
+            location / {
+                proxy_pass http://servers;
+                proxy_http_version 1.1;
+                proxy_set_header Connection "";
+            }
+        """
+        upstream = f"upstream servers {{ server 127.0.0.1:{port} max_conns=1; keepalive 1; }}"
+        return cls(directory, server, upstream)
 
     def start(self) -> None:
         """Start it, or start it again on the same port."""
