@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
@@ -15,7 +16,7 @@ from benchmarks.warm import table
 from benchmarks.warm.cases import CASES, ROOT, Case, Cell, plan, requests
 from benchmarks.warm.check import Answer, Wrong, ask, check
 from benchmarks.warm.load import Latency, Sample
-from benchmarks.warm.process import cpu_seconds, peak_memory, pinned
+from benchmarks.warm.process import cpu_seconds, peak_memory, pinned, waited_seconds
 from benchmarks.warm.rounds import Measured
 from benchmarks.warm.servers import Files, Peer, start
 from blobserve.web.head import HeadCheck
@@ -155,6 +156,40 @@ def test_a_row_holds_cost_and_ratios() -> None:
     assert title.endswith("32 connections; p50, p99 at 70/s")
     assert " ".join(ours.split()) == "blobserve 100 50% 200 5,000.0 250.000 20,000 100 900"
     assert " ".join(its.split()) == "go 100 25% 400 2,500.0 125.000 20,000 0.50 50 300 3.00"
+
+
+def test_latencies_of_a_busy_machine_are_in_doubt() -> None:
+    """A latency is marked when others had the server's core for long in most of the rounds."""
+    quiet, busy = Latency(100, 900, lost=0.01), Latency(50, 300, lost=0.1)
+    measured = Measured(
+        Cell(CASES["hot"]),
+        {"blobserve": samples(0.5), "go": samples(0.25)},
+        rate=70,
+        latencies={"blobserve": [quiet, busy, quiet], "go": [quiet, busy, busy]},
+    )
+    _, ours, its = table.block(measured)
+    assert ours.split()[-2:] == ["100", "900"]
+    assert its.split()[-3:-1] == ["50?", "300?"]
+
+
+def test_waiting_for_a_core_is_seen() -> None:
+    """What a program could not do because another had its core is counted as waiting."""
+    spin = "import time\nwhile time.process_time() < 0.5: pass\nprint('spun', flush=True)\ninput()"
+    pipe = subprocess.PIPE
+    with pinned(max(os.sched_getaffinity(0))), ExitStack() as stack:
+        pair = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", spin], stdin=pipe, stdout=pipe)
+            )
+            for _ in range(2)
+        ]
+        for each in pair:
+            assert each.stdout is not None
+            assert each.stdout.readline() == b"spun\n"
+        waited = sum(waited_seconds(each.pid) for each in pair)
+        for each in pair:
+            each.communicate(b"\n")
+    assert waited >= 0.3
 
 
 def test_a_server_that_cannot_hold_the_rate_has_no_latency() -> None:

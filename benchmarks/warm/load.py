@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from benchmarks.warm.check import Wrong
-from benchmarks.warm.process import cpu_seconds, program
+from benchmarks.warm.process import cpu_seconds, program, waited_seconds
 from benchmarks.warm.servers import Peer
 
 _SCRIPT = Path(__file__).with_name("replay.lua")
@@ -46,6 +47,8 @@ class Latency:
 
     p50: float
     p99: float
+    lost: float = 0
+    """The share of the time in which something else had the server's core."""
 
 
 def saturate(
@@ -77,10 +80,12 @@ def pace(
     """
     options = {"connections": connections, "rate": rate, "seconds": seconds}
     arguments = [text for name, value in options.items() for text in (f"-{name}", f"{value:g}")]
+    before, begun = waited_seconds(peer.running.pid), time.monotonic()
     told = _run([pacer, "-address", peer.host, "-requests", requests, *arguments], seconds)
     if told["failed"]:
         raise Wrong(f"{peer.label}: {told['failed']} requests were never answered")
-    return Latency(told["p50"], told["p99"])
+    waited = waited_seconds(peer.running.pid) - before
+    return Latency(told["p50"], told["p99"], waited / (time.monotonic() - begun))
 
 
 def _run(arguments: list[str | Path], seconds: float) -> dict[str, Any]:

@@ -87,6 +87,18 @@ def cpu_seconds(pid: int) -> float:
     return ticks / _TICK
 
 
+def waited_seconds(pid: int) -> float:
+    """How long the threads that it has now were ready to run while something else had their core.
+
+    Nothing, on a kernel that does not tell.
+    """
+    waited = 0
+    for each in _family(pid):
+        for told in Path(f"/proc/{each}/task").glob("*/schedstat"):
+            waited += int(told.read_text().split()[1])
+    return waited / 1e9
+
+
 def peak_memory(pid: int) -> int:
     """The most bytes that the process and its children have held, each by itself, added up."""
     peak = 0

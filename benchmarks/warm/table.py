@@ -27,6 +27,9 @@ _COLUMNS = (
 _LARGE = 10_000
 """Bytes of a response from which on its cost per GB is told."""
 
+_LOST = 0.02
+"""The share of a core in other hands from which on latencies are doubtful."""
+
 
 def heading() -> str:
     """The names of the columns."""
@@ -81,9 +84,10 @@ def _waits(measured: Measured, label: str) -> list[str]:
     latencies = measured.latencies.get(label)
     if not latencies:
         return ["-" if measured.rate else ""] * 2 + [""]
+    doubt = "?" if median(each.lost for each in latencies) > _LOST else ""
     return [
-        f"{median(each.p50 for each in latencies):,.0f}",
-        f"{median(each.p99 for each in latencies):,.0f}",
+        f"{median(each.p50 for each in latencies):,.0f}{doubt}",
+        f"{median(each.p99 for each in latencies):,.0f}{doubt}",
         _later(measured.latencies.get(US, ()), latencies),
     ]
 
