@@ -1,0 +1,1 @@
+"""Warm serving against its peers, each server on one core: ``python -m benchmarks.warm``."""
