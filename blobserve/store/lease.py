@@ -7,7 +7,8 @@ from typing import Literal
 
 from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import Blob
-from blobserve.store.tree import ImageFilesystem
+from blobserve.store.codings import Uncoded
+from blobserve.store.tree import Entry, ImageFilesystem
 
 Result = Literal["hit", "pull", "wait", "stale"]
 
@@ -24,6 +25,14 @@ class Lease:
         """How many layers the image has; the first is served."""
         self.result = result
         """How it came about: found ready, pulled for this call, waited for, or found stale."""
+
+    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
+        """A file of the image in a content coding, to be read like any entry of this lease.
+
+        Costs a look-up. What has not been made yet is made in the background, once however many
+        ask. Nothing is made of what is coded already, too small or too large, or after `release`.
+        """
+        return Uncoded.NEVER if self._blob is None else self._blob.coded(entry, coding)
 
     def release(self) -> None:
         """Give the image up; once is enough, more is harmless."""
