@@ -63,6 +63,18 @@ class Metrics:
         self.evictions = Counter(
             "blobserve_evictions_total", "Blobs removed to make room or by age.", registry=registry
         )
+        self.codings = Counter(
+            "blobserve_codings_total",
+            "Files coded: made, useless, no-room, failed or damaged.",
+            ["coding", "outcome"],
+            registry=registry,
+        )
+        self.coded_bytes = Counter(
+            "blobserve_coded_bytes_total",
+            "Bytes of codings made.",
+            ["coding"],
+            registry=registry,
+        )
         self.size = Gauge(
             "blobserve_size_bytes",
             "Bytes the blob space takes, reservations included.",

@@ -228,10 +228,11 @@ async def test_a_lease_outlives_the_blob_space(tmp_path: Path) -> None:
     async with opened(tmp_path) as space:
         await take_in(space, one)
         blob = lease(space, one)
-    assert len(blob.filesystem.read(blob.filesystem.lookup(b"index.html"), 0, 5)) == 5
+    entry = blob.filesystem.lookup(b"index.html")
+    assert len(blob.filesystem.read(entry, 0, 5)) == 5
     blob.release()
     with pytest.raises(OSError, match="descriptor"):
-        os.fstat(blob.filesystem.fileno())
+        os.fstat(blob.filesystem.descriptor_of(entry))
 
 
 class Failing(InlineThreads):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import attrs
@@ -16,6 +17,8 @@ from blobserve.store.blob import KeptBlob
 from blobserve.store.bound import Bound, Shelf
 from blobserve.store.room import Room
 from blobserve.store.state import Record
+from blobserve.store.stepwise import Work
+from blobserve.testing import InlineThreads
 from tests.stores import now
 
 
@@ -212,3 +215,63 @@ def test_the_books_balance(steps: list[tuple[int, int, bool]]) -> None:
             pull.ask(size // 2, size).addErrback(lambda failure: failure.trap(BlobserveError))
         held = sum(each.held for each in pulls.values() if each.error is None)
         assert stand.bound.size == held + stand.shelf.size <= 100
+
+
+def test_what_gives_way() -> None:
+    """What gives way gives up before every pull, a younger one too, and is served after them."""
+    stand = Stand(*"abcdefghij")
+    lesser = Asker(stand.room)
+    stand.room.enter(lesser, gives_way=True)
+    now(lesser.ask(40))
+    pull = stand.pull()
+    stand.evicting = gate = Deferred()
+    order: list[Any] = []
+    for asker in (stand.pull(), lesser, pull):
+        asker.ask(10).addCallback(lambda _, asker=asker: order.append(asker))
+    stand.evicting = None
+    gate.callback(None)
+    assert order[1:] == [pull, lesser]
+    assert now(pull.ask(60)) == 60
+    assert isinstance(lesser.error, SpaceContended)
+    assert pull.error is None
+
+
+def test_work_that_waits_for_room() -> None:
+    """Work that is told to give up does so at once, though it waits for room, and closes."""
+    stand = Stand(*"abcdefghij")
+    stand.evicting = gate = Deferred()
+    work, seen = Work(Digest.of(b"a layer"), stand.room, InlineThreads()), []
+
+    def steps() -> Generator[int, None, None]:
+        try:
+            yield 0
+            yield 10
+        finally:
+            seen.append("closed")
+
+    async def do() -> None:
+        stand.room.enter(work, gives_way=True)
+        try:
+            await work.run(steps())
+        except SpaceContended:
+            seen.append("gave up")
+        stand.room.leave(work, 0)
+        work.ended.land(None)
+
+    done = Deferred.fromCoroutine(do())
+    giving_up = Deferred.fromCoroutine(work.give_up(SpaceContended()))
+    assert seen == ["closed", "gave up"]
+    now(giving_up)
+    now(done)
+    gate.callback(None)
+    assert (work.held, stand.bound.size) == (0, 90)
+
+
+def test_a_blob_that_grows() -> None:
+    """What is stored beside a blob counts with it, wherever the blob is."""
+    stand = Stand("a", "b")
+    stand.shelf.grow(stand.blobs[0], 5)
+    assert (stand.shelf.size, stand.blobs[0].size) == (25, 15)
+    stand.shelf.remove(stand.blobs[0])
+    stand.shelf.grow(stand.blobs[0], 5)
+    assert (stand.shelf.size, stand.blobs[0].size) == (10, 20)

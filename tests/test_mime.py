@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blobserve.web.mime import content_type, is_html
+from blobserve.web.mime import content_type, is_compressible, is_html
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,21 @@ def test_pages() -> None:
     """HTML is told from what only sounds like it."""
     assert is_html(content_type(b"a.htm"))
     assert not is_html(content_type(b"a.xhtml"))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (b"a.html a.css a.js a.txt a.md a.csv a.vtt a.json a.map a.webmanifest a.jsonld", True),
+        (b"a.xml a.xhtml a.rss a.atom a.svg a.wasm a.gltf a.yaml a.ttf a.otf a.eot a.ico", True),
+        (
+            b"a.png a.jpg a.webp a.woff a.woff2 a.gz a.zip a.zst a.mp4 a.mp3 a.pdf a.glb a.vsix",
+            False,
+        ),
+        (b"a a.bin LICENSE a.docx", False),
+    ],
+)
+def test_what_is_compressed(names: bytes, expected: bool) -> None:
+    """What is text at heart is worth compressing, and what is compressed in itself is not."""
+    for name in names.split():
+        assert is_compressible(content_type(name)) is expected, name

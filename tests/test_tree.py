@@ -364,7 +364,7 @@ def test_reading(served: Serve) -> None:
     assert filesystem.read(entry, 190, 100) == bytes(range(190, 200))
     assert filesystem.read(entry, 200, 5) == filesystem.read_cached(entry, 200, 5) == b""
     assert filesystem.read_cached(entry, 10, 5) in (None, bytes(range(10, 15)))
-    assert os.pread(filesystem.fileno(), 3, entry.offset) == b"\0\1\2"
+    assert os.pread(filesystem.descriptor_of(entry), 3, entry.offset) == b"\0\1\2"
 
 
 def test_a_link_farm_is_not_followed_out(served: Serve, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable
 
 from blobserve.oci.digest import Digest
+from blobserve.store.codings import Uncoded
 from blobserve.store.state import Record
-from blobserve.store.tree import ImageFilesystem
+from blobserve.store.tree import Entry, ImageFilesystem
 
 
 class BlobState(enum.Enum):
@@ -34,7 +35,7 @@ class KeptBlob:
         self.leases = 0
         """How many read it."""
         self.files = threading.Lock()
-        """Held, in threads only, by whoever syncs or removes its files."""
+        """Held, in threads only, by whoever syncs, adds or removes its files."""
         self.is_removed = False
         """Whether its files have been moved away; read and set under `files`."""
         self.is_gone = False
@@ -56,12 +57,23 @@ class Blob:
     """The right to read a READY blob until `release`; its files stay open that long."""
 
     def __init__(
-        self, kept: KeptBlob, filesystem: ImageFilesystem, released: Callable[[KeptBlob], None]
+        self,
+        kept: KeptBlob,
+        filesystem: ImageFilesystem,
+        released: Callable[[KeptBlob], None],
+        want: Callable[[KeptBlob, Entry, bytes], Uncoded],
     ) -> None:
+        """`want` is asked for codings that are not there."""
         self.filesystem = filesystem
         self._kept = kept
         self._released: Callable[[KeptBlob], None] | None = released
+        self._want = want
         kept.leases += 1
+
+    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
+        """See `Lease.coded`."""
+        known = self.filesystem.coded(entry, coding)
+        return self._want(self._kept, entry, coding) if known is None else known
 
     def release(self) -> None:
         """Give it up; once is enough, more is harmless."""

@@ -2,8 +2,8 @@
 
 What is decided is decided on the reactor's thread; what blocks runs in threads. The rooms beside
 this one each have a part: `ingest` how a layer comes in, `room` what goes for it, `keep` the READY
-blobs, `recovery` what is found at the start, `state` what is remembered. Knows nothing of what
-references mean, and of no registry.
+blobs, `coder` their codings, `recovery` what is found at the start, `state` what is remembered.
+Knows nothing of what references mean, and of no registry.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class BlobSpace:
         metrics: Metrics,
         disk: Threads | None = None,
     ) -> None:
-        """Layers are extracted in `threads`; `disk`, if given, does the rest of what blocks."""
+        """Layers are extracted, and files coded, in `threads`; `disk`, if given, does the rest."""
         self._reactor = reactor
         self._rules = rules
         self._limits = limits
@@ -74,7 +74,7 @@ class BlobSpace:
         self._uses = WriteBehind(reactor, _USES_DELAY, self._write)
         self._remembered = WriteBehind(reactor, _REFERENCES_DELAY, self._write)
         files = BlobFiles(location, state, limits)
-        self._keep = Keep(files, disk, bound, self._uses, reactor, metrics)
+        self._keep = Keep(files, disk, bound, self._uses, reactor, metrics, threads)
         self._manifest_files = ManifestFiles(location, state, limits)
         self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
         self.references = References(self._remembered)
@@ -129,6 +129,7 @@ class BlobSpace:
             self._reclaiming.stop()
         for ingest in list(self._ingests):
             self._do(ingest.give_up(StoreClosed()))
+        self._do(self._keep.coder.close())
         await Deferred.fromCoroutine(self._quiet()).addTimeout(_CLOSING, self._reactor)
         await self._uses.flush()
         await self._remembered.flush()

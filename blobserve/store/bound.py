@@ -75,6 +75,12 @@ class Shelf:
         self.size -= blob.size
         self._open.pop(blob.digest, None)
 
+    def grow(self, blob: KeptBlob, size: int) -> None:
+        """A blob, here or on its way out, takes `size` bytes more."""
+        blob.size += size
+        if blob in self:
+            self.size += size
+
     def touch(self, blob: KeptBlob) -> None:
         """Count a use."""
         self._blobs.move_to_end(blob.digest)

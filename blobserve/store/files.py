@@ -14,6 +14,7 @@ from blobserve.config import Limits
 from blobserve.errors import BadImage, BlobDamaged
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob
+from blobserve.store.codings import Codings
 from blobserve.store.index import Index
 from blobserve.store.location import Location, footprint, remove, sync
 from blobserve.store.state import Record, State, made_durable, recorded, removed
@@ -58,6 +59,13 @@ class BlobFiles:
             if not kept.is_removed:
                 sync_blob(self._location.blob(kept.digest))
                 self._state.change(made_durable(kept.digest))
+
+    def begin_coding(self, kept: KeptBlob, codings: Codings, is_needed: bool) -> int | None:
+        """See `Codings.begin`; None when the blob has been removed."""
+        with kept.files:
+            if kept.is_removed:
+                return None
+            return codings.begin(self._location.blob(kept.digest), is_needed)
 
     def remove(self, blobs: list[KeptBlob]) -> None:
         """Remove blobs; whoever has one open can read on. One that cannot be moved stays."""
@@ -104,5 +112,5 @@ def rebuild(directory: Path, digest: Digest, used: float, limits: Limits) -> Rec
 
 
 def sync_blob(directory: Path) -> None:
-    """Return when a published blob would survive a power cut."""
-    sync(*directory.iterdir(), directory, directory.parent)
+    """Return when a published blob would survive a power cut, but for its codings."""
+    sync(directory / "content", directory / "index", directory, directory.parent)

@@ -18,6 +18,7 @@ from blobserve.oci.digest import Digest
 from blobserve.store.behind import WriteBehind
 from blobserve.store.blob import Blob, KeptBlob
 from blobserve.store.bound import Bound, Shelf
+from blobserve.store.coder import Coder
 from blobserve.store.files import BlobFiles
 from blobserve.store.location import blocks
 from blobserve.store.room import Room
@@ -28,7 +29,7 @@ from blobserve.threads import Threads
 _log = Logger()
 
 MOST_OPEN = 256
-"""Blobs that stay open, at two descriptors each, though nobody reads them."""
+"""Blobs that stay open, at two descriptors each, or three, though nobody reads them."""
 
 
 class Keep:
@@ -42,9 +43,14 @@ class Keep:
         uses: WriteBehind,
         clock: IReactorTime,
         metrics: Metrics,
+        compute: Threads,
     ) -> None:
+        """Files are coded in `compute`; `threads` does the rest of what blocks."""
         self.shelf = Shelf()
         self.room = Room(bound, self.shelf, self.evict)
+        self.coder = Coder(
+            files, compute, self.room, self.shelf, self._lease, clock.seconds, metrics
+        )
         self._files = files
         self._threads = threads
         self._bound = bound
@@ -89,7 +95,7 @@ class Keep:
         # Later than every use before it, also when the clock was set back.
         self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
         self._uses.put(digest, was_used(digest, self._last_use))
-        return Blob(kept, kept.filesystem, self._released)
+        return self._lease(kept)
 
     async def mount(self, digest: Digest) -> Blob | None:
         """See `BlobSpace.mount`."""
@@ -138,6 +144,12 @@ class Keep:
         self._most_open = 0
         self.shelf.close(self._most_open)
 
+    def _lease(self, kept: KeptBlob) -> Blob | None:
+        """The right to read a READY blob that is open; does not count as a use."""
+        if kept.filesystem is None or kept not in self.shelf:
+            return None
+        return Blob(kept, kept.filesystem, self._released, self.coder.want)
+
     async def _open(self, kept: KeptBlob) -> None:
         """Open a blob, or set it aside if it is damaged beyond repair.
 
@@ -155,6 +167,7 @@ class Keep:
             return
         if kept.filesystem is None and kept in self.shelf:
             self.shelf.opened(kept, filesystem)
+            self.coder.opened(kept)
             self.shelf.close(self._most_open)
         else:
             filesystem.close()

@@ -7,7 +7,8 @@ from typing import Literal
 
 from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import Blob
-from blobserve.store.tree import ImageFilesystem
+from blobserve.store.codings import Uncoded
+from blobserve.store.tree import Entry, ImageFilesystem
 
 Result = Literal["hit", "pull", "wait", "stale"]
 
@@ -28,6 +29,14 @@ class Lease:
         """How it came about: found ready, pulled for this call, waited for, or found stale."""
         self.trusted_until = trusted_until
         """When, by the reactor's clock, a new one must be asked for although this is still held."""
+
+    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
+        """A file of the image in a content coding, to be read like any entry of this lease.
+
+        Costs a look-up. What has not been made yet is made in the background, once however many
+        ask. Nothing is made of what is coded already, too small or too large, or after `release`.
+        """
+        return Uncoded.NEVER if self._blob is None else self._blob.coded(entry, coding)
 
     def release(self) -> None:
         """Give the image up; once is enough, more is harmless."""

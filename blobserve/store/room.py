@@ -53,16 +53,27 @@ class Room:
         self._shelf = shelf
         self._evict = evict
         self._pulls: list[Pull] = []
+        """The oldest first; last of all those that give way."""
+        self._giving_way: list[Pull] = []
         self._requests: list[_Request] = []
         self._serving = False
 
-    def enter(self, pull: Pull) -> None:
-        """Let a pull ask from now on; it is the youngest."""
-        self._pulls.append(pull)
+    def enter(self, pull: Pull, gives_way: bool = False) -> None:
+        """Let a pull ask from now on; it is the youngest.
+
+        One that `gives_way` is no pull, and counts as younger than every pull, those to come too.
+        """
+        at = len(self._pulls) - len(self._giving_way)
+        if gives_way:
+            at = len(self._pulls)
+            self._giving_way.append(pull)
+        self._pulls.insert(at, pull)
 
     def leave(self, pull: Pull, kept: int) -> None:
         """Take back all that a pull holds but the bytes it has `kept` on disk; once only."""
         self._pulls.remove(pull)
+        if pull in self._giving_way:
+            self._giving_way.remove(pull)
         self._bound.give(pull.held - kept)
 
     def ask(self, pull: Pull | None, least: int, wish: int = 0) -> Deferred[int]:

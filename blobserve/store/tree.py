@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import os
 import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import attrs
 from blobserve.config import Limits
 from blobserve.errors import BlobDamaged, PathNotFound
 from blobserve.oci.digest import Digest
+from blobserve.store.codings import Coded, Codings, Uncoded
 from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
 from blobserve.store.index import APPLICATION_ID, VERSION
 from blobserve.store.replay import TooManyLinks, parted, split, walk
@@ -40,7 +42,8 @@ class Entry:
     """A file or a directory of the tree. Only a file has bytes, and a `sha256` of them.
 
     `path` is canonical: no leading slash, no link on the way. `offset` counts in the content file;
-    `mtime` is in seconds since 1970, None where the layer gives none that makes sense.
+    `mtime` is in seconds since 1970, None where the layer gives none that makes sense. With a
+    `coding`, `offset`, `size` and `sha256` are those of the coded bytes, which lie elsewhere.
     """
 
     path: bytes
@@ -49,6 +52,7 @@ class Entry:
     size: int = 0
     sha256: bytes = b""
     mtime: int | None = None
+    coding: bytes = b""
 
 
 class _Found(NamedTuple):
@@ -67,10 +71,17 @@ class ImageFilesystem:
     """
 
     def __init__(
-        self, digest: Digest, limits: Limits, database: sqlite3.Connection, content: int
+        self,
+        digest: Digest,
+        limits: Limits,
+        database: sqlite3.Connection,
+        content: int,
+        codings: Codings,
     ) -> None:
         self.digest = digest
         """The digest of the layer."""
+        self.codings = codings
+        """What has been made of its files."""
         self._limits = limits
         self._database = database
         self._cursor = database.cursor()
@@ -83,13 +94,17 @@ class ImageFilesystem:
         :raises BlobDamaged: when an index of our version and a content of its size are not there.
         :raises OSError: when they cannot be opened.
         """
-        content = os.open(directory / "content", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            database = _open_index(directory / "index", os.fstat(content).st_size)
-        except (sqlite3.Error, ValueError) as error:
-            os.close(content)
-            raise BlobDamaged(str(digest), str(error)) from error
-        return cls(digest, limits, database, content)
+        with ExitStack() as failing:
+            content = os.open(directory / "content", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            failing.callback(os.close, content)
+            codings = Codings.open(directory)
+            failing.callback(codings.close)
+            try:
+                database = _open_index(directory / "index", os.fstat(content).st_size)
+            except (sqlite3.Error, ValueError) as error:
+                raise BlobDamaged(str(digest), str(error)) from error
+            failing.pop_all()
+        return cls(digest, limits, database, content, codings)
 
     def lookup(self, path: bytes) -> Entry:
         """Find what `path` names, through links, from the root of the tree.
@@ -120,15 +135,23 @@ class ImageFilesystem:
         )
         return [name for (name,) in rows]
 
+    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
+        """The same file in a content coding; None when that is not known yet."""
+        made = self.codings.get(entry.sha256, coding)
+        if not isinstance(made, Coded):
+            return made
+        path, kind, mtime = entry.path, entry.kind, entry.mtime
+        return Entry(path, kind, made.offset, made.size, made.sha256, mtime, coding)
+
     def read(self, entry: Entry, offset: int, length: int) -> bytes:
         """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
 
         :raises BlobDamaged: when the content is shorter than the index says.
         """
-        pieces = []
+        pieces, descriptor = [], self.descriptor_of(entry)
         at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
         while at < end:
-            piece = os.pread(self._content, end - at, at)
+            piece = os.pread(descriptor, end - at, at)
             if not piece:
                 raise BlobDamaged(str(self.digest), "its content is cut short")
             pieces.append(piece)
@@ -142,21 +165,24 @@ class ImageFilesystem:
             return b""
         buffer = bytearray(length)
         try:
-            read = os.preadv(self._content, [buffer], entry.offset + offset, os.RWF_NOWAIT)
+            read = os.preadv(
+                self.descriptor_of(entry), [buffer], entry.offset + offset, os.RWF_NOWAIT
+            )
         except OSError:  # Not in memory; or a file system that cannot tell.
             return None
         return bytes(memoryview(buffer)[:read]) or None
 
-    def fileno(self) -> int:
-        """The descriptor of the content file."""
-        return self._content
+    def descriptor_of(self, entry: Entry) -> int:
+        """The descriptor of the file that has an entry's bytes, from its `offset` on."""
+        return self.codings.descriptor if entry.coding else self._content
 
     def close(self) -> None:
-        """Close both files. Idempotent."""
+        """Close all files. Idempotent."""
         content, self._content = self._content, -1
         if content >= 0:
             os.close(content)
         self._database.close()
+        self.codings.close()
 
     def _get(self, key: bytes) -> _Found | None:
         row = self._cursor.execute(_FIND, parted(key)).fetchone()

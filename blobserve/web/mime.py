@@ -90,11 +90,34 @@ def _written(media_type: str) -> bytes:
     return media_type.encode() + (b"; charset=utf-8" if media_type.startswith("text/") else b"")
 
 
+# Beside text, JSON and XML: what is not compressed in itself, and gains by it.
+_COMPRESSIBLE = {
+    "application/rtf",
+    "application/vnd.ms-fontobject",
+    "application/wasm",
+    "application/x-tar",
+    "application/yaml",
+    "font/collection",
+    "font/otf",
+    "font/ttf",
+    "image/bmp",
+    "image/vnd.microsoft.icon",
+}
+
+
+def _is_compressible(media_type: str) -> bool:
+    kind, _, name = media_type.partition("/")
+    is_structured = name in ("json", "xml") or name.endswith(("+json", "+xml"))
+    return kind == "text" or is_structured or media_type in _COMPRESSIBLE
+
+
 _BY_EXTENSION = {
     extension.encode(): _written(media_type)
     for media_type, extensions in _TYPES.items()
     for extension in extensions.split()
 }
+
+_CODED = {_written(media_type) for media_type in _TYPES if _is_compressible(media_type)}
 
 
 def content_type(name: bytes) -> bytes:
@@ -102,6 +125,11 @@ def content_type(name: bytes) -> bytes:
     stem, dot, extension = name.rpartition(b"/")[2].rpartition(b".")
     # A name that begins with its only dot, such as .html, has no extension.
     return _BY_EXTENSION.get(extension.lower(), UNKNOWN) if stem and dot else UNKNOWN
+
+
+def is_compressible(content_type: bytes) -> bool:
+    """Whether what is said to be of one of our types is worth a content coding, if it is large."""
+    return content_type in _CODED
 
 
 def is_html(content_type: bytes) -> bool:
