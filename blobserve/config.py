@@ -55,7 +55,7 @@ class Limits:
     client_minimum_rate: int = KIB
     client_connections: int = 10_000
     client_connections_per_address: int | None = None
-    response_cache_size: int = 16 * MIB
+    response_cache_size: int = 32 * MIB
 
 
 @attrs.frozen
@@ -97,7 +97,7 @@ class RepositoryRules:
     not_found: str | None = None
     early_serve: bool = False
     codings: tuple[str, ...] = ("zstd", "gzip")
-    """What text is compressed with here, for clients that accept it; the first is the favourite."""
+    """What text is compressed with here, for clients that accept it."""
     precompressed: bool = False
     """Whether ``app.js.br`` in the image is ``app.js`` in another coding, and so on."""
     source: Path | None = None

@@ -172,7 +172,7 @@ class Accounts:
                 sent=sent,
                 duration=duration,
                 cache=asked.cache,
-                digest=asked.digest,
+                digest=None if asked.digest is None else str(asked.digest),
                 request_id=request_id,
                 referer=fields.get(b"referer"),
                 agent=fields.get(b"user-agent"),

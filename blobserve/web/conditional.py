@@ -39,14 +39,11 @@ class Verdict:
     range: Range | None = None
     etag: bytes | None = None
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the status says it all: 200 or 304, of the selected representation."""
-        return self is _ALL or self is _UNCHANGED
 
-
-_ALL = Verdict(200)
-_UNCHANGED = Verdict(304)
+ALL = Verdict(200)
+"""The one verdict on a request without conditions."""
+UNCHANGED = Verdict(304)
+"""The one verdict on a client that has the selected representation."""
 _CONDITIONS = frozenset(
     (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"range")
 )
@@ -67,18 +64,18 @@ def evaluate(
     entity tags of further representations that the request would accept.
     """
     if _CONDITIONS.isdisjoint(fields):
-        return _ALL
+        return ALL
     if not _may_go_on(fields, etag, modified):
         return Verdict(412)
     match = fields.get(b"if-none-match")
     if match is None:
         if _is_unmodified(fields, modified):
-            return _UNCHANGED
+            return UNCHANGED
     elif (held := _held(match, (etag, *others))) is not None:
-        return _UNCHANGED if held == etag else Verdict(304, None, held)
+        return UNCHANGED if held == etag else Verdict(304, None, held)
     asked = fields.get(b"range")
     if method != b"GET" or asked is None or not _is_range_current(fields, etag, modified):
-        return _ALL
+        return ALL
     return select(asked, size)
 
 

@@ -16,20 +16,23 @@ from twisted.python.failure import Failure
 
 from blobserve.config import Config, RepositoryRules
 from blobserve.errors import BlobserveError, Forbidden, NotFound, PullTimeout
+from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
-from blobserve.web.answer import Answer, Content, Header
+from blobserve.web.answer import Answer, Body, Content, Header
 from blobserve.web.conditional import Fields
-from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, VARY, entity_tag
+from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.hold import EntryBody, Hold
-from blobserve.web.pages import NeedsSlash, Role, find
+from blobserve.web.pages import NeedsSlash
 from blobserve.web.paths import Location
-from blobserve.web.ready import LARGEST, Key, Ready, ReadyResponses
-from blobserve.web.representation import Representation, Selection
-from blobserve.web.rewrite import Variables, View, Views, edits_for, parse_variables
+from blobserve.web.ready import LARGEST, Key, Ready, ReadyResponses, read_whole
+from blobserve.web.representation import Role, Variant
+from blobserve.web.rewrite import Views, parse_variables
+from blobserve.web.selection import Selection, select
 from blobserve.web.status import ALLOW
+from blobserve.web.variant import accepted, choose
 
 _VARIABLES = INLINE_VARIABLES.lower()
 _READ_ONLY = b"x-blobserve-readonly"
@@ -60,7 +63,7 @@ class Asked:
     rules: RepositoryRules | None = None
     """Of the repository, as soon as they are known."""
     cache: str | None = None
-    digest: str | None = None
+    digest: Digest | None = None
 
 
 class Files:
@@ -100,8 +103,7 @@ class Files:
             return None
         ready = self._ready.get(key) or self._made_ready(asked.head, key)
         if ready is not None:
-            asked.rules, asked.cache = ready.selection.rules, ready.result
-            asked.digest = ready.digest
+            asked.rules, asked.cache, asked.digest = ready.rules, ready.result, ready.image
         return ready
 
     async def get(self, asked: Asked) -> Answer:
@@ -112,7 +114,7 @@ class Files:
         head, config = asked.head, self._config()
         ready = self.at_once(asked)
         if ready is not None:
-            return ready.shown.answer(head.method, head.fields)
+            return ready.answer(head.method, head.fields)
         location = Location.parse(head.path)
         rules = asked.rules = config.rules_for(location.reference.repository)
         if rules is None:
@@ -120,25 +122,28 @@ class Files:
         variables = parse_variables(head.fields.get(_VARIABLES))
         read_only = head.fields.get(_READ_ONLY, b"").lower() == b"true"
         lease = await self._lease(location.reference, read_only, config.timeout)
-        asked.cache, asked.digest = lease.result, str(lease.digest)
+        asked.cache, asked.digest = lease.result, lease.digest
         hold = Hold(lease, self._disk)
         try:
-            selection = _select(lease, location, rules, variables)
+            selection = select(lease, location, rules, variables)
             if isinstance(selection, NeedsSlash):
                 return _redirect(location, head.query)
-            shown = await self._represented(hold, selection)
+            variant, body = await self._variant(hold, selection, head.fields)
+            shown = selection.represented(variant, lease.digest, self._reactor.seconds())
         finally:
             hold.leave()
-        return shown.answer(head.method, head.fields)
+        return shown.answer(head.method, head.fields, body)
 
-    async def _represented(self, hold: Hold, selection: Selection) -> Representation:
-        entry, now = selection.page.entry, self._reactor.seconds()
+    async def _variant(
+        self, hold: Hold, selection: Selection, fields: Fields
+    ) -> tuple[Variant, Body]:
+        entry = selection.page.entry
         if not selection.edits:
-            body, etag = EntryBody(hold, entry), entity_tag(entry.sha256)
-            return selection.represented(body, etag, hold.lease.digest, now)
+            choice = choose(hold.lease, selection, fields)
+            return choice.variant, EntryBody(hold, choice.entry)
         limit = self._config().limits.rewrite_size
         view = await self.views.view(hold, entry, selection.edits, limit)
-        return selection.represented(Content(view.content), view.etag, hold.lease.digest, now)
+        return view.variant, Content(view.content)
 
     def _made_ready(self, head: Head, key: Key) -> Ready | None:
         """The same as `get` makes, of a small file that is in memory."""
@@ -148,35 +153,33 @@ class Files:
             if lease is None:
                 return None
             with lease:
-                return self._read(lease, location, key)
+                return self._read(lease, location, head.fields, key)
         except BlobserveError:
             return None
 
-    def _read(self, lease: Lease, location: Location, key: Key) -> Ready | None:
+    def _read(self, lease: Lease, location: Location, fields: Fields, key: Key) -> Ready | None:
         rules = self._config().rules_for(location.reference.repository)
-        selection = None if rules is None else _select(lease, location, rules, None)
+        selection = None if rules is None else select(lease, location, rules, None)
         if not isinstance(selection, Selection) or selection.page.role is Role.NOT_FOUND:
             return None
-        view = self._view_at_once(lease, selection)
-        if view is None:
-            return None
-        self._store.count(lease.result)
-        now = self._reactor.seconds()
-        shown = selection.represented(Content(view.content), view.etag, lease.digest, now)
-        return self._ready.keep(key, Ready(shown, view.content, selection, lease.digest), lease)
-
-    def _view_at_once(self, lease: Lease, selection: Selection) -> View | None:
-        entry = selection.page.entry
         if selection.edits:
             limit = self._config().limits.rewrite_size
-            view = self.views.kept(lease, entry, selection.edits, limit)
-            return view if view is not None and len(view.content) <= LARGEST else None
-        if entry.size > LARGEST:
+            view = self.views.kept(lease, selection.page.entry, selection.edits, limit)
+            source, is_final = None, True
+            variant, content = (view.variant, view.content) if view else (None, None)
+        else:
+            choice = choose(lease, selection, fields)
+            # Where the coded bytes lie is not known for longer than the lease.
+            source = None if choice.entry.coding else choice.entry
+            variant, is_final = choice.variant, choice.is_final
+            content = read_whole(lease, choice.entry)
+        if variant is None or content is None or len(content) > LARGEST:
             return None
-        content = lease.filesystem.read_cached(entry, 0, entry.size)
-        if content is None or len(content) < entry.size:
-            return None
-        return View(content, entity_tag(entry.sha256))
+        self._store.count(lease.result)
+        shown = selection.represented(variant, lease.digest, self._reactor.seconds())
+        reference = location.reference
+        ready = Ready(shown, content, source, selection.rules, reference, lease.digest)
+        return self._ready.keep(key, ready, lease) if is_final else ready
 
     def options(self, asked: Asked) -> Answer:
         """The answer to OPTIONS, not yet `dressed`.
@@ -205,19 +208,13 @@ class Files:
 
 def _key(head: Head) -> Key | None:
     """What a request selects by; None where more decides than what is kept."""
-    if _VARIABLES in head.fields or _READ_ONLY in head.fields:
+    fields = head.fields
+    if _VARIABLES in fields or _READ_ONLY in fields:
         return None
-    return (head.path,)
-
-
-def _select(
-    lease: Lease, location: Location, rules: RepositoryRules, variables: Variables | None
-) -> Selection | NeedsSlash:
-    page = find(lease, location, rules, variables is not None)
-    if isinstance(page, NeedsSlash):
-        return page
-    edits = edits_for(page.name, page.entry, rules, variables)
-    return Selection(location, rules, page, variables is not None, edits)
+    if b"range" not in fields:
+        return (head.path, *accepted(fields))
+    # A range is of the file as it is, unless the request knows of a coding.
+    return None if b"if-range" in fields or b"if-none-match" in fields else (head.path,)
 
 
 def _too_slow(outcome: Lease | Failure, seconds: float) -> Lease | Failure:
@@ -229,7 +226,7 @@ def _redirect(location: Location, query: bytes | None) -> Answer:
     headers = [(b"Location", location.with_slash(query)), (b"Cache-Control", b"no-cache")]
     if location.path is None:
         # With inline variables, the same URL is the page itself.
-        headers.append(VARY)
+        headers.append(vary(INLINE_VARIABLES))
     return Answer(301, (*headers, NO_SNIFF))
 
 

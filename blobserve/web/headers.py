@@ -17,7 +17,6 @@ from blobserve.web.mime import is_html
 
 NO_SNIFF: Header = (b"X-Content-Type-Options", b"nosniff")
 INLINE_VARIABLES = b"X-BlobServe-InlineVars"
-VARY: Header = (b"Vary", INLINE_VARIABLES)
 
 _FOR_EVER = b"public, max-age=31536000, immutable"
 
@@ -25,6 +24,11 @@ _FOR_EVER = b"public, max-age=31536000, immutable"
 def entity_tag(sha256: bytes) -> bytes:
     """The strong ``ETag`` of bytes with this hash: the same on every replica."""
     return b'"' + urlsafe_b64encode(sha256).rstrip(b"=") + b'"'
+
+
+def vary(*names: bytes) -> Header:
+    """The field that says which fields of a request decide what its URL shows."""
+    return (b"Vary", b", ".join(names))
 
 
 def http_date(seconds: int) -> bytes:

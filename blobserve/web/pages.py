@@ -6,8 +6,6 @@ redirected, all relative to the repository's workdir. Knows nothing of headers.
 
 from __future__ import annotations
 
-import enum
-
 import attrs
 
 from blobserve.config import RepositoryRules
@@ -15,18 +13,8 @@ from blobserve.errors import PathNotFound
 from blobserve.store.lease import Lease
 from blobserve.store.tree import Entry, ImageFilesystem, Kind
 from blobserve.web.paths import Location, shown
+from blobserve.web.representation import Role
 from blobserve.web.rewrite import INDEX
-
-
-class Role(enum.Enum):
-    """Why a file is what is served."""
-
-    ASKED = enum.auto()
-    """The URL names it, or its directory."""
-    FALLBACK = enum.auto()
-    """The URL names nothing; the application will know what it means."""
-    NOT_FOUND = enum.auto()
-    """The URL names nothing, and the file says so."""
 
 
 @attrs.frozen

@@ -14,20 +14,23 @@ from collections.abc import Callable
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from blobserve.config import Config
+from blobserve.config import Config, RepositoryRules
 from blobserve.oci.digest import Digest
+from blobserve.oci.reference import Reference
 from blobserve.store.lease import Lease, Result
 from blobserve.store.refstore import RefStore
-from blobserve.web.answer import Answer
-from blobserve.web.conditional import Fields, Verdict
-from blobserve.web.representation import Representation, Selection
+from blobserve.store.tree import Entry
+from blobserve.web.answer import Answer, Content
+from blobserve.web.conditional import ALL, UNCHANGED, Fields, Verdict
+from blobserve.web.representation import Representation
 from blobserve.web.wire import Head
 
 LARGEST = 64 * 1024
 """Bytes of a body that is kept."""
 
 _BELIEVED = 1.0
-_OVERHEAD = 3072
+_OVERHEAD = 2048
+"""Bytes of a head and all that belongs to it."""
 
 Key = tuple[bytes, ...]
 """A URL's path, and what else of a request selects a representation."""
@@ -35,111 +38,149 @@ Key = tuple[bytes, ...]
 
 @attrs.define(eq=False)
 class Ready:
-    """A representation whose body is in memory, and what it is a part of."""
+    """A representation, its body in memory, and the image that it is of."""
 
     shown: Representation
-    content: bytes = attrs.field(repr=False)
-    selection: Selection
+    content: bytes | None = attrs.field(repr=False)
+    """None while only the head is kept; never of what `ReadyResponses` gives."""
+    source: Entry | None
+    """What the body can be read from again."""
+    rules: RepositoryRules
+    reference: Reference
     image: Digest
-    """Of the manifest or index that its reference stands for."""
-    digest: str = attrs.field(init=False)
-    """The same as the log has it."""
     result: Result = "hit"
-    believed_from: float = 0.0
-    believed_until: float = 0.0
-    _heads: dict[int, Head] = attrs.field(factory=dict, init=False)
+    _believed_from: float = 0.0
+    _believed_until: float = 0.0
+    _all: Head | None = None
+    _unchanged: Head | None = None
 
-    def __attrs_post_init__(self) -> None:
-        self.digest = str(self.image)
+    def is_believed(self, now: float) -> bool:
+        """Whether it is so young that its image need not be asked for."""
+        # Also when the clock was set back: nothing is believed before it was found out.
+        return self._believed_from <= now < self._believed_until
 
     def believe(self, lease: Lease, now: float) -> None:
         """Take up what a lease that was just given says of the image."""
         self.result = "stale" if lease.result == "stale" else "hit"
-        self.believed_from = now
-        self.believed_until = min(now + _BELIEVED, lease.trusted_until)
+        self._believed_from = now
+        self._believed_until = min(now + _BELIEVED, lease.trusted_until)
 
     def respond(self, method: bytes, fields: Fields) -> tuple[int, Head, bytes]:
         """The status, the head and the body that answer a GET or HEAD."""
         verdict = self.shown.judge(method, fields)
-        if not verdict.is_plain:
+        if verdict is UNCHANGED:
+            if self._unchanged is None:
+                self._unchanged = self._head(verdict)
+            return 304, self._unchanged, b""
+        if verdict is not ALL:
             return self._respond(method, self._answer(verdict))
-        head = self._heads.get(verdict.status)
-        if head is None:
-            head = self._heads[verdict.status] = Head.of(self._answer(verdict))
-        has_body = method == b"GET" and verdict.status == 200
-        return verdict.status, head, self.content if has_body else b""
+        if self._all is None:
+            self._all = self._head(verdict)
+        return 200, self._all, (self.content or b"") if method == b"GET" else b""
+
+    def answer(self, method: bytes, fields: Fields) -> Answer:
+        """The same as a value, without what the repository's rules add."""
+        return self.shown.answer(method, fields, Content(self.content or b""))
 
     def _respond(self, method: bytes, answer: Answer) -> tuple[int, Head, bytes]:
         extent = answer.extent
         body = answer.body.read_cached(extent.start, extent.length) if method == b"GET" else None
         return answer.status, Head.of(answer), body or b""
 
-    def _answer(self, verdict: Verdict) -> Answer:
-        return self.shown.answer_to(verdict).under(self.selection.rules)
+    def _head(self, verdict: Verdict) -> Head:
+        return Head.of(self._answer(verdict))
 
-    @property
-    def cost(self) -> int:
-        """Bytes of memory that it takes, or a little more."""
-        return len(self.content) + _OVERHEAD
+    def _answer(self, verdict: Verdict) -> Answer:
+        return self.shown.answer_to(verdict, Content(self.content or b"")).under(self.rules)
+
+
+def read_whole(lease: Lease, entry: Entry) -> bytes | None:
+    """All bytes of a file, if it is small and all of it is in memory."""
+    if entry.size > LARGEST:
+        return None
+    content = lease.filesystem.read_cached(entry, 0, entry.size)
+    return content if content is not None and len(content) == entry.size else None
 
 
 class ReadyResponses:
-    """The responses that are kept."""
+    """The responses that are kept, the bodies of fewer than the heads."""
 
     def __init__(self, store: RefStore, config: Callable[[], Config], clock: IReactorTime) -> None:
         self._store = store
         self._config = config
         self._clock = clock
         self._kept: OrderedDict[Key, Ready] = OrderedDict()
+        self._whole: OrderedDict[Key, Ready] = OrderedDict()
         self._switches = 0
         self._under: Config | None = None
         self.size = 0
-        """Bytes that are kept; at most the limit ``responseCacheSize``."""
+        """Bytes that are kept; but for the last used, at most the limit ``responseCacheSize``."""
 
     def get(self, key: Key) -> Ready | None:
         """What is kept under `key`, if it is still what the URL names; counts as a use."""
-        if self._is_past:
+        if self._switches != self._store.switches or self._under is not self._config():
             self.flush()
             self._switches, self._under = self._store.switches, self._config()
         ready = self._kept.get(key)
         if ready is None:
             return None
-        # Also when the clock was set back: nothing is believed before it was found out.
-        if ready.believed_from <= self._clock.seconds() < ready.believed_until:
-            self._store.count(ready.result)
-        elif not self._is_confirmed(ready):
+        if ready.content is not None and ready.is_believed(self._clock.seconds()):
+            self._whole.move_to_end(key)
+        elif not self._is_confirmed(key, ready):
             self._forget(key)
             return None
         self._kept.move_to_end(key)
+        self._store.count(ready.result)
         return ready
 
     def keep(self, key: Key, ready: Ready, lease: Lease) -> Ready:
         """Keep what was just made of `lease`, where `get` had nothing; returns it."""
         ready.believe(lease, self._clock.seconds())
         self._kept[key] = ready
-        self.size += ready.cost
-        most = self._config().limits.response_cache_size
-        while self.size > most:
-            self._forget(next(iter(self._kept)))
+        self.size += _OVERHEAD
+        self._add_body(key, ready)
         return ready
 
     def flush(self) -> None:
         """Forget all of them."""
         self._kept.clear()
+        self._whole.clear()
         self.size = 0
 
-    @property
-    def _is_past(self) -> bool:
-        """Whether a reference was switched, or the configuration, since something was kept."""
-        return self._switches != self._store.switches or self._under is not self._config()
-
-    def _is_confirmed(self, ready: Ready) -> bool:
-        lease = self._store.lease_at_once(ready.selection.location.reference)
+    def _is_confirmed(self, key: Key, ready: Ready) -> bool:
+        """Whether the image is still the same, and the body there; both are looked for anew."""
+        lease = self._store.lease_at_once(ready.reference)
         if lease is None:
             return False
         with lease:
             ready.believe(lease, self._clock.seconds())
-            return lease.digest == ready.image
+            if lease.digest != ready.image:
+                return False
+            if ready.content is None and ready.source is not None:
+                ready.content = read_whole(lease, ready.source)
+                self._add_body(key, ready)
+            return ready.content is not None
+
+    def _add_body(self, key: Key, ready: Ready) -> None:
+        if ready.content is None:
+            return
+        self._whole[key] = ready
+        self.size += len(ready.content)
+        most = self._config().limits.response_cache_size
+        while self.size > most and len(self._kept) > 1:
+            # Bodies go first: what was made to find and describe them is what cost most.
+            if len(self._whole) > 1 and _OVERHEAD * len(self._kept) <= most * 3 // 4:
+                self._drop_body(next(iter(self._whole)))
+            else:
+                self._forget(next(iter(self._kept)))
+
+    def _drop_body(self, key: Key) -> None:
+        ready = self._whole.pop(key)
+        self.size -= len(ready.content or b"")
+        ready.content = None
 
     def _forget(self, key: Key) -> None:
-        self.size -= self._kept.pop(key).cost
+        if key in self._whole:
+            self._drop_body(key)
+        del self._kept[key]
+        self.size -= _OVERHEAD

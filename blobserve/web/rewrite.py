@@ -24,6 +24,7 @@ from blobserve.store.tree import Entry, ImageFilesystem
 from blobserve.web.headers import entity_tag
 from blobserve.web.hold import Hold
 from blobserve.web.paths import shown
+from blobserve.web.representation import Variant
 
 INDEX = b"index.html"
 CAPACITY = 64 << 20
@@ -54,10 +55,10 @@ class Edit:
 
 @attrs.frozen
 class View:
-    """An entry's bytes after its edits, and the entity tag of those bytes."""
+    """An entry's bytes after its edits, and what names them."""
 
     content: bytes = attrs.field(repr=False)
-    etag: bytes
+    variant: Variant
 
 
 def parse_variables(value: bytes | None) -> Variables | None:
@@ -178,7 +179,8 @@ def _make(filesystem: ImageFilesystem, entry: Entry, edits: Edits, limit: int) -
         # Before it is done: a page of one letter could grow a thousandfold.
         _check(entry, len(content) + content.count(edit.search) * grown, edit, limit)
         content = content.replace(edit.search, edit.replacement)
-    return View(content, entity_tag(hashlib.sha256(content).digest()))
+    etag = entity_tag(hashlib.sha256(content).digest())
+    return View(content, Variant(len(content), etag))
 
 
 def _check(entry: Entry, size: int, edit: Edit, limit: int) -> None:

@@ -1,0 +1,98 @@
+"""Variants: which bytes of a file a request gets, by the content codings that it accepts.
+
+Coded are the siblings that an image brings with it, and what is made of text-like files here. The
+first who ask for a coding get the file as it is, rather than wait. A range is a part of the file as
+it is, unless the request says which coding it has the rest of.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from blobserve.errors import PathNotFound
+from blobserve.store.coder import LARGEST, SMALLEST
+from blobserve.store.codings import Uncoded
+from blobserve.store.lease import Lease
+from blobserve.store.tree import Entry, Kind
+from blobserve.web.conditional import Fields
+from blobserve.web.headers import entity_tag
+from blobserve.web.mime import is_compressible
+from blobserve.web.negotiate import preferred
+from blobserve.web.representation import Role, Variant
+from blobserve.web.selection import Selection
+
+CODINGS = (b"br", b"zstd", b"gzip")
+"""All that is known, the favourite first."""
+
+_SIBLINGS = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
+
+
+@attrs.frozen
+class Choice:
+    """A variant, and the entry whose bytes it is."""
+
+    entry: Entry
+    variant: Variant
+    is_final: bool = True
+    """Whether a later request would get the same: no better one is being made."""
+
+
+def accepted(fields: Fields, offered: tuple[bytes, ...] = CODINGS) -> tuple[bytes, ...]:
+    """The codings among `offered` that a request prefers to the file as it is, best first."""
+    return preferred(fields.get(b"accept-encoding"), offered)
+
+
+def choose(lease: Lease, selection: Selection, fields: Fields) -> Choice:
+    """Which variant of an entry, not rewritten, a request gets."""
+    own = selection.page.entry
+    siblings = _siblings(lease, selection)
+    offered = tuple(each for each in CODINGS if each in siblings or _is_made(each, selection))
+    if not offered:
+        return Choice(own, Variant(own.size, entity_tag(own.sha256)))
+    ranked: list[Entry] = []
+    is_final = True
+    for coding in accepted(fields, offered):
+        coded = siblings.get(coding) or lease.filesystem.coded(own, coding)
+        if coded is None and is_final and not ranked:
+            coded = lease.coded(own, coding)
+            is_final = coded is not Uncoded.PENDING
+        if isinstance(coded, Entry):
+            ranked.append(coded)
+    return _best([*ranked, own], fields, is_final)
+
+
+def _best(ranked: list[Entry], fields: Fields, is_final: bool) -> Choice:
+    """The first of the variants, the last of which is the file as it is; or the one of a range."""
+    tags = [entity_tag(each.sha256) for each in ranked]
+    best = 0
+    if b"range" in fields:
+        condition = fields.get(b"if-range", b"")
+        best = tags.index(condition) if condition in tags else len(ranked) - 1
+    entry, tag = ranked[best], tags[best]
+    others = tuple(each for each in tags if each != tag)
+    return Choice(entry, Variant(entry.size, tag, entry.coding or None, True, others), is_final)
+
+
+def _is_made(coding: bytes, selection: Selection) -> bool:
+    """Whether a coding of the entry that is selected is made here."""
+    return (
+        coding.decode() in selection.rules.codings
+        and SMALLEST <= selection.page.entry.size <= LARGEST
+        and is_compressible(selection.kind)
+        and selection.page.role is not Role.NOT_FOUND
+    )
+
+
+def _siblings(lease: Lease, selection: Selection) -> dict[bytes, Entry]:
+    """The entries beside the one that is selected that are it in another coding."""
+    if not selection.rules.precompressed or selection.page.role is Role.NOT_FOUND:
+        return {}
+    siblings = {}
+    for coding, ending in _SIBLINGS.items():
+        try:
+            entry = lease.filesystem.lookup(selection.page.name + ending)
+        except PathNotFound:
+            continue
+        if entry.kind is Kind.FILE:
+            siblings[coding] = attrs.evolve(entry, coding=coding)
+    return siblings
