@@ -49,12 +49,10 @@ class Metrics:
         self.pulled_bytes = Counter(
             "blobserve_pulled_bytes_total", "Layer bytes received.", registry=registry
         )
-        self.lookups = Counter(
-            "blobserve_lookups_total",
-            "References asked for: hit, pull, wait or stale.",
-            ["result"],
-            registry=registry,
+        self.lookups = Tally(
+            "blobserve_lookups", "References asked for: hit, pull, wait or stale.", "result"
         )
+        registry.register(self.lookups)
         self.stale_serves = Counter(
             "blobserve_stale_serves_total",
             "Answers from a digest older than tagMaxAge.",
@@ -106,26 +104,42 @@ class Metrics:
         )
 
 
-class RequestMetrics(Collector):
-    """Requests answered, by method and status: how many, and how long they took.
+class Tally(Collector):
+    """A counter with one label, for what every request counts.
 
-    Counted once per request, so it has to be cheaper than the library's own locks and labels make
-    it: used on the reactor's thread alone, and turned into samples when somebody asks.
+    On the reactor's thread alone: the library's own locks and labels cost more than that.
     """
 
+    def __init__(self, name: str, documentation: str, label: str) -> None:
+        self._name, self._documentation, self._label = name, documentation, label
+        self._counts: dict[str, int] = {}
+
+    def count(self, value: str) -> None:
+        """Add one under this value of the label."""
+        self._counts[value] = self._counts.get(value, 0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector.collect`."""
+        family = CounterMetricFamily(self._name, self._documentation, labels=(self._label,))
+        for value, count in self._counts.items():
+            family.add_metric((value,), count)
+        yield family
+
+
+class RequestMetrics(Collector):
+    """Requests answered, by method and status: how many, and how long they took. See `Tally`."""
+
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, int], list[int]] = {}
-        self._seconds: dict[tuple[str, int], float] = {}
+        self._counts: dict[tuple[str, int], list[float]] = {}
+        """How many were in each of the buckets, and the seconds of all."""
 
     def count(self, method: str, status: int, seconds: float) -> None:
         """Count a request; `method` in lower case."""
-        key = method, status
-        counts = self._counts.get(key)
+        counts = self._counts.get((method, status))
         if counts is None:
-            counts = self._counts[key] = [0] * len(_BOUNDS)
-            self._seconds[key] = 0.0
+            counts = self._counts[method, status] = [0] * (len(_BOUNDS) + 1)
         counts[bisect_left(_BOUNDS, seconds)] += 1
-        self._seconds[key] += seconds
+        counts[-1] += seconds
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector.collect`."""
@@ -137,10 +151,11 @@ class RequestMetrics(Collector):
             labels=labels,
         )
         for (method, status), counts in self._counts.items():
+            *counts, seconds = counts
             upto = list(accumulate(counts))
             requests.add_metric((method, str(status)), upto[-1])
             buckets = list(zip(map(floatToGoString, _BOUNDS), upto, strict=True))
-            durations.add_metric((method, str(status)), buckets, self._seconds[method, status])
+            durations.add_metric((method, str(status)), buckets, seconds)
         yield requests
         yield durations
 

@@ -7,8 +7,6 @@ of HTTP, on either side.
 
 from __future__ import annotations
 
-from typing import get_args
-
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
@@ -53,7 +51,6 @@ class RefStore:
         self._pulls = Pulls(space, provider, images, self._known, self._missing, downloads, reactor)
         self._refreshes = Refreshes(provider, self._known, self._pulls, reactor)
         self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)
-        self._counted = {result: metrics.lookups.labels(result) for result in get_args(Result)}
         self._closed = False
 
     async def open(self) -> None:
@@ -98,7 +95,7 @@ class RefStore:
 
     def count(self, result: Result) -> None:
         """Count a use of an image that was leased with this `Lease.result`."""
-        self._counted[result].inc()
+        self._metrics.lookups.count(result)
         if result == "stale":
             self._metrics.stale_serves.inc()
 

@@ -19,8 +19,9 @@ from blobserve.config import Config
 from blobserve.metrics import Metrics
 from blobserve.web.accesslog import Served, client_address
 from blobserve.web.answer import Answer
-from blobserve.web.files import Asked
+from blobserve.web.files import Asked, Head
 from blobserve.web.head import HeadCheck
+from blobserve.web.ready import Ready
 from blobserve.web.response import abort
 
 ABORTED = 499
@@ -123,59 +124,66 @@ class Accounts:
         )
 
     def at_once(
-        self, peer: str, target: bytes, asked: Asked, status: int, sent: int, started: float
+        self, peer: str, head: Head, ready: Ready, status: int, sent: int, started: float
     ) -> None:
         """Account for a request of HTTP/1.1 that was answered as soon as it had come."""
-        self._close(peer, target, b"HTTP/1.1", asked, status, sent, started, self.new_id())
+        duration = self._reactor.seconds() - started
+        cache, digest = ready.result, str(ready.image)
+        self._write(
+            head, peer, b"HTTP/1.1", status, sent, started, duration, cache, digest, self.new_id()
+        )
 
     def _end(self, account: Account, status: int) -> None:
-        request = account.request
+        request, asked, started = account.request, account.asked, account.started
         del self._open[request]
         self._metrics.requests_in_flight.dec()
-        self._close(
+        self._write(
+            asked.head,
             peer_of(request.client),
-            request.uri,
             request.clientproto,
-            account.asked,
             status,
             request.sentLength,
-            account.started,
+            started,
+            self._reactor.seconds() - started,
+            asked.cache,
+            None if asked.digest is None else str(asked.digest),
             account.request_id,
         )
         self._tell()
 
-    def _close(
+    def _write(
         self,
+        head: Head,
         peer: str,
-        target: bytes,
         version: bytes,
-        asked: Asked,
         status: int,
         sent: int,
         started: float,
+        duration: float,
+        cache: str | None,
+        digest: str | None,
         request_id: str,
     ) -> None:
         """Count a request and write its line."""
-        head, duration = asked.head, self._reactor.seconds() - started
         self._count(head.method, status, duration)
         fields, trusted = head.fields, self._config().trusted_proxies
         if trusted and (forwarded := fields.get(b"x-forwarded-for")):
             peer = client_address(peer, [forwarded], trusted)
         self._log.write(
             Served(
-                time=started,
-                address=peer,
-                method=head.method,
-                target=target,
-                version=version,
-                status=status,
-                sent=sent,
-                duration=duration,
-                cache=asked.cache,
-                digest=None if asked.digest is None else str(asked.digest),
-                request_id=request_id,
-                referer=fields.get(b"referer"),
-                agent=fields.get(b"user-agent"),
+                started,
+                peer,
+                head.method,
+                head.target,
+                version,
+                status,
+                sent,
+                duration,
+                cache,
+                digest,
+                request_id,
+                fields.get(b"referer"),
+                fields.get(b"user-agent"),
             )
         )
 

@@ -105,7 +105,7 @@ class ImageChannel(http.HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """See `IProtocol.dataReceived`."""
-        if self._is_refused or (self.site.is_hot and self.site.hot.answer(self, data)):
+        if self._is_refused or self.site.hot.answer(self, data):
             return
         super().dataReceived(data)
         self._look_at_rest()

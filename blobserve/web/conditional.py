@@ -71,6 +71,8 @@ def evaluate(
     if match is None:
         if _is_unmodified(fields, modified):
             return UNCHANGED
+    elif match == etag:
+        return UNCHANGED
     elif (held := _held(match, (etag, *others))) is not None:
         return UNCHANGED if held == etag else Verdict(304, None, held)
     asked = fields.get(b"range")
@@ -111,8 +113,6 @@ def _may_go_on(fields: Fields, etag: bytes, modified: int | None) -> bool:
 
 def _held(match: bytes, etags: Sequence[bytes]) -> bytes | None:
     """Which of `etags` the field names, by weak comparison, RFC 9110 §13.1.2."""
-    if match in etags:
-        return match
     if match.strip(b" \t") == b"*":
         return etags[0]
     named = {tag.removeprefix(b"W/") for tag in _entity_tags(match)}

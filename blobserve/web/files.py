@@ -39,15 +39,29 @@ _READ_ONLY = b"x-blobserve-readonly"
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 
 
-@attrs.frozen
+def selector(fields: Fields) -> tuple[bytes, ...] | None:
+    """What fields of a request select by, beside its path; None where that cannot be kept."""
+    if _VARIABLES in fields or _READ_ONLY in fields:
+        return None
+    if b"range" not in fields:
+        return accepted(fields)
+    # A range is of the file as it is, unless the request knows of a coding.
+    return None if b"if-range" in fields or b"if-none-match" in fields else ()
+
+
+@attrs.define  # and not frozen: one is made for every request
 class Head:
     """A request's head, as far as answers depend on it."""
 
     method: bytes
+    target: bytes
+    """As it was sent."""
     path: bytes
-    """Of the URL: not decoded, without its leading slash."""
+    """Of the URL, relative to where ours begin: not decoded, without a slash in front."""
     query: bytes | None
     fields: Fields
+    selector: tuple[bytes, ...] | None
+    """See `selector`."""
 
     @property
     def is_navigation(self) -> bool:
@@ -93,18 +107,15 @@ class Files:
         rules = asked.rules or self._rules_of(asked.head)
         return answer if rules is None else answer.under(rules)
 
-    def at_once(self, asked: Asked) -> Ready | None:
+    def at_once(self, head: Head) -> Ready | None:
         """What answers a GET or HEAD for which nothing has to be waited for.
 
         None also for what is to be refused or redirected: that is for `get` to say.
         """
-        key = _key(asked.head)
-        if key is None:
+        if head.selector is None:
             return None
-        ready = self._ready.get(key) or self._made_ready(asked.head, key)
-        if ready is not None:
-            asked.rules, asked.cache, asked.digest = ready.rules, ready.result, ready.image
-        return ready
+        key = (head.path, head.selector)
+        return self._ready.get(key) or self._made_ready(head, key)
 
     async def get(self, asked: Asked) -> Answer:
         """The answer to a GET or a HEAD, not yet `dressed`.
@@ -112,8 +123,9 @@ class Files:
         :raises BlobserveError: what is to be refused, and why.
         """
         head, config = asked.head, self._config()
-        ready = self.at_once(asked)
+        ready = self.at_once(head)
         if ready is not None:
+            asked.rules, asked.cache, asked.digest = ready.rules, ready.result, ready.image
             return ready.answer(head.method, head.fields)
         location = Location.parse(head.path)
         rules = asked.rules = config.rules_for(location.reference.repository)
@@ -204,17 +216,6 @@ class Files:
         if not wait.called:
             wait.addTimeout(timeout, self._reactor, _too_slow)
         return await wait
-
-
-def _key(head: Head) -> Key | None:
-    """What a request selects by; None where more decides than what is kept."""
-    fields = head.fields
-    if _VARIABLES in fields or _READ_ONLY in fields:
-        return None
-    if b"range" not in fields:
-        return (head.path, *accepted(fields))
-    # A range is of the file as it is, unless the request knows of a coding.
-    return None if b"if-range" in fields or b"if-none-match" in fields else (head.path,)
 
 
 def _too_slow(outcome: Lease | Failure, seconds: float) -> Lease | Failure:

@@ -9,17 +9,18 @@ Twisted's channel and transport.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.tcp import Connection
 from twisted.web.http import datetimeToString
 
+from blobserve.config import Config
 from blobserve.web.accounts import Accounts
 from blobserve.web.conditional import Fields
-from blobserve.web.files import Asked, Files, Head
+from blobserve.web.files import Files, Head, selector
 from blobserve.web.head import MAX_FIELDS, MAX_LINE, MAX_SIZE, TOKEN, is_host
 
 _END = b"\r\n\r\n"
@@ -34,83 +35,85 @@ _NOT_PLAIN = frozenset(
         b"expect",
         b"transfer-encoding",
         b"upgrade",
-        b"x-blobserve-inlinevars",
-        b"x-blobserve-readonly",
     )
 )
 
 _MEMORISED = 2048
-"""Bytes of header fields up to which their reading is remembered: browsers repeat themselves."""
+"""Bytes up to which what was read is remembered, of 1,024 each: browsers repeat themselves."""
 
 
 class HotPath:
     """Answers what needs no waiting, on connections that are between two requests."""
 
-    def __init__(self, files: Files, accounts: Accounts, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        files: Files,
+        accounts: Accounts,
+        config: Callable[[], Config],
+        clock: IReactorTime,
+    ) -> None:
+        self.is_shut = False
+        """Set when the server drains."""
         self._files = files
+        self._config = config
         self._accounts = accounts
         self._clock = clock
-        self._date = (0, b"")
+        self._second, self._date = 0, b""
 
     def answer(self, channel: Any, data: bytes) -> bool:
         """Answer `data` if it is one plain request and the answer is ready; whether it was.
 
         If not, nothing has happened, and the data is the channel's to read.
         """
-        if data[-4:] != _END or not is_between_requests(channel):
+        if self.is_shut or data[-4:] != _END or not is_between_requests(channel):
             return False
-        plain = parse(data)
-        if plain is None:
+        head = parse(data)
+        if head is None or not self._config().hot_path:
             return False
-        started = self._clock.seconds()
-        asked = Asked(plain.head)
-        ready = self._files.at_once(asked)
+        ready = self._files.at_once(head)
         if ready is None:
             return False
-        channel.active_at = started
-        method = plain.head.method
-        status, head, body = ready.respond(method, plain.head.fields)
-        _write(channel.transport, b"".join((head.before, self._now(started), head.after, body)))
-        self._accounts.at_once(channel.peer, plain.target, asked, status, len(body), started)
+        now = channel.active_at = self._clock.seconds()
+        status, answer, body = ready.respond(head.method, head.fields)
+        date = self._date if int(now) == self._second else self._now(now)
+        _write(channel.transport, b"".join((answer.before, date, answer.after, body)))
+        self._accounts.at_once(channel.peer, head, ready, status, len(body), now)
         return True
 
     def _now(self, seconds: float) -> bytes:
         """The time as ``Date`` has it."""
-        second, text = self._date
-        if second != int(seconds):
-            text = datetimeToString(seconds)
-            self._date = int(seconds), text
-        return text
+        self._second, self._date = int(seconds), datetimeToString(seconds)
+        return self._date
 
 
-@attrs.define
-class Plain:
-    """A request whose head asks for nothing but a file."""
-
-    head: Head
-    target: bytes
-    """As it was sent."""
-
-
-def parse(data: bytes) -> Plain | None:
+def parse(data: bytes) -> Head | None:
     """Read the head of one plain GET or HEAD; None for whatever else it is.
 
     :param data: all that has come, ending in an empty line.
     """
     line, _, block = data.partition(b"\r\n")
-    found = _REQUEST_LINE.fullmatch(line)
-    if found is None or len(line) > MAX_LINE or len(data) > MAX_SIZE:
+    target = _known_target(line) if len(line) <= _MEMORISED else _target(line)
+    if target is None or len(data) > MAX_SIZE:
         return None
-    fields = _remembered(block) if len(block) <= _MEMORISED else _fields(block)
-    if fields is None:
+    plain = _known_fields(block) if len(block) <= _MEMORISED else _fields(block)
+    return None if plain is None else Head(*target, *plain)
+
+
+def _target(line: bytes) -> tuple[bytes, bytes, bytes, bytes | None] | None:
+    """Method, target, path and query of a request line, if it is that of a plain request."""
+    found = _REQUEST_LINE.fullmatch(line)
+    if found is None or len(line) > MAX_LINE:
         return None
     method, target = found.groups()
     path, mark, query = target.partition(b"?")
-    return Plain(Head(method, path[1:], query if mark else None, fields), target)
+    return method, target, path[1:], query if mark else None
 
 
-def _fields(block: bytes) -> Fields | None:
-    """Header fields with the empty line at their end, if they make a request plain."""
+def _fields(block: bytes) -> tuple[Fields, tuple[bytes, ...]] | None:
+    """Header fields with the empty line at their end, if they are those of a plain request.
+
+    Beside them what they select by.
+    """
     if _FIELD_LINES.fullmatch(block, 0, len(block) - 2) is None:
         return None
     lines = block.split(b"\r\n")[:-2]
@@ -127,10 +130,14 @@ def _fields(block: bytes) -> Fields | None:
         return None
     if fields.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
-    return fields if is_host(fields.get(b"host", b"/")) else None
+    chosen = selector(fields)
+    if chosen is None or not is_host(fields.get(b"host", b"/")):
+        return None
+    return fields, chosen
 
 
-_remembered = lru_cache(1024)(_fields)
+_known_target = lru_cache(1024)(_target)
+_known_fields = lru_cache(1024)(_fields)
 
 
 def is_between_requests(channel: Any) -> bool:
@@ -156,7 +163,10 @@ def is_between_requests(channel: Any) -> bool:
 
 def _write(transport: Any, data: bytes) -> None:
     """Write at once, without waiting for the reactor to say that it may be done."""
-    sent = transport.writeSomeData(data)
-    if sent != len(data):
-        # What is left, or all of it where the connection is lost: the transport will find out.
-        transport.write(data[sent:] if isinstance(sent, int) else data)
+    try:
+        sent = transport.socket.send(data)
+    except OSError:
+        # There is no room, or nobody there any more: the transport will find out.
+        sent = 0
+    if sent < len(data):
+        transport.write(data[sent:])

@@ -32,8 +32,8 @@ _BELIEVED = 1.0
 _OVERHEAD = 2048
 """Bytes of a head and all that belongs to it."""
 
-Key = tuple[bytes, ...]
-"""A URL's path, and what else of a request selects a representation."""
+Key = tuple[bytes, tuple[bytes, ...]]
+"""A URL's path, and what else of a request selects a representation: codings, the best first."""
 
 
 @attrs.define(eq=False)

@@ -24,7 +24,7 @@ from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
 from blobserve.web.accounts import Accounts, Log
 from blobserve.web.answer import Answer
-from blobserve.web.files import Asked, Files, Head
+from blobserve.web.files import Asked, Files, Head, selector
 from blobserve.web.response import abort, send
 from blobserve.web.status import is_unexpected, refusal
 
@@ -137,4 +137,7 @@ def head_of(request: Request) -> Head:
         name.lower(): b", ".join(values)
         for name, values in request.requestHeaders.getAllRawHeaders()
     }
-    return Head(request.method, b"/".join(raw), query if mark else None, fields)
+    path = b"/".join(raw)
+    return Head(
+        request.method, request.uri, path, query if mark else None, fields, selector(fields)
+    )

@@ -73,12 +73,7 @@ class ImageSite(Site):
     @cached_property
     def hot(self) -> HotPath:
         """The short way for requests whose answer is ready."""
-        return HotPath(self.images.files, self.accounts, self.reactor)
-
-    @property
-    def is_hot(self) -> bool:
-        """Whether the short way is open."""
-        return self._config().hot_path and not self.is_draining
+        return HotPath(self.images.files, self.accounts, self._config, self.reactor)
 
     @property
     def accounts(self) -> Accounts:
@@ -112,7 +107,7 @@ class ImageSite(Site):
         Who accepts connections stops that first. New requests on connections that are still open
         get 503; what is not finished after `timeout` seconds is aborted.
         """
-        self.is_draining = True
+        self.is_draining = self.hot.is_shut = True
         for channel in list(self.channels):
             if channel.is_idle:
                 channel.loseConnection()
