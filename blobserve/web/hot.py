@@ -121,9 +121,7 @@ def _fields(block: bytes) -> tuple[Fields, tuple[bytes, ...]] | None:
     for line in lines:
         name, _, value = line.partition(b":")
         name, value = name.lower(), value.strip(b" \t")
-        if name in fields:
-            if name == b"host":
-                return None
+        if name in fields:  # which makes of two hosts none
             value = b"%s, %s" % (fields[name], value)
         fields[name] = value
     if len(lines) > MAX_FIELDS or not _NOT_PLAIN.isdisjoint(fields):

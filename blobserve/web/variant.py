@@ -49,7 +49,7 @@ def choose(lease: Lease, selection: Selection, fields: Fields) -> Choice:
     offered = tuple(each for each in CODINGS if each in siblings or _is_made(each, selection))
     if not offered:
         return Choice(own, Variant(own.size, entity_tag(own.sha256)))
-    ranked: list[Entry] = []
+    ranked: list[tuple[bytes | None, Entry]] = []
     is_final = True
     for coding in accepted(fields, offered):
         coded = siblings.get(coding) or lease.filesystem.coded(own, coding)
@@ -57,20 +57,20 @@ def choose(lease: Lease, selection: Selection, fields: Fields) -> Choice:
             coded = lease.coded(own, coding)
             is_final = coded is not Uncoded.PENDING
         if isinstance(coded, Entry):
-            ranked.append(coded)
-    return _best([*ranked, own], fields, is_final)
+            ranked.append((coding, coded))
+    return _best([*ranked, (None, own)], fields, is_final)
 
 
-def _best(ranked: list[Entry], fields: Fields, is_final: bool) -> Choice:
+def _best(ranked: list[tuple[bytes | None, Entry]], fields: Fields, is_final: bool) -> Choice:
     """The first of the variants, the last of which is the file as it is; or the one of a range."""
-    tags = [entity_tag(each.sha256) for each in ranked]
+    tags = [entity_tag(entry.sha256) for _, entry in ranked]
     best = 0
     if b"range" in fields:
         condition = fields.get(b"if-range", b"")
         best = tags.index(condition) if condition in tags else len(ranked) - 1
-    entry, tag = ranked[best], tags[best]
+    (coding, entry), tag = ranked[best], tags[best]
     others = tuple(each for each in tags if each != tag)
-    return Choice(entry, Variant(entry.size, tag, entry.coding or None, True, others), is_final)
+    return Choice(entry, Variant(entry.size, tag, coding, True, others), is_final)
 
 
 def _is_made(coding: bytes, selection: Selection) -> bool:
@@ -94,5 +94,5 @@ def _siblings(lease: Lease, selection: Selection) -> dict[bytes, Entry]:
         except PathNotFound:
             continue
         if entry.kind is Kind.FILE:
-            siblings[coding] = attrs.evolve(entry, coding=coding)
+            siblings[coding] = entry
     return siblings

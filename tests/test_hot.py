@@ -1,0 +1,440 @@
+"""The hot path: that nothing but time tells it from the parser's way."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.tcp import Server
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+from blobserve.config import Config, RepositoryRules
+from blobserve.testing import InlineThreads
+from blobserve.web.channel import ImageChannel
+from blobserve.web.hot import is_between_requests
+from blobserve.web.site import ImageSite, make_site
+from tests.sites import REPOSITORY, MemoryLog, made
+from tests.stores import SITE, Stand, standing
+
+TEXT = b"".join(b"let line%d = %d;\n" % (number, number * number) for number in range(300))
+FILES = {
+    "index.html": b"<h1>page</h1>" + TEXT,
+    "app.js": TEXT,
+    "app.js.br": b"not really brotli",
+    "small.txt": b"0123456789",
+    "empty.bin": b"",
+    "large.bin": bytes(range(256)) * 300,
+    "docs/index.html": b"docs",
+}
+_DATE = re.compile(rb"\r\nDate: [^\r]+\r\n")
+_ETAG = re.compile(rb"\r\nETag: ([^\r]+)\r\n")
+
+
+class Socket:
+    """One end of a connection that takes only so many bytes at a time."""
+
+    def __init__(self, takes: Iterable[int] = ()) -> None:
+        self.sent = b""
+        self._takes = list(takes)
+
+    def send(self, content: bytes) -> int:
+        """Take some of it; as a full buffer does when it is nothing."""
+        most = self._takes.pop(0) if self._takes else len(content)
+        if not most and content:
+            raise BlockingIOError(errno.EWOULDBLOCK, "full")
+        self.sent += bytes(content[:most])
+        return min(most, len(content))
+
+    def setblocking(self, _: bool) -> None:
+        """It never blocks."""
+
+    def getsockname(self) -> tuple[str, int]:
+        """Where it is."""
+        return ("127.0.0.1", 80)
+
+    def setsockopt(self, *_: object) -> None:
+        """Take any option."""
+
+    def shutdown(self, _: int) -> None:
+        """End one half."""
+
+    def close(self) -> None:
+        """End both."""
+
+    def fileno(self) -> int:
+        """A descriptor that there is not."""
+        return -1
+
+
+class Connection:
+    """A client of a site, on Twisted's own transport over a socket of ours."""
+
+    def __init__(self, reactor: Any, site: ImageSite, takes: Iterable[int] = ()) -> None:
+        self.socket = Socket(takes)
+        self.channel = site.buildProtocol(None)
+        self.is_over = False
+        self._reactor = reactor
+        address = ("127.0.0.1", 4000)
+        socket: Any = self.socket
+        server: Any = None
+        self.transport = Server(socket, self.channel, address, server, 1, reactor)
+        self.channel.makeConnection(self.transport)
+
+    def receive(self, content: bytes) -> None:
+        """Have the channel read this, and write what it has to write."""
+        if self.is_over:
+            return
+        self.channel.dataReceived(content)
+        while not self.is_over and self.transport in self._reactor.writers:
+            self._end(self.transport.doWrite())
+
+    def leave(self) -> None:
+        """Hang up."""
+        if not self.is_over:
+            self._end(ConnectionResetError())
+
+    def _end(self, reason: Any) -> None:
+        if reason is not None:
+            self.is_over = True
+            self._reactor.removeReader(self.transport)
+            self.transport.connectionLost(Failure(reason))
+
+
+@attrs.define
+class Pair:
+    """Two sites on one store, one of which has the hot path."""
+
+    reactor: Any
+    stand: Stand
+    repos: dict[str, RepositoryRules]
+    hot: ImageSite
+    parsed: ImageSite
+    hot_log: MemoryLog
+    parsed_log: MemoryLog
+    paths: list[str] = attrs.field(factory=list)
+    etags: list[bytes] = attrs.field(factory=list)
+
+    def exchange(
+        self, segments: Iterable[bytes], takes: Iterable[int] = ()
+    ) -> list[tuple[bytes, bool]]:
+        """What comes back from each for the same segments, and whether it closed."""
+        found = []
+        for site in (self.hot, self.parsed):
+            connection = Connection(self.reactor, site, list(takes))
+            for segment in segments:
+                connection.receive(segment)
+            sent = _DATE.sub(b"\r\nDate: now\r\n", connection.socket.sent)
+            found.append((sent, connection.is_over))
+            connection.leave()
+        return found
+
+
+def a_site(stand: Stand, reactor: Any, config: Config, log: MemoryLog) -> ImageSite:
+    """A site on the store of `stand`."""
+    return make_site(stand.store, lambda: config, reactor, InlineThreads(), stand.metrics, log)
+
+
+@pytest_twisted.async_yield_fixture(scope="module")
+async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
+    """Sites that have an answer to everything ready."""
+    reactor: Any = MemoryReactorClock()
+    reactor.advance(1_790_000_000)
+    directory = tmp_path_factory.mktemp("hot") / "space"
+    async with standing(directory, clock=reactor) as stand:
+        digest = stand.source.push(SITE, made(FILES))
+        rules = RepositoryRules(
+            REPOSITORY, precompressed=True, headers=(("X-Xss-Protection", "0"),)
+        )
+        repos = {REPOSITORY: rules}
+        logs = MemoryLog(), MemoryLog()
+        hot = a_site(stand, reactor, Config(repos=repos), logs[0])
+        parsed = a_site(stand, reactor, Config(repos=repos, hot_path=False), logs[1])
+        pair = Pair(reactor, stand, repos, hot, parsed, *logs)
+        pair.paths = paths(str(digest))
+        pair.etags = sorted({each for path in pair.paths for each in tags(pair, path)})
+        yield pair
+
+
+def paths(digest: str) -> list[str]:
+    """Every path that there is, and some that there are not."""
+    names = [*FILES, "", "docs/", "docs", "none.txt", "none/"]
+    return [f"{image}/{name}" for image in (str(SITE), digest) for name in names] + [str(SITE)]
+
+
+def tags(pair: Pair, path: str) -> set[bytes]:
+    """Have every variant of a file made, and their entity tags."""
+    found = set()
+    for coding in ("", "gzip", "zstd", "br", "gzip, br", "zstd, gzip"):
+        head = f"GET /{path} HTTP/1.1\r\nHost: x\r\nAccept-Encoding: {coding}\r\n\r\n"
+        for _ in range(3):
+            for sent, _over in pair.exchange([head.encode()]):
+                found |= set(_ETAG.findall(sent))
+    return found
+
+
+def spelled(name: str) -> st.SearchStrategy[str]:
+    """A field's name as clients spell it."""
+    return st.sampled_from([name, name.lower(), name.upper()])
+
+
+@st.composite
+def field(draw: st.DrawFn, name: str, values: st.SearchStrategy[str]) -> str:
+    """A header field, with blanks around its value as they are allowed."""
+    blank = st.sampled_from(["", " ", "\t", "  "])
+    return f"{draw(spelled(name))}:{draw(blank)}{draw(values)}{draw(blank)}"
+
+
+def fields(etags: list[bytes]) -> st.SearchStrategy[list[str]]:
+    """Header fields that mean something here, and some that do not, in any order."""
+    tag = st.sampled_from([each.decode() for each in etags] + ['"none"', "*", 'W/"none"', "x"])
+    tag = st.one_of(tag, tag.map("W/{}".format), st.lists(tag, max_size=3).map(", ".join))
+    date = st.sampled_from(
+        ["Sun, 13 Sep 2020 12:26:40 GMT", "Tue, 01 Jan 2030 00:00:00 GMT", "yesterday"]
+    )
+    some = st.sampled_from
+    known = {
+        "Accept-Encoding": some(["gzip, deflate, br, zstd", "gzip", "gzip;q=0.5, zstd", "br", "*"]),
+        "If-None-Match": tag,
+        "If-Match": tag,
+        "If-Modified-Since": date,
+        "If-Unmodified-Since": date,
+        "Range": some(["bytes=0-4", "bytes=2-", "bytes=-3", "bytes=900-", "bytes=0-0,2-2", "x"]),
+        "If-Range": st.one_of(tag, date),
+        "Connection": some(["keep-alive", "close", "Keep-Alive", "close, TE", "upgrade"]),
+        "Cookie": some(["a=b", "a=b; c=d"]),
+        "User-Agent": some(["Mozilla/5.0", 'a"b']),
+        "X-BlobServe-InlineVars": some(["{}", "junk"]),
+        "X-BlobServe-ReadOnly": some(["true", "false"]),
+        "Content-Length": some(["0", "1", "x"]),
+        "Transfer-Encoding": some(["chunked", "identity"]),
+        "Expect": st.just("100-continue"),
+        "Upgrade": st.just("h2c"),
+        "Authorization": st.just("Basic eDp5"),
+        "X-Forwarded-For": st.just("192.0.2.1"),
+        "Host": st.just("y"),
+        "Bad Name": st.just("x"),
+        "X-Bad": some(["a\x01b", "a\nb"]),
+    }
+    # What ends the conversation, or ends in an error, is rarer than the rest.
+    often = [field(name, known[name]) for name in [*list(known)[:8], "Cookie", "User-Agent"]]
+    rarely = [field(name, values) for name, values in known.items()]
+    return st.lists(st.one_of(*often * 3, *rarely), max_size=5, unique_by=lambda each: each.lower())
+
+
+@st.composite
+def request(draw: st.DrawFn, pair: Pair) -> bytes:
+    """A request, its fields in any order, now and then not quite right."""
+    method = draw(st.sampled_from(["GET"] * 6 + ["HEAD"] * 3 + ["POST", "OPTIONS", "get"]))
+    target = "/" + draw(st.sampled_from(pair.paths))
+    target = draw(
+        st.sampled_from(
+            [target] * 8
+            + [f"{target}?a=b", f"http://x{target}", target.replace("a", "%61"), f"/{target}", "*"]
+        )
+    )
+    version = draw(st.sampled_from(["HTTP/1.1"] * 9 + ["HTTP/1.0", "HTTP/1.2"]))
+    lines = draw(fields(pair.etags)) + draw(st.sampled_from([["Host: x"]] * 9 + [[]]))
+    lines = draw(st.permutations(lines))
+    return "\r\n".join([f"{method} {target} {version}", *lines, "", ""]).encode()
+
+
+def cut(stream: bytes, places: list[float]) -> list[bytes]:
+    """The stream in segments."""
+    at = sorted({round(place * len(stream)) for place in places} - {0, len(stream)})
+    return [stream[start:end] for start, end in zip([0, *at], [*at, len(stream)], strict=True)]
+
+
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_both_ways_say_the_same(pair: Pair, data: st.DataObject) -> None:
+    """Whatever heads come, in whatever pieces, the hot path and the parser write the same bytes.
+
+    And the log has the same lines.
+    """
+    requests = data.draw(st.lists(request(pair), min_size=1, max_size=4))
+    if data.draw(st.booleans()):
+        segments = requests  # each alone, as clients send them that wait for replies
+    else:
+        places = st.lists(st.floats(0, 1), max_size=4)
+        segments = cut(b"".join(requests), data.draw(places))
+    takes = data.draw(st.lists(st.integers(0, 3000), max_size=4))
+    pair.hot_log.clear()
+    pair.parsed_log.clear()
+    hot, parsed = pair.exchange(segments, takes)
+    assert hot == parsed
+    own = {"time": 0.0, "duration": 0.0, "request_id": ""}
+    lines, parsed_lines = (
+        [attrs.evolve(line, **own) for line in log] for log in (pair.hot_log, pair.parsed_log)
+    )
+    assert lines == parsed_lines
+
+
+def test_heads_split_at_every_byte(pair: Pair) -> None:
+    """A head that comes in two pieces, wherever it is parted, is answered as one in one piece."""
+    head = f"GET /{SITE}/app.js HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n".encode()
+    [whole, _] = pair.exchange([head])
+    for at in range(1, len(head)):
+        assert pair.exchange([head[:at], head[at:]]) == [whole, whole]
+
+
+def asked(name: str, *lines: str, version: str = "HTTP/1.1") -> bytes:
+    """A request with a Host and these lines."""
+    return "\r\n".join([f"GET /{SITE}/{name} {version}", "Host: x", *lines, "", ""]).encode()
+
+
+ODD = [
+    asked("app.js").replace(b"HTTP/1.1", b"HTTP/1.1 "),
+    asked("app.js").replace(b"HTTP/1.1", b"HTTP/1.12"),
+    asked("app.js").replace(b"GET /", b"GET  /"),
+    asked("app.js").replace(b"Host: x", b"Host: x\r\n y"),
+    asked("app.js").replace(b"Host: x", b"Host: x, y"),
+    asked("app.js").replace(b"Host: x", b"Host:"),
+    asked("app.js", "Host: x"),
+    asked("app.js", "If-None-Match: x", 'If-None-Match: "{}"'),
+    asked("app.js", 'If-None-Match: "{}"', "If-None-Match: x"),
+    asked("app.js", "Accept-Encoding: br", "Accept-Encoding: gzip"),
+    asked("app.js", "Range: bytes=0-1", "Range: bytes=2-3"),
+    asked("app.js", "Range: bytes=0-1", "Accept-Encoding: gzip"),
+    asked("app.js", "Range: bytes=0-1", "If-Range: {}", "Accept-Encoding: gzip"),
+    asked("app.js", "Connection: keep-alive", "Connection: close"),
+    asked("app.js", "Cookie: " + "x" * 3000),
+    asked("app.js", "Cookie: " + "x" * 33000),
+    asked("app.js?" + "x" * 3000),
+    asked("app.js?" + "x" * 9000),
+    asked("app.js", "A: \xe9"),
+    asked("../app.js"),
+    asked("%00"),
+]
+
+
+@pytest.mark.parametrize("head", ODD, ids=[str(number) for number in range(len(ODD))])
+def test_odd_heads(pair: Pair, head: bytes) -> None:
+    """What is seldom generated and easily read in two ways is read in one."""
+    for etag in pair.etags:
+        hot, parsed = pair.exchange([head.replace(b"{}", etag)])
+        assert hot == parsed
+
+
+@pytest.mark.parametrize(
+    ("head", "is_hot"),
+    [
+        (asked("app.js"), True),
+        (asked("app.js", "Connection: keep-alive", "Cookie: a=b"), True),
+        (asked("app.js", "Range: bytes=0-4"), True),
+        (asked("app.js", "If-None-Match: x"), True),
+        (asked("app.js?query"), True),
+        (asked("large.bin"), False),
+        (asked("none.txt"), False),
+        (asked("docs"), False),
+        (asked("app.js", "Connection: close"), False),
+        (asked("app.js", "Connection: upgrade"), False),
+        (asked("app.js", "Authorization: Basic eDp5"), False),
+        (asked("app.js", "Content-Length: 0"), False),
+        (asked("app.js", "Expect: 100-continue"), False),
+        (asked("app.js", "X-BlobServe-InlineVars: {}"), False),
+        (asked("app.js", "Host: y"), False),
+        (asked("app.js", "A b: c"), False),
+        (asked("app.js", *["A: b"] * 100), False),
+        (asked("app.js", version="HTTP/1.0"), False),
+        (asked("app.js") * 2, False),
+        (asked("app.js")[:-1], False),
+        (b"\r\n" + asked("app.js"), False),
+    ],
+)
+def test_what_is_answered_at_once(pair: Pair, head: bytes, is_hot: bool) -> None:
+    """A plain request whose answer is ready takes the short way, and no other does."""
+    connection = Connection(pair.reactor, pair.hot)
+    connection.receive(asked("app.js"))
+    assert pair.hot.hot.answer(connection.channel, head) is is_hot
+    other = Connection(pair.reactor, pair.parsed)
+    assert not pair.parsed.hot.answer(other.channel, head)
+    connection.leave()
+    other.leave()
+
+
+def test_when_a_connection_is_between_requests(pair: Pair) -> None:
+    """What is asked of Twisted's private names still means what it meant."""
+    connection = Connection(pair.reactor, pair.parsed)
+    channel: ImageChannel = connection.channel
+
+    def between() -> bool:
+        return is_between_requests(channel)
+
+    assert between()
+    head = asked("app.js")
+    connection.receive(head[:5])
+    assert not between()
+    connection.receive(head[5:-2])
+    assert not between()
+    connection.receive(head[-2:])
+    assert between()
+    connection.receive(b"\r\n")
+    assert not between()
+    connection.receive(head)
+    assert between()
+    connection.transport.write(b"x")
+    assert not between()
+    connection.transport.doWrite()
+    assert between()
+    channel.registerProducer(channel, True)
+    assert not between()
+    channel.unregisterProducer()
+    assert between()
+    connection.receive(asked("app.js", "Connection: close"))
+    assert not between()
+
+
+def test_a_request_under_way_is_not_overtaken(pair: Pair) -> None:
+    """While a client has not taken what it asked for, what it asks next waits its turn."""
+    connection = Connection(pair.reactor, pair.hot, takes=[1000] + [0] * 50)
+    channel = connection.channel
+    channel.dataReceived(asked("large.bin"))
+    assert not is_between_requests(channel)
+    channel.dataReceived(asked("small.txt"))
+    while not connection.is_over and connection.transport in pair.reactor.writers:
+        connection.transport.doWrite()
+    replies = connection.socket.sent
+    assert replies.count(b"HTTP/1.1 200 OK") == 2
+    assert replies.endswith(b"\r\n\r\n0123456789")
+    connection.leave()
+
+
+def test_a_client_that_takes_little_gets_all(pair: Pair) -> None:
+    """What the socket does not take at once is sent when it does."""
+    [(whole, _), _] = pair.exchange([asked("app.js")])
+    assert pair.exchange([asked("app.js")], [0, 7, 0, 100]) == [(whole, False), (whole, False)]
+
+
+def test_a_lost_connection_is_noticed(pair: Pair) -> None:
+    """A client that is gone when it is answered is gone for the parser's way, too."""
+    connection = Connection(pair.reactor, pair.hot)
+
+    def lost(_: bytes) -> int:
+        raise BrokenPipeError(errno.EPIPE, "gone")
+
+    connection.socket.send = lost  # type: ignore[method-assign]
+    connection.receive(asked("app.js"))
+    assert connection.is_over
+    assert connection.channel not in pair.hot.channels
+
+
+def test_a_site_that_drains_takes_no_short_way(pair: Pair) -> None:
+    """A server that is about to end keeps no connection, however ready the answer."""
+    site = a_site(pair.stand, pair.reactor, Config(repos=pair.repos), MemoryLog())
+    connection = Connection(pair.reactor, site)
+    connection.receive(asked("app.js"))
+    assert not connection.is_over
+    site.drain(1)
+    other = Connection(pair.reactor, site)
+    other.receive(asked("app.js"))
+    assert b"503" in other.socket.sent
+    assert other.is_over
+    connection.leave()
