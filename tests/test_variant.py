@@ -136,7 +136,7 @@ async def test_ranges(tmp_path: Path) -> None:
 
 @within(20)
 async def test_siblings(tmp_path: Path) -> None:
-    """Where a repository says so, files that an image has in another coding are used as they are."""
+    """Where a repository says so, codings of a file that the image brings are used as they are."""
     async with serving(tmp_path, FILES) as site:
         assert "br" not in (await settled(site, "lib.js", "br")).headers.get("content-encoding", "")
         site.rule(precompressed=True)
