@@ -55,7 +55,7 @@ class Limits:
     client_minimum_rate: int = KIB
     client_connections: int = 10_000
     client_connections_per_address: int | None = None
-    response_cache_size: int = 32 * MIB
+    response_cache_size: int = 28 * MIB
 
 
 @attrs.frozen

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 from base64 import urlsafe_b64encode
 from email.utils import formatdate
+from functools import lru_cache
 
 from blobserve.config import RepositoryRules
 from blobserve.oci.reference import Reference
@@ -57,5 +58,9 @@ def cache_control(content_type: bytes, is_immutable: bool, rules: RepositoryRule
         return _FOR_EVER
     if is_html(content_type):
         return b"no-cache"
-    seconds = int(rules.tag_max_age)
+    return _for_a_while(int(rules.tag_max_age))
+
+
+@lru_cache(64)
+def _for_a_while(seconds: int) -> bytes:
     return b"public, max-age=%d, stale-while-revalidate=%d" % (seconds, seconds)

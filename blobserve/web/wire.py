@@ -33,12 +33,8 @@ class Head:
     def of(cls, answer: Answer, *connection: Header) -> Head:
         """The head of `answer`; `connection` are fields about the connection, at the end."""
         (_, server), *fields = _singled((*framed(answer), *connection))
-        before = b"HTTP/1.1 %d %s\r\nServer: %s\r\nDate: "
         after = [b"%s: %s\r\n" % field for field in fields]
-        return cls(
-            before % (answer.status, PHRASES[answer.status], server),
-            b"\r\n%s\r\n" % b"".join(after),
-        )
+        return cls(_before(answer.status, server), b"\r\n%s\r\n" % b"".join(after))
 
 
 def framed(answer: Answer) -> tuple[Header, ...]:
@@ -46,6 +42,11 @@ def framed(answer: Answer) -> tuple[Header, ...]:
     if answer.status in NO_BODY_CODES:
         return (_SERVER, *answer.headers)
     return (_SERVER, *answer.headers, (b"Content-Length", b"%d" % answer.extent.length))
+
+
+@lru_cache(64)  # The same for all: thousands of heads are kept.
+def _before(status: int, server: bytes) -> bytes:
+    return b"HTTP/1.1 %d %s\r\nServer: %s\r\nDate: " % (status, PHRASES[status], server)
 
 
 def _singled(fields: Iterable[Header]) -> Iterable[Header]:
