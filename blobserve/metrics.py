@@ -87,6 +87,11 @@ class Metrics:
         self.pulls_queued = Gauge(
             "blobserve_pulls_queued", "Layers waiting for a download permit.", registry=registry
         )
+        self.slow_clients = Counter(
+            "blobserve_slow_clients_total",
+            "Connections ended because the client took its response too slowly.",
+            registry=registry,
+        )
         self.requests_in_flight = Gauge(
             "blobserve_requests_in_flight", "Requests being answered.", registry=registry
         )

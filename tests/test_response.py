@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from blobserve.oci.digest import Digest
 from blobserve.store.lease import Lease
@@ -21,95 +17,13 @@ from blobserve.store.tree import Entry, Kind
 from blobserve.web.answer import Answer, Body, Content
 from blobserve.web.conditional import Range
 from blobserve.web.hold import EntryBody, Hold
-from blobserve.web.response import PIECE, send
-
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-class Wire(StringTransport):
-    """A transport that asks for a pause as TCP does, and sends only when it is told to."""
-
-    disconnecting = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.most = 0
-        self.sent = b""
-
-    def write(self, data: bytes) -> None:
-        super().write(data)
-        self.most = max(self.most, len(self.value()))
-        if self.producer is not None and len(self.value()) > PIECE:
-            self.producer.pauseProducing()
-
-    def drain(self) -> bool:
-        """Send what is there and ask for more; whether there was anything."""
-        waiting = self.value()
-        self.clear()
-        self.sent += waiting
-        if self.producer is not None:
-            self.producer.resumeProducing()
-        return bool(waiting)
-
-
-class Sends(Resource):
-    """Sends the answers it is given, and keeps the outcomes."""
-
-    isLeaf = True  # noqa: N815
-
-    def __init__(self, answers: Iterator[Answer]) -> None:
-        super().__init__()
-        self.answers = answers
-        self.outcomes: list[Any] = []
-
-    def render(self, request: Request) -> int:
-        sending = Deferred.fromCoroutine(send(request, next(self.answers)))
-        request.notifyFinish().addErrback(lambda _: sending.cancel())
-        sending.addCallback(lambda _: request.finish()).addBoth(self.outcomes.append)
-        return cast("int", NOT_DONE_YET)
-
-
-def connected(*answers: Answer) -> tuple[Any, Wire, Sends]:
-    """A channel of a site with these answers, its transport and its resource."""
-    resource = Sends(iter(answers))
-    channel = Site(resource, reactor=Clock()).buildProtocol(None)
-    wire = Wire()
-    channel.makeConnection(wire)
-    return channel, wire, resource
+from blobserve.web.response import PIECE
+from tests.sendings import GET, SlowBody, connected
 
 
 def body_of(raw: bytes) -> bytes:
     """What follows the first head."""
     return raw.partition(b"\r\n\r\n")[2]
-
-
-@attrs.define
-class SlowBody:
-    """A body of which nothing is in memory; each read waits until it is answered."""
-
-    content: bytes
-    closed: int = 0
-    reads: list[tuple[int, int, Deferred[bytes]]] = attrs.field(factory=list)
-
-    @property
-    def size(self) -> int:
-        return len(self.content)
-
-    def read_cached(self, offset: int, length: int) -> bytes | None:
-        return None
-
-    def read(self, offset: int, length: int) -> Deferred[bytes]:
-        wanted: Deferred[bytes] = Deferred()
-        self.reads.append((offset, length, wanted))
-        return wanted
-
-    def close(self) -> None:
-        self.closed += 1
-
-    def answer(self, at_most: int = PIECE) -> None:
-        """Answer the oldest read."""
-        offset, length, wanted = self.reads.pop(0)
-        wanted.callback(self.content[offset : offset + min(length, at_most)])
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 1_000_000])

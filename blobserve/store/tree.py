@@ -16,13 +16,17 @@ from typing import NamedTuple
 
 import attrs
 
-from blobserve.config import Limits
+from blobserve.config import KIB, MIB, Limits
 from blobserve.errors import BlobDamaged, PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Coded, Codings, Uncoded
 from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
 from blobserve.store.index import APPLICATION_ID, VERSION
 from blobserve.store.replay import TooManyLinks, parted, split, walk
+from blobserve.store.residency import Residency
+
+_AHEAD = 4 * MIB
+_TOUCH = 64 * KIB
 
 _FIND = """
 SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime
@@ -67,7 +71,7 @@ class _Found(NamedTuple):
 class ImageFilesystem:
     """The files of a published blob. Made by `open`; whoever opened it closes it.
 
-    Look-ups are for one thread, and take microseconds; `read` is for any thread, and may block.
+    Look-ups are for one thread, and take microseconds; what blocks, by its docstring, is for any.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class ImageFilesystem:
         self._database = database
         self._cursor = database.cursor()
         self._content = content
+        self._residency = Residency()
 
     @classmethod
     def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
@@ -148,8 +153,9 @@ class ImageFilesystem:
 
         :raises BlobDamaged: when the content is shorter than the index says.
         """
-        pieces, descriptor = [], self.descriptor_of(entry)
+        pieces = []
         at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
+        descriptor = self.descriptor_of(entry)
         while at < end:
             piece = os.pread(descriptor, end - at, at)
             if not piece:
@@ -165,9 +171,8 @@ class ImageFilesystem:
             return b""
         buffer = bytearray(length)
         try:
-            read = os.preadv(
-                self.descriptor_of(entry), [buffer], entry.offset + offset, os.RWF_NOWAIT
-            )
+            at = entry.offset + offset
+            read = os.preadv(self.descriptor_of(entry), [buffer], at, os.RWF_NOWAIT)
         except OSError:  # Not in memory; or a file system that cannot tell.
             return None
         return bytes(memoryview(buffer)[:read]) or None
@@ -175,6 +180,26 @@ class ImageFilesystem:
     def descriptor_of(self, entry: Entry) -> int:
         """The descriptor of the file that has an entry's bytes, from its `offset` on."""
         return self.codings.descriptor if entry.coding else self._content
+
+    def is_cached(self, entry: Entry, offset: int, length: int) -> bool:
+        """Whether all of that is in memory, as far as anybody can tell."""
+        return self._residency.has(self.descriptor_of(entry), entry.offset + offset, length)
+
+    def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
+        """Bring it into memory, where it stays as long as there is room. Blocks.
+
+        :raises BlobDamaged: when the content is shorter than the index says.
+        """
+        at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
+        descriptor = self.descriptor_of(entry)
+        # The disk goes on with what is probably asked for next, while this is being sent.
+        ahead = min(_AHEAD, entry.offset + entry.size - at)
+        os.posix_fadvise(descriptor, at, ahead, os.POSIX_FADV_WILLNEED)
+        while at < end:
+            touched = len(os.pread(descriptor, min(end - at, _TOUCH), at))
+            if not touched:
+                raise BlobDamaged(str(self.digest), "its content is cut short")
+            at += touched
 
     def close(self) -> None:
         """Close all files. Idempotent."""

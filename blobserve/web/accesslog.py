@@ -23,7 +23,7 @@ from blobserve.config import AccessLogRules, Network
 _FLUSH_AFTER = 1.0
 _FLUSH_AT = 64 * 1024
 _STANDARD_OUTPUT = 1
-_UNSAFE = re.compile(rb'[^ !#-\[\]-~]')
+_UNSAFE = re.compile(rb"[^ !#-\[\]-~]")
 _ESCAPES = {byte: f"\\x{byte:02x}" for byte in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0x100))}
 
 

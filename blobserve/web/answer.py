@@ -34,8 +34,35 @@ class Body(Protocol):
         """Some of the bytes there; none at all only where the content has been lost."""
         ...
 
+    @property
+    def stored(self) -> Stored | None:
+        """The same bytes in a file, if that is where they are."""
+        ...
+
     def close(self) -> None:
         """Nobody reads on. Reads that have begun may end."""
+        ...
+
+
+class Stored(Protocol):
+    """A body as it lies in a file, from `start` on, until it is closed."""
+
+    @property
+    def descriptor(self) -> int:
+        """The file, open for reading."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """Where in the file its first byte is."""
+        ...
+
+    def is_cached(self, offset: int, length: int) -> bool:
+        """Whether those bytes of the body can be sent without waiting for a disk."""
+        ...
+
+    def read_ahead(self, offset: int, length: int) -> Deferred[None]:
+        """Fires when they can; fails where the content has been lost."""
         ...
 
 
@@ -57,6 +84,10 @@ class Content:
     def read(self, offset: int, length: int) -> Deferred[bytes]:
         """See `Body.read`."""
         return succeed(self.read_cached(offset, length))
+
+    @property
+    def stored(self) -> None:
+        """See `Body.stored`."""
 
     def close(self) -> None:
         """See `Body.close`."""

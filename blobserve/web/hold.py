@@ -53,7 +53,7 @@ class Hold:
 
 
 class EntryBody:
-    """A file of an image, read where it lies. See `blobserve.web.answer.Body`."""
+    """A file of an image, read where it lies. See `Body` and `Stored` of `blobserve.web.answer`."""
 
     def __init__(self, hold: Hold, entry: Entry) -> None:
         hold.keep()
@@ -72,6 +72,29 @@ class EntryBody:
     def read(self, offset: int, length: int) -> Deferred[bytes]:
         """See `Body.read`."""
         return self._hold.run(self._hold.lease.filesystem.read, self._entry, offset, length)
+
+    @property
+    def stored(self) -> EntryBody:
+        """See `Body.stored`."""
+        return self
+
+    @property
+    def descriptor(self) -> int:
+        """See `Stored.descriptor`."""
+        return self._hold.lease.filesystem.descriptor_of(self._entry)
+
+    @property
+    def start(self) -> int:
+        """See `Stored.start`."""
+        return self._entry.offset
+
+    def is_cached(self, offset: int, length: int) -> bool:
+        """See `Stored.is_cached`."""
+        return self._hold.lease.filesystem.is_cached(self._entry, offset, length)
+
+    def read_ahead(self, offset: int, length: int) -> Deferred[None]:
+        """See `Stored.read_ahead`."""
+        return self._hold.run(self._hold.lease.filesystem.read_ahead, self._entry, offset, length)
 
     def close(self) -> None:
         """See `Body.close`; once only."""

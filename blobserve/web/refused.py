@@ -29,7 +29,8 @@ class Refused(Resource):
         asked = Asked(head_of(request))
         account = self._images.accounts.begin(request, asked)
         answer = refusal(self._reason, account.request_id, asked.head.is_navigation)
-        sending = Deferred.fromCoroutine(send(request, self._images.files.dressed(answer, asked)))
+        dressed = self._images.files.dressed(answer, asked)
+        sending = Deferred.fromCoroutine(send(request, dressed, self._images.pace))
         request.notifyFinish().addErrback(lambda _: sending.cancel())
         sending.addCallbacks(lambda _: request.finish(), _left)
         return NOT_DONE_YET

@@ -25,6 +25,7 @@ from blobserve.threads import Threads
 from blobserve.web.accounts import Accounts, Log
 from blobserve.web.answer import Answer
 from blobserve.web.files import Asked, Files, Head, selector
+from blobserve.web.pace import Pace
 from blobserve.web.response import abort, send
 from blobserve.web.status import is_unexpected, refusal
 
@@ -48,6 +49,7 @@ class ImageResource(Resource):
         super().__init__()
         self.accounts = Accounts(config, reactor, metrics, access_log)
         self.files = Files(store, config, reactor, disk)
+        self.pace = Pace(lambda: config().limits.client_minimum_rate, reactor, metrics.slow_clients)
         self._reactor = reactor
         self._is_draining = False
         self._routes = self._routed()
@@ -67,6 +69,7 @@ class ImageResource(Resource):
         def ended(_: None) -> None:
             if abort_later.active():
                 abort_later.cancel()
+            self.pace.stop()
 
         return self.accounts.idle().addCallback(ended)
 
@@ -114,7 +117,7 @@ class ImageResource(Resource):
         answer = self.files.dressed(answer, self.accounts.of(request).asked)
         if self._is_draining:
             answer = attrs.evolve(answer, headers=(*answer.headers, (b"Connection", b"close")))
-        await send(request, answer)
+        await send(request, answer, self.pace)
 
     async def _refuse(self, request: Request, error: Exception) -> None:
         account = self.accounts.of(request)

@@ -1,8 +1,9 @@
 """Sending: an answer's bytes onto a connection, at the pace of whoever reads.
 
-One response holds one piece of its body, and what the transport has not sent yet: at most two
-pieces. Where a body cannot be read to its end the connection is aborted: never is a part shown as
-the whole. Knows nothing of why an answer is what it is.
+Large files go from the disk's cache to the socket where that can be done, and are never in memory
+of ours. Else a response holds one piece of its body, and what the transport has not sent yet: at
+most two pieces. Where a body cannot be read to its end the connection is aborted: never is a part
+shown as the whole. Knows nothing of why an answer is what it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from twisted.web.http import NO_BODY_CODES, datetimeToString
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from blobserve.web.answer import Answer
+from blobserve.web.answer import Answer, Body
+from blobserve.web.conditional import Range
+from blobserve.web.pace import Pace, Watch
+from blobserve.web.sendfile import is_plain, send_stored
 from blobserve.web.wire import PHRASES, Head, framed
 
 PIECE = 64 * 1024
@@ -29,12 +33,12 @@ def whole(answer: Answer, method: bytes) -> list[bytes]:
     return [head.before, datetimeToString(), head.after, body or b""]
 
 
-async def send(request: Request, answer: Answer) -> None:
+async def send(request: Request, answer: Answer, pace: Pace) -> None:
     """Write `answer`, and wait until the transport has taken it; the caller finishes the request.
 
-    Closes the body. Cancelled when the client leaves.
+    Closes the body. To be cancelled when the client leaves, as it is made to when it is too slow.
 
-    :raises Exception: what reading the body raised; headers have been sent by then.
+    :raises Exception: what reading the body raised; headers may have been sent by then.
     """
     try:
         request.setResponseCode(answer.status, PHRASES[answer.status])
@@ -43,7 +47,7 @@ async def send(request: Request, answer: Answer) -> None:
         if request.method == b"HEAD" or answer.status in NO_BODY_CODES:
             request.write(b"")
         else:
-            await _send_body(request, answer)
+            await _send_body(request, answer, pace)
     finally:
         answer.body.close()
 
@@ -53,32 +57,50 @@ def abort(request: Request) -> None:
     cast("ITCPTransport", request.transport).abortConnection()
 
 
-async def _send_body(request: Request, answer: Answer) -> None:
-    valve = _Valve()
+async def _send_body(request: Request, answer: Answer, pace: Pace) -> None:
+    watch, part = pace.watch(request.transport), answer.extent
+    try:
+        stored = answer.body.stored if part.length > PIECE and is_plain(request) else None
+        if stored is not None:
+            sent = await send_stored(request, stored, part, watch)
+            part = Range(part.start + sent, part.length - sent)
+        if part.length or stored is None:
+            await _send_pieces(request, answer.body, part, watch)
+    finally:
+        watch.end()
+
+
+async def _send_pieces(request: Request, body: Body, part: Range, watch: Watch) -> None:
+    valve = _Valve(watch)
     # Also for a body of one piece: a client that sends requests and reads nothing is held up here.
     request.registerProducer(valve, True)
-    at, left = answer.extent.start, answer.extent.length
-    while left:
-        piece = answer.body.read_cached(at, min(left, PIECE))
-        if not piece:
-            piece = await answer.body.read(at, min(left, PIECE))
-        if not piece:
-            raise EOFError("the content of a file has been lost")
-        request.write(piece)
-        at, left = at + len(piece), left - len(piece)
-        # After the last one too: a response that is finished while much of it is unsent can be cut
-        # by the idle timeout (https://github.com/twisted/twisted/issues/12498).
-        await valve.opened()
-    if not answer.extent.length:
-        request.write(b"")
-    request.unregisterProducer()
+    try:
+        at, left = part.start, part.length
+        while left:
+            piece = body.read_cached(at, min(left, PIECE))
+            if not piece:
+                piece = await body.read(at, min(left, PIECE))
+            if not piece:
+                raise EOFError("the content of a file has been lost")
+            request.write(piece)
+            at, left = at + len(piece), left - len(piece)
+            # After the last one too: a response that is finished while much of it is unsent can be
+            # cut by the idle timeout (https://github.com/twisted/twisted/issues/12498).
+            await valve.opened()
+            watch.passed_on += len(piece)
+        if not part.length:
+            request.write(b"")
+    finally:
+        # Also where nothing could be read: a refusal is sent instead.
+        request.unregisterProducer()
 
 
 @implementer(IPushProducer)
 class _Valve:
     """Lets a loop wait while a transport has enough."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self._shut = False
         self._waiting: Deferred[None] | None = None
 
@@ -86,6 +108,7 @@ class _Valve:
         """Return when the transport wants more."""
         while self._shut:
             self._waiting = Deferred()
+            self._watch.wait()
             await self._waiting
 
     def pauseProducing(self) -> None:
@@ -97,6 +120,7 @@ class _Valve:
         self._shut = False
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
+            self._watch.go_on()
             waiting.callback(None)
 
     def stopProducing(self) -> None:
