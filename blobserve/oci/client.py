@@ -217,7 +217,10 @@ def _renamed(response: IResponse) -> IResponse:
 
 
 class _Connection(HTTP11ClientProtocol):
-    """A connection whose answers have heads of bounded size, and that ends when it is told to."""
+    """A connection whose answers have heads of bounded size, and that ends when it is told to.
+
+    One that has sent more than it was asked for is not used again.
+    """
 
     transport: Any  # TCP's or TLS's, which share no interface that has all of what is used
 
@@ -249,6 +252,15 @@ class _Connection(HTTP11ClientProtocol):
     def _head_ended(self, result: Any) -> Any:
         self._head = 0
         return result
+
+    def _finishResponse_WAITING(self, rest: bytes) -> None:
+        """See `HTTP11ClientProtocol._finishResponse`, which takes no notice of `rest`.
+
+        What follows it would be the answer to the next request: RFC 9112 §9.2.
+        """
+        if rest and self._currentRequest is not None:
+            self._currentRequest.persistent = False
+        super()._finishResponse_WAITING(rest)
 
 
 class _Connections(Factory):
