@@ -145,8 +145,9 @@ class _Front(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._asked += data
-        if self._back is not None:
+        if self._back is not None and self._way is not None:
             self._back.send(self._asked)
+            self._way.asked()
         elif b"\r\n\r\n" in self._asked:
             self._pass_on(self._read_head())
 
@@ -228,6 +229,11 @@ class _Way:
         self._end: str | None = None
         self._timer: Any = None
         self._is_late = fault.latency > 0
+
+    def asked(self) -> None:
+        """The client sent something; what ends before the first byte ends now."""
+        if self._head is None:
+            self.take(b"")
 
     def take(self, data: bytes) -> None:
         """The server sent this."""
