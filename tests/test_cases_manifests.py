@@ -70,16 +70,16 @@ async def test_m01_m02_types_of_a_real_registry(
     ]  # fmt: skip
     async with (
         faulty(docker_registry.port) as proxy,
-        serving(tmp_path, proxy.host, tagMaxAge="0s") as server,
+        serving(tmp_path, proxy.host) as server,
     ):
         for n, media_type in enumerate(types):
-            docker_registry.put(Image.of({"a": b"%d" % n}, docker=docker), f"team/site:v{n}")
-            proxy.always(f"site/manifests/v{n}", having(content_type=media_type))
-            answer = await server.fetch(f"{proxy.host}/team/site:v{n}/a")
+            docker_registry.put(Image.of({"a": b"%d" % n}, docker=docker), f"team/type:v{n}")
+            proxy.always(f"type/manifests/v{n}", having(content_type=media_type))
+            answer = await server.fetch(f"{proxy.host}/team/type:v{n}/a")
             assert (media_type, answer.body) == (media_type, b"%d" % n)
-        proxy.script("manifests", having(content_type="text/html"))
-        answer = await server.fetch(f"{proxy.host}/team/site@{Image.of({'a': b'0'}).digest}x/a")
-        assert answer.status == 404
+        docker_registry.put(Image.of({"a": b"page"}, docker=docker), SITE)
+        proxy.script("site/manifests/v1", having(content_type="text/html"))
+        assert (await server.fetch(f"{proxy.host}/{SITE}/a")).status == 502
         for asked in proxy.asked("manifests"):
             assert asked.headers["accept"].count("application/vnd.") == 4
 
@@ -135,10 +135,11 @@ async def test_m10_sizes_of_layers(tmp_path: Path, bound: int | None) -> None:
         for n, (size, statuses) in enumerate(sizes.items()):
             content = document(layers=[descriptor(size=size)])
             site = scripted.push(f"team/site:v{n}", image_of(content, dict(IMAGE.blobs)))
+            before = len(scripted.asked("blobs"))
             answer = await server.fetch(f"{site}/a")
             assert (size, answer.status in statuses) == (size, True), answer.body
-        asked = {each.target for each in scripted.asked("GET .*blobs")}
-        assert len(asked) <= 1
+            can_be = type(size) is int and 0 < size < 1 << 63
+            assert can_be or len(scripted.asked("blobs")) == before
         assert not [*tmp_path.rglob("content"), *tmp_path.glob("ingest/*")]
 
 
@@ -201,7 +202,7 @@ async def test_documents_that_cannot_be_served(tmp_path: Path) -> None:
 
 @within(30)
 async def test_m08_m09_indexes(tmp_path: Path) -> None:
-    """An index in an index is followed, no deeper, and of ten thousand children one is asked for."""
+    """An index in an index is followed, no deeper, and of many children one is asked for."""
     amd64 = {"os": "linux", "architecture": "amd64"}
     top = IMAGE.documents[0]
     ours = {"mediaType": top.media_type, "digest": str(top.digest), "size": len(top.content)}
@@ -213,8 +214,7 @@ async def test_m08_m09_indexes(tmp_path: Path) -> None:
         "nested": (nested, 200, 3),
         "deep": (make_index({"": nested}), 502, 3),
         "too deep": (make_index({"": make_index({"": make_index({"": nested})})}), 502, 3),
-        "variants": (make_index({"linux/arm64/v8": make_image({"a": b"x"}), "linux/amd64/v1": IMAGE}),
-                     200, 2),
+        "variants": (make_index({"linux/arm64/v8": nested, "linux/amd64/v1": IMAGE}), 200, 2),
     }  # fmt: skip
     for name, (image, code, asked) in cases.items():
         async with listening() as scripted, serving(tmp_path / name, scripted.host) as server:
@@ -267,12 +267,11 @@ async def test_what_a_layer_says_of_itself(tmp_path: Path, extra: dict[str, obje
         layer = json.loads(json.dumps(descriptor(**extra)).replace("{}", inner.host))
         content = document(layers=[layer])
         for name, blobs, code in (("site", IMAGE.blobs, 200), ("lost", {}, 404)):
-            site = scripted.push(f"team/{name}:v1", image_of(content + b" " * code, dict(blobs)))
+            scripted.push(f"team/{name}:v1", image_of(content + b" " * code, dict(blobs)))
             scripted.always(f"{name}/blobs", lambda _, usual, b=blobs: usual if b else Answer(404))
         assert (await server.fetch(f"{scripted.host}/team/lost:v1/a")).status == 404
         assert (await server.fetch(f"{scripted.host}/team/site:v1/a")).body == b"a"
         assert inner.accepted == 0
-        assert str(site).endswith("lost:v1")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +346,7 @@ async def test_m15_odd_layers(tmp_path: Path, first: str) -> None:
 
 @within(20)
 async def test_m05_one_wrong_byte(tmp_path: Path, docker_registry: DockerRegistry) -> None:
-    """A manifest asked for by digest with any byte changed is refused, and the next one is served."""
+    """A manifest asked for by digest with any byte changed is refused, the next one served."""
     image = Image.of({"a": b"a"})
     docker_registry.put(image, SITE)
     async with faulty(docker_registry.port) as proxy, serving(tmp_path, proxy.host) as server:
