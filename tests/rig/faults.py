@@ -72,6 +72,8 @@ class FaultProxy:
         self.requests: list[Asked] = []
         self.connections: list[_Front] = []
         """Those of clients that are open now."""
+        self.accepted = 0
+        """How many there have been."""
         self._script: list[tuple[re.Pattern[str], list[Fault]]] = []
         self._lasting: list[tuple[re.Pattern[str], Fault]] = []
 
@@ -133,6 +135,7 @@ class _Front(Protocol):
 
     def connectionMade(self) -> None:
         self._proxy.connections.append(self)
+        self._proxy.accepted += 1
         if not self._proxy.speaks_http:
             self._pass_on(self._proxy.fault(""))
 
