@@ -279,10 +279,14 @@ async def test_c19_trickle(docker_registry: DockerRegistry) -> None:
 @within(20)
 async def test_c19_slow_is_no_fault(docker_registry: DockerRegistry) -> None:
     """What comes late and slowly, but comes, is waited for as long as it takes."""
+    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
     docker_registry.put(Image((LAYER,)), SITE)
     async with faulty(docker_registry.port) as proxy:
         proxy.always("blobs", Fault(latency=0.2, bandwidth=3 * MIB))
+        began = reactor.seconds()
         assert await fetched(proxy.host, limits=QUICK) == BLOB
+        assert reactor.seconds() - began > 1
         assert len(proxy.requests) == 1
 
 
