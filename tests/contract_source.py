@@ -48,7 +48,7 @@ class SourceContract:
 
     @within(20)
     async def test_tag_and_digest(self) -> None:
-        """Of tag and digest the digest counts, even if there is no such tag."""
+        """Of tag and digest the digest counts, even if there is no such tag (N03)."""
         async with self.holding(IMAGE) as (source, tagged):
             both = Reference(tagged.repository, "no-such-tag", IMAGE.digest)
             assert (await source.resolve(both)).digest == IMAGE.digest

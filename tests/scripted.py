@@ -268,6 +268,10 @@ class _Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._received += data
+        if self._received.startswith(b"\x16"):  # TLS, where there is none: as servers answer it
+            self.transport.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            self.transport.loseConnection()
+            return
         while not self._is_silent and (asked := self._next()) is not None:
             self._send(self._registry.answer(asked), asked)
 

@@ -70,7 +70,10 @@ def test_public(address: str) -> None:
     ],
 )
 def test_not_public(address: str) -> None:
-    """Loopback, private, link-local, reserved and multicast addresses are not, however wrapped."""
+    """Loopback, private, link-local, reserved and multicast addresses are not, however wrapped.
+
+    Row C35.
+    """
     assert not is_public(address)
 
 
@@ -147,7 +150,7 @@ def test_named(host: str, port: int, is_named: bool) -> None:
     ],
 )
 def test_loopback_name(host: str, is_loopback: bool) -> None:
-    """Only names that can mean nothing but this machine are loopback."""
+    """Only names that can mean nothing but this machine are loopback (N06)."""
     assert is_loopback_name(host) is is_loopback
 
 
@@ -187,7 +190,10 @@ def test_named_addresses_are_connected_to() -> None:
 
 @pytest.mark.parametrize("address", ["10.0.0.7", "127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_rebinding(address: str) -> None:
-    """A public name that resolves to a private address is refused, and the error names the key."""
+    """A public name that resolves to a private address is refused, and the error names the key.
+
+    Row C35.
+    """
     net = _Net({"cdn.example": [address]})
     failed = net.connect("cdn.example", 8443)
     error = net.failure_of(failed)
@@ -205,7 +211,7 @@ def test_own_key() -> None:
 
 
 def test_mixed_addresses() -> None:
-    """Of a name's addresses only the public ones are ever connected to."""
+    """Of a name's addresses only the public ones are ever connected to (C35)."""
     net = _Net({"cdn.example": ["127.0.0.1", "93.184.216.34", "10.0.0.1"]})
     net.connect("cdn.example", 443)
     net.reactor.advance(10)

@@ -26,12 +26,12 @@ FULL = Bearer(REALM, "registry.example", "repository:a/b:pull", "invalid_token")
     ],
 )
 def test_bearer(value: str) -> None:
-    """A token challenge is read whatever its case, spacing, quoting and order."""
+    """A token challenge is read whatever its case, spacing, quoting and order (A16)."""
     assert parse([value]) == FULL
 
 
 def test_relative_realm() -> None:
-    """What a registry leaves out is empty, and a realm need not be absolute."""
+    """What a registry leaves out is empty, and a realm need not be absolute (A18)."""
     assert parse(['Bearer realm="/token"']) == Bearer("/token")
 
 
@@ -60,7 +60,10 @@ def test_several_scopes() -> None:
     ],
 )
 def test_choice_of_scheme(values: list[str], chosen: object) -> None:
-    """Of several challenges, in one field or several, Bearer is met, else Basic, else none."""
+    """Of several challenges, in one field or several, Bearer is met, else Basic, else none.
+
+    Row A16.
+    """
     assert parse(values) == chosen
 
 
@@ -84,7 +87,10 @@ def test_choice_of_scheme(values: list[str], chosen: object) -> None:
     ],
 )
 def test_malformed(value: str) -> None:
-    """A malformed challenge, or one that names no usable realm, is not met with credentials."""
+    """A malformed challenge, or one that names no usable realm, is not met with credentials.
+
+    Row A17.
+    """
     assert parse([value]) is None
     assert parse([value, 'Basic realm="x"']) == Basic()
 

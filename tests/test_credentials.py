@@ -88,7 +88,10 @@ ANSWER = """echo '{"ServerURL": "x", "Username": "me", "Secret": "secret"}'"""
     ],
 )
 def test_entry(entry: dict[str, object], credential: Credential | None) -> None:
-    """A password, an identity token and a registry token are read in every form there is."""
+    """A password, an identity token and a registry token are read in every form there is.
+
+    Rows A30, A31, A32.
+    """
     file = parsed(auths={"registry.example": entry})
     assert file.credential(SITE) == credential
     assert file.problems == ()
@@ -107,7 +110,7 @@ def test_entry(entry: dict[str, object], credential: Credential | None) -> None:
     ],
 )
 def test_wrong_entry(entry: object, problem: str) -> None:
-    """A wrong entry is named with its registry, and the others still count."""
+    """A wrong entry is named with its registry, and the others still count (A30)."""
     file = parsed(auths={"registry.example": entry, "docker.io": {"registrytoken": "t"}})
     assert file.credential(SITE) is None
     assert file.credential(HUB) == Credential(registry_token="t")
@@ -132,13 +135,16 @@ def test_wrong_entry(entry: object, problem: str) -> None:
     ],
 )
 def test_key(key: str) -> None:
-    """A registry is known by its host, its URL, that of its API, and by parts of its paths."""
+    """A registry is known by its host, its URL, that of its API, and by parts of its paths.
+
+    Row A33.
+    """
     assert AuthFile.parse(json.dumps(auths(key)).encode()).credential(SITE) == ME
 
 
 @pytest.mark.parametrize("key", ["https://index.docker.io/v1/", "index.docker.io", "docker.io"])
 def test_hub_key(key: str) -> None:
-    """Docker Hub is known by each of its names."""
+    """Docker Hub is known by each of its names (A33, N01)."""
     assert AuthFile.parse(json.dumps(auths(key)).encode()).credential(HUB) == ME
 
 
@@ -150,7 +156,7 @@ def test_hub_key(key: str) -> None:
     ],
 )
 def test_key_of_another(key: str) -> None:
-    """A credential goes to no registry and no repository but its own."""
+    """A credential goes to no registry and no repository but its own (A22)."""
     assert AuthFile.parse(json.dumps(auths(key)).encode()).credential(SITE) is None
 
 
@@ -226,7 +232,7 @@ def write(path: Path, document: object) -> None:
     ],
 )
 def test_usual_places(tmp_path: Path, variable: str, below: str) -> None:
-    """Credentials are found where container tools keep them."""
+    """Credentials are found where container tools keep them (A39)."""
     write(tmp_path / "place" / below, auths())
     keychain = Keychain(None, {variable: str(tmp_path / "place")})
     assert keychain.for_repository(SITE) == ME
@@ -234,7 +240,7 @@ def test_usual_places(tmp_path: Path, variable: str, below: str) -> None:
 
 
 def test_inline_text() -> None:
-    """Credentials may be the text of an environment variable."""
+    """Credentials may be the text of an environment variable (A39)."""
     assert Keychain(None, {"DOCKER_AUTH_CONFIG": json.dumps(auths())}).for_repository(SITE) == ME
 
 
@@ -248,7 +254,7 @@ def test_empty_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_order_of_places(tmp_path: Path) -> None:
-    """The first place that has a credential for a repository counts, place by place."""
+    """The first place that has a credential for a repository counts, place by place (A39)."""
     environ = {
         "DOCKER_CONFIG": str(tmp_path),
         "HOME": str(tmp_path),
@@ -277,7 +283,7 @@ def test_named_file_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"{}", b"\xef\xbb\xbf", b'{"auths": null}'])
 def test_empty_file(tmp_path: Path, content: bytes, logged: list[str]) -> None:
-    """A file that says nothing leaves us anonymous, silently."""
+    """A file that says nothing leaves us anonymous, silently (A38)."""
     path = tmp_path / "config.json"
     path.write_bytes(content)
     assert Keychain(path, {}).for_repository(SITE) is None
@@ -285,7 +291,7 @@ def test_empty_file(tmp_path: Path, content: bytes, logged: list[str]) -> None:
 
 
 def test_no_file(tmp_path: Path, logged: list[str]) -> None:
-    """A file that is absent, a directory or a FIFO leaves us anonymous, without waiting."""
+    """A file that is absent, a directory or a FIFO leaves us anonymous, without waiting (A38)."""
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "absent", tmp_path, tmp_path / "fifo", tmp_path / "fifo" / "x"):
         assert Keychain(path, {}).for_repository(SITE) is None
@@ -293,14 +299,14 @@ def test_no_file(tmp_path: Path, logged: list[str]) -> None:
 
 
 def test_byte_order_mark(tmp_path: Path) -> None:
-    """A file that begins with a byte order mark is read like any other."""
+    """A file that begins with a byte order mark is read like any other (A38)."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(auths()), encoding="utf-8-sig")
     assert Keychain(path, {}).for_repository(SITE) == ME
 
 
 def test_rotation(tmp_path: Path) -> None:
-    """A changed password counts at the next use, and so does its removal."""
+    """A changed password counts at the next use, and so does its removal (A38)."""
     path = tmp_path / "config.json"
     keychain = Keychain(path, {})
     for login in ("me:one", "me:two"):
@@ -326,7 +332,10 @@ def test_rotation(tmp_path: Path) -> None:
     ids=range(9),
 )
 def test_malformed_file(tmp_path: Path, content: bytes, logged: list[str]) -> None:
-    """A file that becomes malformed is reported once, and what it said before still counts."""
+    """A file that becomes malformed is reported once, and what it said before still counts.
+
+    Row A38.
+    """
     path = tmp_path / "config.json"
     write(path, auths())
     keychain = Keychain(path, {})
@@ -341,7 +350,7 @@ def test_malformed_file(tmp_path: Path, content: bytes, logged: list[str]) -> No
 
 
 def test_unreadable_file(tmp_path: Path, logged: list[str]) -> None:
-    """A file that becomes unreadable is reported, and what it said before still counts."""
+    """A file that becomes unreadable is reported, and what it said before still counts (A38)."""
     path = tmp_path / "config.json"
     write(path, auths())
     keychain = Keychain(path, {})
@@ -376,7 +385,7 @@ def test_helper_is_asked(helper, tmp_path: Path, repository: Repository, server:
 
 
 def test_order_of_helpers(helper, tmp_path: Path) -> None:
-    """A registry's helper goes before the store, and the store before what the file says."""
+    """A registry's helper goes before the store, and the store before what the file says (A34)."""
     helper(ANSWER.replace("secret", "from store"), "store")
     environ = helper(ANSWER.replace("secret", "from helper"), "own")
     file = {"credsStore": "store", **auths(login="me:from file")}
@@ -392,7 +401,7 @@ def test_order_of_helpers(helper, tmp_path: Path) -> None:
 
 
 def test_identity_token_of_a_helper(helper) -> None:
-    """A helper's secret of the user <token> is an identity token."""
+    """A helper's secret of the user <token> is an identity token (A34)."""
     environ = helper(ANSWER.replace('"me"', '"<token>"'))
     environ["DOCKER_AUTH_CONFIG"] = '{"credsStore": "test"}'
     keychain = Keychain(None, environ)
@@ -416,7 +425,10 @@ def test_identity_token_of_a_helper(helper) -> None:
     ],
 )
 def test_helper_fails(helper, script: str, logged: list[str]) -> None:
-    """A helper that fails, hangs, or says too much gives nothing; it is ended and reported."""
+    """A helper that fails, hangs, or says too much gives nothing; it is ended and reported.
+
+    Row A35.
+    """
     helpers = CredentialHelpers(helper(script), runs_within=0.5)
     assert helpers.ask("test", "registry.example") is None
     (line,) = logged
@@ -425,7 +437,7 @@ def test_helper_fails(helper, script: str, logged: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["../test", "sub/test", "..", "", "te st", "/bin/sh", "absent"])
 def test_helper_is_no_path(helper, name: str, tmp_path: Path) -> None:
-    """A helper is found by its plain name on the PATH, or not at all."""
+    """A helper is found by its plain name on the PATH, or not at all (A36)."""
     environ = helper(ANSWER)
     (tmp_path / "docker-credential-sub").mkdir()
     (tmp_path / "docker-credential-sub" / "test").symlink_to("../docker-credential-test")
@@ -441,7 +453,7 @@ def test_helper_without_a_path(helper) -> None:
 
 @pytest.mark.parametrize(("script", "kept"), [(ANSWER, 3600.0), ("exit 1", 5.0)])
 def test_answer_is_remembered(helper, tmp_path: Path, script: str, kept: float) -> None:
-    """A helper's answer counts for an hour, its failure for five seconds."""
+    """A helper's answer counts for an hour, its failure for five seconds (A37)."""
     clock = Clock()
     helpers = CredentialHelpers(helper(script), clock.seconds)
     for pause, runs in [(0.0, 1), (kept - 1, 1), (2.0, 2)]:

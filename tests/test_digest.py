@@ -42,7 +42,7 @@ def test_round_trip(text: str) -> None:
     ],
 )
 def test_malformed(text: str) -> None:
-    """Unknown algorithms, wrong lengths, upper case and paths are no digests."""
+    """Unknown algorithms, wrong lengths, upper case and paths are no digests (C30, N05)."""
     with pytest.raises(MalformedReference):
         Digest.parse(text)
 

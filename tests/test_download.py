@@ -54,7 +54,7 @@ def _layer(image: MadeImage) -> str:
 
 @pytest_twisted.ensureDeferred
 async def test_ten_at_a_time(tmp_path: Path) -> None:
-    """Ten layers are downloaded at a time; the eleventh begins when one of them has ended."""
+    """Ten layers are downloaded at a time; the eleventh begins when one of them has ended (C41)."""
     async with standing(tmp_path) as stand:
         pulled = _pulled(stand)
         gate = stand.source.hold("fetch", after=10)
@@ -144,7 +144,7 @@ async def test_limits_change(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_thousand_fail_at_once(tmp_path: Path) -> None:
-    """A full queue of downloads that all fail at once is worked through like any other."""
+    """A full queue of downloads that all fail at once is worked through like any other (C41)."""
     async with standing(tmp_path) as stand:
         pulled = _pulled(stand)
         gate = stand.source.hold("fetch")

@@ -83,7 +83,10 @@ def test_index(docker: bool) -> None:
     ],
 )
 def test_media_type_is_inferred(media_type: str, own_type: str | None) -> None:
-    """A manifest served without a telling media type is known by its own, or by its members."""
+    """A manifest served without a telling media type is known by its own, or by its members.
+
+    Row M02.
+    """
     members = {"layers": [descriptor()]} | ({} if own_type is None else {"mediaType": own_type})
     assert isinstance(parse(document(**members), media_type, LIMITS), Manifest)
 
@@ -96,7 +99,7 @@ def test_no_layers(layers: object) -> None:
 
 
 def test_layer_twice() -> None:
-    """A layer that stands twice in an image is there twice."""
+    """A layer that stands twice in an image is there twice (M15)."""
     parsed = parse(document(layers=[descriptor(), descriptor()]), OCI_MANIFEST, LIMITS)
     assert isinstance(parsed, Manifest)
     assert len(parsed.layers) == 2
@@ -114,7 +117,10 @@ def test_layer_twice() -> None:
     ],
 )
 def test_urls_are_ignored(media_type: str) -> None:
-    """A layer's urls and inline data are not looked at, nor is the image's configuration."""
+    """A layer's urls and inline data are not looked at, nor is the image's configuration.
+
+    Rows M11, M12.
+    """
     layer = descriptor(media_type, urls=["http://169.254.169.254/"], data="not base64")
     parsed = parse(document(layers=[layer], config=5), OCI_MANIFEST, LIMITS)
     assert isinstance(parsed, Manifest)
@@ -149,7 +155,10 @@ def test_urls_are_ignored(media_type: str) -> None:
     ],
 )
 def test_unusable_document(content: bytes, media_type: str, problem: str) -> None:
-    """What is ambiguous, of the first schema or no image is refused in words that say so."""
+    """What is ambiguous, of the first schema or no image is refused in words that say so.
+
+    Rows M06, M07, M13.
+    """
     with pytest.raises(BadImage) as raised:
         parse(content, media_type, LIMITS)
     assert problem in raised.value.problem
@@ -158,7 +167,10 @@ def test_unusable_document(content: bytes, media_type: str, problem: str) -> Non
 
 @pytest.mark.parametrize("size", ["-1", "0", "1.0", "1e3", '"7"', "null", "true", "1" + "0" * 19])
 def test_size(size: str) -> None:
-    """A descriptor whose size is no positive whole number is refused before anything is fetched."""
+    """A descriptor whose size is no positive whole number is refused before anything is fetched.
+
+    Row M10.
+    """
     content = document(layers=[descriptor(size="SIZE")]).replace(b'"SIZE"', size.encode())
     with pytest.raises(BadImage):
         parse(content, OCI_MANIFEST, LIMITS)
@@ -186,7 +198,7 @@ def test_size(size: str) -> None:
     ids=range(15),
 )
 def test_not_strict_json(content: bytes) -> None:
-    """JSON that two readers could read differently, or that is very deep, is refused."""
+    """JSON that two readers could read differently, or that is very deep, is refused (M04)."""
     with pytest.raises(BadImage, match=r"strict JSON|no JSON object"):
         parse(content, OCI_MANIFEST, LIMITS)
 
@@ -230,7 +242,7 @@ def test_hostile_document(content: bytes, media_type: str) -> None:
 
 
 def test_many_images() -> None:
-    """An index as large as a document may be is read and searched."""
+    """An index as large as a document may be is read and searched (M09)."""
     assert index(*[image("linux/arm64")] * 20_000).choose(Platform.parse("linux/arm64"))
 
 
@@ -280,7 +292,10 @@ ATTESTATION = {"vnd.docker.reference.type": "attestation-manifest"}
     ],
 )
 def test_choice(asked: str | None, images: list[str | None], chosen: int, warned: bool) -> None:
-    """Of an index the platform asked for is served, else linux/amd64, else the first image."""
+    """Of an index the platform asked for is served, else linux/amd64, else the first image.
+
+    Row M08.
+    """
     listed = index(*[image(platform, n=n) for n, platform in enumerate(images)])
     found, warning = listed.choose(None if asked is None else Platform.parse(asked))
     assert found == listed.manifests[chosen]
@@ -309,7 +324,7 @@ def test_choice_without_a_match_is_told() -> None:
     ],
 )
 def test_no_image_for_the_platform(asked: str | None, manifests: list[dict[str, object]]) -> None:
-    """An index without an image that fits is like an image that does not exist."""
+    """An index without an image that fits is like an image that does not exist (M08)."""
     with pytest.raises(PlatformNotFound) as raised:
         index(*manifests).choose(None if asked is None else Platform.parse(asked))
     assert str(raised.value) == f"the index has no image for {asked or 'any platform'}"
@@ -317,7 +332,7 @@ def test_no_image_for_the_platform(asked: str | None, manifests: list[dict[str, 
 
 @pytest.mark.parametrize("asked", [None, Platform.parse("linux/arm64")])
 def test_nested_index(asked: Platform | None) -> None:
-    """An index inside an index is where the search goes on, without a warning."""
+    """An index inside an index is where the search goes on, without a warning (M09)."""
     nested = index(descriptor(DOCKER_LIST), image("linux/s390x"))
     assert nested.choose(asked) == (nested.manifests[0], None)
     assert nested.manifests[0].is_index

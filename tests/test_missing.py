@@ -22,7 +22,10 @@ def resolves(stand: Stand) -> int:
 
 @pytest_twisted.ensureDeferred
 async def test_asked_once(tmp_path: Path) -> None:
-    """A missing image is looked up once in two seconds; every caller has an error of its own."""
+    """A missing image is looked up once in two seconds; every caller has an error of its own.
+
+    Row C25.
+    """
     async with standing(tmp_path) as stand:
         errors = []
         for _ in range(3):

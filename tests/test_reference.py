@@ -74,7 +74,10 @@ def test_path_is_split_where_the_reference_ends(text: str, rest: bytes | None) -
     ],
 )
 def test_canonical_repository(text: str, canonical: str) -> None:
-    """Hosts are lower case, Docker Hub has one name, and its official images are in library/."""
+    """Hosts are lower case, Docker Hub has one name, and its official images are in library/.
+
+    Rows N01, N02.
+    """
     assert str(Repository.parse(text)) == canonical
 
 
@@ -126,7 +129,7 @@ def test_no_registry(registry: str) -> None:
     ],
 )
 def test_no_repository(path: str) -> None:
-    """The path of a repository follows the grammar of the distribution specification."""
+    """The path of a repository follows the grammar of the distribution specification (N04)."""
     with pytest.raises(MalformedReference):
         Repository.parse(f"registry.example/{path}")
 
@@ -184,7 +187,10 @@ def test_split_path(path: bytes, reference: str, rest: bytes | None) -> None:
     ],
 )
 def test_problem_is_named(path: bytes, problem: str) -> None:
-    """An address that is no reference is answered with what is missing or wrong in it."""
+    """An address that is no reference is answered with what is missing or wrong in it.
+
+    Rows N02, N04.
+    """
     with pytest.raises(MalformedReference) as raised:
         split_path(path)
     assert problem in str(raised.value)

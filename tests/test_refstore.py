@@ -75,7 +75,7 @@ async def test_cached_fetch(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_only_what_is_served_is_fetched(tmp_path: Path) -> None:
-    """Of an image its manifest and the layer that is served are fetched, and nothing else."""
+    """Of an image its manifest and the layer that is served are fetched, and nothing else (M17)."""
     async with standing(tmp_path) as stand:
         image = an_image()
         stand.source.push(SITE, image)
@@ -132,7 +132,7 @@ async def test_layer_not_found(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_layers(tmp_path: Path) -> None:
-    """An image without layers has nothing to serve."""
+    """An image without layers has nothing to serve (M15)."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, make_image())
         with pytest.raises(NoLayers):
@@ -156,7 +156,7 @@ async def test_two_layers(tmp_path: Path, warnings: list[str]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_layer_on_second_attempt(tmp_path: Path) -> None:
-    """A layer that arrives corrupt is fetched once more from its first byte."""
+    """A layer that arrives corrupt is fetched once more from its first byte (C17)."""
     async with standing(tmp_path) as stand:
         image = an_image()
         stand.source.push(SITE, image)
@@ -167,7 +167,10 @@ async def test_layer_on_second_attempt(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_layer_corrupt_for_good(tmp_path: Path) -> None:
-    """A layer that is corrupt twice is given up and leaves nothing; the next request retries."""
+    """A layer that is corrupt twice is given up and leaves nothing; the next request retries.
+
+    Row C16.
+    """
     async with standing(tmp_path) as stand:
         image = an_image()
         stand.source.push(SITE, image)
@@ -257,7 +260,7 @@ async def test_read_only_waits(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_first_waiter_leaves(tmp_path: Path) -> None:
-    """A client that leaves cancels its own wait: another one still gets the image."""
+    """A client that leaves cancels its own wait: another one still gets the image (C40)."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         gate = stand.source.hold("fetch")
@@ -271,7 +274,7 @@ async def test_first_waiter_leaves(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_all_waiters_leave(tmp_path: Path) -> None:
-    """A pull that nobody waits for any more goes on, and serves the next request."""
+    """A pull that nobody waits for any more goes on, and serves the next request (C39)."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         gate = stand.source.hold("fetch")
@@ -486,7 +489,7 @@ async def test_source_anew_for_each_pull(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_tag_moves_while_resolving(tmp_path: Path) -> None:
-    """A tag that moves while its image is being pulled does not mix two images."""
+    """A tag that moves while its image is being pulled does not mix two images (M16)."""
     async with standing(tmp_path) as stand:
         first = make_index({"linux/amd64": an_image()})
         stand.source.push(SITE, first)
@@ -500,7 +503,10 @@ async def test_tag_moves_while_resolving(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_platforms(tmp_path: Path, warnings: list[str]) -> None:
-    """Of an index the image for the rules' platform is served, at once when the rules change."""
+    """Of an index the image for the rules' platform is served, at once when the rules change.
+
+    Row M08.
+    """
     async with standing(tmp_path) as stand:
         images = {"linux/amd64": an_image("amd"), "linux/arm64": an_image("arm")}
         index = make_index(images)
@@ -525,7 +531,7 @@ async def test_arbitrary_platform(tmp_path: Path, warnings: list[str]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nested_index(tmp_path: Path) -> None:
-    """An index may stand in an index, once."""
+    """An index may stand in an index, once (M09)."""
     async with standing(tmp_path) as stand:
         nested = make_index({"": make_index({"linux/amd64": an_image()})})
         stand.source.push(SITE, nested)

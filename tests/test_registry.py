@@ -33,7 +33,7 @@ MANIFEST = IMAGE.documents[0]
 
 @within(10)
 async def test_accept() -> None:
-    """Every manifest request lists all four media types, and asks for no content coding."""
+    """Every manifest request lists all four media types, and asks for no content coding (M01)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         await registry.resolve(tagged)
@@ -48,7 +48,10 @@ async def test_accept() -> None:
 @within(10)
 @pytest.mark.parametrize("announced", [str(OTHER.digest), "md5:123", "sha256:../../x", ""])
 async def test_digest_of_tag(announced: str) -> None:
-    """The digest of a tag is that of its bytes, whatever the registry says it is."""
+    """The digest of a tag is that of its bytes, whatever the registry says it is.
+
+    Rows C28, C29, C30.
+    """
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always(
@@ -60,7 +63,7 @@ async def test_digest_of_tag(announced: str) -> None:
 
 @within(10)
 async def test_wrong_manifest() -> None:
-    """A manifest asked for by digest whose bytes have another digest is refused."""
+    """A manifest asked for by digest whose bytes have another digest is refused (C29, M05)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         wrong = Answer(body=MANIFEST.content + b" ")
@@ -72,7 +75,7 @@ async def test_wrong_manifest() -> None:
 @within(10)
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 async def test_manifest_size(framing: str) -> None:
-    """A manifest is read up to the limit exactly, however its length is announced."""
+    """A manifest is read up to the limit exactly, however its length is announced (M03)."""
     limits = Limits(manifest_size=len(MANIFEST.content))
     async with listening() as scripted, registry_at(scripted.host, limits=limits) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -87,7 +90,7 @@ async def test_manifest_size(framing: str) -> None:
 
 @within(10)
 async def test_endless_manifest() -> None:
-    """A manifest that never ends is given up at the limit, and its connection is closed."""
+    """A manifest that never ends is given up at the limit, and its connection is closed (M03)."""
     limits = Limits(manifest_size=1000)
     async with listening() as scripted, registry_at(scripted.host, limits=limits) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -100,7 +103,7 @@ async def test_endless_manifest() -> None:
 
 @within(10)
 async def test_coded_manifest() -> None:
-    """A manifest that a proxy compressed all the same is decoded, within the limit."""
+    """A manifest that a proxy compressed all the same is decoded, within the limit (C38)."""
     limits = Limits(manifest_size=10_000)
     async with listening() as scripted, registry_at(scripted.host, limits=limits) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -114,7 +117,7 @@ async def test_coded_manifest() -> None:
 
 @within(10)
 async def test_media_type() -> None:
-    """The media type of a document comes without its parameters."""
+    """The media type of a document comes without its parameters (M02)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("manifests", lambda _, usual: usual.having(content_type="A/b; charset=x"))
@@ -136,7 +139,10 @@ async def test_media_type() -> None:
     ],
 )
 async def test_refusals(code: int, error: type[Exception], tries: int) -> None:
-    """What a registry refuses is asked for once and named in our words; only 5xx is tried again."""
+    """What a registry refuses is asked for once and named in our words; only 5xx is tried again.
+
+    Row C25.
+    """
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         body = b'{"errors": [{"code": "NAME_UNKNOWN", "message": "internal secret"}]}'
@@ -150,7 +156,7 @@ async def test_refusals(code: int, error: type[Exception], tries: int) -> None:
 @within(20)
 @pytest.mark.parametrize("code", [408, 429, 499, 500, 502, 503, 504, 522])
 async def test_transient(code: int) -> None:
-    """A failure that passes is not noticed."""
+    """A failure that passes is not noticed (C23)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("manifests", status(code), status(code))
@@ -161,7 +167,7 @@ async def test_transient(code: int) -> None:
 @within(10)
 @pytest.mark.parametrize("code", [429, 503])
 async def test_busy(code: int) -> None:
-    """A registry that asks for more patience than we have is busy, for as long as it said."""
+    """A registry that asks for more patience than we have is busy, for as long as it said (C22)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("manifests", status(code, Retry_After="17"))
@@ -175,7 +181,7 @@ async def test_busy(code: int) -> None:
 
 @within(10)
 async def test_retry_after() -> None:
-    """A short wait that the registry asks for is kept."""
+    """A short wait that the registry asks for is kept (C21)."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     async with listening() as scripted, registry_at(scripted.host) as registry:
@@ -188,7 +194,7 @@ async def test_retry_after() -> None:
 
 @within(10)
 async def test_down() -> None:
-    """A host that is down costs patience once; the next requests fail after one try each."""
+    """A host that is down costs patience once; the next requests fail after one try each (C24)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("manifests", status(502))
@@ -200,7 +206,7 @@ async def test_down() -> None:
 
 @within(10)
 async def test_refused_connection() -> None:
-    """A registry that is not running has failed, in words that say how."""
+    """A registry that is not running has failed, in words that say how (C42)."""
     async with listening() as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
     async with registry_at(scripted.host) as registry:
@@ -210,7 +216,7 @@ async def test_refused_connection() -> None:
 
 @within(10)
 async def test_silent_head() -> None:
-    """A registry that accepts and says nothing has failed after the header time-out."""
+    """A registry that accepts and says nothing has failed after the header time-out (C20)."""
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("", lambda *_: NOTHING)
@@ -240,7 +246,7 @@ async def test_silent_body() -> None:
     ids=["long", "many", "continue", "no-http"],
 )
 async def test_head_bomb(head: bytes) -> None:
-    """An answer whose head does not end, or is none, is given up with its connection."""
+    """An answer whose head does not end, or is none, is given up with its connection (C37)."""
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("manifests", lambda *_: head)
@@ -249,7 +255,7 @@ async def test_head_bomb(head: bytes) -> None:
 
 @within(10)
 async def test_stale_connection() -> None:
-    """A connection that the registry closed while it was idle costs nothing."""
+    """A connection that the registry closed while it was idle costs nothing (C44)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         await registry.resolve(tagged)
@@ -276,7 +282,10 @@ async def test_persistent() -> None:
 @within(10)
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 async def test_redirect(code: int) -> None:
-    """Every kind of redirect is followed, relative ones too, to URLs exactly as they are given."""
+    """Every kind of redirect is followed, relative ones too, to URLs exactly as they are given.
+
+    Row C31.
+    """
     signed = "/v2/team/site/blobs/../x;y//%2f%7E?X-Amz=a%2Fb+c&empty&e=&s=a=b==&~"
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -299,7 +308,7 @@ async def test_redirect(code: int) -> None:
     ],
 )
 async def test_bad_redirect(location: str | None, problem: str) -> None:
-    """A redirect that loops, leads nowhere or out of TLS is not followed."""
+    """A redirect that loops, leads nowhere or out of TLS is not followed (C31)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         step = status(307) if location is None else redirect(location)
@@ -311,7 +320,10 @@ async def test_bad_redirect(location: str | None, problem: str) -> None:
 
 @within(10)
 async def test_head_that_fails() -> None:
-    """Where HEAD is refused or says no digest, a tag is looked up by a conditional GET."""
+    """Where HEAD is refused or says no digest, a tag is looked up by a conditional GET.
+
+    Rows C26, C27.
+    """
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("HEAD", status(405), status(403), status(404), status(200))
@@ -396,7 +408,10 @@ async def test_ipv6() -> None:
 
 @within(10)
 async def test_unnamed_loopback() -> None:
-    """A registry that nothing names is not connected to on loopback, nor spoken to in clear."""
+    """A registry that nothing names is not connected to on loopback, nor spoken to in clear.
+
+    Row C35.
+    """
     async with listening() as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
         for rules in (RegistryRules(), RegistryRules(insecure=True)):
@@ -410,7 +425,7 @@ async def test_unnamed_loopback() -> None:
 
 @within(10)
 async def test_cancel() -> None:
-    """A request that is cancelled closes its connection, whatever it waits for."""
+    """A request that is cancelled closes its connection, whatever it waits for (C39)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("", lambda *_: NOTHING, cut(10, "silence"), status(503, Retry_After="9"))

@@ -39,7 +39,7 @@ async def fetched(scripted: Scripted, blob: bytes = BLOB, limits: Limits | None 
 @pytest.mark.parametrize("end", ["close", "reset"])
 @pytest.mark.parametrize("after", [0, 1, 511, 512, HALF, len(BLOB) - 1])
 async def test_cut(after: int, end: str) -> None:
-    """A download that is cut goes on where it stopped, for the same content only."""
+    """A download that is cut goes on where it stopped, for the same content only (C01, C02)."""
     async with listening() as scripted:
         scripted.script("blobs", cut(after, end))  # type: ignore[arg-type]
         assert (await fetched(scripted)).content == BLOB
@@ -54,7 +54,7 @@ async def test_cut(after: int, end: str) -> None:
 @within(10)
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 async def test_cut_without_length(framing: str) -> None:
-    """A body whose length nobody announced is known to be cut all the same."""
+    """A body whose length nobody announced is known to be cut all the same (C03, C04)."""
 
     def step(asked: Asked, usual: Answer) -> Answer:
         return attrs.evolve(usual, framing=framing, sent=1000, end="close")
@@ -67,7 +67,7 @@ async def test_cut_without_length(framing: str) -> None:
 
 @within(20)
 async def test_many_cuts() -> None:
-    """Cuts are mended for as long as each connection brings the blob on by a mebibyte."""
+    """Cuts are mended for as long as each connection brings the blob on by a mebibyte (C05)."""
     async with listening() as scripted:
         scripted.always("blobs", cut((1 << 20) + 1))
         assert (await fetched(scripted, BLOB * 3)).content == BLOB * 3
@@ -76,7 +76,7 @@ async def test_many_cuts() -> None:
 
 @within(10)
 async def test_no_progress() -> None:
-    """Three connections that bring nothing are enough."""
+    """Three connections that bring nothing are enough (C06)."""
     async with listening() as scripted:
         scripted.always("blobs", cut(0))
         with pytest.raises(RegistryFailed, match="it cut off its answer"):
@@ -86,7 +86,10 @@ async def test_no_progress() -> None:
 
 @within(10)
 async def test_through_the_registry() -> None:
-    """What is missing is asked of the registry again, whose first redirect is good no more."""
+    """What is missing is asked of the registry again, whose first redirect is good no more.
+
+    Row C13.
+    """
     async with listening() as storage, listening() as scripted:
         digest = storage.hold("team/site", BLOB)
         place = f"http://{storage.host}/v2/team/site/blobs/{digest}?signature="
@@ -142,7 +145,10 @@ SIZE = len(BLOB)
     ],
 )
 async def test_bad_range(value: str | None) -> None:
-    """A part that is not described strictly as the one asked for is not used; the whole blob is."""
+    """A part that is not described strictly as the one asked for is not used; the whole blob is.
+
+    Rows C07, C08.
+    """
     async with listening() as scripted:
         scripted.script("blobs", cut(HALF), ranged(value))
         assert (await fetched(scripted)).content == BLOB
@@ -163,7 +169,10 @@ async def test_short_range(total: str) -> None:
 @within(10)
 @pytest.mark.parametrize("code", [200, 400, 416])
 async def test_no_ranges(code: int) -> None:
-    """A registry that cannot send a part sends the whole, of which only the rest is written."""
+    """A registry that cannot send a part sends the whole, of which only the rest is written.
+
+    Rows C10, C11.
+    """
 
     def step(asked: Asked, usual: Answer) -> Answer:
         if code != 200:
@@ -177,7 +186,7 @@ async def test_no_ranges(code: int) -> None:
 
 @within(20)
 async def test_always_from_the_beginning() -> None:
-    """A registry that begins anew at each cut is given up when it has sent twice the blob."""
+    """A registry that begins anew at each cut is given up when it has sent twice the blob (C10)."""
 
     def step(asked: Asked, usual: Answer) -> Answer:
         so_far = min(SIZE - 1, len(scripted.requests) * (3 << 19))
@@ -192,7 +201,7 @@ async def test_always_from_the_beginning() -> None:
 
 @within(10)
 async def test_length() -> None:
-    """A Content-Length that is not the descriptor's size is refused before the body."""
+    """A Content-Length that is not the descriptor's size is refused before the body (C14)."""
     async with listening() as scripted:
         for announced in (SIZE - 1, SIZE + 1):
             lie = Answer(body=BLOB, announced=announced)
@@ -204,7 +213,10 @@ async def test_length() -> None:
 @within(10)
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 async def test_too_long(framing: str) -> None:
-    """A body that goes on beyond the descriptor's size is refused, and its connection closed."""
+    """A body that goes on beyond the descriptor's size is refused, and its connection closed.
+
+    Row C15.
+    """
     async with listening() as scripted:
         longer = Answer(body=BLOB * 2, framing=framing, end="silence")  # type: ignore[arg-type]
         scripted.script("blobs", lambda *_: longer)
@@ -214,7 +226,7 @@ async def test_too_long(framing: str) -> None:
 
 @within(10)
 async def test_content_coding() -> None:
-    """A blob is never decoded: in a content coding it is refused."""
+    """A blob is never decoded: in a content coding it is refused (C38)."""
     async with listening() as scripted:
         coded = Answer(body=gzip.compress(BLOB)).having(content_encoding="gzip")
         scripted.script("blobs", lambda *_: coded)
@@ -240,7 +252,7 @@ async def test_content_coding() -> None:
     ],
 )
 async def test_refusals(code: int, error: type[Exception]) -> None:
-    """What a registry refuses to give is not asked for again."""
+    """What a registry refuses to give is not asked for again (C25)."""
     async with listening() as scripted:
         scripted.script("blobs", status(code))
         with pytest.raises(error):
@@ -250,7 +262,7 @@ async def test_refusals(code: int, error: type[Exception]) -> None:
 
 @within(10)
 async def test_stall() -> None:
-    """A body that falls silent is cut by us, and goes on over another connection."""
+    """A body that falls silent is cut by us, and goes on over another connection (C18)."""
     async with listening() as scripted:
         scripted.script("blobs", cut(HALF, "silence"))
         assert (await fetched(scripted, limits=QUICK)).content == BLOB
@@ -315,7 +327,7 @@ async def test_stopped_by_its_consumer() -> None:
 
 @within(10)
 async def test_password_stays() -> None:
-    """Storage that a registry redirects to never sees the registry's credentials."""
+    """Storage that a registry redirects to never sees the registry's credentials (C32)."""
     async with listening() as storage, listening() as scripted:
         digest = storage.hold("team/site", BLOB)
         scripted.hold("team/site", BLOB)
@@ -334,7 +346,10 @@ async def test_password_stays() -> None:
 
 @within(10)
 async def test_log() -> None:
-    """No log line has a signed URL's query, a credential, or what a registry or storage said."""
+    """No log line has a signed URL's query, a credential, or what a registry or storage said.
+
+    Row C47.
+    """
     events: list[str] = []
 
     def observe(event: LogEvent) -> None:
@@ -363,7 +378,7 @@ async def test_log() -> None:
 
 @within(10)
 async def test_storage_that_asks() -> None:
-    """Storage that answers 401 with a challenge gets nothing."""
+    """Storage that answers 401 with a challenge gets nothing (C36)."""
     async with listening() as storage, listening() as scripted:
         digest = storage.hold("team/site", BLOB)
         storage.has_tokens = True

@@ -43,7 +43,7 @@ async def test_password(htpasswd_registry: Any) -> None:
 
 @within(20)
 async def test_storage(cdn_registry: Any, cdn: Any) -> None:
-    """Blobs come from the storage a registry redirects to, if it may be connected to."""
+    """Blobs come from the storage a registry redirects to, if it may be connected to (C32)."""
     tagged = pushed(cdn_registry)
     host = tagged.repository.registry
     rules = RegistryRules(insecure=True, allow_hosts=frozenset({cdn.host}))
@@ -61,7 +61,7 @@ async def test_storage(cdn_registry: Any, cdn: Any) -> None:
 
 @within(20)
 async def test_signed_tokens(token_registry: Any, token_endpoint: Any) -> None:
-    """A registry that believes only its realm's signed tokens gives out its images."""
+    """A registry that believes only its realm's signed tokens gives out its images (A01)."""
     tagged = pushed(token_registry)
     before = len(token_endpoint.requests)
     rules = RegistryRules(insecure=True, allow_hosts=frozenset({token_endpoint.host}))
@@ -76,7 +76,10 @@ async def test_signed_tokens(token_registry: Any, token_endpoint: Any) -> None:
 
 @within(20)
 async def test_without_tls(docker_registry: Any) -> None:
-    """A registry named on loopback that speaks no TLS is spoken to without, by all at once."""
+    """A registry named on loopback that speaks no TLS is spoken to without, by all at once.
+
+    Row N07.
+    """
     tagged = pushed(docker_registry)
     known = Digest.parse(IMAGE.digest)
     async with registry_at(tagged.repository.registry, RegistryRules()) as registry:

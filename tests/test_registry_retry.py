@@ -34,7 +34,10 @@ NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    """Retry-After counts in seconds or as a date to come, up to a minute; all else is ignored."""
+    """Retry-After counts in seconds or as a date to come, up to a minute; all else is ignored.
+
+    Row C22.
+    """
     assert retry_after(value, NOW) == seconds
 
 
@@ -66,7 +69,7 @@ def _outcome(clock: Clock, patience: Patience, tries: _Tries) -> list[Any]:
 
 
 def test_backs_off() -> None:
-    """Four failures are waited out, in less than four seconds altogether."""
+    """Four failures are waited out, in less than four seconds altogether (C23)."""
     clock = Clock()
     tries = _Tries(*[_failing() for _ in range(4)])
     persisting = Deferred.fromCoroutine(Patience(clock, "r.example").persist(tries))
@@ -127,7 +130,7 @@ async def _pause(clock: Clock, seconds: float) -> None:
 
 
 def test_down_and_up() -> None:
-    """A host that used up one caller's patience gets one try from each, until it answers."""
+    """A host that used up one caller's patience gets one try from each, until it answers (C24)."""
     clock = Clock()
     patience = Patience(clock, "r.example")
     Deferred.fromCoroutine(patience.persist(_Tries(*[_failing()] * 5))).addErrback(lambda _: None)
@@ -148,7 +151,7 @@ def _watch(clock: Clock, silence: float = 10.0, rate: int = 100) -> tuple[StallW
 
 
 def test_silence() -> None:
-    """Nothing at all for too long is a stall, told once."""
+    """Nothing at all for too long is a stall, told once (C18)."""
     clock = Clock()
     watch, stalled = _watch(clock)
     for _ in range(5):
@@ -164,7 +167,7 @@ def test_silence() -> None:
 
 
 def test_trickle() -> None:
-    """Bytes that come too slowly for as long as that are a stall too."""
+    """Bytes that come too slowly for as long as that are a stall too (C19)."""
     clock = Clock()
     watch, stalled = _watch(clock)
     for _ in range(12):

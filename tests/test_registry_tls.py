@@ -101,7 +101,10 @@ def trusting(authority: Authority, tmp_path: Path) -> RegistryRules:
 
 @within(10)
 async def test_private_authority(authority: Authority, trusting: RegistryRules) -> None:
-    """A registry's own authority is trusted, and what it vouches for may be used throughout."""
+    """A registry's own authority is trusted, and what it vouches for may be used throughout.
+
+    Row N13.
+    """
     async with listening(tls=authority.issue("127.0.0.1")) as scripted:
         scripted.has_tokens, scripted.user = True, "reader:secret"
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -116,7 +119,7 @@ async def test_private_authority(authority: Authority, trusting: RegistryRules) 
 
 @within(10)
 async def test_by_name(authority: Authority, trusting: RegistryRules) -> None:
-    """A certificate must be for the name in the reference, whatever address that has."""
+    """A certificate must be for the name in the reference, whatever address that has (C42)."""
     async with listening(tls=authority.issue("localhost")) as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
         async with registry_at(scripted.host, trusting) as registry:
@@ -130,7 +133,10 @@ async def test_by_name(authority: Authority, trusting: RegistryRules) -> None:
 
 @within(10)
 async def test_unknown_authority(authority: Authority) -> None:
-    """A certificate that nobody vouches for is an error at once, never plain HTTP instead."""
+    """A certificate that nobody vouches for is an error at once, never plain HTTP instead.
+
+    Rows C42, N07.
+    """
     async with listening(tls=authority.issue("127.0.0.1")) as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
         async with registry_at(scripted.host, RegistryRules()) as registry:
@@ -142,7 +148,7 @@ async def test_unknown_authority(authority: Authority) -> None:
 
 @within(10)
 async def test_expired(authority: Authority, trusting: RegistryRules) -> None:
-    """A certificate whose time is over is an error at once."""
+    """A certificate whose time is over is an error at once (C42)."""
     async with listening(tls=authority.issue("127.0.0.1", days=-1)) as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
         async with registry_at(scripted.host, trusting) as registry:
@@ -171,7 +177,7 @@ async def test_unusable_file(content: bytes | None, authority: Authority, tmp_pa
 
 @within(10)
 async def test_to_plain_http(authority: Authority, trusting: RegistryRules) -> None:
-    """Nothing leads from https to http: no redirect, no realm."""
+    """Nothing leads from https to http: no redirect, no realm (C34)."""
     async with listening(tls=authority.issue("127.0.0.1")) as scripted, listening() as plain:
         rules = attrs.evolve(trusting, allow_hosts=frozenset({plain.host}))
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -188,7 +194,7 @@ async def test_to_plain_http(authority: Authority, trusting: RegistryRules) -> N
 
 @within(10)
 async def test_origins(authority: Authority, trusting: RegistryRules) -> None:
-    """The same host at another port is another origin, and gets no credentials."""
+    """The same host at another port is another origin, and gets no credentials (C33)."""
     tls = authority.issue("127.0.0.1")
     async with listening(tls=tls) as scripted, listening(tls=tls) as storage:
         scripted.user = "reader:secret"

@@ -42,7 +42,7 @@ def good_token(scripted: Scripted, *tokens: str) -> None:
 
 @within(10)
 async def test_anonymous_token() -> None:
-    """A challenge is answered with a token of its realm, for its service and scope."""
+    """A challenge is answered with a token of its realm, for its service and scope (A01, A23)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -82,7 +82,7 @@ async def test_kept() -> None:
 
 @within(10)
 async def test_other_repository() -> None:
-    """A token for one repository is never sent for another."""
+    """A token for one repository is never sent for another (A11)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         for name in ("team/site", "team/other"):
@@ -111,7 +111,7 @@ async def test_scope_of_another() -> None:
 
 @within(10)
 async def test_only_to_pull() -> None:
-    """No token is ever asked for that would allow more than pulling."""
+    """No token is ever asked for that would allow more than pulling (A11)."""
     greedy = "repository:team/site:pull,push registry:catalog:* repository:team/base:pull"
     challenge = f'Bearer realm="/token",scope="{greedy}"'
     async with listening() as scripted, registry_at(scripted.host) as registry:
@@ -124,7 +124,7 @@ async def test_only_to_pull() -> None:
 
 @within(10)
 async def test_single_flight() -> None:
-    """Fifty requests at once ask for one token."""
+    """Fifty requests at once ask for one token (A09)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -136,7 +136,10 @@ async def test_single_flight() -> None:
 
 @within(10)
 async def test_one_waiter_leaves() -> None:
-    """Whoever stops waiting for a token leaves the others waiting; the last ends the request."""
+    """Whoever stops waiting for a token leaves the others waiting; the last ends the request.
+
+    Rows A10, C40.
+    """
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         scripted.script("/token", lambda *_: NOTHING)
@@ -179,7 +182,10 @@ async def test_one_waiter_leaves() -> None:
     ids=lambda value: str(value)[:40],
 )
 async def test_answers(answer: dict[str, Any], token: str | None) -> None:
-    """Either member may hold the token; what is no token, or too long, is an error of ours."""
+    """Either member may hold the token; what is no token, or too long, is an error of ours.
+
+    Rows A02, A03.
+    """
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         good_token(scripted, "t", "u")
@@ -196,7 +202,7 @@ async def test_answers(answer: dict[str, Any], token: str | None) -> None:
 @within(10)
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'"t"', b"\xff", b"[" * 100_000, b""])
 async def test_no_json(body: bytes) -> None:
-    """A realm that answers with anything but a JSON object has failed."""
+    """A realm that answers with anything but a JSON object has failed (A03)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -207,7 +213,7 @@ async def test_no_json(body: bytes) -> None:
 
 @within(10)
 async def test_expired_under_way() -> None:
-    """A token that ends in the middle of a download is renewed, and the download goes on."""
+    """A token that ends in the middle of a download is renewed, and the download goes on (A05)."""
     big = make_image({"noise": bytes(range(256)) * 4096})
     layer = big.layers[0]
 
@@ -231,7 +237,10 @@ async def test_expired_under_way() -> None:
     ("said", "life"), [(None, 60), (1, 60), ("300", 60), (300, 300), (300.5, 300.5), (1e9, 3600)]
 )
 async def test_life(said: object, life: float) -> None:
-    """A token lives as its realm says, a minute at least, and is renewed five seconds early."""
+    """A token lives as its realm says, a minute at least, and is renewed five seconds early.
+
+    Rows A04, A12.
+    """
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     clock, limits = Clock(), Limits()
@@ -257,7 +266,7 @@ async def test_life(said: object, life: float) -> None:
 
 @within(10)
 async def test_refused_token() -> None:
-    """A token that the registry takes no more is fetched anew, once."""
+    """A token that the registry takes no more is fetched anew, once (A06)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -269,7 +278,10 @@ async def test_refused_token() -> None:
 
 @within(10)
 async def test_never_enough() -> None:
-    """A registry that takes no token is asked three times, with two tokens, and has refused."""
+    """A registry that takes no token is asked three times, with two tokens, and has refused.
+
+    Rows A06, A08.
+    """
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -283,7 +295,7 @@ async def test_never_enough() -> None:
 
 @within(10)
 async def test_insufficient_scope() -> None:
-    """A registry that asks for another scope gets a token for that one."""
+    """A registry that asks for another scope gets a token for that one (A01, A07)."""
     more = "repository:team/site:pull repository:team/base:pull"
     challenge = f'Bearer realm="/token",scope="{more}",error="insufficient_scope"'
     async with listening() as scripted, registry_at(scripted.host) as registry:
@@ -297,7 +309,7 @@ async def test_insufficient_scope() -> None:
 
 @within(10)
 async def test_failure_is_not_kept() -> None:
-    """A realm that failed is asked again by the next request."""
+    """A realm that failed is asked again by the next request (A10)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -309,7 +321,7 @@ async def test_failure_is_not_kept() -> None:
 
 @within(10)
 async def test_realm_has_patience() -> None:
-    """A realm's passing failures are waited out like the registry's, stalls included."""
+    """A realm's passing failures are waited out like the registry's, stalls included (A21)."""
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -319,7 +331,7 @@ async def test_realm_has_patience() -> None:
 
 @within(10)
 async def test_identity_token() -> None:
-    """An identity token is posted to the realm, and to nobody else."""
+    """An identity token is posted to the realm, and to nobody else (A13)."""
     credential = Credential(identity_token="identity")
     async with listening() as scripted, registry_at(scripted.host, None, credential) as registry:
         scripted.has_tokens = True
@@ -340,7 +352,7 @@ async def test_identity_token() -> None:
 @within(10)
 @pytest.mark.parametrize("code", [400, 401, 404, 405])
 async def test_identity_token_by_get(code: int) -> None:
-    """A realm that does not know OAuth gets the identity token as a password."""
+    """A realm that does not know OAuth gets the identity token as a password (A13)."""
     credential = Credential(identity_token="identity")
     async with listening() as scripted, registry_at(scripted.host, None, credential) as registry:
         scripted.has_tokens, scripted.user = True, "<token>:identity"
@@ -366,7 +378,7 @@ async def test_secret_is_not_redirected() -> None:
 
 @within(10)
 async def test_registry_token() -> None:
-    """A registry token is sent as it is."""
+    """A registry token is sent as it is (A14)."""
     credential = Credential(registry_token="t")
     async with listening() as scripted, registry_at(scripted.host, None, credential) as registry:
         scripted.has_tokens = True
@@ -391,7 +403,10 @@ async def test_basic() -> None:
     "credential", [None, Credential("reader", "wrong"), Credential("reader"), Credential("", "x")]
 )
 async def test_refused_login(credential: Credential | None) -> None:
-    """A wrong password, half of one or none is a refusal that names the repository alone."""
+    """A wrong password, half of one or none is a refusal that names the repository alone.
+
+    Rows A15, A23.
+    """
     async with listening() as scripted, registry_at(scripted.host, None, credential) as registry:
         scripted.user = "reader:secret"
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -415,7 +430,7 @@ async def test_refused_login(credential: Credential | None) -> None:
     ],
 )
 async def test_odd_challenge(challenge: str) -> None:
-    """A challenge that cannot be met, or read, sends no credential anywhere."""
+    """A challenge that cannot be met, or read, sends no credential anywhere (A17)."""
     async with listening() as scripted, registry_at(scripted.host, None, READER) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("/v2/", status(401, WWW_Authenticate=challenge))
@@ -427,7 +442,7 @@ async def test_odd_challenge(challenge: str) -> None:
 @within(10)
 @pytest.mark.parametrize("realm", ["http://user:pw@a.b/token", "ftp://a.b/"])
 async def test_odd_realm(realm: str) -> None:
-    """A realm that is no plain URL is not asked."""
+    """A realm that is no plain URL is not asked (A17)."""
     async with listening() as scripted, registry_at(scripted.host, None, READER) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("/v2/", status(401, WWW_Authenticate=f'Bearer realm="{realm}"'))
@@ -438,7 +453,10 @@ async def test_odd_realm(realm: str) -> None:
 @within(10)
 @pytest.mark.parametrize("way", ["realm", "redirect"])
 async def test_realm_inside(way: str) -> None:
-    """A realm at a private address is not asked, named by the registry or by a redirect."""
+    """A realm at a private address is not asked, named by the registry or by a redirect.
+
+    Rows A19, A20.
+    """
     inside = "https://169.254.169.254/latest/meta-data"
     async with listening() as scripted, registry_at(scripted.host, None, READER) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -452,7 +470,7 @@ async def test_realm_inside(way: str) -> None:
 
 @within(10)
 async def test_realm_elsewhere() -> None:
-    """A realm on a host of its own gets the registry's credentials, as the registry says."""
+    """A realm on a host of its own gets the registry's credentials, as the registry says (A19)."""
     async with listening() as realm, listening() as scripted:
         rules = RegistryRules(insecure=True, allow_hosts=frozenset({realm.host}))
         async with registry_at(scripted.host, rules, READER) as registry:
@@ -470,7 +488,7 @@ async def test_realm_elsewhere() -> None:
 
 @within(10)
 async def test_limits() -> None:
-    """The size of a realm's answer is a limit that can be set."""
+    """The size of a realm's answer is a limit that can be set (A03)."""
     limits = Limits(token_size=20)
     async with listening() as scripted, registry_at(scripted.host, limits=limits) as registry:
         scripted.has_tokens = True

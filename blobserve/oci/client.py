@@ -6,18 +6,14 @@ Knows nothing of the Distribution API; answers of any status are answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urljoin
 
 import attrs
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from twisted.web._newclient import HTTP11ClientProtocol
-from twisted.web._newclient import Request as WireRequest
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
@@ -27,6 +23,7 @@ from blobserve.config import Limits
 from blobserve.errors import RegistryFailed
 from blobserve.metrics import Metrics
 from blobserve.oci.address import AddressRules, Origin
+from blobserve.oci.connection import Connections
 from blobserve.oci.endpoint import Endpoints
 from blobserve.oci.exchange import RENAMED_CODING, Request, Response
 from blobserve.oci.retry import Transient
@@ -40,7 +37,6 @@ from blobserve.oci.unanswered import (
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_HEAD_SIZE = 64 << 10
 _IDLE_CONNECTIONS = 10
 _IDLE_SECONDS = 60
 
@@ -72,7 +68,7 @@ class Client:
         self._metrics = metrics
         self._user_agent = user_agent
         self._pool = HTTPConnectionPool(reactor)
-        self._pool._factory = _Connections  # type: ignore[assignment]  # it only needs to be called
+        self._pool._factory = Connections  # type: ignore[assignment]  # it only needs to be called
         self._pool.maxPersistentPerHost = _IDLE_CONNECTIONS
         self._pool.cachedConnectionTimeout = _IDLE_SECONDS
         self._agent = Agent.usingEndpointFactory(reactor, endpoints, self._pool)
@@ -214,49 +210,3 @@ def _renamed(response: IResponse) -> IResponse:
     response.headers.setRawHeaders(RENAMED_CODING.encode(), codings)
     response.headers.removeHeader(b"content-encoding")
     return response
-
-
-class _Connection(HTTP11ClientProtocol):
-    """A connection whose answers have heads of bounded size, and that ends when it is told to."""
-
-    transport: Any  # TCP's or TLS's, which share no interface that has all of what is used
-
-    def __init__(self, quiescent: Callable[[HTTP11ClientProtocol], None]) -> None:
-        HTTP11ClientProtocol.__init__(self, quiescent)
-        self._head = 0
-
-    def connectionMade(self) -> None:
-        """See `Protocol.connectionMade`."""
-        super().connectionMade()
-        # TLS closes only when the peer agrees, so a stalled one would be kept for ever. Nothing is
-        # lost by being abrupt: our requests have been sent whole when we give up on them.
-        self.transport.loseConnection = self.transport.abortConnection
-
-    def request(self, request: WireRequest) -> Deferred[IResponse]:
-        """See `HTTP11ClientProtocol.request`."""
-        self._head = _HEAD_SIZE
-        return super().request(request).addBoth(self._head_ended)
-
-    def dataReceived(self, data: bytes) -> None:
-        """See `Protocol.dataReceived`."""
-        if self._head < 0:
-            self.transport.abortConnection()
-            return
-        if self._head:
-            self._head = self._head - len(data) or -1
-        HTTP11ClientProtocol.dataReceived(self, data)
-
-    def _head_ended(self, result: Any) -> Any:
-        self._head = 0
-        return result
-
-
-class _Connections(Factory):
-    noisy = False
-
-    def __init__(self, quiescent: Callable[[HTTP11ClientProtocol], None], _: str) -> None:
-        self._quiescent = quiescent
-
-    def buildProtocol(self, addr: IAddress | None) -> _Connection:
-        """See `IProtocolFactory.buildProtocol`."""
-        return _Connection(self._quiescent)

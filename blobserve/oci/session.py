@@ -125,16 +125,17 @@ class Session:
         return response
 
     async def _send(self, request: Request, authorization: str | None) -> Response:
+        request = attrs.evolve(request, authorization=authorization)
         try:
-            response = await self._client.ask(self._placed(request, authorization))
+            response = await self._client.ask(self._placed(request, self._scheme))
         except NoTls as failure:
             is_plain = self._may_lack_tls or self._scheme == "http"  # found out by another request
             if failure.host != self.origin.host or not is_plain:
                 raise
-            self._scheme = "http"
-            response = await self._client.ask(self._placed(request, authorization))
+            response = await self._client.ask(self._placed(request, "http"))
+            self._scheme = "http"  # now that it has answered
         self._may_lack_tls = False
         return response
 
-    def _placed(self, request: Request, authorization: str | None) -> Request:
-        return attrs.evolve(request, url=self._base + request.url, authorization=authorization)
+    def _placed(self, request: Request, scheme: str) -> Request:
+        return attrs.evolve(request, url=f"{scheme}://{self._authority}{request.url}")

@@ -146,7 +146,8 @@ class Transfer:
         """How many bytes a 206 has; they must be those that come next. RFC 9110 §14.4."""
         values = response.values("content-range")
         found = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
-        if found is None:
+        media_type = (response.value("content-type") or "").lower()
+        if found is None or media_type.startswith("multipart/"):
             raise self._refuse_ranges("it sent a range that it did not describe")
         first, last, total = int(found[1]), int(found[2]), found[3]
         size = self._descriptor.size

@@ -32,9 +32,12 @@ def is_untrusted(error: BaseException) -> bool:
 
 
 def is_no_tls(error: BaseException) -> bool:
-    """Whether there is no answer because the peer does not speak TLS at all."""
+    """Whether there is no answer because the peer does not speak TLS at all.
+
+    One that sends an alert does: RFC 8446 §6.
+    """
     if isinstance(error, SSL.Error):
-        return not is_untrusted(error)
+        return "alert" not in str(error) and not is_untrusted(error)
     return any(map(is_no_tls, _reasons(error)))
 
 
