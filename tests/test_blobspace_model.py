@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from blobserve.config import KIB, MIB, BlobSpaceRules, Limits
-from blobserve.errors import NoSpace
+from blobserve.errors import NoSpace, SpaceContended
 from blobserve.metrics import Metrics
 from blobserve.store.blobspace import Blob, BlobSpace, BlobState, Ingest
 from blobserve.store.location import FURNITURE, blocks, footprint
@@ -79,6 +79,8 @@ class AnyOrder(RuleBasedStateMachine):
             return
         try:
             done(take_in(self._space, LAYERS[n]))
+        except SpaceContended:
+            assert self._coming
         except NoSpace:
             assert self._held or self._coming or self._limit < BOUND
         else:
@@ -140,7 +142,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(limit=st.sampled_from([BOUND, BOUND, MIB]))
     def reclaim(self, limit: int) -> None:
         """The bound is changed, perhaps, and kept; what is read stays."""
-        self._limit = limit
+        # What comes in keeps what it was given until it asks for more.
+        self._limit = limit = self._limit if self._coming else limit
         self._space.reconfigure(BlobSpaceRules(self._location, limit))
         done(self._space.reclaim())
         assert set(self._held) <= self._ready()

@@ -54,7 +54,13 @@ def test_bytes_decide(blob: bytes, media_type: str) -> None:
     assert unpack(blob, media_type) == TEXT
 
 
-CHOPPED = {"gzip": PACKED + bytes(10) + PACKED, "zstd": SKIPPABLE + FRAMED * 2, "none": TEXT * 2}
+MANY_FIELDS = GZIPPED["Z12 all at once"][0]
+CHOPPED = {
+    "gzip": PACKED + bytes(10) + PACKED,
+    "gzip, many fields": MANY_FIELDS * 2,
+    "zstd": SKIPPABLE + FRAMED * 2,
+    "none": TEXT * 2,
+}
 
 
 @settings(deadline=None)

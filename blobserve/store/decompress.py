@@ -49,10 +49,10 @@ _SLICE = 32 << 10  # A member of a few bytes copies the rest of its slice: keep 
 _WINDOW_LOG = 25  # 32 MiB: what container tools write at most. RFC 8878 asks for 8.
 _GZIP_ONLY = 31  # zlib's `wbits` for gzip with its header and trailer.
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_FLAGS = (
-    3  # Where they stand in a member's header; the reserved ones are zero, RFC 1952 §2.3.1.
-)
-_GZIP_RESERVED = 0xE0
+_GZIP_FLAGS = 3  # Where they are in the header of a member, RFC 1952 §2.3.1.
+_GZIP_TEXT = 1  # Says something of the content alone.
+_GZIP_ONE_FIELD = (0, 4, 8, 16)  # None, FEXTRA, FNAME or FCOMMENT; more, or FHCRC, are rare.
+_GZIP_RESERVED = 0xE0  # Must be zero.
 _GZIP_DAMAGED = "its gzip data is damaged, or followed by something else"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGICS = tuple(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))
@@ -159,11 +159,15 @@ class _Gzip:
             raise BadLayer(_GZIP_DAMAGED)
         if len(self._rest) <= _GZIP_FLAGS:
             return None
+        flags = self._rest[_GZIP_FLAGS]
         # isal takes the reserved ones for nothing, zlib does not: the same layer here and there.
-        if self._rest[_GZIP_FLAGS] & _GZIP_RESERVED:
+        if flags & _GZIP_RESERVED:
             raise BadLayer(_GZIP_DAMAGED)
         self._parts.begin()
-        self._member = self._inflate(_GZIP_ONLY)
+        # And it loses its place in a header of several fields that comes in more than one piece.
+        is_plain = flags & ~_GZIP_TEXT in _GZIP_ONE_FIELD
+        inflate: Inflate = self._inflate if is_plain else zlib.decompressobj
+        self._member = inflate(_GZIP_ONLY)
         return self._member
 
     def _decompress(self, member: Member) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from blobserve.errors import BadLayer
 from blobserve.store.decompress import Decompressor
@@ -18,7 +19,7 @@ LARGEST = 64 << 10
 def mutations(count: int, seed: int = 1) -> Iterator[Case]:
     """So many layers; nothing is known of what must come of them."""
     chance = random.Random(seed)
-    streams = [stream for case in CORPUS if 0 < len(stream := _stream(case)) <= LARGEST]
+    streams = _streams()
     compressions: tuple[Compression, ...] = ("none", "none", "gzip", "zstd")
     for number in range(count):
         stream = chance.choice(streams)
@@ -29,6 +30,11 @@ def mutations(count: int, seed: int = 1) -> Iterator[Case]:
         if chance.random() < 0.2:
             blob = _flip(blob, b"", chance)
         yield Case(f"mutation {number}", blob, compression=compression)
+
+
+@cache
+def _streams() -> list[bytes]:
+    return [stream for case in CORPUS if 0 < len(stream := _stream(case)) <= LARGEST]
 
 
 def _stream(case: Case) -> bytes:
