@@ -52,7 +52,6 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_FLAGS = 3  # Where they are in the header of a member, RFC 1952 §2.3.1.
 _GZIP_TEXT = 1  # Says something of the content alone.
 _GZIP_ONE_FIELD = (0, 4, 8, 16)  # None, FEXTRA, FNAME or FCOMMENT; more, or FHCRC, are rare.
-_GZIP_RESERVED = 0xE0  # Must be zero.
 _GZIP_DAMAGED = "its gzip data is damaged, or followed by something else"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGICS = tuple(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))
@@ -159,12 +158,10 @@ class _Gzip:
             raise BadLayer(_GZIP_DAMAGED)
         if len(self._rest) <= _GZIP_FLAGS:
             return None
-        flags = self._rest[_GZIP_FLAGS]
-        # isal takes the reserved ones for nothing, zlib does not: the same layer here and there.
-        if flags & _GZIP_RESERVED:
-            raise BadLayer(_GZIP_DAMAGED)
         self._parts.begin()
-        # And it loses its place in a header of several fields that comes in more than one piece.
+        # isal loses its place in a header of several fields that comes in more than one piece, and
+        # takes reserved flags for nothing.
+        flags = self._rest[_GZIP_FLAGS]
         is_plain = flags & ~_GZIP_TEXT in _GZIP_ONE_FIELD
         inflate: Inflate = self._inflate if is_plain else zlib.decompressobj
         self._member = inflate(_GZIP_ONLY)
