@@ -28,6 +28,7 @@ from blobserve.configfile import load
 from blobserve.errors import BlobserveError, ConfigError
 from blobserve.loglines import LogLines
 from blobserve.systemd import notify, watchdog_interval
+from blobserve.turns import Turns, longest_turn
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -75,10 +76,14 @@ def makeService(options: Options) -> IService:
             print(f"warning: {warning}")
         print(f"{path}: valid")
         raise SystemExit(0)
+    try:
+        longest = longest_turn()
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     # Only now: twist has installed the reactor that it was told to.
     from twisted.internet import reactor  # noqa: TID251
 
-    return Daemon(reactor, path, config, options.log)
+    return Daemon(reactor, path, config, options.log, longest)
 
 
 def _configuration(path: Path) -> Config:
@@ -89,7 +94,15 @@ def _configuration(path: Path) -> Config:
 class Daemon(MultiService):
     """A blobserve service that has the process to itself."""
 
-    def __init__(self, reactor: Any, path: Path, config: Config, log: LogLines) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        path: Path,
+        config: Config,
+        log: LogLines,
+        longest_turn: float | None = None,
+    ) -> None:
+        """`longest_turn`, in seconds of CPU time: log and count the turns that take longer."""
         super().__init__()  # type: ignore[no-untyped-call]
         # Here and not above: `--check` and `--help` should not wait for it.
         from blobserve.service import Blobserve
@@ -102,6 +115,9 @@ class Daemon(MultiService):
         self._blobserve.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._watchdog = LoopingCall(notify, "WATCHDOG=1")
         self._watchdog.clock = reactor
+        self._turns = None
+        if longest_turn is not None:
+            self._turns = Turns(reactor, longest_turn, self._blobserve.metrics.registry)
 
     def startService(self) -> None:
         """Start serving, and listen to signals."""
@@ -116,6 +132,8 @@ class Daemon(MultiService):
         return super().stopService()  # type: ignore[no-any-return, no-untyped-call]
 
     def _started(self) -> None:
+        if self._turns is not None:
+            self._turns.watch()
         notify("READY=1")
         interval = watchdog_interval()
         if interval is not None:

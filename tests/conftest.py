@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from hypothesis import settings
 
 from tests.cases_http import FILES
+from tests.examples import IS_LONG
 from tests.rig.browser import Browser
 from tests.rig.nginx import Nginx
 from tests.rig.parts import own_directory
@@ -19,6 +21,8 @@ from tests.rig.registry import DockerRegistry, htpasswd, redirect
 from tests.rig.server import Server
 from tests.rig.tokens import TokenEndpoint
 from tests.sites import Serving, serving
+
+settings.load_profile("long" if IS_LONG else "suite")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -116,4 +120,11 @@ async def answering(
 ) -> AsyncIterator[Serving]:
     """A site with the files of `tests.cases_http`, with the hot path and without."""
     async with serving(tmp_path_factory.mktemp("site"), FILES, hot_path=request.param) as site:
+        yield site
+
+
+@pytest_twisted.async_yield_fixture(scope="module")
+async def taking(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serving]:
+    """A site to which any layer can be pushed."""
+    async with serving(tmp_path_factory.mktemp("site")) as site:
         yield site

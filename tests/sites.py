@@ -27,6 +27,7 @@ from blobserve.testing import InlineThreads, MadeImage, MemorySource
 from blobserve.threads import Threads
 from blobserve.web.accesslog import Served
 from blobserve.web.site import ImageSite, make_site
+from tests.layers import MEDIA_TYPES
 from tests.rig.images import Files, Image, Layer, digest_of
 
 REPOSITORY = "registry.example/team/site"
@@ -105,10 +106,13 @@ class MemoryLog(list[Served]):
 
 def made(*layers: Files) -> MadeImage:
     """An image of these layers, which may hold links."""
-    image = Image(tuple(Layer.of(files) for files in layers))
-    media_type = "application/vnd.oci.image.layer.v1.tar+gzip"
+    return packed(Image(tuple(Layer.of(files) for files in layers)))
+
+
+def packed(image: Image) -> MadeImage:
+    """An image as a source holds it."""
     descriptors = [
-        Descriptor(media_type, Digest.parse(layer.digest), len(layer.blob))
+        Descriptor(MEDIA_TYPES[layer.compression], Digest.parse(layer.digest), len(layer.blob))
         for layer in image.layers
     ]
     document = Document(Digest.parse(image.digest), image.media_type, image.manifest)

@@ -196,6 +196,18 @@ def test_the_unpacked_size_is_bounded(tmp_path: Path) -> None:
     assert on_disk(tmp_path) < 10 << 20
 
 
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_parts_are_bounded(tmp_path: Path, compression: Compression) -> None:
+    """Z04, Z05, Z15: more members or frames than entries call for are refused, unread."""
+    empty, limits = compress(b"", compression), Limits(entries=len(ENTRIES))
+    blob = empty * (4 * len(ENTRIES) - 1) + layer(ENTRIES, compression)
+    described = descriptor(blob, compression)
+    assert extract(tmp_path, blob, described, limits=limits).entries == len(ENTRIES)
+    (tmp_path / "more").mkdir()
+    with pytest.raises(BadImage, match="too many parts"):
+        extract(tmp_path / "more", empty + blob, limits=limits)
+
+
 def test_what_follows_the_archive_is_checked_and_not_kept(tmp_path: Path) -> None:
     """L49: bytes after the end of the archive belong to the blob, and take no room."""
     blob = layer(ENTRIES, end=END + os.urandom(4096) * 1000)

@@ -15,12 +15,10 @@ from blobserve.config import Limits
 from blobserve.errors import BadLayer
 from blobserve.store.header import parse_pax
 from blobserve.store.tar import Member, Reader
+from tests.hostile.streams import BAD_RECORDS, FILE, FRAMED, INNER, REFUSED
 from tests.layers import (
     BLOCK,
     END,
-    GNU,
-    USTAR,
-    V7,
     Directory,
     Entry,
     File,
@@ -98,22 +96,7 @@ def test_archives_of_another_writer(format_: int) -> None:
     assert {m.mtime for m in members} == {1_234_567_890}
 
 
-@pytest.mark.parametrize(
-    ("stream", "expected"),
-    [
-        pytest.param(header(b"v7", magic=V7), [b"v7"], id="L48 v7"),
-        pytest.param(header(b"u", magic=USTAR, prefix=b"p"), [b"p/u"], id="L48 ustar prefix"),
-        pytest.param(header(b"g", magic=GNU, prefix=b"123"), [b"g"], id="L48 gnu has no prefix"),
-        pytest.param(header(b"old", type=b"\0"), [b"old"], id="L56 NUL is regular"),
-        pytest.param(Entry(b"z", b"Z", b"body").packed(), [b"z"], id="L26 unknown with body"),
-        pytest.param(Entry(b"d", b"D", b"dump").packed(), [b"d"], id="L57 dumpdir with body"),
-        pytest.param(header(b"l", type=b"1", size=512, link=b"x"), [b"l"], id="L25 link with size"),
-        pytest.param(
-            pax({b"size": b"512"}) + header(b"l", type=b"2", link=b"x"), [b"l"], id="PAX size, link"
-        ),
-        pytest.param(b"", [], id="no padding at all"),
-    ],
-)
+@pytest.mark.parametrize(("stream", "expected"), FRAMED.values(), ids=FRAMED)
 def test_framing(stream: bytes, expected: list[bytes]) -> None:
     """Every format and type is framed as the reader of container tools frames it."""
     assert names(stream + File(b"after").packed() + END) == [*expected, b"after"]
@@ -133,9 +116,6 @@ def test_signed_checksum() -> None:
     plain = block[:148] + b" " * 8 + block[156:]
     signed = sum(byte - 256 if byte > 127 else byte for byte in plain)
     assert names(header(b"\xe9t\xe9", checksum=b"%06o\0 " % signed) + END) == [b"\xe9t\xe9"]
-
-
-INNER = tar([File(b"inner", b"secret")], end=b"")
 
 
 @pytest.mark.parametrize(
@@ -198,9 +178,6 @@ def test_times_that_make_no_sense_are_left_out(
     assert member.mtime == expected
 
 
-FILE = File(b"x", b"y" * 600).packed()
-
-
 @pytest.mark.parametrize("end", [512 + 600, 1200, 1536])
 def test_an_archive_without_its_end(end: int) -> None:
     """L50: the zeros after the last file may be missing, in part or whole: some tools do that."""
@@ -208,69 +185,14 @@ def test_an_archive_without_its_end(end: int) -> None:
     assert member.size == 600
 
 
-@pytest.mark.parametrize(
-    ("stream", "problem"),
-    [
-        pytest.param(pax({b"a": b"b"}) + END, "no entry after it", id="L43 extension, end"),
-        pytest.param(pax({b"a": b"b"}), "cut short", id="L43 extension, nothing"),
-        pytest.param(header(type=b"x", size=2**20 + 1), "too large", id="L44 claimed"),
-        pytest.param(header(type=b"L", size=2**31), "too large", id="L44 2 GiB claimed"),
-        pytest.param(gnu_long(b"x") * 17 + FILE, "too many extension", id="L45"),
-        pytest.param(FILE + header(size=b"\xff" * 12), "negative", id="L47 negative base-256"),
-        pytest.param(FILE + header(size=b"-0000000001\0"), "not octal", id="L47 negative octal"),
-        pytest.param(FILE + header(size=2**63), "too large", id="L47 2^63"),
-        pytest.param(FILE + header(size=2**70), "too large", id="L47 2^70"),
-        pytest.param(FILE + header(size=b"1_000\0"), "not octal", id="L47 underscore"),
-        pytest.param(FILE + header(size=b"9999\0"), "not octal", id="L47 non-octal"),
-        pytest.param(pax({b"size": b"-1"}) + FILE, "no number of bytes", id="L47 PAX -1"),
-        pytest.param(pax({b"size": b"9" * 19}) + FILE, "no number of bytes", id="L47 PAX 2^63"),
-        pytest.param(FILE + header(checksum=b"0000001\0"), "checksum", id="L48 second header"),
-        pytest.param(FILE + b"\xff" * BLOCK, "negative|octal|checksum", id="L48 all 0xff"),
-        pytest.param(header(checksum=b"0000001\0"), "not a tar archive", id="L48 first header"),
-        pytest.param(FILE + bytes(BLOCK) + FILE, "followed by something", id="L49 one zero block"),
-        pytest.param(FILE + bytes(100), "cut short", id="L49 part of a block"),
-        pytest.param(FILE[:700], "cut short", id="L50 in the body"),
-        pytest.param(FILE[:1024], "cut short", id="L50 at the end of a block"),
-        pytest.param(pax({b"a": b"b"})[:600], "cut short", id="L50 in an extension's padding"),
-        pytest.param(header(b"x", type=b"S"), "sparse", id="L51 GNU"),
-        pytest.param(pax({b"GNU.sparse.major": b"1"}) + FILE, "sparse", id="L51 PAX"),
-        pytest.param(FILE + header(b"x", size=2**40), "cut short", id="L53"),
-        pytest.param(header(b"d/", size=512) + bytes(512), "directory has a body", id="L03 body"),
-        pytest.param(pax({b"path": b"a\0../b"}) + FILE, "NUL in a name", id="L31"),
-        pytest.param(pax({b"path": b"n" * 4097}) + FILE, "longer than 4096", id="L30 name"),
-        pytest.param(Link(b"l", b"n" * 4097).packed(), "longer than 4096", id="L30 link"),
-        pytest.param(b"<!DOCTYPE html>" * 99, "HTML", id="Z14 HTML"),
-        pytest.param(b"<html>", "HTML", id="Z14 a little HTML"),
-        pytest.param(b"\xfd7zXZ\0" + bytes(600), "xz", id="Z14 xz"),
-        pytest.param(b"BZh9" + bytes(600), "bzip2", id="Z14 bzip2"),
-        pytest.param(b"\x1f\x8b" + bytes(600), "gzip", id="Z13 gzip in gzip"),
-    ],
-)
+@pytest.mark.parametrize(("stream", "problem"), REFUSED.values(), ids=REFUSED)
 def test_refused(stream: bytes, problem: str) -> None:
     """A stream that readers might take for different things is refused, and the reason said."""
     with pytest.raises(BadLayer, match=problem):
         read(stream)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"0 a=b\n",
-        b"3 a=b\n",
-        b"6 a=b",
-        b"6 a=bX",
-        b"6 a-b\n",
-        b"5 =b\n",
-        b" a=b\n",
-        b"x a=b\n",
-        b"-6 a=b\n",
-        b"99 a=b\n",
-        b"6 a=b\n6 a=",
-        b"6 a=b\n\0",
-        b"9" * 200_000 + b" a=b\n",
-        b"9" * 200_000,
-    ],
-)
+@pytest.mark.parametrize("body", BAD_RECORDS)
 def test_pax_records_that_do_not_fit(body: bytes) -> None:
     """L46: records must end where they say, with a newline, and have a key."""
     with pytest.raises(BadLayer, match="PAX record"):

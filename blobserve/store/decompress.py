@@ -49,6 +49,9 @@ _SLICE = 32 << 10  # A member of a few bytes copies the rest of its slice: keep 
 _WINDOW_LOG = 25  # 32 MiB: what container tools write at most. RFC 8878 asks for 8.
 _GZIP_ONLY = 31  # zlib's `wbits` for gzip with its header and trailer.
 _GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_FLAGS = 3  # Where they are in the header of a member, RFC 1952 §2.3.1.
+_GZIP_TEXT = 1  # Says something of the content alone.
+_GZIP_ONE_FIELD = (0, 4, 8, 16)  # None, FEXTRA, FNAME or FCOMMENT; more, or FHCRC, are rare.
 _GZIP_DAMAGED = "its gzip data is damaged, or followed by something else"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGICS = tuple(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))
@@ -99,6 +102,19 @@ class _Input:
         return bytes(chunk[: self._size])
 
 
+class _Parts:
+    """Counts members or frames: to begin one costs far more than the few bytes it may come in."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def begin(self) -> None:
+        """Count one more."""
+        self._left -= 1
+        if self._left < 0:
+            raise BadLayer("it is compressed in too many parts")
+
+
 class _Plain:
     """A stream that is not compressed. See `Stage`."""
 
@@ -114,8 +130,9 @@ class _Plain:
 class _Gzip:
     """Gzip members one after another, zeros between and after them. See `Stage`. RFC 1952 §2.2."""
 
-    def __init__(self, inflate: Inflate) -> None:
+    def __init__(self, inflate: Inflate, parts: _Parts) -> None:
         self._inflate = inflate
+        self._parts = parts
         self._input = _Input(_SLICE)
         self.feed = self._input.feed
         self._rest = b""
@@ -125,19 +142,30 @@ class _Gzip:
     def read(self) -> bytes:
         """See `Stage.read`."""
         while True:
-            if not (self._rest or self._full):
-                self._rest = self._input.next()
-                if not self._rest:
+            member = self._member or self._begin()
+            if member is None or not (self._rest or self._full):
+                more = self._input.next()
+                if not more:
                     return b""
-            if self._member is None:
-                self._rest = self._rest.lstrip(b"\0")
-                if not self._rest:
-                    continue
-                if not self._rest.startswith(_GZIP_MAGIC[: len(self._rest)]):
-                    raise BadLayer(_GZIP_DAMAGED)
-                self._member = self._inflate(_GZIP_ONLY)
-            if piece := self._decompress(self._member):
+                self._rest += more
+            elif piece := self._decompress(member):
                 return piece
+
+    def _begin(self) -> Member | None:
+        """Begin the next member, if enough of its header is here."""
+        self._rest = self._rest.lstrip(b"\0")
+        if not self._rest.startswith(_GZIP_MAGIC[: len(self._rest)]):
+            raise BadLayer(_GZIP_DAMAGED)
+        if len(self._rest) <= _GZIP_FLAGS:
+            return None
+        self._parts.begin()
+        # isal loses its place in a header of several fields that comes in more than one piece, and
+        # takes reserved flags for nothing.
+        flags = self._rest[_GZIP_FLAGS]
+        is_plain = flags & ~_GZIP_TEXT in _GZIP_ONE_FIELD
+        inflate: Inflate = self._inflate if is_plain else zlib.decompressobj
+        self._member = inflate(_GZIP_ONLY)
+        return self._member
 
     def _decompress(self, member: Member) -> bytes:
         try:
@@ -152,14 +180,15 @@ class _Gzip:
 
     def finish(self) -> None:
         """See `Stage.finish`."""
-        if self._member is not None:
+        if self._member is not None or self._rest:
             raise BadLayer("its gzip data is cut short")
 
 
 class _Zstd:
     """Zstandard frames one after another, skippable ones among them. See `Stage`. RFC 8878 §3.1."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
         self._input = _Input(_SLICE)
         self.feed = self._input.feed
         self._rest = b""
@@ -173,6 +202,7 @@ class _Zstd:
                 if not self._rest:
                     return b""
             if self._frame is None:
+                self._parts.begin()
                 self._frame = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
             if piece := self._decompress(self._frame):
                 return piece
@@ -203,8 +233,12 @@ class Decompressor:
     keeps an empty blob from being taken for an empty tar.
     """
 
-    def __init__(self, media_type: str, inflate: Inflate = fastest) -> None:
+    def __init__(
+        self, media_type: str, inflate: Inflate = fastest, most_parts: int = sys.maxsize
+    ) -> None:
+        """`most_parts`: how many gzip members or zstd frames there may be."""
         self._inflate = inflate
+        self._parts = _Parts(most_parts)
         self._compressed = media_type.endswith(("gzip", "zstd"))
         self._start = b""
         self._stage: Stage | None = None
@@ -231,7 +265,7 @@ class Decompressor:
 
     def _stage_of(self, start: bytes) -> Stage:
         if start.startswith(_GZIP_MAGIC):
-            return _Gzip(self._inflate)
+            return _Gzip(self._inflate, self._parts)
         if start.startswith((_ZSTD_MAGIC, *_SKIPPABLE_MAGICS)):
-            return _Zstd()
+            return _Zstd(self._parts)
         return _Plain()

@@ -21,6 +21,7 @@ from blobserve.store.index import Index, create, disk_errors
 from blobserve.store.tar import Member, Reader
 
 _EXTENT = 8 << 20
+_PARTS_PER_ENTRY = 4  # eStargz and zstd:chunked begin one for a header, and one for a body.
 
 
 @attrs.frozen
@@ -44,7 +45,8 @@ class Extractor:
         self._descriptor = descriptor
         self._received = 0
         self._hash = descriptor.digest.hasher()
-        self._decompressor = Decompressor(descriptor.media_type)
+        parts = _PARTS_PER_ENTRY * limits.entries
+        self._decompressor = Decompressor(descriptor.media_type, most_parts=parts)
         self._reader = Reader(limits)
         self._problem: BadLayer | None = None
         self._members: deque[Member] = deque()

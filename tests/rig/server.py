@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -17,6 +17,8 @@ from tests.rig.parts import answers, end, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout under test."""
+
+_TWIST = ("-m", "twisted", "blobserve", "--config")
 
 
 @attrs.frozen
@@ -40,8 +42,13 @@ class Server:
         directory: Path,
         config: Mapping[str, object],
         top: Mapping[str, object] | None = None,
+        under: Sequence[str] = (),
+        environment: Mapping[str, str] = {},
     ) -> None:
+        """`under`: what runs it, and hands its own process over to it; see `strace -D`."""
         self.directory = directory
+        self._under = under
+        self._environment = environment
         self.port = free_port()
         self.output = directory / "output"
         """What every run printed: the log and the access log."""
@@ -76,9 +83,9 @@ class Server:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "twisted", "blobserve", "--config", str(self.config)],
+                [*self._under, sys.executable, *_TWIST, str(self.config)],
                 cwd=self.directory,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -1,0 +1,16 @@
+"""Layers that nobody should have made, written byte for byte, each with what must come of it.
+
+One room for each section of our list of cases; a case is named after its row. What is written here
+depends on nothing, so every layer has the same digest each time.
+"""
+
+from __future__ import annotations
+
+from tests.hostile.case import Case
+from tests.hostile.compressed import COMPRESSED
+from tests.hostile.streams import STREAMS
+from tests.hostile.trees import TREES
+from tests.hostile.whiteouts import WHITEOUTS
+
+CORPUS: tuple[Case, ...] = (*TREES, *WHITEOUTS, *STREAMS, *COMPRESSED)
+"""All of them."""
