@@ -185,6 +185,8 @@ class Files:
             source = None if choice.entry.coding else choice.entry
             variant, is_final = choice.variant, choice.is_final
             content = read_whole(lease, choice.entry)
+            if is_final and choice.entry.size > LARGEST:
+                self._ready.pass_over(key)
         if variant is None or content is None or len(content) > LARGEST:
             return None
         self._store.count(lease.result)

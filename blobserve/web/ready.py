@@ -29,6 +29,7 @@ LARGEST = 64 * 1024
 """Bytes of a body that is kept."""
 
 _BELIEVED = 1.0
+_MOST_LARGE = 1024
 _OVERHEAD = 2048
 """Bytes of a head and all that belongs to it."""
 
@@ -111,10 +112,21 @@ class ReadyResponses:
         self._clock = clock
         self._kept: OrderedDict[Key, Ready] = OrderedDict()
         self._whole: OrderedDict[Key, Ready] = OrderedDict()
+        self._large: OrderedDict[Key, None] = OrderedDict()
         self._switches = 0
         self._under: Config | None = None
         self.size = 0
         """Bytes that are kept; but for the last used, at most the limit ``responseCacheSize``."""
+
+    def is_too_large(self, key: Key) -> bool:
+        """Whether there is no use in looking for what could be kept under `key`."""
+        return key in self._large
+
+    def pass_over(self, key: Key) -> None:
+        """Remember that what `key` selects is too large to be kept."""
+        self._large[key] = None
+        if len(self._large) > _MOST_LARGE:
+            self._large.popitem(last=False)
 
     def get(self, key: Key) -> Ready | None:
         """What is kept under `key`, if it is still what the URL names; counts as a use."""
@@ -145,6 +157,7 @@ class ReadyResponses:
         """Forget all of them."""
         self._kept.clear()
         self._whole.clear()
+        self._large.clear()
         self.size = 0
 
     def _is_confirmed(self, key: Key, ready: Ready) -> bool:
