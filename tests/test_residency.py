@@ -76,9 +76,17 @@ def test_what_cannot_be_mapped() -> None:
         os.close(write)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become somebody else")
 def test_a_file_of_somebody_else(cold: int) -> None:
     """The kernel says of other people's files that all is there; it is not believed."""
+    if os.geteuid() != 0:
+        # A file that is surely in memory, and belongs to the system.
+        other = os.open("/bin/sh", os.O_RDONLY)
+        try:
+            assert os.fstat(other).st_uid != os.geteuid()
+            assert not is_resident(other, 0, PAGE)
+        finally:
+            os.close(other)
+        return
     os.pread(cold, SIZE, 0)
     os.seteuid(65534)
     try:
