@@ -115,7 +115,8 @@ def test_cpu_time_and_memory_of_children_count() -> None:
     with subprocess.Popen([sys.executable, "-c", parent], stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"spun\n"
-        assert cpu_seconds(process.pid) >= 0.3
+        # The kernel counts whole ticks; without the child it would be next to nothing.
+        assert cpu_seconds(process.pid) >= 0.25
         assert peak_memory(process.pid) >= 64_000_000
         process.communicate(b"\n")
 
