@@ -417,6 +417,19 @@ def test_a_request_under_way_is_not_overtaken(pair: Pair) -> None:
     connection.leave()
 
 
+def test_what_is_too_large_is_looked_for_once(pair: Pair) -> None:
+    """A file that cannot be kept ready is looked for once, until its tag may have moved."""
+    ready = pair.hot.images.files._ready
+    key = (f"{SITE}/large.bin".encode(), ())
+    pair.hot.flush()
+    assert not ready.is_too_large(key)
+    first = pair.exchange([asked("large.bin")])
+    assert ready.is_too_large(key)
+    assert pair.exchange([asked("large.bin")]) == first
+    pair.hot.flush()
+    assert not ready.is_too_large(key)
+
+
 def test_a_client_that_takes_little_gets_all(pair: Pair) -> None:
     """What the socket does not take at once is sent when it does."""
     [(whole, _), _] = pair.exchange([asked("app.js")])

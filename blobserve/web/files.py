@@ -115,7 +115,10 @@ class Files:
         if head.selector is None:
             return None
         key = (head.path, head.selector)
-        return self._ready.get(key) or self._made_ready(head, key)
+        ready = self._ready.get(key)
+        if ready is not None or self._ready.is_too_large(key):
+            return ready
+        return self._made_ready(head, key)
 
     async def get(self, asked: Asked) -> Answer:
         """The answer to a GET or a HEAD, not yet `dressed`.
