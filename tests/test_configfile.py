@@ -465,7 +465,6 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
     [
         ({"layers": "all"}, "layers: all: not yet"),
         ({"listing": True}, "listing: True: not yet"),
-        ({"earlyServe": True}, "earlyServe: True: not yet"),
         ({"layers": "last"}, 'layers: expected first or all, got text "last"'),
         ({"workdir": "/a/../b"}, "workdir: a path in an image has no .. in it"),
         (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -26,9 +27,10 @@ from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Source
 from blobserve.store.blobspace import Blob, BlobSpace, BlobState
 from blobserve.store.download import Downloads
+from blobserve.store.early import EarlyFile
 from blobserve.store.flight import Flight, Flights
 from blobserve.store.freshness import Known
-from blobserve.store.image import Images
+from blobserve.store.image import Image, Images
 from blobserve.store.known import KnownReferences
 from blobserve.store.missing import Missing
 
@@ -58,6 +60,8 @@ class Pulls:
         self._downloads = downloads
         self._reactor = reactor
         self._flights: Flights[Reference, Blob] = Flights()
+        self._coming: dict[Reference, Flight[Image]] = {}
+        """Of each reference that is being pulled, the image, as soon as that is known."""
 
     def get(self, reference: Reference) -> Flight[Blob] | None:
         """The pull of `reference` that is under way."""
@@ -77,6 +81,14 @@ class Pulls:
             after=Blob.release,
         )
 
+    def early(self, reference: Reference, name: bytes) -> Deferred[EarlyFile]:
+        """A file of the image that `reference` is being pulled for, before it is READY.
+
+        See `Passing.wait`.
+        """
+        coming = self._coming.get(reference, Flight[Image]())
+        return Deferred.fromCoroutine(self._early(coming, name))
+
     async def close(self) -> None:
         """Fail every wait and abandon every pull; returns when ingest is wiped."""
         await self._flights.close(StoreClosed())
@@ -89,6 +101,7 @@ class Pulls:
         rules: RepositoryRules,
         flight: Flight[Blob],
     ) -> Blob:
+        self._coming[reference] = Flight()
         try:
             source = self._provider(reference.repository)
             if wanted is not None and reference.tag is not None:
@@ -102,6 +115,14 @@ class Pulls:
             if isinstance(error, ImageNotFound):
                 self._lost(reference, wanted, error)
             raise
+        finally:
+            del self._coming[reference]
+
+    async def _early(self, coming: Flight[Image], name: bytes) -> EarlyFile:
+        image = await coming.wait()
+        file = await self._space.early.of(image.layer.digest).wait(name)
+        file.image = image.digest
+        return file
 
     def _lost(self, reference: Reference, wanted: Known | None, error: ImageNotFound) -> None:
         """Draw the conclusion from there being no such image."""
@@ -121,6 +142,7 @@ class Pulls:
         """Make an image READY, switch `reference` to it, and hold it."""
         target = reference.at(wanted.digest) if wanted else reference
         image, documents = await self._images.read(target, rules.platform, source)
+        self._coming[reference].land(image)
         known = wanted or Known(reference, image.digest, self._reactor.seconds())
         blob = await self._layer(reference.repository, image.layer, source, rules, flight)
         try:
