@@ -12,6 +12,8 @@ import sqlite3
 from collections.abc import Collection, KeysView
 from typing import NamedTuple
 
+from blobserve.store.replay import join, parted
+
 _FIND = """
 SELECT seq, offset, size FROM node JOIN entry ON seq = entry
 WHERE directory = ? AND node.name = ? AND type = X'30'
@@ -73,6 +75,8 @@ class Sightings:
         return seen
 
     def _find(self, name: bytes) -> Place | None:
-        directory, _, last = name.rpartition(b"/")
-        row = self._database.execute(_FIND, (directory, last)).fetchone()
+        key = parted(name)
+        if join(*key) != name:
+            return None  # Of another spelling, no change would be noticed.
+        row = self._database.execute(_FIND, key).fetchone()
         return None if row is None else Place(*row)
