@@ -95,7 +95,7 @@ blobserve:
       listing: false
       fallback: /index.html
       notFound: /404.html
-      earlyServe: false
+      earlyServe: true
       source: oci:site
 """
     )
@@ -114,6 +114,7 @@ blobserve:
             headers=(("Access-Control-Allow-Origin", "*"),),
             fallback="/index.html",
             not_found="/404.html",
+            early_serve=True,
             source=tmp_path / "site",
         )
     }

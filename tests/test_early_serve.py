@@ -32,6 +32,7 @@ LARGE = NOISE[: 5 * MIB]
 SITE: Files = {
     "index.html": b"<html>early</html>",
     "app.js": b"0123456789",
+    "empty.txt": b"",
     "docs/index.html": b"docs",
     "link.js": Link("app.js"),
     "way": Link("docs"),
@@ -139,14 +140,15 @@ async def test_answered_before_ready(tmp_path: Path) -> None:
             "/": b"<html>early</html>",
             "/index.html": b"<html>early</html>",
             "/docs/": b"docs",
+            "/empty.txt": b"",
             "//./app.js": b"0123456789",
             "/docs/index.htm%6C": b"docs",
         }.items():
             assert (await pulled.fetch(path)).body == content, path
         assert not pulled.pull.called
-        assert [line.cache for line in pulled.site.log] == ["early"] * 7
+        assert [line.cache for line in pulled.site.log] == ["early"] * 8
         assert str(pulled.site.log[0].digest) == pulled.by_digest.partition("@")[2]
-        assert pulled.counted("served") == 7
+        assert pulled.counted("served") == 8
         assert (await pulled.ready()).status == 301
         after = await pulled.fetch("/app.js")
         assert (after.headers["cache-control"], "etag" in after.headers) != ("no-store", False)
@@ -271,6 +273,14 @@ async def test_only_where_it_is_wanted(tmp_path: Path) -> None:
         assert b"etag" in (await client.some(200)).lower()
         client.transport.abortConnection()
         assert pulled.counted("served") == 0
+
+
+@within(20)
+async def test_the_first_of_several_layers(tmp_path: Path) -> None:
+    """Of an image whose first layer alone is served, it is that layer's files that come early."""
+    image = Image((Layer.of({**SITE, **REST}, "none"), Layer.of({"app.js": b"later"})))
+    async with early(tmp_path, image) as pulled:
+        assert (await pulled.fetch("/app.js")).body == b"0123456789"
 
 
 @within(20)
@@ -431,6 +441,25 @@ async def test_through_a_slow_link(tmp_path: Path, docker_registry: DockerRegist
             assert (missing.status, "etag" in missing.headers) == (404, False)
             answer = await server.fetch(f"{base}/rest.bin")
             assert (answer.body == NOISE, "etag" in answer.headers) == (True, True)
+
+
+@within(60)
+async def test_a_crowd(tmp_path: Path, docker_registry: DockerRegistry) -> None:
+    """Hundreds who ask while a layer comes in each get all of their file, from one download."""
+    chance = random.Random(4)
+    files = {f"{n % 7}/{n}.bin": chance.randbytes(chance.randrange(10_000)) for n in range(300)}
+    docker_registry.push(Image.of(files), "team/site:v1")
+    async with faulty(docker_registry.port) as proxy:
+        proxy.always("blobs", Fault(bandwidth=MIB))
+        listen = "tcp:0:interface=127.0.0.1:backlog=1024"
+        config = configured(tmp_path, allowing(proxy.host, {"earlyServe": True}, listen=listen))
+        async with running(config) as server:
+            base = f"{proxy.host}/team/site:v1"
+            answers = await server.fetch_all(*(f"{base}/{name}" for name in files))
+            assert [answer.body for answer in answers] == list(files.values())
+            early = [each for each in answers if each.headers["cache-control"] == "no-store"]
+            assert server.counted("blobserve_early_served_total") == len(early) > 200
+            assert len(proxy.asked("GET .*/blobs/")) == 1
 
 
 @within(60)

@@ -150,7 +150,6 @@ class Passing:
     def begin(self, content: int, wake: Callable[[], None]) -> None:
         """Give out files that lie in the file `content`; `wake` is called when one is asked for."""
         self._descriptor, self._wake = content, wake
-        self.is_asked = self.is_awaited
 
     def asked(self) -> frozenset[bytes]:
         """The names to look for: what is waited for, and what was given and may yet change."""
