@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -53,6 +54,18 @@ class Given:
     file: EarlyFile
     recalled: int = 0
 
+    @classmethod
+    def of(cls, file: EarlyFile) -> Given:
+        """Take a file, to be closed when it is recalled."""
+        given = cls(file)
+
+        def recalled() -> None:
+            given.recalled += 1
+            file.close()
+
+        file.when_recalled(recalled)
+        return given
+
     def read(self) -> bytes:
         """All of it."""
         return self.file.read(0, self.file.size)
@@ -86,14 +99,7 @@ class Coming:
             waiter.addErrback(lambda _: None)
             waiter.cancel()
             return None
-        given = Given(now(waiter))
-
-        def recalled() -> None:
-            given.recalled += 1
-            given.file.close()
-
-        given.file.when_recalled(recalled)
-        return given
+        return Given.of(now(waiter))
 
     def counted(self, name: str, **labels: str) -> float:
         """What a metric shows."""
@@ -421,6 +427,24 @@ async def test_descriptors(tmp_path: Path) -> None:
         assert len(descriptors()) == before - 1
 
 
+@within(10)
+async def test_out_of_descriptors(tmp_path: Path) -> None:
+    """With no descriptor left, files are not given early, and the pull goes on."""
+    async with coming(tmp_path, F(b"a", A), F(b"b", b"b")) as layer:
+        waiting, (soft, hard) = layer.ask(b"a"), resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            layer.come(1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not waiting.called
+        again = layer.given(b"a")
+        assert again is not None
+        again.file.close()
+        now(waiting).close()
+        now(layer.finish())
+
+
 @within(30)
 async def test_the_cost_of_waiting(tmp_path: Path) -> None:
     """A thousand names that do not come are looked up once each, however long the layer is."""
@@ -477,18 +501,31 @@ entries = st.one_of(
 )
 
 
-@given(st.lists(entries, max_size=25), st.lists(st.integers(0, 40), max_size=6), st.booleans())
-@examples(300)
-def test_any_layer(written: list[Entry], cuts: list[int], is_wrong: bool) -> None:
+@given(
+    written=st.lists(entries, max_size=25),
+    cuts=st.lists(st.integers(0, 40), max_size=6),
+    is_wrong=st.booleans(),
+    is_awaited=st.booleans(),
+)
+@examples(100)
+def test_any_layer(written: list[Entry], cuts: list[int], is_wrong: bool, is_awaited: bool) -> None:
     """Of any layer, what was given early is what READY has, or was recalled, or counted."""
-    now(Deferred.fromCoroutine(_any_layer(written, cuts, is_wrong)))
+    now(Deferred.fromCoroutine(_any_layer(written, cuts, is_wrong, is_awaited)))
 
 
-async def _any_layer(written: list[Entry], cuts: list[int], is_wrong: bool) -> None:
+async def _any_layer(
+    written: list[Entry], cuts: list[int], is_wrong: bool, is_awaited: bool
+) -> None:
     with TemporaryDirectory() as directory:
         async with coming(Path(directory), *written, wrong=is_wrong) as layer:
             held: list[tuple[bytes, bytes, Given]] = []
             ended: list[tuple[bytes, bytes]] = []
+
+            def take(file: EarlyFile, name: bytes) -> None:
+                given = Given.of(file)
+                held.append((name, given.read(), given))
+
+            waiting = [layer.ask(name).addCallback(take, name) for name in NAMES if is_awaited]
             stops = sorted({0, *(min(cut, len(written)) for cut in cuts), len(written)})
             for before, after in pairwise(stops):
                 layer.come(after - before)
@@ -520,6 +557,9 @@ async def _any_layer(written: list[Entry], cuts: list[int], is_wrong: bool) -> N
             counted = [layer.counted("aborted", reason=why) for why in ("overtaken", "damaged")]
             assert sum(counted) == wrong
             assert layer.counted("served") == len(held) + len(ended)
+            for each in waiting:
+                each.addErrback(lambda _: None)
+                each.cancel()
 
 
 def served(layer: Coming, name: bytes) -> bytes | None:

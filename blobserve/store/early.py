@@ -167,13 +167,15 @@ class Passing:
             self._recall_all("damaged")
         if seen is None or is_last:
             self._descriptor = -1
-        for name, place in (seen or {}).items():
+        seen = seen or {}
+        for name, place in seen.items():
             given = self._given.pop(name, None)
             if given is not None:
                 self._recall(given, "overtaken")
             if place is not None:
                 self._given[name] = _Given(place)
             self._names = None
+        for name in seen:
             self._answer(name)
 
     def hold(self, acquire: Callable[[], Blob | None]) -> None:
@@ -200,15 +202,18 @@ class Passing:
 
     def _answer(self, name: bytes) -> None:
         """Give a file to all who wait for it, if it may be given."""
-        given = self._given.get(name)
-        while self._descriptor >= 0 and given is not None and name in self._waiting:
-            try:
-                self._content = self._content or Content(self._descriptor)
-            except OSError as error:
-                # Out of descriptors. They are served when the layer is READY.
-                _log.warn("no early answer: {error}", error=error)
-                return
-            waiter = next(iter(self._waiting[name]))
+        waiters, given = self._waiting.get(name), self._given.get(name)
+        if self._descriptor < 0 or given is None or not waiters:
+            return
+        try:
+            self._content = self._content or Content(self._descriptor)
+        except OSError as error:
+            # Out of descriptors. They are served when the layer is READY.
+            _log.warn("no early answer: {error}", error=error)
+            return
+        for waiter in list(waiters):
+            if waiter not in waiters:
+                continue  # one who was told before has cancelled it
             self._withdraw(name, waiter)
             self._metrics.early_served.inc()
             waiter.callback(EarlyFile(self._content, given))
