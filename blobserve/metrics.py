@@ -73,6 +73,23 @@ class Metrics:
             ["coding"],
             registry=registry,
         )
+        self.early_served = Counter(
+            "blobserve_early_served_total",
+            "Files given out before their layer was verified.",
+            registry=registry,
+        )
+        self.early_aborted = Counter(
+            "blobserve_early_aborted_total",
+            "Of these, aborted: overtaken in the layer, damaged or abandoned with it.",
+            ["reason"],
+            registry=registry,
+        )
+        self.early_unconfirmed = Counter(
+            "blobserve_early_unconfirmed_total",
+            "Of these, those that had ended when it turned out that they should not be used.",
+            ["reason"],
+            registry=registry,
+        )
         self.size = Gauge(
             "blobserve_size_bytes",
             "Bytes the blob space takes, reservations included.",

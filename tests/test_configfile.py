@@ -95,7 +95,7 @@ blobserve:
       listing: false
       fallback: /index.html
       notFound: /404.html
-      earlyServe: false
+      earlyServe: true
       source: oci:site
 """
     )
@@ -114,6 +114,7 @@ blobserve:
             headers=(("Access-Control-Allow-Origin", "*"),),
             fallback="/index.html",
             not_found="/404.html",
+            early_serve=True,
             source=tmp_path / "site",
         )
     }
@@ -465,7 +466,6 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
     [
         ({"layers": "all"}, "layers: all: not yet"),
         ({"listing": True}, "listing: True: not yet"),
-        ({"earlyServe": True}, "earlyServe: True: not yet"),
         ({"layers": "last"}, 'layers: expected first or all, got text "last"'),
         ({"workdir": "/a/../b"}, "workdir: a path in an image has no .. in it"),
         (

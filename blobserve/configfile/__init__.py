@@ -140,7 +140,7 @@ _REPOSITORY: Keys = {
     "listing": ("listing", kinds.unless(True, kinds.flag)),
     "fallback": ("fallback", names.page),
     "notFound": ("not_found", names.page),
-    "earlyServe": ("early_serve", kinds.unless(True, kinds.flag)),
+    "earlyServe": ("early_serve", kinds.flag),
     "codings": ("codings", each(kinds.one_of("zstd", "gzip"))),
     "precompressed": ("precompressed", kinds.flag),
     "source": ("source", kinds.layout),

@@ -28,6 +28,7 @@ from blobserve.oci.source import Document
 from blobserve.store.behind import WriteBehind
 from blobserve.store.blob import Blob, BlobState, Readable
 from blobserve.store.bound import Bound
+from blobserve.store.early import EarlyFiles
 from blobserve.store.files import BlobFiles
 from blobserve.store.ingest import Ingest
 from blobserve.store.keep import Keep
@@ -79,6 +80,8 @@ class BlobSpace:
         self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
         self.references = References(self._remembered)
         """What references stand for; to be asked once the space is open."""
+        self.early = EarlyFiles(metrics)
+        """Files of layers that are being ingested."""
         self._unready: set[Digest] = set()
         self._ingests: set[Ingest] = set()
         self._background: set[Deferred[Any]] = set()
@@ -213,7 +216,8 @@ class BlobSpace:
         bench = Workbench(
             self._location, self._state, descriptor, self._limits, self._reactor.seconds
         )
-        ingest = Ingest(bench, self._threads, self._keep.room, self._ended)
+        passing = self.early.of(digest)
+        ingest = Ingest(bench, self._threads, self._keep.room, passing, self._ended)
         self._ingests.add(ingest)
         ingest.start()
         return ingest
@@ -265,6 +269,7 @@ class BlobSpace:
         self._unready.remove(ingest.digest)
         if ingest.kept is not None:
             self._keep.add(ingest.kept)
+            ingest.passing.hold(lambda: self._keep.acquire(ingest.digest))
             self._do(self._keep.settle(ingest.kept))
 
     def _to_the_end(self, job: Callable[[], T]) -> Deferred[T]:

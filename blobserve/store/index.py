@@ -20,6 +20,7 @@ import attrs
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
 from blobserve.store.replay import IMPLIED, Node, Replay, join, parted
+from blobserve.store.sightings import Sightings
 from blobserve.store.tar import Member, Reader
 
 APPLICATION_ID = 0x626C6F62  # "blob"
@@ -90,7 +91,9 @@ class Index:
             check_same_thread=False,
         )
         self._database.executescript(_SCHEMA)
-        self._nodes = _Nodes(self._database)
+        self.sightings = Sightings(self._database)
+        """What has come of names, as far as it was flushed."""
+        self._nodes = _Nodes(self._database, self.sightings)
         self._replay = Replay(self._nodes, limits)
         self._members: list[Member] = []
         self._entries = 0
@@ -179,10 +182,11 @@ class _Nodes:
     See `blobserve.store.replay.Nodes`.
     """
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: sqlite3.Connection, sightings: Sightings) -> None:
         self.bound = 0
         """The bytes that all nodes put so far may take in the file."""
         self._database = database
+        self._sightings = sightings
         self._fresh: dict[bytes, Node] = {}
 
     def get(self, key: bytes) -> Node | None:
@@ -202,6 +206,7 @@ class _Nodes:
 
     def clear(self, key: bytes) -> None:
         """See `Nodes.clear`."""
+        self._sightings.pruned()
         below = key + b"/"
         for fresh in [fresh for fresh in self._fresh if fresh.startswith(below)]:
             del self._fresh[fresh]
@@ -227,15 +232,16 @@ class _Nodes:
         """Write the newest."""
         rows = ((*parted(key), node.entry) for key, node in self._fresh.items())
         self._database.executemany("INSERT OR REPLACE INTO node VALUES (?, ?, ?)", rows)
+        self._sightings.wrote(self._fresh.keys())
         self._fresh.clear()
 
 
 def create(path: Path) -> int:
-    """Create a file that only its owner may read, and open it for writing.
+    """Create a file that only its owner may read, and open it for reading and writing.
 
     :raises FileExistsError: when there is anything at `path`, a dangling link included.
     """
-    flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
+    flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC
     return os.open(path, flags, 0o600)
 
 

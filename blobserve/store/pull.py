@@ -29,6 +29,7 @@ from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Source
 from blobserve.store.blobspace import Blob, BlobSpace, BlobState, Readable
 from blobserve.store.download import Downloads
+from blobserve.store.early import EarlyFile
 from blobserve.store.flight import Flight, Flights
 from blobserve.store.freshness import Known
 from blobserve.store.image import Image, Images
@@ -61,6 +62,8 @@ class Pulls:
         self._downloads = downloads
         self._reactor = reactor
         self._flights: Flights[Reference, Readable] = Flights()
+        self._coming: dict[Reference, Flight[Image]] = {}
+        """Of each reference that is being pulled, the image, as soon as that is known."""
 
     def get(self, reference: Reference) -> Flight[Readable] | None:
         """The pull of `reference` that is under way."""
@@ -80,6 +83,14 @@ class Pulls:
             after=lambda image: image.release(),
         )
 
+    def early(self, reference: Reference, name: bytes) -> Deferred[EarlyFile]:
+        """A file of the image that `reference` is being pulled for, before it is READY.
+
+        See `Passing.wait`.
+        """
+        coming = self._coming.get(reference, Flight[Image]())
+        return Deferred.fromCoroutine(self._early(coming, name))
+
     async def close(self) -> None:
         """Fail every wait and abandon every pull; returns when ingest is wiped."""
         await self._flights.close(StoreClosed())
@@ -92,6 +103,7 @@ class Pulls:
         rules: RepositoryRules,
         flight: Flight[Readable],
     ) -> Readable:
+        self._coming[reference] = Flight()
         try:
             source = self._provider(reference.repository)
             if wanted is not None and reference.tag is not None:
@@ -105,6 +117,14 @@ class Pulls:
             if isinstance(error, ImageNotFound):
                 self._lost(reference, wanted, error)
             raise
+        finally:
+            del self._coming[reference]
+
+    async def _early(self, coming: Flight[Image], name: bytes) -> EarlyFile:
+        image = await coming.wait()
+        file = await self._space.early.of(image.served[0].digest).wait(name)
+        file.image = image.digest
+        return file
 
     def _lost(self, reference: Reference, wanted: Known | None, error: ImageNotFound) -> None:
         """Draw the conclusion from there being no such image."""
@@ -124,6 +144,8 @@ class Pulls:
         """Make an image READY, switch `reference` to it, and hold it."""
         target = reference.at(wanted.digest) if wanted else reference
         image, documents = await self._images.read(target, rules, source)
+        if len(image.served) == 1:
+            self._coming[reference].land(image)
         known = wanted or Known(reference, image.digest, self._reactor.seconds())
         readable = await self._image(reference.repository, image, source, rules, flight)
         try:

@@ -7,6 +7,8 @@ of HTTP, on either side.
 
 from __future__ import annotations
 
+from typing import cast
+
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
@@ -16,6 +18,7 @@ from blobserve.metrics import Metrics
 from blobserve.oci.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace, Readable
 from blobserve.store.download import Downloads
+from blobserve.store.early import EarlyFile, sooner
 from blobserve.store.flight import own
 from blobserve.store.freshness import Freshness, Known
 from blobserve.store.image import Images
@@ -70,7 +73,17 @@ class RefStore:
         :raises StoreClosed: after `close`, also when waiting by then.
         :raises BlobserveError: whatever else fails the pull; the next call starts anew.
         """
-        return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only))
+        return cast("Deferred[Lease]", self.lease_or_early(reference, None, read_only))
+
+    def lease_or_early(
+        self, reference: Reference, name: bytes | None, read_only: bool = False
+    ) -> Deferred[Lease | EarlyFile]:
+        """The same, or a file of the image while it is being pulled, whichever comes first.
+
+        The file is the regular one at the canonical path `name`, if that is not None, in the layer
+        that is served. It is given only where no READY image could be; whoever gets it closes it.
+        """
+        return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only, name))
 
     def lease_at_once(self, reference: Reference) -> Lease | None:
         """What `blob_for` gives where nothing is to be waited for or looked up; else None.
@@ -121,7 +134,9 @@ class RefStore:
             [Deferred.fromCoroutine(each.close()) for each in (self._refreshes, self._pulls)]
         )
 
-    async def _lease_for(self, reference: Reference, read_only: bool) -> Lease:
+    async def _lease_for(
+        self, reference: Reference, read_only: bool, name: bytes | None
+    ) -> Lease | EarlyFile:
         lease = self.lease_at_once(reference)
         if lease is not None:
             self.count(lease.result)
@@ -144,7 +159,10 @@ class RefStore:
                 raise own(missing)
             pull = self._pulls.begin(reference, self._known.get(reference), rules)
             result = "pull"
-        await pull.wait()
+        if name is None:
+            await pull.wait()
+        elif early := await sooner(self._pulls.early(reference, name), pull.wait()):
+            return early
         lease = await self._here(reference, rules, asked, result)
         if lease is None:
             raise SpaceContended

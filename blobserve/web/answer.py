@@ -5,6 +5,7 @@ Values, made by the rooms that decide, written to a connection by `blobserve.web
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -66,6 +67,14 @@ class Stored(Protocol):
         ...
 
 
+class Recallable(Protocol):
+    """What may turn out, while it is being sent, to be what nobody should have."""
+
+    def when_recalled(self, call: Callable[[], None]) -> None:
+        """Have `call` called then."""
+        ...
+
+
 @attrs.frozen
 class Content:
     """A body in memory. See `Body`."""
@@ -101,6 +110,8 @@ class Answer:
     headers: tuple[Header, ...] = ()
     body: Body = Content(b"")
     part: Range | None = None
+    recallable: Recallable | None = None
+    """What may recall it: nobody keeps such an answer, whatever is configured."""
 
     @property
     def is_refusal(self) -> bool:
@@ -123,6 +134,8 @@ class Answer:
         }
         if not rules.listed:
             configured[_SANDBOX[0].lower()] = _SANDBOX
+        if self.recallable is not None:
+            configured.pop(b"cache-control", None)
         if not configured:
             return self
         own = {name.lower(): (name, value) for name, value in self.headers}

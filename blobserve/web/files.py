@@ -18,21 +18,25 @@ from blobserve.config import Config, RepositoryRules
 from blobserve.errors import BlobserveError, Forbidden, NotFound, PullTimeout
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
+from blobserve.store.early import EarlyFile
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
 from blobserve.web.answer import Answer, Body, Content, Header
 from blobserve.web.conditional import Fields
+from blobserve.web.early import early_answer, early_name
 from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.hold import EntryBody, Hold
 from blobserve.web.pages import NeedsSlash
 from blobserve.web.paths import Location
 from blobserve.web.ready import LARGEST, Key, Ready, ReadyResponses, read_whole
 from blobserve.web.representation import Role, Variant
-from blobserve.web.rewrite import Views, parse_variables
+from blobserve.web.rewrite import Variables, Views, parse_variables
 from blobserve.web.selection import Selection, select
 from blobserve.web.status import ALLOW
 from blobserve.web.variant import accepted, choose
+
+Found = Lease | EarlyFile
 
 _VARIABLES = INLINE_VARIABLES.lower()
 _READ_ONLY = b"x-blobserve-readonly"
@@ -136,7 +140,23 @@ class Files:
             raise Forbidden(str(location.reference.repository))
         variables = parse_variables(head.fields.get(_VARIABLES))
         read_only = head.fields.get(_READ_ONLY, b"").lower() == b"true"
-        lease = await self._lease(location.reference, read_only, config.timeout)
+        name = early_name(location, rules, variables)
+        found = await self._found(location.reference, name, read_only, config.timeout)
+        if isinstance(found, EarlyFile):
+            asked.cache, asked.digest = "early", found.image
+            return early_answer(found, name or b"", self._disk)
+        return await self._answer(found, location, rules, variables, asked)
+
+    async def _answer(
+        self,
+        lease: Lease,
+        location: Location,
+        rules: RepositoryRules,
+        variables: Variables | None,
+        asked: Asked,
+    ) -> Answer:
+        """What `get` makes of a READY image."""
+        head = asked.head
         asked.cache, asked.digest = lease.result, lease.digest
         hold = Hold(lease, self._disk)
         try:
@@ -216,14 +236,17 @@ class Files:
             return None
         return self._config().rules_for(repository)
 
-    async def _lease(self, reference: Reference, read_only: bool, timeout: float) -> Lease:
-        wait = self._store.blob_for(reference, read_only)
+    async def _found(
+        self, reference: Reference, early: bytes | None, read_only: bool, timeout: float
+    ) -> Found:
+        """A lease, or if that comes first the file with the name `early`."""
+        wait = self._store.lease_or_early(reference, early, read_only)
         if not wait.called:
             wait.addTimeout(timeout, self._reactor, _too_slow)
         return await wait
 
 
-def _too_slow(outcome: Lease | Failure, seconds: float) -> Lease | Failure:
+def _too_slow(outcome: Found | Failure, seconds: float) -> Found | Failure:
     is_cancelled = isinstance(outcome, Failure) and outcome.check(CancelledError)
     return Failure(PullTimeout()) if is_cancelled else outcome
 

@@ -19,11 +19,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Hold:
-    """A lease with a count of those who need it, at first one. The last to leave releases it."""
+class Shared:
+    """What is read, with a count of those who need it, at first one. The last to leave ends it."""
 
-    def __init__(self, lease: Lease, disk: Threads) -> None:
-        self.lease = lease
+    def __init__(self, end: Callable[[], None], disk: Threads) -> None:
+        self._end = end
         self._disk = disk
         self._needed_by = 1
 
@@ -35,10 +35,10 @@ class Hold:
         """One who needed it does so no longer."""
         self._needed_by -= 1
         if not self._needed_by:
-            self.lease.release()
+            self._end()
 
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call `f`, which reads the image, in a thread. Cancelling ends the wait alone."""
+        """Call `f`, which reads it, in a thread. Cancelling ends the wait alone."""
         waiter: Deferred[T] = Deferred()
         self.keep()
 
@@ -50,6 +50,14 @@ class Hold:
         job = self._disk.run(f, *args, **kwargs)
         job.addBoth(leave).addCallbacks(waiter.callback, waiter.errback)
         return waiter
+
+
+class Hold(Shared):
+    """A lease that is released when nobody needs it."""
+
+    def __init__(self, lease: Lease, disk: Threads) -> None:
+        super().__init__(lease.release, disk)
+        self.lease = lease
 
 
 class EntryBody:
