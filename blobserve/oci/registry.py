@@ -28,6 +28,7 @@ from blobserve.oci.credentials import Keychain
 from blobserve.oci.digest import Digest
 from blobserve.oci.exchange import Request, Response, TooLong
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from blobserve.oci.part import PART_TRIES, Part
 from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.session import Session
 from blobserve.oci.source import Document, Refreshed
@@ -94,6 +95,17 @@ class Registry:
 
         transfer = Transfer(ask, self._name, descriptor, consumer, self._reactor)
         await self._session.until_closed(transfer.run())
+
+    async def read(
+        self, repository: Repository, descriptor: Descriptor, start: int, length: int
+    ) -> bytes:
+        """See `Source.read`. A part that is cut off is asked for anew, a few times."""
+        part = Part(self._name, descriptor, start, length)
+
+        async def ask() -> bytes:
+            return await part.receive(await self._blob(repository, descriptor, part.headers))
+
+        return await self._session.run(ask, PART_TRIES)
 
     async def close(self) -> None:
         """End everything at once, connections included; what was running fails: StoreClosed."""

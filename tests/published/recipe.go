@@ -93,7 +93,9 @@ func (l legacy) WriteTOCAndFooter(w io.Writer, off int64, toc *estargz.JTOC, h h
 	return d, err
 }
 
-func (l legacy) ParseFooter(p []byte) (int64, int64, int64, error) { return 0, 0, 0, fmt.Errorf("unused") }
+func (l legacy) ParseFooter(p []byte) (int64, int64, int64, error) {
+	return 0, 0, 0, fmt.Errorf("unused")
+}
 
 type legacyCompression struct {
 	legacy
