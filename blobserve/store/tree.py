@@ -1,62 +1,34 @@
-"""The served tree of one blob: paths in, entries and their bytes out.
+"""The served tree of an image: paths in, entries and their bytes out.
 
-Paths resolve as in a chroot. All reading is by offset in a content file that is open already, all
-looking up in an index that never changes again; what happens to the directory meanwhile does not
-matter. Knows nothing of what a path means to HTTP.
+Paths resolve as in a chroot. All looking up is in an index that never changes again, all reading in
+blobs that are open already; what happens to their directories meanwhile does not matter. Knows
+nothing of what a path means to HTTP.
 """
 
 from __future__ import annotations
 
-import enum
-import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import attrs
-
-from blobserve.config import KIB, MIB, Limits
+from blobserve.config import Limits
 from blobserve.errors import BlobDamaged, PathNotFound
 from blobserve.oci.digest import Digest
-from blobserve.store.codings import Coded, Codings, Uncoded
+from blobserve.store.codings import Codings, Uncoded
+from blobserve.store.content import Content
+from blobserve.store.entry import Entry, Kind
 from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
 from blobserve.store.index import APPLICATION_ID, VERSION
 from blobserve.store.replay import TooManyLinks, parted, split, walk
-from blobserve.store.residency import Residency
 
-_AHEAD = 4 * MIB
-_TOUCH = 64 * KIB
+__all__ = ["Entry", "ImageFilesystem", "Kind", "Tree"]
 
 _FIND = """
-SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime
+SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime, 0
 FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? AND node.name = ?
 """
-
-
-class Kind(enum.Enum):
-    """What can be served."""
-
-    FILE = enum.auto()
-    DIRECTORY = enum.auto()
-
-
-@attrs.frozen
-class Entry:
-    """A file or a directory of the tree. Only a file has bytes, and a `sha256` of them.
-
-    `path` is canonical: no leading slash, no link on the way. `offset` counts in the content file;
-    `mtime` is in seconds since 1970, None where the layer gives none that makes sense. With a
-    `coding`, `offset`, `size` and `sha256` are those of the coded bytes, which lie elsewhere.
-    """
-
-    path: bytes
-    kind: Kind
-    offset: int = 0
-    size: int = 0
-    sha256: bytes = b""
-    mtime: int | None = None
-    coding: bytes = b""
 
 
 class _Found(NamedTuple):
@@ -66,57 +38,21 @@ class _Found(NamedTuple):
     size: int
     sha256: bytes
     mtime: int | None
+    layer: int
 
 
-class ImageFilesystem:
-    """The files of a published blob. Made by `open`; whoever opened it closes it.
+class Tree:
+    """The names of an image: an index that is open, of one thread alone."""
 
-    Look-ups are for one thread, and take microseconds; what blocks, by its docstring, is for any.
-    """
-
-    def __init__(
-        self,
-        digest: Digest,
-        limits: Limits,
-        database: sqlite3.Connection,
-        content: int,
-        codings: Codings,
-    ) -> None:
+    def __init__(self, digest: Digest, limits: Limits, database: sqlite3.Connection) -> None:
         self.digest = digest
-        """The digest of the layer."""
-        self.codings = codings
-        """What has been made of its files."""
+        """Of what makes the tree; of the layer, if that is one."""
         self._limits = limits
         self._database = database
         self._cursor = database.cursor()
-        self._content = content
-        self._residency = Residency()
-
-    @classmethod
-    def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
-        """Open the blob in `directory`. Blocks; may be called in any thread.
-
-        :raises BlobDamaged: when an index of our version and a content of its size are not there.
-        :raises OSError: when they cannot be opened.
-        """
-        with ExitStack() as failing:
-            content = os.open(directory / "content", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            failing.callback(os.close, content)
-            codings = Codings.open(directory)
-            failing.callback(codings.close)
-            try:
-                database = _open_index(directory / "index", os.fstat(content).st_size)
-            except (sqlite3.Error, ValueError) as error:
-                raise BlobDamaged(str(digest), str(error)) from error
-            failing.pop_all()
-        return cls(digest, limits, database, content, codings)
 
     def lookup(self, path: bytes) -> Entry:
-        """Find what `path` names, through links, from the root of the tree.
-
-        :raises PathNotFound: when that is no file and no directory, or not to be reached.
-        :raises BlobDamaged: when the index cannot be read.
-        """
+        """See `ImageFilesystem.lookup`."""
         try:
             key, found = path, self._get(path)
             if found is None or found.type == SYMLINK:
@@ -131,87 +67,106 @@ class ImageFilesystem:
             return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
         if found.type != REGULAR:
             raise PathNotFound(_text(path))
-        return Entry(key, Kind.FILE, found.offset, found.size, found.sha256, found.mtime)
+        _, _, offset, size, sha256, mtime, layer = found
+        return Entry(key, Kind.FILE, offset, size, sha256, mtime, b"", layer)
 
     def names(self, directory: Entry) -> list[bytes]:
-        """The names in a directory, sorted by their bytes; `lookup` tells which can be served."""
+        """See `ImageFilesystem.names`."""
         rows = self._database.execute(
             "SELECT name FROM node WHERE directory = ? ORDER BY name", (directory.path,)
         )
         return [name for (name,) in rows]
 
+    def close(self) -> None:
+        """Close the index. Idempotent."""
+        self._database.close()
+
+    def _get(self, key: bytes) -> _Found | None:
+        row = self._cursor.execute(_FIND, parted(key)).fetchone()
+        return None if row is None else _Found(*row)
+
+
+class ImageFilesystem:
+    """The files of an image: its tree, and the blobs that have their bytes, the lowest first.
+
+    Look-ups are for one thread, and take microseconds; what blocks, by its docstring, is for any.
+    """
+
+    def __init__(self, tree: Tree, contents: Sequence[Content]) -> None:
+        self.digest = tree.digest
+        """Of what makes the tree; of the layer, if that is one."""
+        self._tree = tree
+        self._contents = contents
+
+    @classmethod
+    def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
+        """Open the blob in `directory`, to be closed. Blocks; may be called in any thread.
+
+        :raises BlobDamaged: when an index of our version and a content of its size are not there.
+        :raises OSError: when they cannot be opened.
+        """
+        with ExitStack() as failing:
+            content = Content.open(directory, digest)
+            failing.callback(content.close)
+            try:
+                database = _open_index(directory / "index", content.size)
+            except (sqlite3.Error, ValueError) as error:
+                raise BlobDamaged(str(digest), str(error)) from error
+            failing.pop_all()
+        return cls(Tree(digest, limits, database), (content,))
+
+    @property
+    def codings(self) -> Codings:
+        """What has been made of the files of a single blob."""
+        return self._contents[0].codings
+
+    def lookup(self, path: bytes) -> Entry:
+        """Find what `path` names, through links, from the root of the tree.
+
+        :raises PathNotFound: when that is no file and no directory, or not to be reached.
+        :raises BlobDamaged: when the index cannot be read.
+        """
+        return self._tree.lookup(path)
+
+    def names(self, directory: Entry) -> list[bytes]:
+        """The names in a directory, sorted by their bytes; `lookup` tells which can be served."""
+        return self._tree.names(directory)
+
     def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
         """The same file in a content coding; None when that is not known yet."""
-        made = self.codings.get(entry.sha256, coding)
-        if not isinstance(made, Coded):
-            return made
-        path, kind, mtime = entry.path, entry.kind, entry.mtime
-        return Entry(path, kind, made.offset, made.size, made.sha256, mtime, coding)
+        return self._contents[entry.layer].coded(entry, coding)
 
     def read(self, entry: Entry, offset: int, length: int) -> bytes:
         """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
 
         :raises BlobDamaged: when the content is shorter than the index says.
         """
-        pieces = []
-        at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
-        descriptor = self.descriptor_of(entry)
-        while at < end:
-            piece = os.pread(descriptor, end - at, at)
-            if not piece:
-                raise BlobDamaged(str(self.digest), "its content is cut short")
-            pieces.append(piece)
-            at += len(piece)
-        return b"".join(pieces)
+        return self._contents[entry.layer].read(entry, offset, length)
 
     def read_cached(self, entry: Entry, offset: int, length: int) -> bytes | None:
         """The same without blocking: what of it is in memory, None when nothing is."""
-        length = min(length, entry.size - offset)
-        if length <= 0:
-            return b""
-        buffer = bytearray(length)
-        try:
-            at = entry.offset + offset
-            read = os.preadv(self.descriptor_of(entry), [buffer], at, os.RWF_NOWAIT)
-        except OSError:  # Not in memory; or a file system that cannot tell.
-            return None
-        return bytes(memoryview(buffer)[:read]) or None
+        return self._contents[entry.layer].read_cached(entry, offset, length)
 
     def descriptor_of(self, entry: Entry) -> int:
         """The descriptor of the file that has an entry's bytes, from its `offset` on."""
-        return self.codings.descriptor if entry.coding else self._content
+        return self._contents[entry.layer].descriptor_of(entry)
 
     def is_cached(self, entry: Entry, offset: int, length: int) -> bool:
         """Whether all of that is in memory, as far as anybody can tell."""
-        return self._residency.has(self.descriptor_of(entry), entry.offset + offset, length)
+        return self._contents[entry.layer].is_cached(entry, offset, length)
 
     def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
         """Bring it into memory, where it stays as long as there is room. Blocks.
 
         :raises BlobDamaged: when the content is shorter than the index says.
         """
-        at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
-        descriptor = self.descriptor_of(entry)
-        # The disk goes on with what is probably asked for next, while this is being sent.
-        ahead = min(_AHEAD, entry.offset + entry.size - at)
-        os.posix_fadvise(descriptor, at, ahead, os.POSIX_FADV_WILLNEED)
-        while at < end:
-            touched = len(os.pread(descriptor, min(end - at, _TOUCH), at))
-            if not touched:
-                raise BlobDamaged(str(self.digest), "its content is cut short")
-            at += touched
+        self._contents[entry.layer].read_ahead(entry, offset, length)
 
     def close(self) -> None:
         """Close all files. Idempotent."""
-        content, self._content = self._content, -1
-        if content >= 0:
-            os.close(content)
-        self._database.close()
-        self.codings.close()
-
-    def _get(self, key: bytes) -> _Found | None:
-        row = self._cursor.execute(_FIND, parted(key)).fetchone()
-        return None if row is None else _Found(*row)
+        self._tree.close()
+        for content in self._contents:
+            content.close()
 
 
 def _open_index(path: Path, content_size: int) -> sqlite3.Connection:
