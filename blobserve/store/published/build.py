@@ -96,15 +96,12 @@ class _Wrapped:
 class Builder:
     """Makes the files `index` and `content` in `directory`, which is empty."""
 
-    def __init__(
-        self, directory: Path, layer_size: int, place: Place, packed: bytes, limits: Limits
-    ) -> None:
+    def __init__(self, directory: Path, place: Place, packed: bytes, limits: Limits) -> None:
         """`packed`: the compressed table.
 
         :raises BadTable: when it is known at once not to be what the manifest says.
         """
         self._place = place
-        self._layer_size = layer_size
         self._json: _Json
         if place.is_gzip:
             self._json = _Wrapped(limits.published_index_size, place.digest)
