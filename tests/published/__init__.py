@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
@@ -50,9 +51,11 @@ class Layer:
     @property
     def files(self) -> dict[str, bytes]:
         """What its tar has, hard links included."""
-        archive = tarfile.open(fileobj=io.BytesIO(self.tar))
-        names = [each for each in archive if each.isreg() or each.islnk()]
-        return {each.name: archive.extractfile(each).read() for each in names}  # type: ignore[union-attr]
+        with tarfile.open(fileobj=io.BytesIO(self.tar)) as archive:
+            files = [
+                (each.name, archive.extractfile(each)) for each in archive if not each.isfifo()
+            ]
+            return {name: file.read() for name, file in files if file is not None}
 
     @property
     def image(self) -> MadeImage:
@@ -83,3 +86,65 @@ class Layer:
 
 
 NAMES = ("current.tar.gz", "inner.tar.gz", "legacy.tar.gz", "chunked.tar.zst")
+
+Entry = dict[str, object]
+
+
+def retold(layer: Layer, change: Callable[[list[Entry]], object]) -> Layer:
+    """The layer with another table, of which the manifest says the digest all the same."""
+    if not layer.media_type.endswith("zstd"):
+        return _with_table(layer, _changed(_estargz_table(layer), change))
+    start, length = position(layer)
+    table = _changed(zstd.decompress(layer.blob[start : start + length]), change)
+    return chunked(layer.blob[: start - 8], table)
+
+
+def chunked(before: bytes, table: bytes) -> Layer:
+    """A zstd:chunked layer with these bytes in front of its table."""
+    packed = zstd.compress(table)
+    frame = b"\x50\x2a\x4d\x18" + len(packed).to_bytes(4, "little") + packed
+    name = "io.github.containers.zstd-chunked.manifest-"
+    said = {
+        name + "checksum": str(Digest.of(packed)),
+        name + "position": f"{len(before) + 8}:{len(packed)}:{len(table)}:1",
+    }
+    return Layer(before + frame, "application/vnd.oci.image.layer.v1.tar+zstd", said)
+
+
+def position(layer: Layer) -> tuple[int, int]:
+    """Where the table of a layer of one of the formats begins, and how long it is."""
+    if layer.media_type.endswith("zstd"):
+        said = layer.annotations["io.github.containers.zstd-chunked.manifest-position"].split(":")
+        return int(said[0]), int(said[1])
+    footer = layer.blob[-51:]
+    size = 51 if footer.startswith(b"\x1f\x8b") else 47
+    start = int(re.search(rb"([0-9a-f]{16})STARGZ", footer)[1], 16)  # type: ignore[index]
+    return start, len(layer.blob) - size - start
+
+
+def estargz(before: bytes, table: bytes, name: str = "stargz.index.json") -> Layer:
+    """An eStargz layer with these bytes in front of its table."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        head = tarfile.TarInfo(name)
+        head.size = len(table)
+        archive.addfile(head, io.BytesIO(table))
+    extra = b"SG\x16\x00%016xSTARGZ" % len(before)
+    footer = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0" + extra + b"\x01\0\0\xff\xff" + bytes(8)
+    said = {"containerd.io/snapshot/stargz/toc.digest": str(Digest.of(table))}
+    blob = before + gzip.compress(stream.getvalue(), mtime=0) + footer
+    return Layer(blob, "application/vnd.oci.image.layer.v1.tar+gzip", said)
+
+
+def _with_table(layer: Layer, table: bytes) -> Layer:
+    return estargz(layer.blob[: position(layer)[0]], table)
+
+
+def _estargz_table(layer: Layer) -> bytes:
+    return layer.files["stargz.index.json"]
+
+
+def _changed(table: bytes, change: Callable[[list[Entry]], object]) -> bytes:
+    document = json.loads(table)
+    change(document["entries"])
+    return json.dumps(document).encode()

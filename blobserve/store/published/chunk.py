@@ -74,6 +74,6 @@ def _extract(chunk: Chunk, source: memoryview) -> bytes:
     except BadLayer as error:
         raise BadTable("a chunk cannot be decompressed") from error
     content = bytes(pieces[chunk.skip : wanted])
-    if sha256(content).digest() != chunk.sha256:
-        raise BadTable("a chunk has another digest than its index says")
+    if len(content) != chunk.size or sha256(content).digest() != chunk.sha256:
+        raise BadTable("a chunk is not what its index says")
     return content
