@@ -52,9 +52,8 @@ class Layer:
     def files(self) -> dict[str, bytes]:
         """What its tar has, hard links included."""
         with tarfile.open(fileobj=io.BytesIO(self.tar)) as archive:
-            files = [
-                (each.name, archive.extractfile(each)) for each in archive if not each.isfifo()
-            ]
+            members = [each for each in archive if each.isreg() or each.islnk()]
+            files = [(each.name, archive.extractfile(each)) for each in members]
             return {name: file.read() for name, file in files if file is not None}
 
     @property
