@@ -117,6 +117,26 @@ async def test_storage() -> None:
         assert [each.headers["range"] for each in storage.requests] == ["bytes=1000-5999"] * 2
 
 
+@within(10)
+async def test_storage_is_remembered() -> None:
+    """Storage that a registry has redirected to is asked for more of the same blob directly."""
+    async with listening() as storage, listening() as scripted:
+        digest = scripted.hold("team/site", BLOB)
+        storage.hold("team/site", BLOB)
+        scripted.always("blobs", lambda asked, _: redirect_to(storage, asked))
+        rules = RegistryRules(insecure=True, allow_hosts=frozenset({storage.host}))
+        async with registry_at(scripted.host, rules) as registry:
+            repository = Repository.parse(f"{scripted.host}/team/site")
+            descriptor = Descriptor("", digest, len(BLOB))
+            for start in (5, 500, 50):
+                part = await registry.read(repository, descriptor, start, 10)
+                assert part == BLOB[start : start + 10]
+            assert (len(scripted.asked("blobs")), len(storage.requests)) == (1, 3)
+            storage.script("blobs", status(403))
+            assert await registry.read(repository, descriptor, 7, 10) == BLOB[7:17]
+            assert (len(scripted.asked("blobs")), len(storage.requests)) == (2, 5)
+
+
 def redirect_to(storage: Scripted, asked: Asked) -> Answer:
     """Sends the client to the same target at `storage`."""
     answer = redirect(f"http://{storage.host}{asked.target}")(asked, Answer())

@@ -28,7 +28,7 @@ class Part:
         if not 0 <= start < start + length <= descriptor.size:
             raise ValueError("a part lies within its blob, and has bytes")
         self._registry = registry
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._start = start
         self._length = length
         self.headers = {"Range": f"bytes={start}-{start + length - 1}"}
@@ -66,7 +66,7 @@ class Part:
 
     def _begin(self, response: Response) -> int:
         """Check the head of an answer; how many bytes of the body come before the part."""
-        size, digest = self._descriptor.size, str(self._descriptor.digest)
+        size, digest = self.descriptor.size, str(self.descriptor.digest)
         if response.status in (404, 410):
             raise BlobNotFound(digest)
         if response.status in (401, 403):  # of storage, whose URL is good for a while
@@ -91,10 +91,10 @@ class Part:
         media_type = (response.value("content-type") or "").lower()
         if found is None or media_type.startswith("multipart/"):
             raise self._failed("it sent a range that it did not describe")
-        size = self._descriptor.size
+        size = self.descriptor.size
         if found[3] not in ("*", str(size)):
             problem = f"it has {found[3]} bytes, not {size}"
-            raise ContentMismatch(str(self._descriptor.digest), problem)
+            raise ContentMismatch(str(self.descriptor.digest), problem)
         last = self._start + self._length - 1
         if (int(found[1]), int(found[2])) != (self._start, last):
             raise self._failed("it sent another range than the one asked for")
