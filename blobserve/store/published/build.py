@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -159,7 +158,7 @@ class Builder:
     def _advance(self) -> int | None:
         while self._members and not self._index.full:
             self._index.add(self._members.popleft())
-        records = b"".join(self._contents.records)
+        records = self._contents.records.packed
         lacking = self._written + len(records) + self._index.bound - self._allowance
         if lacking > 0:
             return lacking
@@ -194,13 +193,12 @@ class Builder:
         contents.members.clear()
 
     def _finish_contents(self) -> None:
-        place = self._place
-        if isinstance(self._json, _Wrapped):
+        contents, place = self._contents, self._place
+        contents.finish()
+        if isinstance(self._json, _Wrapped) and place.digest.algorithm == "sha256":
             # The layer has it as a file; it is as good as the others, for its digest is known.
             digest = bytes.fromhex(place.digest.hex)
-            if len(digest) == sha256().digest_size:
-                end = place.start + place.length
-                self._contents.add(INDEX_NAME, self._json.size, place.start, BLOCK, digest)
-                self._contents.finish(end)
-                return
-        self._contents.finish(place.end)
+            contents.add_itself(INDEX_NAME, self._json.size, place.start, BLOCK, digest)
+            contents.records.finish(place.start + place.length)
+        else:
+            contents.records.finish(place.end)

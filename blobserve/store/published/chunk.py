@@ -19,6 +19,9 @@ LARGEST = 16 << 20
 _RECORD = struct.Struct("<QQIIII32s")
 RECORD_SIZE = _RECORD.size
 
+pack = _RECORD.pack
+"""A chunk as a record: its `start`, `at`, `size`, `length`, `skip`, `left` and `sha256`."""
+
 _MOST_PARTS = 64  # Members or frames that are looked into for one chunk.
 
 
@@ -38,14 +41,9 @@ class Chunk(NamedTuple):
     """How many chunks of the same file come after it."""
     sha256: bytes
 
-    def packed(self) -> bytes:
-        """As a record of `RECORD_SIZE` bytes."""
-        start, size, at, length, skip, left, digest = self
-        return _RECORD.pack(start, at, size, length, skip, left, digest)
-
     @classmethod
     def unpacked(cls, record: bytes) -> Chunk:
-        """What `packed` has made a record of."""
+        """What `pack` has made a record of."""
         start, at, size, length, skip, left, digest = _RECORD.unpack(record)
         return cls(start, size, at, length, skip, left, digest)
 

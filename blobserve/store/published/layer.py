@@ -11,6 +11,7 @@ from contextlib import suppress
 from hashlib import sha256
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from blobserve.errors import ContentMismatch, PathNotFound, StoreClosed
 from blobserve.store.blob import Readable
@@ -21,6 +22,8 @@ from blobserve.store.published.chunks import Chunks
 from blobserve.store.published.filesystem import PublishedFilesystem
 from blobserve.store.scratch import Scratch
 from blobserve.store.tree import ImageFilesystem
+
+_log = Logger()
 
 FIRST_WINDOW, LARGEST_WINDOW = 1 << 20, 4 << 20
 """Bytes of a file that are fetched at once, at first and when it is read on and on."""
@@ -69,7 +72,8 @@ class PublishedLayer:
             self.chunks.retire()
             self.filesystem.close()
             self._unused(self)
-            Deferred.fromCoroutine(self.scratch.discard())
+            discarding = Deferred.fromCoroutine(self.scratch.discard())
+            discarding.addErrback(lambda why: _log.failure("removing an index", failure=why))
 
     def become(self, ready: Readable) -> None:
         """The layer is READY: whoever is reading goes on in it. It is released in the end."""
