@@ -12,9 +12,12 @@ import pytest
 from twisted.internet.task import deferLater
 
 from tests.published import NAMES, Layer, retold
+from tests.rig.nginx import Nginx
+from tests.rig.registry import DockerRegistry, redirect
 from tests.rig.within import within
 from tests.scripted import Answer, Asked, Scripted, cut, listening
-from tests.services import Running, allowing, configured, running
+from tests.services import Running, allowing, configured
+from tests.services import running as serving
 from tests.sources import until
 from tests.test_published import large
 
@@ -65,7 +68,7 @@ async def standing(
             registry.always("GET /v2/.*/blobs/", held)
         limits = {"publishedIndexMinSize": 1, **own.pop("limits", {})}
         config = allowing(registry.host, rules or {}, limits=limits, **own)
-        async with running(configured(directory, config)) as server:
+        async with serving(configured(directory, config)) as server:
             yield Stand(server, registry, str(reference), str(image.digest))
 
 
@@ -150,7 +153,7 @@ async def test_round_trips_with_storage(name: str, tmp_path: Path) -> None:
         registry.always("GET /v2/.*/blobs/", elsewhere)
         config = allowing(registry.host, limits={"publishedIndexMinSize": 1})
         config["registries"][registry.host]["allowHosts"] = [storage.host]
-        async with running(configured(tmp_path, config)) as server:
+        async with serving(configured(tmp_path, config)) as server:
             answer = await server.fetch(f"{reference}/last.txt")
             assert answer.body == layer.files["last.txt"]
             asked = registry.requests + storage.requests
@@ -176,12 +179,28 @@ async def test_a_registry_without_ranges(tmp_path: Path) -> None:
 
 
 @within(60)
+@pytest.mark.parametrize("ranges", ["", "max_ranges 0;"], ids=["ranges", "whole"])
+async def test_nginx(ranges: str, tmp_path: Path, part_directory: Any, running: Any) -> None:
+    """Storage that knows ranges, and storage that does not, both give out what is asked for."""
+    directory = part_directory()
+    storage = running(Nginx(directory, f"{ranges} root {directory}/storage;"))
+    registry = running(DockerRegistry(directory, redirect(f"http://{storage.host}/")))
+    registry.put(_RigImage.of(CURRENT), "team/site:v1")
+    config = allowing(registry.host, limits={"publishedIndexMinSize": 1})
+    config["registries"][registry.host]["allowHosts"] = [storage.host]
+    async with serving(configured(tmp_path, config)) as server:
+        answer = await server.fetch(f"{registry.host}/team/site:v1/assets/app.js")
+        assert answer.body == CURRENT.files["assets/app.js"]
+        assert server.counted("blobserve_published_indexes_total", outcome="used") == 1
+
+
+@within(60)
 async def test_docker_registry(tmp_path: Path, docker_registry: Any) -> None:
     """Out of a real registry, every file is the same by the index and by the layer."""
     for name, layer in LAYERS.items():
         docker_registry.put(_RigImage.of(layer), f"team/{name.partition('.')[0]}:v1")
     config = allowing(docker_registry.host, limits={"publishedIndexMinSize": 1})
-    async with running(configured(tmp_path, config)) as server:
+    async with serving(configured(tmp_path, config)) as server:
         for name, layer in LAYERS.items():
             image = f"{docker_registry.host}/team/{name.partition('.')[0]}:v1"
             for path in ("assets/app.js", "last.txt", "copy.js", "static/large.txt"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 _NODES = """
@@ -17,10 +18,8 @@ _Row = tuple[bytes, bytes, bytes, bytes, bytes]
 
 def differences(published: Path, own: Path) -> Iterator[bytes]:
     """The paths at which two indexes, both files on disk, say different things."""
-    with _opened(published) as first, _opened(own) as second:
+    with closing(_opened(published)) as first, closing(_opened(own)) as second:
         yield from _differing(_rows(first), _rows(second))
-    first.close()
-    second.close()
 
 
 def _differing(first: Iterator[_Row], second: Iterator[_Row]) -> Iterator[bytes]:
