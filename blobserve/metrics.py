@@ -90,6 +90,17 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.published_indexes = Counter(
+            "blobserve_published_indexes_total",
+            "Indexes that layers bring with them: used, refused, failed, or found wrong later.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.chunk_bytes = Counter(
+            "blobserve_chunk_bytes_total",
+            "Bytes of published indexes and chunks received, beside whole layers.",
+            registry=registry,
+        )
         self.size = Gauge(
             "blobserve_size_bytes",
             "Bytes the blob space takes, reservations included.",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
@@ -32,10 +33,11 @@ from blobserve.store.early import EarlyFiles
 from blobserve.store.files import BlobFiles
 from blobserve.store.ingest import Ingest
 from blobserve.store.keep import Keep
-from blobserve.store.location import FURNITURE, Location
+from blobserve.store.location import BLOCK, FURNITURE, Location
 from blobserve.store.manifests import ManifestFiles, Manifests
 from blobserve.store.recovery import examine, survey
 from blobserve.store.references import References
+from blobserve.store.scratch import Scratch
 from blobserve.store.state import SLACK, Change, State
 from blobserve.store.workbench import Workbench
 from blobserve.threads import Threads
@@ -249,6 +251,21 @@ class BlobSpace:
     def release(self, size: int) -> None:
         """Stop counting reserved bytes."""
         self._bound.give(size)
+
+    async def scratch(self) -> Scratch:
+        """A directory for what is not to be kept; empty, and to be discarded."""
+        directory = await self._to_the_end(self._location.new_ingest)
+        scratch = Scratch(directory, self._threads, self.reserve, self._discard)
+        await scratch.reserve(2 * BLOCK)
+        return scratch
+
+    def index_of(self, digest: Digest) -> Path:
+        """Where the index of a layer is, for as long as that is READY."""
+        return self._location.blob(digest) / "index"
+
+    async def _discard(self, directory: Path, size: int) -> None:
+        await self._to_the_end(partial(self._location.discard, directory))
+        self.release(size)
 
     async def _recover(self) -> None:
         found = await self._to_the_end(partial(survey, self._location, self._state))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 import attrs
@@ -25,6 +25,8 @@ from blobserve.store.sightings import Place, Seen
 
 Reason = Literal["overtaken", "damaged", "abandoned"]
 """Why a file must not be used: another has taken its place, or its layer is bad, or given up."""
+
+T = TypeVar("T")
 
 _log = Logger()
 
@@ -248,8 +250,8 @@ class EarlyFiles:
         return passing
 
 
-def sooner(early: Deferred[EarlyFile], pull: Deferred[Any]) -> Deferred[EarlyFile | None]:
-    """Fires with an early file, or None when the pull ends first; fails when that fails.
+def sooner(early: Deferred[EarlyFile], other: Deferred[T]) -> Deferred[EarlyFile | T]:
+    """Fires with an early file, or what the other brings if it comes first; fails when that fails.
 
     Whichever comes later is cancelled; cancelling ends both waits.
     """
@@ -257,11 +259,11 @@ def sooner(early: Deferred[EarlyFile], pull: Deferred[Any]) -> Deferred[EarlyFil
 
     def stop(file: EarlyFile) -> None:
         came.append(file)
-        pull.cancel()
+        other.cancel()
 
     def ended(outcome: Any) -> Any:
         early.cancel()
         return came[0] if came else outcome
 
     early.addCallbacks(stop, lambda failure: failure.trap(CancelledError))
-    return pull.addCallback(lambda _: None).addBoth(ended)
+    return other.addBoth(ended)

@@ -35,6 +35,8 @@ from blobserve.store.freshness import Known
 from blobserve.store.image import Image, Images
 from blobserve.store.known import KnownReferences
 from blobserve.store.missing import Missing
+from blobserve.store.published.indexes import PublishedIndexes
+from blobserve.store.published.offer import Offer, Offering
 
 _log = Logger()
 
@@ -52,18 +54,24 @@ class Pulls:
         known: KnownReferences,
         missing: Missing,
         downloads: Downloads,
+        indexes: PublishedIndexes,
         reactor: IReactorTime,
+        is_behind: bool = True,
     ) -> None:
+        """`is_behind`: whether layers that are served by a published index are pulled as well."""
         self._space = space
         self._provider = provider
         self._images = images
         self._known = known
         self._missing = missing
         self._downloads = downloads
+        self._indexes = indexes
+        self._is_behind = is_behind
         self._reactor = reactor
         self._flights: Flights[Reference, Readable] = Flights()
         self._coming: dict[Reference, Flight[Image]] = {}
         """Of each reference that is being pulled, the image, as soon as that is known."""
+        self._offers: dict[Reference, Flight[Offer | None]] = {}
 
     def get(self, reference: Reference) -> Flight[Readable] | None:
         """The pull of `reference` that is under way."""
@@ -77,6 +85,7 @@ class Pulls:
         None is under way for this reference. The flight's image is held until all who wait have
         been told; they acquire their own.
         """
+        self._offers[reference] = Flight()
         return self._flights.begin(
             reference,
             lambda flight: self._pull(reference, wanted, rules, flight),
@@ -91,10 +100,19 @@ class Pulls:
         coming = self._coming.get(reference, Flight[Image]())
         return Deferred.fromCoroutine(self._early(coming, name))
 
+    async def offer(self, reference: Reference) -> Offer | None:
+        """The image by its published index, as soon as it can be read by that.
+
+        None when it cannot, or its pull is over before; what came of that the flight says.
+        """
+        offer = self._offers.get(reference)
+        return None if offer is None else await offer.wait()
+
     async def close(self) -> None:
         """Fail every wait and abandon every pull; returns when ingest is wiped."""
         await self._flights.close(StoreClosed())
         await self._downloads.close()
+        await self._indexes.close()
 
     async def _pull(
         self,
@@ -119,6 +137,7 @@ class Pulls:
             raise
         finally:
             del self._coming[reference]
+            self._offers.pop(reference).land(None)
 
     async def _early(self, coming: Flight[Image], name: bytes) -> EarlyFile:
         image = await coming.wait()
@@ -147,7 +166,16 @@ class Pulls:
         if len(image.served) == 1:
             self._coming[reference].land(image)
         known = wanted or Known(reference, image.digest, self._reactor.seconds())
-        readable = await self._image(reference.repository, image, source, rules, flight)
+        offering = self._offering(attrs.evolve(known, image=image), source)
+        try:
+            if offering is not None and await offering.head_start() and not self._is_behind:
+                await Deferred()
+            readable = await self._image(reference.repository, image, source, rules, flight)
+            if offering is not None:
+                offering.replace(self._space.acquire(image.served[0].digest))
+        finally:
+            if offering is not None:
+                offering.end()
         try:
             for document in documents:
                 await self._space.put_manifest(
@@ -158,6 +186,22 @@ class Pulls:
             raise
         self._known.learn(attrs.evolve(known, image=image))
         return readable
+
+    def _offering(self, known: Known, source: Source) -> Offering | None:
+        """Begin to offer an image by its published index, if there is nothing better."""
+        reference, image = known.reference, known.image
+        current = self._known.get(reference)
+        digests = {
+            *(image.digests if image else ()),
+            *(current.image.digests if current and current.image else ()),
+        }
+        is_here = any(self._space.state_of(each) is BlobState.READY for each in digests)
+        if image is None or len(image.served) > 1 or is_here:
+            return None
+        flight = self._offers[reference]
+        layer = image.served[0]
+        opening = self._indexes.open(source, reference.repository, layer)
+        return Offering(known, flight, opening, self._indexes, self._reactor)
 
     async def _image(
         self,

@@ -10,23 +10,23 @@ import re
 from collections.abc import Callable
 
 import attrs
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
 from blobserve.config import Config, RepositoryRules
-from blobserve.errors import BlobserveError, Forbidden, NotFound, PullTimeout
+from blobserve.errors import BlobserveError, Forbidden, NotFound
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.early import EarlyFile
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
+from blobserve.store.tree import Entry
 from blobserve.threads import Threads
 from blobserve.web.answer import Answer, Body, Content, Header
 from blobserve.web.conditional import Fields
 from blobserve.web.early import early_answer, early_name
 from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, vary
-from blobserve.web.hold import EntryBody, Hold
+from blobserve.web.hold import EntryBody, FetchedBody, Hold, too_slow
 from blobserve.web.pages import NeedsSlash
 from blobserve.web.paths import Location
 from blobserve.web.ready import LARGEST, Key, Ready, ReadyResponses, read_whole
@@ -80,6 +80,8 @@ class Asked:
     head: Head
     rules: RepositoryRules | None = None
     """Of the repository, as soon as they are known."""
+    deadline: float = 0.0
+    """When the client has waited long enough for the image, by the reactor's clock."""
     cache: str | None = None
     digest: Digest | None = None
 
@@ -134,6 +136,7 @@ class Files:
         if ready is not None:
             asked.rules, asked.cache, asked.digest = ready.rules, ready.result, ready.image
             return ready.answer(head.method, head.fields)
+        asked.deadline = self._reactor.seconds() + config.timeout
         location = Location.parse(head.path)
         rules = asked.rules = config.rules_for(location.reference.repository)
         if rules is None:
@@ -163,22 +166,35 @@ class Files:
             selection = select(lease, location, rules, variables)
             if isinstance(selection, NeedsSlash):
                 return _redirect(location, head.query)
-            variant, body = await self._variant(hold, selection, head.fields)
+            variant, body = await self._variant(hold, selection, asked)
             shown = selection.represented(variant, lease.digest, self._reactor.seconds())
         finally:
             hold.leave()
         return shown.answer(head.method, head.fields, body)
 
     async def _variant(
-        self, hold: Hold, selection: Selection, fields: Fields
+        self, hold: Hold, selection: Selection, asked: Asked
     ) -> tuple[Variant, Body]:
         entry = selection.page.entry
         if not selection.edits:
-            choice = choose(hold.lease, selection, fields)
-            return choice.variant, EntryBody(hold, choice.entry)
+            choice = choose(hold.lease, selection, asked.head.fields)
+            return choice.variant, self._body(hold, choice.entry, asked.deadline)
         limit = self._config().limits.rewrite_size
-        view = await self.views.view(hold, entry, selection.edits, limit)
+        patience = max(0.0, asked.deadline - self._reactor.seconds())
+        making = Deferred.fromCoroutine(self.views.view(hold, entry, selection.edits, limit))
+        if hold.lease.is_published and not making.called:
+            making.addTimeout(patience, self._reactor, too_slow)
+        view = await making
         return view.variant, Content(view.content)
+
+    def _body(self, hold: Hold, entry: Entry, deadline: float) -> Body:
+        if not hold.lease.is_published:
+            return EntryBody(hold, entry)
+        if not entry.size:
+            return Content(b"")
+        patience = deadline - self._reactor.seconds()
+        reading = hold.lease.reading(entry)
+        return FetchedBody(hold, entry, reading, patience, self._reactor)
 
     def _made_ready(self, head: Head, key: Key) -> Ready | None:
         """The same as `get` makes, of a small file that is in memory."""
@@ -242,13 +258,8 @@ class Files:
         """A lease, or if that comes first the file with the name `early`."""
         wait = self._store.lease_or_early(reference, early, read_only)
         if not wait.called:
-            wait.addTimeout(timeout, self._reactor, _too_slow)
+            wait.addTimeout(timeout, self._reactor, too_slow)
         return await wait
-
-
-def _too_slow(outcome: Found | Failure, seconds: float) -> Found | Failure:
-    is_cancelled = isinstance(outcome, Failure) and outcome.check(CancelledError)
-    return Failure(PullTimeout()) if is_cancelled else outcome
 
 
 def _redirect(location: Location, query: bytes | None) -> Answer:

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
+from blobserve.errors import PullTimeout
 from blobserve.store.lease import Lease
+from blobserve.store.published.layer import Reading
 from blobserve.store.tree import Entry
 from blobserve.threads import Threads
 
@@ -107,3 +111,54 @@ class EntryBody:
     def close(self) -> None:
         """See `Body.close`; once only."""
         self._hold.leave()
+
+
+class FetchedBody:
+    """A file of an image that is not here yet, read from afar. See `Body`.
+
+    Until its first bytes have come, `patience` seconds are waited for them.
+    """
+
+    def __init__(
+        self, hold: Hold, entry: Entry, reading: Reading, patience: float, clock: IReactorTime
+    ) -> None:
+        hold.keep()
+        self._hold = hold
+        self._entry = entry
+        self._reading = reading
+        self._patience: float | None = patience
+        self._clock = clock
+
+    @property
+    def size(self) -> int:
+        """See `Body.size`."""
+        return self._entry.size
+
+    def read_cached(self, offset: int, length: int) -> None:
+        """See `Body.read_cached`: none can be read so."""
+
+    def read(self, offset: int, length: int) -> Deferred[bytes]:
+        """See `Body.read`.
+
+        :raises PullTimeout: when nothing has come in time.
+        """
+        read = Deferred.fromCoroutine(self._reading.read(offset, length))
+        patience, self._patience = self._patience, None
+        if patience is not None and not read.called:
+            read.addTimeout(max(0.0, patience), self._clock, too_slow)
+        return read
+
+    @property
+    def stored(self) -> None:
+        """See `Body.stored`."""
+
+    def close(self) -> None:
+        """See `Body.close`; once only."""
+        self._reading.close()
+        self._hold.leave()
+
+
+def too_slow(outcome: T | Failure, seconds: float) -> T | Failure:
+    """What becomes of a wait that was cancelled because its time was over."""
+    is_cancelled = isinstance(outcome, Failure) and outcome.check(CancelledError)
+    return Failure(PullTimeout()) if is_cancelled else outcome
