@@ -45,6 +45,11 @@ class Stand:
         headers = {name.replace("_", "-"): value for name, value in fields.items()}
         return await self.server.fetch(f"{self.image}/{path}", method, headers)
 
+    @property
+    def parts(self) -> int:
+        """How many parts of the layer have been asked for."""
+        return sum("range" in asked.headers for asked in self.registry.requests)
+
     def release(self) -> None:
         """Let the layer come; connections that hold it are reset."""
         self.registry._script.clear()
@@ -98,7 +103,7 @@ async def test_what_needs_no_bytes(tmp_path: Path) -> None:
     """Conditions, HEAD, redirects and what is missing are answered without a chunk."""
     async with standing(tmp_path, CURRENT) as stand:
         page = await stand.get("index.html")
-        asked = len(stand.registry.requests)
+        asked = stand.parts
         etag = page.headers["etag"]
         assert (await stand.get("index.html", If_None_Match=etag)).status == 304
         assert (await stand.get("index.html", If_Match='"other"')).status == 412
@@ -108,7 +113,7 @@ async def test_what_needs_no_bytes(tmp_path: Path) -> None:
         head = await stand.get("assets/large.txt", "HEAD")
         assert (head.status, head.headers["content-length"]) == (200, "150000")
         assert (await stand.get("empty.txt")).body == b""
-        assert len(stand.registry.requests) == asked
+        assert stand.parts == asked
 
 
 @within(30)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 import attrs
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -36,6 +36,7 @@ from blobserve.store.image import Image, Images
 from blobserve.store.known import KnownReferences
 from blobserve.store.missing import Missing
 from blobserve.store.published.indexes import PublishedIndexes
+from blobserve.store.published.layer import PublishedLayer
 from blobserve.store.published.offer import Offer, Offering
 
 _log = Logger()
@@ -166,16 +167,8 @@ class Pulls:
         if len(image.served) == 1:
             self._coming[reference].land(image)
         known = wanted or Known(reference, image.digest, self._reactor.seconds())
-        offering = self._offering(attrs.evolve(known, image=image), source)
-        try:
-            if offering is not None and await offering.head_start() and not self._is_behind:
-                await Deferred()
-            readable = await self._image(reference.repository, image, source, rules, flight)
-            if offering is not None:
-                offering.replace(self._space.acquire(image.served[0].digest))
-        finally:
-            if offering is not None:
-                offering.end()
+        known = attrs.evolve(known, image=image)
+        readable = await self._offered(known, image, source, rules, flight)
         try:
             for document in documents:
                 await self._space.put_manifest(
@@ -184,24 +177,44 @@ class Pulls:
         except Exception:
             readable.release()
             raise
-        self._known.learn(attrs.evolve(known, image=image))
+        self._known.learn(known)
         return readable
 
-    def _offering(self, known: Known, source: Source) -> Offering | None:
-        """Begin to offer an image by its published index, if there is nothing better."""
-        reference, image = known.reference, known.image
-        current = self._known.get(reference)
-        digests = {
-            *(image.digests if image else ()),
-            *(current.image.digests if current and current.image else ()),
-        }
-        is_here = any(self._space.state_of(each) is BlobState.READY for each in digests)
-        if image is None or len(image.served) > 1 or is_here:
-            return None
-        flight = self._offers[reference]
-        layer = image.served[0]
-        opening = self._indexes.open(source, reference.repository, layer)
-        return Offering(known, flight, opening, self._indexes, self._reactor)
+    async def _offered(
+        self,
+        known: Known,
+        image: Image,
+        source: Source,
+        rules: RepositoryRules,
+        flight: Flight[Readable],
+    ) -> Readable:
+        """Make an image READY, and until then offer it by its published index if it has one."""
+        repository = known.reference.repository
+        opening = self._opening(known, image, source)
+        offering = Offering(
+            known, self._offers[known.reference], opening, self._indexes, self._reactor
+        )
+        try:
+            if await offering.head_start() and not self._is_behind:
+                await Deferred()
+            readable = await self._image(repository, image, source, rules, flight)
+            offering.replace(self._space.acquire(image.served[0].digest))
+            return readable
+        finally:
+            offering.end()
+
+    def _opening(
+        self, known: Known, image: Image, source: Source
+    ) -> Deferred[PublishedLayer | None]:
+        """The one layer of an image by its published index; None where there is better."""
+        current = self._known.get(known.reference)
+        served = current.image.digests if current and current.image else ()
+        is_here = any(
+            self._space.state_of(each) is BlobState.READY for each in (*image.digests, *served)
+        )
+        if is_here or len(image.served) > 1:
+            return succeed(None)
+        return self._indexes.open(source, known.reference.repository, image.served[0])
 
     async def _image(
         self,

@@ -6,6 +6,7 @@ so, judged by the request's conditions. Heads are values of bytes; connections a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -80,10 +81,10 @@ class Asked:
     head: Head
     rules: RepositoryRules | None = None
     """Of the repository, as soon as they are known."""
-    deadline: float = 0.0
-    """When the client has waited long enough for the image, by the reactor's clock."""
     cache: str | None = None
     digest: Digest | None = None
+    deadline: float = math.inf
+    """When, by the reactor's clock, its first bytes should be there."""
 
 
 class Files:
@@ -132,11 +133,11 @@ class Files:
         :raises BlobserveError: what is to be refused, and why.
         """
         head, config = asked.head, self._config()
+        asked.deadline = self._reactor.seconds() + config.timeout
         ready = self.at_once(head)
         if ready is not None:
             asked.rules, asked.cache, asked.digest = ready.rules, ready.result, ready.image
             return ready.answer(head.method, head.fields)
-        asked.deadline = self._reactor.seconds() + config.timeout
         location = Location.parse(head.path)
         rules = asked.rules = config.rules_for(location.reference.repository)
         if rules is None:
@@ -178,23 +179,25 @@ class Files:
         entry = selection.page.entry
         if not selection.edits:
             choice = choose(hold.lease, selection, asked.head.fields)
-            return choice.variant, self._body(hold, choice.entry, asked.deadline)
+            return choice.variant, self._body(hold, choice.entry, asked)
         limit = self._config().limits.rewrite_size
-        patience = max(0.0, asked.deadline - self._reactor.seconds())
         making = Deferred.fromCoroutine(self.views.view(hold, entry, selection.edits, limit))
         if hold.lease.is_published and not making.called:
-            making.addTimeout(patience, self._reactor, too_slow)
+            making.addTimeout(self._patience(asked), self._reactor, too_slow)
         view = await making
         return view.variant, Content(view.content)
 
-    def _body(self, hold: Hold, entry: Entry, deadline: float) -> Body:
+    def _body(self, hold: Hold, entry: Entry, asked: Asked) -> Body:
         if not hold.lease.is_published:
             return EntryBody(hold, entry)
         if not entry.size:
             return Content(b"")
-        patience = deadline - self._reactor.seconds()
         reading = hold.lease.reading(entry)
-        return FetchedBody(hold, entry, reading, patience, self._reactor)
+        return FetchedBody(hold, entry, reading, self._patience(asked), self._reactor)
+
+    def _patience(self, asked: Asked) -> float:
+        """Seconds that a request may still wait for its first bytes."""
+        return max(0.0, asked.deadline - self._reactor.seconds())
 
     def _made_ready(self, head: Head, key: Key) -> Ready | None:
         """The same as `get` makes, of a small file that is in memory."""

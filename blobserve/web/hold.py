@@ -145,7 +145,7 @@ class FetchedBody:
         read = Deferred.fromCoroutine(self._reading.read(offset, length))
         patience, self._patience = self._patience, None
         if patience is not None and not read.called:
-            read.addTimeout(max(0.0, patience), self._clock, too_slow)
+            read.addTimeout(patience, self._clock, too_slow)
         return read
 
     @property
