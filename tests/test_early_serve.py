@@ -251,15 +251,22 @@ async def test_workdir_and_headers(tmp_path: Path) -> None:
     """Paths are below the workdir; the repository's headers come, but none that lets it be kept."""
     rules = {
         "workdir": "/docs",
-        "headers": (("X-Own", "1"), ("Cache-Control", "public, max-age=9")),
+        "headers": (
+            ("X-Own", "1"),
+            ("Cache-Control", "public, max-age=9"),
+            ("CDN-Cache-Control", "max-age=9"),
+            ("Surrogate-Control", "max-age=9"),
+        ),
     }
     async with early(tmp_path, rules=rules) as pulled:
         answer = await pulled.fetch("/index.html")
         assert (answer.body, answer.headers["x-own"]) == (b"docs", "1")
         assert answer.headers["cache-control"] == "no-store"
+        assert not {"cdn-cache-control", "surrogate-control"} & answer.headers.keys()
         await pulled.ready()
         answer = await pulled.fetch("/index.html")
         assert answer.headers["cache-control"] == "public, max-age=9"
+        assert answer.headers["cdn-cache-control"] == "max-age=9"
 
 
 @within(20)

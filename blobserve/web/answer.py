@@ -16,6 +16,8 @@ from blobserve.web.conditional import Range
 
 Header = tuple[bytes, bytes]
 
+# What caches obey beside, or before, Cache-Control; RFC 9213 for one.
+_KEEPING = (b"expires", b"surrogate-control", b"edge-control", b"x-accel-expires")
 _SANDBOX = (b"Content-Security-Policy", b"sandbox allow-scripts")
 
 
@@ -135,9 +137,14 @@ class Answer:
         if not rules.listed:
             configured[_SANDBOX[0].lower()] = _SANDBOX
         if self.recallable is not None:
-            configured.pop(b"cache-control", None)
+            configured = {name: each for name, each in configured.items() if not _keeps(name)}
         if not configured:
             return self
         own = {name.lower(): (name, value) for name, value in self.headers}
         merged = {**configured, **own} if self.is_refusal else {**own, **configured}
         return attrs.evolve(self, headers=tuple(merged.values()))
+
+
+def _keeps(name: bytes) -> bool:
+    """Whether a field of this name, in lower case, tells a cache what it may keep."""
+    return name.endswith(b"cache-control") or name in _KEEPING
