@@ -46,9 +46,9 @@ class Stand:
         return await self.server.fetch(f"{self.image}/{path}", method, headers)
 
     @property
-    def parts(self) -> int:
-        """How many parts of the layer have been asked for."""
-        return sum("range" in asked.headers for asked in self.registry.requests)
+    def parts(self) -> list[Asked]:
+        """The parts of blobs that the registry was asked for."""
+        return [each for each in self.registry.asked("/blobs/") if "range" in each.headers]
 
     def release(self) -> None:
         """Let the layer come; connections that hold it are reset."""
@@ -103,7 +103,7 @@ async def test_what_needs_no_bytes(tmp_path: Path) -> None:
     """Conditions, HEAD, redirects and what is missing are answered without a chunk."""
     async with standing(tmp_path, CURRENT) as stand:
         page = await stand.get("index.html")
-        asked = stand.parts
+        asked = len(stand.parts)
         etag = page.headers["etag"]
         assert (await stand.get("index.html", If_None_Match=etag)).status == 304
         assert (await stand.get("index.html", If_Match='"other"')).status == 412
@@ -113,7 +113,7 @@ async def test_what_needs_no_bytes(tmp_path: Path) -> None:
         head = await stand.get("assets/large.txt", "HEAD")
         assert (head.status, head.headers["content-length"]) == (200, "150000")
         assert (await stand.get("empty.txt")).body == b""
-        assert stand.parts == asked
+        assert len(stand.parts) == asked
 
 
 @within(30)
@@ -350,10 +350,10 @@ async def test_read_only(tmp_path: Path) -> None:
     """A read-only request waits for the layer, and has nothing asked for it."""
     async with standing(tmp_path, CURRENT, timeout="1s") as stand:
         await stand.get("index.html")
-        await until(lambda: len(stand.registry.requests) == 4)  # the layer, too
+        asked = len(stand.parts)
         answer = await stand.get("last.txt", X_BlobServe_ReadOnly="true")
         assert (answer.status, answer.body) == (503, b"timeout")
-        assert len(stand.registry.requests) == 4
+        assert len(stand.parts) == asked
 
 
 @within(30)
@@ -394,7 +394,7 @@ async def test_many_at_once(tmp_path: Path) -> None:
     """A file that many ask for at once is read once."""
     async with standing(tmp_path, CURRENT) as stand:
         await stand.get("index.html")
-        before = len(stand.registry.asked("/blobs/"))
+        before = len(stand.parts)
         answers = await stand.server.fetch_all(*[f"{stand.image}/assets/large.txt"] * 20)
         assert all(each.body == CURRENT.files["assets/large.txt"] for each in answers)
-        assert len(stand.registry.asked("/blobs/")) == before + 1
+        assert len(stand.parts) == before + 1
