@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from blobserve.store.location import remove
 from tests.rig.images import Image, write_layout
 from tests.rig.parts import give_away, run
 
@@ -28,6 +29,22 @@ def umoci_layout(directory: Path, *layers: tuple[str, Mapping[str, bytes]]) -> P
             give_away(made)
         run(["umoci", "insert", "--rootless", "--image", f"{layout}:made", tree, path], directory)
     return layout
+
+
+def umoci_repacked(
+    layout: Path, directory: Path, files: Mapping[str, bytes], removed: Iterable[str]
+) -> None:
+    """Add a layer to the image ``made``: it brings `files`, and removes names of lower ones."""
+    image, bundle = f"{layout}:made", directory / "repacked"
+    run(["umoci", "unpack", "--rootless", "--image", image, bundle], directory)
+    for name in removed:
+        remove(bundle / "rootfs" / name)
+    for name, content in files.items():
+        target = bundle / "rootfs" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        give_away(target)
+    run(["umoci", "repack", "--image", image, bundle], directory)
 
 
 def umoci_unpacked(directory: Path, image: Image) -> Path:
