@@ -202,7 +202,7 @@ def test_damaged_trees_are_not_opened(tmp_path: Path, damage: str) -> None:
         path.unlink()
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(BlobDamaged):
-        Tree.open(path, tree_digest([]), LIMITS)
+        Tree.open(path, tree_digest(()), LIMITS)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -219,6 +219,6 @@ def test_what_is_not_finished_is_closed(tmp_path: Path) -> None:
 def test_no_layer_is_named_like_a_tree() -> None:
     """A tree is named after its layers and their order; no layer's bytes have that name."""
     one, two = Digest.of(b"one"), Digest.of(b"two")
-    named = {tree_digest(layers) for layers in ([one, two], [two, one], [one], [one, one])}
+    named = {tree_digest(layers) for layers in ((one, two), (two, one), (one,), (one, one))}
     assert len(named) == 4
     assert Digest.of(f"tree 1\n{one}\n{two}".encode()) not in named

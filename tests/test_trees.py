@@ -54,7 +54,7 @@ async def merging(directory: Path, **parts: Any) -> AsyncIterator[Stand]:
 
 def tree_of(image: MadeImage, *others: MadeImage) -> Digest:
     """What names the tree of an image's layers."""
-    return tree_digest([layer.digest for each in (image, *others) for layer in each.layers])
+    return tree_digest(tuple(layer.digest for each in (image, *others) for layer in each.layers))
 
 
 def tree_path(location: Path, image: MadeImage = IMAGE) -> Path:

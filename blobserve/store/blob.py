@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -70,6 +71,9 @@ class KeptBlob:
 
 class KeptTree(KeptBlob):
     """The READY tree of several layers: it has an index, and no content of its own."""
+
+    last_count = -math.inf
+    """When a use of it, and of all its layers, was last counted."""
 
 
 class Blob:

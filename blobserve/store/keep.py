@@ -89,15 +89,13 @@ class Keep:
         self.shelf.add(kept)
         self.shelf.close(self._most_open)
 
-    def acquire(self, digest: Digest) -> Blob | None:
-        """See `BlobSpace.acquire`."""
+    def acquire(self, digest: Digest, is_use: bool = True) -> Blob | None:
+        """See `BlobSpace.acquire`; what is no use of it is not counted as one."""
         kept = self.shelf.get(digest)
         if kept is None or kept.filesystem is None:
             return None
-        self.shelf.touch(kept)
-        # Later than every use before it, also when the clock was set back.
-        self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
-        self._uses.put(digest, was_used(digest, self._last_use, _table(kept)))
+        if is_use:
+            self._count_use(kept)
         return self._lease(kept)
 
     async def mount(self, digest: Digest) -> Blob | None:
@@ -146,6 +144,13 @@ class Keep:
         """Close all that nobody reads; what is read is closed when it is released."""
         self._most_open = 0
         self.shelf.close(self._most_open)
+
+    def _count_use(self, kept: KeptBlob) -> None:
+        self.shelf.touch(kept)
+        # Later than every use before it, also when the clock was set back.
+        self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
+        used = was_used(kept.digest, self._last_use, _table(kept))
+        self._uses.put(kept.digest, used)
 
     def _lease(self, kept: KeptBlob) -> Blob | None:
         """The right to read a READY blob that is open; does not count as a use."""

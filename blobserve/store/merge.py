@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from blobserve.errors import BadLayer
 from blobserve.oci.digest import Digest
 from blobserve.store.header import LINK
 from blobserve.store.nodes import EMPTY, Built, FileNodes, begin, finish, row_bound
-from blobserve.store.replay import MADE, Node, Replay, parted
+from blobserve.store.replay import MADE, Node, Replay
 from blobserve.store.tar import Member
+from blobserve.store.walk import parted
 
 APPLICATION_ID = 0x626C6F74  # "blot"
 VERSION = 1
@@ -53,7 +55,8 @@ _PAGE = 500
 """Entries that are worked off in one step, some milliseconds."""
 
 
-def tree_digest(layers: Sequence[Digest]) -> Digest:
+@lru_cache(4096)
+def tree_digest(layers: tuple[Digest, ...]) -> Digest:
     """What names the tree of these layers, the lowest first, in this version of its format."""
     made_of = "\n".join([f"tree {VERSION}", *map(str, layers)])
     # Hashed twice: no layer has the digest of a tree, whatever somebody puts into one.

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import attrs
 
-from blobserve.store.replay import IMPLIED, Node, join, parted
+from blobserve.store.replay import IMPLIED, Node
+from blobserve.store.walk import join, parted
 
 BEGIN = """
 PRAGMA journal_mode = OFF;

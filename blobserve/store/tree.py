@@ -21,7 +21,7 @@ from blobserve.store.codings import Codings, Uncoded
 from blobserve.store.content import Content
 from blobserve.store.entry import Entry, Kind
 from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
-from blobserve.store.replay import TooManyLinks, parted, split, walk
+from blobserve.store.walk import TooManyLinks, parted, split, walk
 
 __all__ = ["Entry", "ImageFilesystem", "Kind", "Tree"]
 

@@ -26,6 +26,7 @@ from blobserve.store.treefiles import TreeFiles
 from blobserve.threads import Threads
 
 _EXTENT = MIB
+_USES_APART = 1.0
 
 
 def parts_of(layers: tuple[Digest, ...]) -> tuple[Digest, ...]:
@@ -85,8 +86,10 @@ class Trees:
             return self._keep.acquire(layers[0])
         held: list[Blob] = []
         # The tree first: what is not merged yet need not be looked at layer by layer.
-        for digest in (tree_digest(layers), *layers):
-            blob = self._keep.acquire(digest)
+        tree = tree_digest(layers)
+        is_use = self._is_use(tree)
+        for digest in (tree, *layers):
+            blob = self._keep.acquire(digest, is_use)
             if blob is None:
                 _release(held)
                 return None
@@ -117,6 +120,14 @@ class Trees:
         self._closed = True
         for work in list(self._works):
             await work.give_up(StoreClosed())
+
+    def _is_use(self, tree: Digest) -> bool:
+        """Whether a use is to be counted: to count it for each layer takes longer than all else."""
+        kept, now = self._keep.shelf.get(tree), self._seconds()
+        if not isinstance(kept, KeptTree) or 0 <= now - kept.last_count < _USES_APART:
+            return False
+        kept.last_count = now
+        return True
 
     async def _mount(self, digest: Digest) -> Blob | None:
         return self._keep.acquire(digest) or await self._keep.mount(digest)
