@@ -9,16 +9,15 @@ Knows nothing of what references mean, and of no registry.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from blobserve.config import BlobSpaceRules, Limits
 from blobserve.errors import ImageTooLarge, SpaceUnusable, StoreClosed
@@ -26,6 +25,7 @@ from blobserve.metrics import Metrics
 from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Document
+from blobserve.store.background import Background
 from blobserve.store.behind import WriteBehind
 from blobserve.store.blob import Blob, BlobState, Readable
 from blobserve.store.bound import Bound
@@ -71,6 +71,7 @@ class BlobSpace:
         self._limits = limits
         self._threads = threads
         self._disk = disk = disk or threads
+        self._background = background = Background(disk)
         self._location = location = Location(rules.location)
         self._state = state = State(rules.location / "state")
         self._bound = bound = Bound(rules.max_size, lambda: state.size)
@@ -85,7 +86,7 @@ class BlobSpace:
             tree_files,
             threads,
             reactor.seconds,
-            lambda kept: self._do(self._keep.settle(kept)),
+            lambda kept: background.do(self._keep.settle(kept)),
         )
         self._manifest_files = ManifestFiles(location, state, limits)
         self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
@@ -93,7 +94,6 @@ class BlobSpace:
         """What references stand for; to be asked once the space is open."""
         self._unready: set[Digest] = set()
         self._ingests: set[Ingest] = set()
-        self._background: set[Deferred[Any]] = set()
         self._reclaiming: LoopingCall | None = None
         self._closed = False
         metrics.size.set_function(lambda: self.size)
@@ -118,8 +118,8 @@ class BlobSpace:
         :raises SpaceUnusable: when it cannot be used or another owner has it; nothing is held then.
         """
         try:
-            await self._to_the_end(self._location.take)
-            await self._to_the_end(self._state.open)
+            await self._background.to_the_end(self._location.take)
+            await self._background.to_the_end(self._state.open)
             await self._recover()
         except (OSError, sqlite3.Error) as error:
             await self.close()
@@ -140,10 +140,10 @@ class BlobSpace:
         if self._reclaiming is not None:
             self._reclaiming.stop()
         for ingest in list(self._ingests):
-            self._do(ingest.give_up(StoreClosed()))
-        self._do(self._keep.coder.close())
-        self._do(self._trees.close())
-        await Deferred.fromCoroutine(self._quiet()).addTimeout(_CLOSING, self._reactor)
+            self._background.do(ingest.give_up(StoreClosed()))
+        self._background.do(self._keep.coder.close())
+        self._background.do(self._trees.close())
+        await Deferred.fromCoroutine(self._background.quiet()).addTimeout(_CLOSING, self._reactor)
         await self._uses.flush()
         await self._remembered.flush()
         self._keep.close()
@@ -286,10 +286,10 @@ class BlobSpace:
         self._bound.give(size)
 
     async def _recover(self) -> None:
-        found = await self._to_the_end(partial(survey, self._location, self._state))
-        manifests = await self._to_the_end(self._manifest_files.survey)
-        trees = await self._to_the_end(self._tree_files.survey)
-        self.references.load(await self._to_the_end(self._state.references))
+        found = await self._background.to_the_end(partial(survey, self._location, self._state))
+        manifests = await self._background.to_the_end(self._manifest_files.survey)
+        trees = await self._background.to_the_end(self._tree_files.survey)
+        self.references.load(await self._background.to_the_end(self._state.references))
         if found.doubtful:
             _log.info("verifying {n} blobs", n=len(found.doubtful))
         examined = await gatherResults(
@@ -305,38 +305,11 @@ class BlobSpace:
         self._unready.remove(ingest.digest)
         if ingest.kept is not None:
             self._keep.add(ingest.kept)
-            self._do(self._keep.settle(ingest.kept))
-
-    def _to_the_end(self, job: Callable[[], T]) -> Deferred[T]:
-        """Run a job that `close` waits for, even when whoever wanted it has been cancelled."""
-        waiter: Deferred[T] = Deferred()
-        running = self._disk.run(job)
-        self._background.add(running)
-
-        def ended(outcome: T | Failure) -> T | Failure:
-            self._background.discard(running)
-            return outcome
-
-        running.addBoth(ended).addCallbacks(waiter.callback, waiter.errback)
-        return waiter
-
-    def _do(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
-        """Run something that nobody waits for but `close`."""
-        running = Deferred.fromCoroutine(work)
-        if not running.called:
-            self._background.add(running)
-            running.addBoth(lambda _: self._background.discard(running))
-        running.addErrback(_log_failure)
-        return running
-
-    async def _quiet(self) -> None:
-        """Wait until nothing runs in the background; cancelling lets it run on, unheard."""
-        while self._background:
-            await DeferredList(list(self._background), consumeErrors=True)
+            self._background.do(self._keep.settle(ingest.kept))
 
     def _reclaim_regularly(self, now: bool) -> None:
         # A new one each time: one that is started again in the middle of a pass runs twice.
-        self._reclaiming = LoopingCall(lambda: self._do(self.reclaim()))
+        self._reclaiming = LoopingCall(lambda: self._background.do(self.reclaim()))
         self._reclaiming.clock = self._reactor
         self._reclaiming.start(self._rules.gc_interval, now)
 
@@ -348,8 +321,3 @@ class BlobSpace:
             await self._keep.room.shrink()
         except (OSError, sqlite3.Error) as error:
             _log.warn("the state file cannot be written: {error}", error=error)
-
-
-def _log_failure(failure: Failure) -> None:
-    if not failure.check(CancelledError):
-        _log.failure("in the background", failure)
