@@ -86,7 +86,7 @@ blobserve:
       workdir: /ide/
       replacements: [{path: /ide/index.html, search: a, replacement: ""}]
       inlineStatic: [{search: "{{BASE}}", replacement: "${ide}"}]
-      layers: first
+      layers: all
       platform: linux/arm64
       tagMaxAge: 2m
       immutableTags: ["commit-*"]
@@ -107,6 +107,7 @@ blobserve:
             workdir="/ide",
             replacements=(Replacement("ide/index.html", "a", ""),),
             inline_static=(InlineVariable("{{BASE}}", "${ide}"),),
+            layers="all",
             platform=Platform("linux", "arm64"),
             tag_max_age=120.0,
             immutable_tags=("commit-*",),
@@ -464,7 +465,6 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"layers": "all"}, "layers: all: not yet"),
         ({"listing": True}, "listing: True: not yet"),
         ({"layers": "last"}, 'layers: expected first or all, got text "last"'),
         ({"workdir": "/a/../b"}, "workdir: a path in an image has no .. in it"),

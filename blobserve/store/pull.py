@@ -226,17 +226,18 @@ class Pulls:
     ) -> Readable:
         """Make all layers that are served READY, each with a permit of its own, and hold them."""
         layers = {layer.digest: layer for layer in image.served}
-        blobs = await _all(
-            [
-                Deferred.fromCoroutine(self._layer(repository, layer, source, rules, flight))
-                for layer in layers.values()
-            ]
-        )
-        try:
-            readable = await self._space.mount_image(image.digests)
-        finally:
-            for blob in blobs:
-                blob.release()
+        with self._space.pulling(image.digest, image.served):
+            blobs = await _all(
+                [
+                    Deferred.fromCoroutine(self._layer(repository, layer, source, rules, flight))
+                    for layer in layers.values()
+                ]
+            )
+            try:
+                readable = await self._space.mount_image(image.digests)
+            finally:
+                for blob in blobs:
+                    blob.release()
         if readable is None:
             raise SpaceContended
         return readable

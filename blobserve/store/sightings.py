@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Collection, KeysView
 from typing import NamedTuple
 
-from blobserve.store.replay import join, parted
+from blobserve.store.walk import join, parted
 
 _FIND = """
 SELECT seq, offset, size FROM node JOIN entry ON seq = entry

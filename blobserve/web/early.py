@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 
 from blobserve.config import RepositoryRules
 from blobserve.store.early import EarlyFile
-from blobserve.store.replay import split
 from blobserve.store.tree import Entry, Kind
+from blobserve.store.walk import split
 from blobserve.threads import Threads
 from blobserve.web.answer import Answer
 from blobserve.web.headers import NO_SNIFF

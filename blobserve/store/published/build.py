@@ -18,7 +18,8 @@ from blobserve.oci.digest import Digest
 from blobserve.store import header
 from blobserve.store.decompress import Decompressor
 from blobserve.store.header import BLOCK
-from blobserve.store.index import Index, create, disk_errors
+from blobserve.store.index import Index
+from blobserve.store.nodes import create, disk_errors
 from blobserve.store.published.contents import Contents
 from blobserve.store.published.place import Place
 from blobserve.store.published.toc import Table
