@@ -88,6 +88,7 @@ def test_the_pure_rooms_know_no_twisted() -> None:
     pure += ["store.codings", "store.compress", "web.negotiate"]
     pure += [f"store.published.{room}" for room in ("toc", "contents", "place", "chunk", "build")]
     pure += ["store.published.filesystem", "store.published.compare"]
+    pure += ["store.merge", "store.nodes", "store.replay", "store.walk", "store.content"]
     pure += ["oci.digest", "oci.reference", "oci.manifest", "oci.challenge", "web.conditional"]
     knowing = set(importers("twisted"))
     assert [name for name in pure if f"blobserve.{name}" in knowing] == []

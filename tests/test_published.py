@@ -236,12 +236,12 @@ async def test_a_source_that_fails(tmp_path: Path) -> None:
 @within(20)
 async def test_no_room_for_the_index(tmp_path: Path) -> None:
     """An index for which there is no room is not used; it takes none from the bound."""
-    async with standing(tmp_path, limits=ANY_SIZE, max_size=700_000) as stand:
+    async with standing(tmp_path, limits=ANY_SIZE, max_size=720_000) as stand:
         stand.source.push(SITE, CHUNKED.image)
         with now(stand.ask()) as lease:
             assert not lease.is_published
         assert stand.counted("published_indexes_total", outcome="failed") == 1
-        assert stand.space.size <= 700_000
+        assert stand.space.size <= 720_000
         assert wiped(tmp_path)
 
 

@@ -71,7 +71,7 @@ class BlobSpace:
         self._limits = limits
         self._threads = threads
         self._disk = disk = disk or threads
-        self._background = background = Background(disk)
+        self._background = Background(disk)
         self._location = location = Location(rules.location)
         self._state = state = State(rules.location / "state")
         self._bound = bound = Bound(rules.max_size, lambda: state.size)
@@ -81,13 +81,7 @@ class BlobSpace:
         tree_files = TreeFiles(location, state, limits)
         self._keep = Keep(files, tree_files, disk, bound, self._uses, reactor, metrics, threads)
         self._tree_files = tree_files
-        self._trees = Trees(
-            self._keep,
-            tree_files,
-            threads,
-            reactor.seconds,
-            lambda kept: background.do(self._keep.settle(kept)),
-        )
+        self._trees = Trees(self._keep, tree_files, threads, reactor.seconds)
         self._manifest_files = ManifestFiles(location, state, limits)
         self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
         self.references = References(self._remembered)

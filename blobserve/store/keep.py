@@ -113,7 +113,7 @@ class Keep:
     async def settle(self, kept: KeptBlob) -> None:
         """Bring a blob to the disk; one that cannot be brought there is set aside."""
         try:
-            await self._threads.run(self._files_of(kept).settle, kept)
+            await self._threads.run(self._files.settle, kept)
         except OSError as error:
             # What was not written once is not written by trying again, whatever fsync says then.
             _log.error("{digest} is set aside: {error}", digest=str(kept.digest), error=error)

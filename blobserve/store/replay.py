@@ -99,7 +99,7 @@ class Replay:
         if last == _OPAQUE:
             self._hiding = None
             self._nodes.clear(directory)
-        elif hidden not in (b"", b".", b"..") and not hidden.startswith(WHITEOUT):
+        else:  # What is no name, as ``..``, is not there to be hidden.
             self._remove(join(directory, hidden))
 
     def apply(self, member: Member) -> None:

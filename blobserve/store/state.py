@@ -77,9 +77,9 @@ def recorded(record: Record, table: Table = "blobs") -> Change:
     return f"REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?)", (str(digest), *rest)
 
 
-def made_durable(digest: Digest, table: Table = "blobs") -> Change:
-    """Mark what has reached the disk."""
-    return f"UPDATE {table} SET durable = 1 WHERE digest = ?", (str(digest),)
+def made_durable(digest: Digest) -> Change:
+    """Mark a blob whose files have reached the disk."""
+    return "UPDATE blobs SET durable = 1 WHERE digest = ?", (str(digest),)
 
 
 def was_used(digest: Digest, used: float, table: Table = "blobs") -> Change:

@@ -1,4 +1,4 @@
-"""The files of trees, each the one of several layers: made, opened, synced, removed, found again.
+"""The files of trees, each the one of several layers: made, opened, removed, found again.
 
 Everything in them can be made again from the indexes of their layers, so what is doubtful is
 removed. Every function here blocks, and may run in any thread; see `blobserve.store.files`.
@@ -13,14 +13,14 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from blobserve.config import Limits
-from blobserve.errors import BadImage, BadLayer, BlobDamaged
+from blobserve.errors import BadImage, BadLayer
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob, KeptTree
 from blobserve.store.files import check_index, has_size
-from blobserve.store.location import BLOCK, Location, footprint, remove, sync
+from blobserve.store.location import BLOCK, Location, footprint, remove
 from blobserve.store.merge import merge
 from blobserve.store.nodes import disk_errors
-from blobserve.store.state import Record, State, made_durable, recorded, removed
+from blobserve.store.state import Record, State, recorded, removed
 from blobserve.store.tree import ImageFilesystem, Tree
 
 _log = Logger()
@@ -78,14 +78,6 @@ class TreeFiles:
         check_index(path, kept.record)
         return ImageFilesystem(Tree.open(path, kept.digest, self._limits), ())
 
-    def settle(self, kept: KeptBlob) -> None:
-        """Bring a tree to the disk, and mark it as durable."""
-        with kept.files:
-            if not kept.is_removed:
-                path = self._location.tree(kept.digest)
-                sync(path, path.parent)
-                self._state.change(made_durable(kept.digest, "trees"))
-
     def remove(self, trees: Sequence[KeptBlob]) -> None:
         """Remove trees; whoever has one open can read on. One that cannot be moved stays."""
         for kept in trees:
@@ -97,32 +89,21 @@ class TreeFiles:
         self._state.change(*(removed(kept.digest, "trees") for kept in trees))
 
     def survey(self) -> list[KeptTree]:
-        """Every tree that is whole; all that is in the place of one and is not is removed."""
+        """Every tree of its recorded size; all else in the place of one is removed.
+
+        Nothing is synced, and nothing read here: a tree is checked whenever it is opened.
+        """
         records = {record.digest: record for record in self._state.trees()}
         found = []
         for digest in list(self._location.trees()):
-            record = records.pop(digest, None)
-            if record is not None and self._is_whole(record):
-                found.append(KeptTree(record, footprint(self._location.tree(digest))))
+            record, path = records.pop(digest, None), self._location.tree(digest)
+            if record is not None and has_size(path, record.index_size):
+                found.append(KeptTree(record, footprint(path)))
             else:
-                self._location.discard(self._location.tree(digest))
+                self._location.discard(path)
                 self._state.change(removed(digest, "trees"))
         self._state.change(*(removed(digest, "trees") for digest in records))
         return found
-
-    def _is_whole(self, record: Record) -> bool:
-        """Whether a tree can be trusted: of one that is marked durable its size says so."""
-        path = self._location.tree(record.digest)
-        if record.durable:
-            return has_size(path, record.index_size)
-        try:
-            check_index(path, record)
-        except BlobDamaged as damage:
-            _log.warn("{damage}: it is made again", damage=damage)
-            return False
-        sync(path, path.parent)
-        self._state.change(made_durable(record.digest, "trees"))
-        return True
 
     def _published(self, record: Record, made: Path) -> KeptTree:
         kept = KeptTree(record, footprint(made))

@@ -68,14 +68,11 @@ class Trees:
         files: TreeFiles,
         threads: Threads,
         seconds: Callable[[], float],
-        settle: Callable[[KeptTree], object],
     ) -> None:
-        """`settle` has what was made brought to the disk, later."""
         self._keep = keep
         self._files = files
         self._threads = threads
         self._seconds = seconds
-        self._settle = settle
         self._flights: Flights[Digest, None] = Flights()
         self._works: set[Work] = set()
         self._closed = False
@@ -162,7 +159,6 @@ class Trees:
             _release(held)
             self._works.remove(work)
             work.ended.land(None)
-        self._settle(kept)
 
     async def _made(self, work: Work, digest: Digest, layers: tuple[Digest, ...]) -> KeptTree:
         while True:

@@ -1,6 +1,6 @@
 """Whiteouts in the first layer: they hide nothing, and are not there. Rows W02 to W14.
 
-Those of W01, W03, W06 and W11 in which one layer hides what is in another wait for `layers: all`.
+Those in which one layer hides what is in another are in `tests.cases_merged`.
 """
 
 from __future__ import annotations
