@@ -110,6 +110,7 @@ class Soak:
         self._down, self._outage = Phase(), Phase()
         self._process = Lock()
         """Held by whoever stops the process, for good or for a moment."""
+        self._seeing = Lock()
         self._over = Event()
         for tag in range(TAGS):
             self._move(tag)
@@ -177,16 +178,18 @@ class Soak:
     def _kill(self) -> None:
         with self._down(), self._process:
             self._server.kill()
-            # What it had not yet written down of its tags may be forgotten.
-            self._seen = [0] * TAGS
             self._server.start()
-            self._seen = [0] * TAGS
+            # What it had not yet written down of its tags may be forgotten.
+            with self._seeing:
+                self._seen = [0] * TAGS
 
     def _stop_registry(self) -> None:
         with self._outage():
             self._registry.stop()
             self._over.wait(self._chance.uniform(0.2, 1.5))
             self._registry.start()
+            # Who comes now may still join a pull that has failed.
+            self._over.wait(1.0)
 
     # --- The disk ---------------------------------------------------------------------------------
 
@@ -209,8 +212,8 @@ class Soak:
     def _ask(self, chance: random.Random) -> None:
         known: dict[tuple[int, str], tuple[str, int]] = {}
         while not self._over.is_set() and not self.wrong:
-            asked = self._choose(chance, known)
             was_down, was_out = self._down.watch(), self._outage.watch()
+            asked = self._choose(chance, known)
             try:
                 answer = self._server.fetch(self._target(asked), headers=asked.headers)
             except (OSError, HTTPException) as error:
@@ -222,9 +225,12 @@ class Soak:
                 excused = answer.status == 503 or was_out()
                 self._note(f"{answer.status}", excused, f"{asked}: {answer.status} {answer.body!r}")
                 continue
-            version = self._judge(asked, answer, known)
-            if version and not was_down():
-                self._seen[asked.tag] = max(self._seen[asked.tag], version)
+            with self._seeing:
+                # A process that has been started meanwhile need not know of the one before.
+                asked = attrs.evolve(asked, since=0) if was_down() else asked
+                version = self._judge(asked, answer, known)
+                if version and not was_down():
+                    self._seen[asked.tag] = max(self._seen[asked.tag], version)
 
     def _choose(
         self, chance: random.Random, known: dict[tuple[int, str], tuple[str, int]]
