@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, get_native_id
 from time import monotonic
 
 import attrs
@@ -210,6 +210,8 @@ class Soak:
             raise
 
     def _ask(self, chance: random.Random) -> None:
+        # Clients have machines of their own: here they take what the server leaves.
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
         known: dict[tuple[int, str], tuple[str, int]] = {}
         while not self._over.is_set() and not self.wrong:
             was_down, was_out = self._down.watch(), self._outage.watch()
