@@ -40,7 +40,7 @@ async def pipelined(server: Door, targets: Sequence[str]) -> list[Reply]:
     return found
 
 
-@within(sized(60, 300))
+@within(sized(60, 1800))
 async def test_s06_thousands_of_names_that_do_not_exist(tmp_path: Path) -> None:
     """Each of 10,000 missing tags, digests, repositories is looked up once, and leaves nothing."""
     count = sized(700, 3500)
@@ -79,7 +79,7 @@ def large_images(count: int) -> list[tuple[bytes, MadeImage]]:
     return [(content, make_image({"a": content})) for content in contents]
 
 
-@within(sized(60, 300))
+@within(sized(60, 1800))
 async def test_s08_many_clients_on_many_large_cold_images(tmp_path: Path) -> None:
     """1,000 clients ask for images of which a few fit: each is right or told to come again."""
     async with listening() as registry:

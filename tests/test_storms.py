@@ -60,7 +60,7 @@ class Shelf:
         self.fits.append(len(ready))
 
 
-@within(sized(60, 600))
+@within(sized(120, 1800))
 async def test_g09_g11_a_thousand_images_where_ten_fit(tmp_path: Path) -> None:
     """Of more images than fit each is served right; what makes room is what was used longest ago.
 
@@ -147,7 +147,7 @@ class Crowd:
         return {"descriptors": len(os.listdir("/proc/self/fd")), **alive}
 
 
-@within(sized(60, 600))
+@within(sized(120, 1800))
 async def test_s09_clients_that_leave_a_pull(tmp_path: Path) -> None:
     """Clients that leave at any moment of a pull, or of its answer, leave nothing behind.
 
