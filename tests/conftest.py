@@ -13,8 +13,9 @@ import pytest_twisted
 from hypothesis import settings
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
+from tests.campaign import PROPERTY
 from tests.cases_http import FILES
-from tests.examples import IS_LONG
+from tests.examples import NAME
 from tests.rig.browser import Browser
 from tests.rig.nginx import Nginx
 from tests.rig.parts import own_directory
@@ -23,7 +24,15 @@ from tests.rig.server import Server
 from tests.rig.tokens import TokenEndpoint
 from tests.sites import Serving, serving
 
-settings.load_profile("long" if IS_LONG else "suite")
+settings.load_profile(NAME)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the report say of each property test that it is one."""
+    for item in items:
+        if item.get_closest_marker("hypothesis"):
+            item.user_properties.append((PROPERTY, "yes"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -34,6 +43,16 @@ def pytest_runtest_makereport() -> Generator[None, Any, Any]:
         report.outcome = "failed"
         report.longrepr = f"nothing may skip here: {report.longrepr[2]}"
     return report
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Tell `tests.campaign` for how many `cases` a test stands, and a `figure` that it found."""
+
+    def tell(**found: object) -> None:
+        request.node.user_properties += [(name, str(value)) for name, value in found.items()]
+
+    return tell
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """How many examples property tests try: few in the suite, many when somebody asks for them.
 
-``HYPOTHESIS_PROFILE=long`` tries a hundred times as many, and others each time.
+``HYPOTHESIS_PROFILE=long`` tries a hundred times as many, ``campaign`` ten times, and others each
+time.
 """
 
 from __future__ import annotations
@@ -9,17 +10,15 @@ import os
 
 from hypothesis import settings
 
-IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+PROFILE = "HYPOTHESIS_PROFILE"
+TIMES = {"suite": 1, "campaign": 10, "long": 100}
+NAME = os.environ.get(PROFILE, "suite")
 
 settings.register_profile("suite", deadline=None, derandomize=True)
-settings.register_profile("long", deadline=None, max_examples=10_000)
+for name in ("campaign", "long"):
+    settings.register_profile(name, deadline=None, max_examples=100 * TIMES[name])
 
 
 def more(count: int) -> int:
-    """`count`, or in the long run a hundred times as many."""
-    return 100 * count if IS_LONG else count
-
-
-def examples(count: int) -> settings:
-    """Try so many examples, or in the long run a hundred times as many."""
-    return settings(max_examples=more(count))
+    """`count`, or in a longer run so many times as many."""
+    return count * TIMES[NAME]

@@ -22,15 +22,17 @@ class Door:
 
     port: int
 
+    async def connect(self) -> Client:
+        """A connection on which nothing has been sent."""
+        from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+        return await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", self.port), Client())
+
     async def begin(
         self, target: str, method: str = "GET", headers: Mapping[str, str] = {}
     ) -> Client:
         """Send a request on a connection of its own, and leave the answer to the caller."""
-        from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
-
-        client = await connectProtocol(
-            TCP4ClientEndpoint(reactor, "127.0.0.1", self.port), Client()
-        )
+        client = await self.connect()
         lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         client.send("\r\n".join([*lines, "", ""]).encode("latin-1"))

@@ -29,6 +29,7 @@ from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import Blob, BlobSpace, BlobState
 from blobserve.store.keep import MOST_OPEN
 from blobserve.testing import InlineThreads, MadeImage, make_image, make_index
+from tests.examples import more
 from tests.rig.within import within
 from tests.spaces import Made, Watched, made, names_in, on_disk, opened, pool, read, take_in
 from tests.stores import now
@@ -504,9 +505,7 @@ LAYERS = [made(n, (200 + 100 * n) * KIB) for n in range(8)]
 STEPS = st.tuples(st.sampled_from(["take", "read", "hold", "drop", "restart"]), st.integers(0, 7))
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=more(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=25))
 def test_any_order(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]) -> None:
     """In any order of pulls, reads and restarts layers are whole, and the bound holds."""

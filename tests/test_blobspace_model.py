@@ -146,7 +146,6 @@ class AnyOrder(RuleBasedStateMachine):
         self._limit = limit = self._limit if self._coming else limit
         self._space.reconfigure(BlobSpaceRules(self._location, limit))
         done(self._space.reclaim())
-        assert set(self._held) <= self._ready()
         self._settle()
 
     @rule()
@@ -183,8 +182,9 @@ class AnyOrder(RuleBasedStateMachine):
             del self._coming[n]
 
     @invariant()
-    def bytes_are_right(self) -> None:
-        """Whoever reads has the bytes of the layer."""
+    def what_is_read_stays(self) -> None:
+        """Whoever reads has the bytes of the layer, and it is READY for others too."""
+        assert not self._held or set(self._held) <= self._ready()
         for n, blob in self._held.items():
             assert file_of(blob) == FILES[n]
 

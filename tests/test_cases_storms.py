@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
-import attrs
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
-from blobserve.config import KIB, MIB, Config, Limits, RepositoryRules
-from blobserve.metrics import Metrics
-from blobserve.store.refstore import RefStore
+from blobserve.config import KIB, MIB, Limits
 from blobserve.testing import MadeImage, make_image
-from blobserve.web.site import make_site
 from tests.layers import File, layer
 from tests.rig.images import Image, Layer
 from tests.rig.registry import DockerRegistry
 from tests.rig.wire import Reply, lint, replies
 from tests.rig.within import within
+from tests.scale import sized
 from tests.scripted import listening
 from tests.services import Door, allowing, configured, running
-from tests.sites import Client, MemoryLog, Response
-from tests.sources import registry_at
-from tests.spaces import Watched, on_disk, opened, pool
+from tests.sites import Response
+from tests.spaces import on_disk
+from tests.storms import storming
 from tests.test_promises_pulls import turn
 
 # --- S06 ------------------------------------------------------------------------------------------
@@ -35,9 +31,7 @@ from tests.test_promises_pulls import turn
 
 async def pipelined(server: Door, targets: Sequence[str]) -> list[Reply]:
     """The replies to all these requests, sent at once on one connection."""
-    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
-
-    client = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", server.port), Client())
+    client = await server.connect()
     heads = [f"GET /{target} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for target in targets]
     client.send(b"".join(heads)[:-2] + b"Connection: close\r\n\r\n")
     found = replies(await client.all(), ["GET"] * len(targets))
@@ -46,16 +40,17 @@ async def pipelined(server: Door, targets: Sequence[str]) -> list[Reply]:
     return found
 
 
-@within(60)
+@within(sized(60, 1800))
 async def test_s06_thousands_of_names_that_do_not_exist(tmp_path: Path) -> None:
-    """Each of 2,000 missing tags, digests, repositories is looked up once, and leaves nothing."""
+    """Each of 10,000 missing tags, digests, repositories is looked up once, and leaves nothing."""
+    count = sized(700, 3500)
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image({"a": b"a"}))
         team = f"{registry.host}/team"
         names = [
-            *(f"{team}/site:none{n}" for n in range(700)),
-            *(f"{team}/site@sha256:{n:064x}" for n in range(700)),
-            *(f"{team}/none{n}:v1" for n in range(600)),
+            *(f"{team}/site:none{n}" for n in range(count)),
+            *(f"{team}/site@sha256:{n:064x}" for n in range(count)),
+            *(f"{team}/none{n}:v1" for n in range(count - 100)),
         ]
         async with running(configured(tmp_path, allowing(registry.host))) as server:
             for start in range(0, len(names), 100):
@@ -84,55 +79,18 @@ def large_images(count: int) -> list[tuple[bytes, MadeImage]]:
     return [(content, make_image({"a": content})) for content in contents]
 
 
-@attrs.frozen
-class Storm:
-    """A server whose blob space is written by one thread, which looks at it after every job."""
-
-    door: Door
-    metrics: Metrics
-    seen: list[int]
-    """What the blob space took on disk, after each job."""
-
-    def counted(self, name: str) -> float:
-        """What one of its metrics shows."""
-        return self.metrics.registry.get_sample_value(f"blobserve_{name}") or 0.0
-
-
-@asynccontextmanager
-async def storming(directory: Path, host: str) -> AsyncIterator[Storm]:
-    """A server for the registry at `host`, its space bound to `BOUND`, its queue to `QUEUE`."""
-    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
-
-    metrics, limits, seen = Metrics(), Limits(queued_downloads=QUEUE), list[int]()
-    config = Config(timeout=30.0, repos={f"{host}/team/*": RepositoryRules()}, limits=limits)
-    with pool(1) as thread:
-        watched = Watched(thread, lambda: seen.append(on_disk(directory)))
-        async with (
-            registry_at(host, metrics=metrics) as registry,
-            opened(directory, BOUND, watched, watched, reactor, metrics) as space,
-        ):
-            store = RefStore(space, lambda _: registry, config.rules_for, reactor, metrics, limits)
-            await store.open()
-            site = make_site(store, lambda: config, reactor, thread, metrics, MemoryLog())
-            port = reactor.listenTCP(0, site, backlog=1024, interface="127.0.0.1")
-            try:
-                yield Storm(Door(port.getHost().port), metrics, seen)
-            finally:
-                await port.stopListening()
-                await site.drain(0)
-                await store.close()
-
-
-@within(60)
+@within(sized(60, 1800))
 async def test_s08_many_clients_on_many_large_cold_images(tmp_path: Path) -> None:
-    """Sixty images asked for at once, a few of which fit, are each right or told to come again."""
+    """1,000 clients ask for images of which a few fit: each is right or told to come again."""
     async with listening() as registry:
         sites = {
             registry.push(f"team/large{n}:v1", image): content
-            for n, (content, image) in enumerate(large_images(60))
+            for n, (content, image) in enumerate(large_images(sized(60, 340)))
         }
         asked, pulling, queued = [site for site in sites for _ in range(3)], {0.0}, {0.0}
-        async with storming(tmp_path, registry.host) as storm:
+        async with storming(
+            tmp_path, registry.host, BOUND, Limits(queued_downloads=QUEUE)
+        ) as storm:
             fetch = storm.door.fetch
             waits = [Deferred.fromCoroutine(fetch(f"{site}/a")) for site in asked]
             while not all(wait.called for wait in waits):

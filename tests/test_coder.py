@@ -30,6 +30,7 @@ from blobserve.store.compress import SLICE
 from blobserve.store.tree import Entry
 from blobserve.testing import InlineThreads
 from tests.coded import ask, codings_of, decoded, lease, noise, of_files, site, text
+from tests.examples import more
 from tests.layers import File
 from tests.rig.within import within
 from tests.spaces import Held, Made, Watched, made, names_in, on_disk, opened, pool, take_in
@@ -593,9 +594,7 @@ LAYERS = [site(text(n, (100 + 100 * n) * KIB), noise(n)) for n in range(6)]
 BOUND = 2 * MIB
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=more(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=30))
 def test_any_order(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]) -> None:
     """In any order of pulls, codings and restarts the bound holds, and codings are the files'."""

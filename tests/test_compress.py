@@ -21,6 +21,7 @@ from blobserve.store.compress import SLICE, append, check
 from blobserve.store.location import blocks
 from blobserve.store.tree import ImageFilesystem
 from tests.coded import DECODE, noise, outcome, text
+from tests.examples import more
 from tests.extracting import serve
 from tests.layers import File, layer
 
@@ -65,7 +66,7 @@ def contents() -> st.SearchStrategy[bytes]:
 def test_decodes_to_the_file(tmp_path_factory: pytest.TempPathFactory, coding: bytes) -> None:
     """Whatever a file holds, its coding decodes to it, and is smaller by a twentieth at least."""
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=more(40))
     @given(contents())
     def decodes(content: bytes) -> None:
         with opened(tmp_path_factory.mktemp("blob"), content) as filesystem:

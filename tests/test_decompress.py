@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from blobserve.errors import BadLayer
@@ -63,11 +63,32 @@ CHOPPED = {
 }
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(CHOPPED)), st.integers(1, 500))
 def test_chunks_of_any_size(compression: str, step: int) -> None:
     """How a blob is cut into chunks changes nothing of what comes out."""
     assert unpack(CHOPPED[compression], step=step) == TEXT * 2
+
+
+@given(
+    st.sampled_from(sorted(CHOPPED)),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 255)), max_size=3),
+    st.integers(0, 2000),
+    st.integers(1, 500),
+)
+def test_damage_of_any_kind(
+    compression: str, changes: list[tuple[int, int]], left: int, step: int
+) -> None:
+    """However a blob is damaged, and comes, it has one content in bounded pieces, or none."""
+    blob = bytearray(CHOPPED[compression])
+    for at, bits in changes:
+        blob[at % len(blob)] ^= bits
+    outcomes: list[bytes | None] = []
+    for size in (len(blob), step):
+        try:
+            outcomes.append(unpack(bytes(blob[: left or None]), step=size))
+        except BadLayer:
+            outcomes.append(None)
+    assert outcomes[0] == outcomes[1]
 
 
 @inflates

@@ -255,3 +255,19 @@ async def test_flights_end() -> None:
     with pytest.raises(StoreClosed):
         flights.begin("key", work)
     assert steps == ["ended"]
+
+
+def test_flights_do_not_meet() -> None:
+    """What is under way for a key is not begun for it again, and goes on."""
+    flights: Flights[str, int] = Flights()
+    work: Deferred[int] = Deferred()
+
+    async def wait(_: Flight[int]) -> int:
+        return await work
+
+    waiting = flights.begin("key", wait).wait()
+    with pytest.raises(RuntimeError):
+        flights.begin("key", wait)
+    work.callback(7)
+    assert now(waiting) == 7
+    assert flights.get("key") is None

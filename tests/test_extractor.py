@@ -19,6 +19,7 @@ from blobserve.errors import BadImage, ContentMismatch
 from blobserve.oci.digest import Digest
 from blobserve.store.extractor import Extractor
 from blobserve.store.tree import ImageFilesystem
+from tests.examples import more
 from tests.extracting import LIMITS, contents, extract
 from tests.layers import (
     END,
@@ -71,7 +72,7 @@ def test_extracted_layers_are_served(tmp_path: Path, compression: Compression) -
     filesystem.close()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=more(30))
 @given(st.sampled_from(sorted(MEDIA_TYPES)), st.integers(1, 5000), st.integers(1, 100_000))
 def test_chunks_and_grants_of_any_size(compression: Compression, step: int, extent: int) -> None:
     """How the bytes and the room come changes nothing of what is extracted."""
@@ -98,7 +99,7 @@ def test_a_bomb_stops_at_every_grant(tmp_path: Path, compression: Compression) -
     assert on_disk(tmp_path) <= extracted.content_size + extracted.index_size + 8192 <= granted
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=more(20))
 @given(
     st.lists(st.integers(1, 1500), min_size=1, max_size=60),
     st.integers(1, 500),

@@ -28,6 +28,7 @@ from tests.rig.images import Image, write_layout
 from tests.rig.parts import free_port
 from tests.rig.server import Response, Server
 from tests.rig.slowhttp import attack
+from tests.scale import sized
 from tests.test_bad_input import eventually
 
 BASE = "/x.example/site:v1"
@@ -257,25 +258,38 @@ def test_s02_bodies_are_refused_with_the_head(target: Callable[..., Target]) -> 
 
 
 def test_s05_silent_connections(target: Callable[..., Target]) -> None:
-    """2,500 clients that say nothing harm nobody, and are closed by a bound set meanwhile."""
-    it = target()
+    """9,000 clients that say nothing harm nobody, and are closed by a bound set meanwhile."""
+    it, count = target(), sized(2500, 9000)
     with ExitStack() as stack:
         with it.answering():
-            silent = [stack.enter_context(it.connect()) for _ in range(2500)]
-            assert eventually(lambda: it.descriptors >= it.before + 2500)
+            silent = [stack.enter_context(it.connect()) for _ in range(count)]
+            assert eventually(lambda: it.descriptors >= it.before + count)
         it.reload(limits={"clientIdleTimeout": "500ms"})
-        assert answers(silent, lambda _: None) == [b""] * 2500
+        assert answers(silent, lambda _: None) == [b""] * count
         assert it.recovers()
 
 
 def test_s05_connections_that_are_reset(target: Callable[..., Target]) -> None:
-    """2,000 connections reset before, within and after a request leave nothing behind."""
+    """10,000 connections reset before, within and after a request leave nothing behind."""
     it = target()
     with it.answering():
-        for number in range(2000):
+        for number in range(sized(2000, 10_000)):
             with it.connect() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
                 connection.sendall((b"", GOOD[:20], GOOD, GOOD * 20)[number % 4])
+    assert it.recovers()
+
+
+def test_s05_half_open_connections(target: Callable[..., Target]) -> None:
+    """1,000 connections whose clients only listen any more are closed, whatever they had begun."""
+    it = target()
+    with it.answering(), ExitStack() as stack:
+        half = [stack.enter_context(it.connect()) for _ in range(1000)]
+        for number, connection in enumerate(half):
+            connection.sendall((b"", GOOD[:20], GOOD[:-1], GOOD)[number % 4])
+            connection.shutdown(socket.SHUT_WR)
+        said = answers(half, lambda _: None)
+    assert {answer.partition(b"\r\n")[0] for answer in said} <= {b"", b"HTTP/1.1 200 OK"}
     assert it.recovers()
 
 
@@ -326,11 +340,11 @@ def test_s05_no_descriptors(target: Callable[..., Target]) -> None:
 
 
 def test_s09_clients_that_leave(target: Callable[..., Target]) -> None:
-    """2,000 clients that leave at any point of a request leave no descriptor and no lease."""
+    """10,000 clients that leave at any point of a request leave no descriptor and no lease."""
     it = target()
     chance = random.Random(9)
     with it.answering(), ExitStack() as stack:
-        for _ in range(2000):
+        for _ in range(sized(2000, 10_000)):
             request = GOOD.replace(b"/ HTTP", b"/large HTTP") if chance.random() < 0.5 else GOOD
             request *= chance.choice((1, 1, 1, 3))
             connection = stack.enter_context(it.connect())

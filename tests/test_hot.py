@@ -23,6 +23,7 @@ from blobserve.testing import InlineThreads
 from blobserve.web.channel import ImageChannel
 from blobserve.web.hot import is_between_requests
 from blobserve.web.site import ImageSite, make_site
+from tests.examples import more
 from tests.sites import REPOSITORY, MemoryLog, made
 from tests.stores import SITE, Stand, standing
 
@@ -263,7 +264,7 @@ def cut(stream: bytes, places: list[float]) -> list[bytes]:
     return [stream[start:end] for start, end in zip([0, *at], [*at, len(stream)], strict=True)]
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=more(600))
 @given(data=st.data())
 def test_both_ways_say_the_same(pair: Pair, data: st.DataObject) -> None:
     """Whatever heads come, in whatever pieces, the hot path and the parser write the same bytes.

@@ -16,6 +16,7 @@ from blobserve.config import Limits
 from blobserve.errors import BadImage
 from blobserve.store.index import APPLICATION_ID, VERSION, Index
 from blobserve.store.tar import Member
+from tests.examples import more
 from tests.extracting import LIMITS, extract
 from tests.layers import Directory, Entry, File, Link, Symlink, descriptor, layer
 
@@ -99,7 +100,7 @@ streams = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=more(60))
 @given(streams, st.integers(1, 2000))
 def test_the_same_index_however_the_bytes_came(entries: list[Entry], step: int) -> None:
     """The same blob gives the same entries and the same tree, in whatever chunks it came."""

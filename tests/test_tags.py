@@ -137,6 +137,21 @@ async def test_switch_when_ready(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_moved_and_reclaimed(tmp_path: Path) -> None:
+    """Of a tag that has moved, what it stood for and was reclaimed is not pulled once more."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        await stand.space.set_aside(an_image("one").layers[0].digest)
+        stand.clock.advance(121)
+        gate = stand.source.hold("refresh")
+        waits = [stand.ask() for _ in range(3)]
+        gate.open()
+        assert [content(now(wait)) for wait in waits] == [b"two"] * 3
+        assert await stand.read() == b"two"
+        assert stand.source.count("fetch") == 2
+
+
+@pytest_twisted.ensureDeferred
 async def test_new_image_fails(tmp_path: Path) -> None:
     """A tag whose new image cannot be pulled serves the old one, and tries again later."""
     async with standing(tmp_path) as stand:

@@ -22,6 +22,7 @@ from blobserve.config import Limits
 from blobserve.errors import BadImage, BlobDamaged, PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.store.tree import Entry, ImageFilesystem, Kind
+from tests.examples import more
 from tests.extracting import LIMITS, contents, extract, serve
 from tests.hostile.trees import CHAIN
 from tests.layers import Directory, File, Link, Symlink, layer
@@ -164,7 +165,6 @@ entries_of_any_kind = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(entries_of_any_kind, max_size=12), st.lists(targets, max_size=8))
 def test_any_entries_in_any_order(entries: list[Written], asked: list[bytes]) -> None:
     """Whatever entries a layer has, every path gives bytes of the layer or is not found."""
@@ -216,7 +216,7 @@ def in_root(root: int, path: bytes) -> bytes | None:
         os.close(fd)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=more(100))
 @given(st.lists(written_by_tar, max_size=12).map(replacing_nothing), st.lists(targets, max_size=9))
 def test_the_same_as_tar_and_the_kernel(entries: list[Written], asked: list[bytes]) -> None:
     """A tree is the one that `tar x` makes, and paths lead where the kernel leads in a chroot."""

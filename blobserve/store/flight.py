@@ -110,6 +110,8 @@ class Flights(Generic[K, T]):
         """
         if self._closed_by is not None:
             raise own(self._closed_by)
+        if key in self._flights:
+            raise RuntimeError(f"{key} is under way already")
         flight: Flight[T] = Flight()
 
         def land(outcome: T | Failure) -> None:

@@ -57,9 +57,11 @@ class Refreshes:
             if answer.digest == known.digest:
                 self._known.update(known, lambda each: each.confirmed(now, answer.pause))
             elif self._known.is_current(known) and not self._pulls.get(known.reference):
-                flight.land(None)
                 moved = Known(known.reference, answer.digest, now, quiet_until=now + answer.pause)
-                await self._pulls.begin(known.reference, moved, rules).wait(urgent=False)
+                # First, so that whoever goes on now joins it, or has what is here.
+                pull = self._pulls.begin(known.reference, moved, rules)
+                flight.land(None)
+                await pull.wait(urgent=False)
         except BlobserveError as error:
             _log.warn(
                 "cannot refresh {reference}, going on with {digest}: {error}",

@@ -1,0 +1,59 @@
+"""The soak: a server over a real registry, while everything that can happen to it happens."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from threading import Event
+
+from tests.rig.images import Image
+from tests.rig.registry import DockerRegistry
+from tests.rig.server import Server
+from tests.scale import sized
+from tests.soak import BOUND, HOT, Probe, Soak, configuration, file_of
+from tests.spaces import on_disk
+from tests.test_bad_input import eventually
+
+QUIET = 3.0
+
+
+def test_soak(
+    docker_registry: DockerRegistry,
+    serve: Callable[..., Server],
+    measured: Callable[..., None],
+) -> None:
+    """Through pushes, reloads, outages and kills each answer is right or failed for a reason.
+
+    The bound holds all the while, each tag comes to serve its newest image, and nothing is left.
+    """
+    content = file_of(0, 0, "app.js")
+    docker_registry.put(Image.of({"app.js": content}), HOT)
+    server = serve(*configuration(docker_registry, 0))
+    hot = f"/{docker_registry.host}/{HOT}/app.js"
+    assert server.fetch(hot).body == content
+    quiet = Probe(server.port, hot, content)
+    Event().wait(QUIET)
+    before = quiet.stop()
+    soak = Soak(server, docker_registry, 1)
+    probe = Probe(server.port, hot, content)
+    with soak.going_on():
+        soak.run(sized(15.0, 240.0, 3600.0))
+    meanwhile = probe.stop()
+    print(soak.outcomes, soak.peak, before, meanwhile)
+    times = meanwhile["p99"] / before["p99"]
+    figure = (
+        f"a hot file's p99 is {1000 * meanwhile['p99']:.1f} ms, {times:.1f} times that of quiet;"
+        f" at most {100 * soak.peak / BOUND:.0f} % of the bound are on disk"
+    )
+    measured(cases=soak.answers, figure=figure)
+    assert soak.wrong == []
+    assert eventually(lambda: not soak.stragglers())
+    assert before["wrong"] == meanwhile["wrong"] == 0
+    assert server.stop() == -signal.SIGTERM
+    assert list((server.space / "ingest").iterdir()) == []
+    assert on_disk(server.space) <= BOUND
+    assert soak.outcomes["200"] > 100
+    assert soak.outcomes["kill"] > 0
+    log = server.output.read_text()
+    assert not re.search("Traceback|Unhandled", log), log
