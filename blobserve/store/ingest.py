@@ -1,9 +1,11 @@
 """One layer on its way in: the reactor's side of its extraction.
 
-Chunks are joined to jobs for a thread, one job at a time; the producer is paused while more than
-two jobs wait, so memory stays flat however slow the disk is. Room is asked for between jobs, never
-inside one. However an ingest ends, its directory is gone and its room given back by the time
-anybody is told. Knows neither where the bytes come from nor what is in them.
+Chunks are joined to jobs for a thread. A chunk that comes when nothing else is to be done is one
+job; of those that wait, one is unpacked while what the one before unpacked to is extracted. The
+producer is paused while more than two chunks wait, so memory stays flat however slow the disk is.
+Room is asked for between jobs, never inside one. However an ingest ends, its directory is gone and
+its room given back by the time anybody is told. Knows neither where the bytes come from nor what is
+in them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,7 +24,7 @@ from zope.interface import implementer
 from blobserve.config import KIB, MIB
 from blobserve.errors import BlobserveError, DiskFull
 from blobserve.store.blob import KeptBlob
-from blobserve.store.extractor import Extracted
+from blobserve.store.extractor import Extracted, Extractor
 from blobserve.store.location import BLOCK
 from blobserve.store.room import Room
 from blobserve.store.workbench import Workbench
@@ -32,7 +34,7 @@ T = TypeVar("T")
 
 _log = Logger()
 
-JOB_SIZE = 256 * KIB
+JOB_SIZE = 512 * KIB
 MOST_WAITING = 2 * JOB_SIZE
 FIRST_EXTENT, LARGEST_EXTENT = MIB, 16 * MIB
 
@@ -183,19 +185,52 @@ class Ingest:
     async def _extract(self) -> Extracted:
         await self._interruptible(self._room.ask(self, OVERHEAD))
         extractor = await self._job(self._bench.begin, self._bench.begin)
-        while self._buffer or not self._complete:
-            if len(self._buffer) < JOB_SIZE and not self._complete:
+        pieces: list[bytes] = []
+        while (chunk := self._cut(extractor)) is not None or pieces or not self._complete:
+            if chunk is None and not pieces:
                 self._idle = Deferred()
                 await self._interruptible(self._idle)
-                continue
-            chunk = bytes(self._buffer[:JOB_SIZE])
-            del self._buffer[:JOB_SIZE]
-            self._pace()
-            missing = await self._job(partial(extractor.feed, chunk), extractor.go_on)
-            while missing:
-                extractor.grant(await self._more(missing))
-                missing = await self._job(extractor.go_on, extractor.go_on)
+            elif chunk is None:
+                await self._settle(extractor, partial(extractor.take, pieces))
+                pieces = []
+            elif pieces or not extractor.is_dry or len(self._buffer) >= JOB_SIZE:
+                pieces = await self._overlap(extractor, chunk, pieces)
+            else:  # There is nothing that could be done meanwhile.
+                await self._settle(extractor, partial(extractor.feed, chunk))
         return await self._job(extractor.finish)
+
+    def _cut(self, extractor: Extractor) -> bytes | None:
+        """What is to be unpacked next; None when that is still to come, or all of it is done."""
+        if not extractor.is_dry:
+            return b""
+        if len(self._buffer) < JOB_SIZE and not (self._complete and self._buffer):
+            return None
+        chunk = bytes(self._buffer[:JOB_SIZE])
+        del self._buffer[:JOB_SIZE]
+        self._pace()
+        return chunk
+
+    async def _overlap(
+        self, extractor: Extractor, chunk: bytes, pieces: list[bytes]
+    ) -> list[bytes]:
+        """Unpack `chunk`, and extract the `pieces` of the one before meanwhile."""
+        unpack, take = partial(extractor.unpack, chunk), partial(extractor.take, pieces)
+        unpacking = Deferred.fromCoroutine(self._job(unpack))
+        taking = Deferred.fromCoroutine(self._settle(extractor, take) if pieces else _nothing())
+        # Neither may be left behind running: what follows a failure is the removal of the files.
+        both: list[Deferred[Any]] = [unpacking, taking]
+        outcomes = await DeferredList(both, consumeErrors=True)
+        for succeeded, outcome in outcomes:
+            if not succeeded:
+                outcome.raiseException()
+        return cast("list[bytes]", outcomes[0][1])
+
+    async def _settle(self, extractor: Extractor, job: Callable[[], int]) -> None:
+        """Do `job`, and go on as often as there must be more room first."""
+        missing = await self._job(job, extractor.go_on)
+        while missing:
+            extractor.grant(await self._more(missing))
+            missing = await self._job(extractor.go_on, extractor.go_on)
 
     async def _more(self, missing: int) -> int:
         """Room for at least `missing` bytes; extents grow, so that large layers ask seldom."""
@@ -234,6 +269,10 @@ class Ingest:
             raise self._stopped or CancelledError from None
         finally:
             self._wait = None
+
+
+async def _nothing() -> None:
+    """What there is to extract before anything has been unpacked."""
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -12,7 +12,7 @@ from blobserve.errors import BadLayer, ContentMismatch
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.decompress import Decompressor
 
-_MOST = 2 << 20
+_MOST = 3 << 20
 
 
 class Unpacker:
