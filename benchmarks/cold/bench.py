@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -110,8 +111,10 @@ class Bench:
     def metric(self, name: str) -> float | None:
         """What the newest server's metrics say, summed over labels; None for one it has not."""
         text = ask(self.metrics, "/metrics").body.decode()
-        lines = [line.split() for line in text.splitlines() if line.startswith(name)]
-        return sum(float(line[-1]) for line in lines) if lines else None
+        if f"# TYPE {name} " not in text:
+            return None
+        lines = [line for line in text.splitlines() if re.match(rf"{name}[ {{]", line)]
+        return sum(float(line.split()[-1]) for line in lines)
 
     def _warm(self, server: Server, host: str) -> None:
         tiny = self.layer("tiny", lambda path: gzipped(path, [entry(b"a", b"a"), bytes(1024)]))

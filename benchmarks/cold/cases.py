@@ -99,7 +99,7 @@ def published(bench: Bench, blob: Blob, kind: str) -> Lines:
     firsts = []
     for _ in range(bench.sizes.rounds):
         with bench.server(is_slow=True) as server:
-            if bench.metric("blobserve_published_indexes") is None:
+            if bench.metric("blobserve_published_indexes_total") is None:
                 yield absent(f"{kind}: first byte of any file", "no index is read")
                 return
             path = layers.name_of(chance.randrange(files))

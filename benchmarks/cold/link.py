@@ -1,4 +1,4 @@
-"""A slow link before a server of 127.0.0.1: bytes take half a round trip, and come at a bounded rate.
+"""A slow link before a server of 127.0.0.1: bytes come late, and at a bounded rate.
 
 All connections share one line in each direction, as clients of one access network do; a new one
 takes a round trip before its first byte goes out. Bytes, not packets: nothing is ever lost, and

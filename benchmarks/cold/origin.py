@@ -1,4 +1,4 @@
-"""Where images come from: a real docker-registry, filled from files without holding them in memory."""
+"""Where images come from: a real docker-registry, filled from files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers with published indexes, by the reference writers of their formats, which are Go modules."""
+"""Layers with published indexes, by the reference writers of their formats (Go modules)."""
 
 from __future__ import annotations
 
