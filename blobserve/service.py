@@ -68,7 +68,7 @@ class Blobserve(Service):
     def __init__(self, reactor: Any, config: ConfigSource) -> None:
         self._reactor = reactor
         self._config = config = load(config)
-        self._compute = OwnThreads(reactor, max(1, (os.cpu_count() or 1) - 1), "blobserve-compute")
+        self._compute = OwnThreads(reactor, _compute_threads(), "blobserve-compute")
         self._disk = OwnThreads(reactor, _DISK_THREADS, "blobserve-disk")
         self.metrics = Metrics()
         self._limits = _LimitsInForce(config.limits)
@@ -235,6 +235,12 @@ class Blobserve(Service):
     def _warn(self) -> None:
         for warning in self._config.warnings:
             _log.warn("{warning}", warning=warning)
+
+
+def _compute_threads() -> int:
+    """One core is left to the reactor where there are three: a layer takes two to be pulled."""
+    cores = os.cpu_count() or 1
+    return max(min(2, cores), cores - 1)
 
 
 def _tell(work: Deferred[None], flight: Flight[None]) -> None:

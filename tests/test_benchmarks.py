@@ -1,10 +1,12 @@
-"""The benchmark of warm serving: that it asks what it says, sees what is wrong, and counts."""
+"""The benchmarks: that they ask what they say, see what is wrong, and count."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,12 @@ from pathlib import Path
 import attrs
 import pytest
 
+from benchmarks.cold import layers
+from benchmarks.cold.bench import MB, Sizes
+from benchmarks.cold.bench import Bench as ColdBench
+from benchmarks.cold.cases import CASES as COLD_CASES
+from benchmarks.cold.link import RATE, ROUND_TRIP
+from benchmarks.cold.table import Figure
 from benchmarks.warm import table
 from benchmarks.warm.cases import CASES, ROOT, Case, Cell, plan, requests
 from benchmarks.warm.check import Answer, Wrong, ask, check
@@ -20,6 +28,7 @@ from benchmarks.warm.process import cpu_seconds, peak_memory, pinned, waited_sec
 from benchmarks.warm.rounds import Measured
 from benchmarks.warm.servers import Files, Peer, start
 from blobserve.web.head import HeadCheck
+from tests.rig.parts import own_directory
 
 CONTENT = {"2k.png": bytes(2_048), "64k.png": bytes(range(256)) * 256}
 HOST = "127.0.0.1:10000"
@@ -202,3 +211,58 @@ def test_a_server_that_cannot_hold_the_rate_has_no_latency() -> None:
         latencies={"blobserve": [Latency(100, 900)]},
     )
     assert table.block(measured)[2].split()[-2:] == ["-", "-"]
+
+
+@pytest.fixture(scope="module")
+def cold() -> Iterator[ColdBench]:
+    """The benchmark of cold starts, with small layers."""
+    with own_directory() as home:
+        bench = ColdBench(home, Sizes(True, 2 * MB, 20_000, 500, 2, 1))
+        yield bench
+        bench.stop()
+
+
+@pytest.mark.parametrize("case", ["upgrade", "entries", "ten"])
+def test_every_figure_of_a_cold_start_has_a_target(cold: ColdBench, case: str) -> None:
+    """A case runs against a real registry, and says of each figure what it should be at most."""
+    figures = list(COLD_CASES[case](cold))
+    assert figures
+    for figure in figures:
+        assert isinstance(figure, Figure)
+        assert figure.most is not None
+        assert figure.value >= 0
+
+
+def test_what_is_not_here_is_said(cold: ColdBench) -> None:
+    """A rule that the server refuses is seen as such, and one that it takes is not."""
+    assert cold.takes({"workdir": "/srv"})
+    assert not cold.takes({"nothing": "of the kind"})
+
+
+def test_slow_link_is_slow(cold: ColdBench) -> None:
+    """The slow link has no shorter round trip and no higher rate than it says."""
+    trip, rate = COLD_CASES["link"](cold)
+    assert isinstance(trip, Figure)
+    assert isinstance(rate, Figure)
+    assert trip.value >= ROUND_TRIP * 1e3
+    assert 0 < rate.value <= 1.02 * RATE * 8 / 1e6
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_layers_of_the_benchmark_are_tar_archives(tmp_path: Path, level: int) -> None:
+    """What is generated reads as gzip and tar do, has its files, and is the same each time."""
+    make = [
+        layers.gzipped(tmp_path / name, layers.large(50_000, 1_000), level) for name in ("a", "b")
+    ]
+    assert make[0].read_bytes() == make[1].read_bytes()
+    whole = layers.variant(make[0], tmp_path / "c", 7)
+    with tarfile.open(fileobj=io.BytesIO(whole.read_bytes()), mode="r:gz") as archive:
+        names = archive.getnames()
+    assert names == ["number-7", *map(layers.name_of, range(50))]
+
+
+def test_a_figure_beyond_its_target_is_told() -> None:
+    """The table says of each figure whether it is within its target, which it may just reach."""
+    assert "NOT MET" in Figure("case", 0.51, 0.5).line
+    assert Figure("case", 0.5, 0.5).line.endswith("met")
+    assert "met" not in Figure("case", 0.5).line.lower()

@@ -64,8 +64,8 @@ async def test_from_unready_to_ready(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_chunks_are_joined(tmp_path: Path) -> None:
-    """Small chunks become jobs of a quarter of a megabyte, one at a time."""
-    one, held = made(1, 600 * KIB), Held()
+    """Small chunks that come slowly become jobs of half a megabyte, one at a time."""
+    one, held = made(1, 1200 * KIB), Held()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
         held.go()
@@ -80,6 +80,48 @@ async def test_chunks_are_joined(tmp_path: Path) -> None:
             jobs += 1
         now(finished)
         assert jobs <= 2 * (len(one.blob) // JOB_SIZE + 1) + 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_waits_is_unpacked_meanwhile(tmp_path: Path) -> None:
+    """While one chunk is extracted the next is unpacked, and no more than these two at a time."""
+    one, held = made(1, 3 * MIB), Held()
+    async with opened(tmp_path, threads=held) as space:
+        ingest = await space.ingest(one.descriptor)
+        held.go()
+        for at in range(0, len(one.blob), JOB_SIZE):
+            ingest.write(one.blob[at : at + JOB_SIZE])
+        finished = Deferred.fromCoroutine(ingest.finish())
+        seen = set()
+        while held.jobs:
+            seen.add(tuple(sorted(name for name, _ in held.jobs)))
+            held.go()
+        now(finished)
+        assert ("take", "unpack") in seen
+        assert max(map(len, seen)) == 2
+        assert len(read(space, one.digest)) == 3 * MIB
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_neither_of_two_jobs_is_left_behind(tmp_path: Path, backwards: bool) -> None:
+    """A pull that fails in one of its two threads is wiped when the other has ended too."""
+    one, held = made(1, 4 * MIB), Held()
+    described = attrs.evolve(one.descriptor, size=2 * JOB_SIZE)
+    async with opened(tmp_path, threads=held) as space:
+        ingest = await space.ingest(described)
+        told: list[Any] = []
+        ingest.failure.addErrback(told.append)
+        held.go()
+        ingest.write(one.blob)
+        while "wipe" not in [name for name, _ in held.jobs]:
+            assert told == []
+            held.jobs.sort(key=lambda job: job[0], reverse=backwards)
+            held.go()
+        assert [name for name, _ in held.jobs] == ["wipe"]
+        assert [each.type for each in told] == [ContentMismatch]
+        held.go_all()
+        assert names_in(tmp_path, "ingest") == []
 
 
 @pytest_twisted.ensureDeferred

@@ -1,26 +1,28 @@
 """From compressed chunks to a blob on disk: a push machine that never waits.
 
 It checks, decompresses, reads, hashes and writes; when it may write no more it says how much it
-lacks, and stops where it is. Nothing here waits, knows Twisted, or decides who gets room: calls
-come from one thread at a time, and block only on the disk. Nothing from the image names a file.
+lacks, and stops where it is. Nothing here waits, knows Twisted, or decides who gets room, and
+nothing blocks but on the disk. Two threads may share the work: one calls `unpack`, the other all
+the rest, each one call at a time. Nothing from the image names a file.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attrs
 
 from blobserve.config import Limits
-from blobserve.errors import BadImage, BadLayer, ContentMismatch
+from blobserve.errors import BadImage, BadLayer
 from blobserve.oci.manifest import Descriptor
-from blobserve.store.decompress import Decompressor
 from blobserve.store.index import Index
 from blobserve.store.nodes import create, disk_errors
 from blobserve.store.sightings import Seen
 from blobserve.store.tar import Member, Reader
+from blobserve.store.unpacker import Unpacker
 
 _EXTENT = 8 << 20
 _PARTS_PER_ENTRY = 4  # eStargz and zstd:chunked begin one for a header, and one for a body.
@@ -45,12 +47,10 @@ class Extractor:
 
     def __init__(self, directory: Path, descriptor: Descriptor, limits: Limits) -> None:
         self._descriptor = descriptor
-        self._received = 0
-        self._hash = descriptor.digest.hasher()
-        parts = _PARTS_PER_ENTRY * limits.entries
-        self._decompressor = Decompressor(descriptor.media_type, most_parts=parts)
+        self._unpacker = Unpacker(descriptor, _PARTS_PER_ENTRY * limits.entries)
         self._reader = Reader(limits)
         self._problem: BadLayer | None = None
+        self._pieces: Iterator[bytes] = iter(())
         self._members: deque[Member] = deque()
         self._piece = memoryview(b"")
         self._written = self._reserved = self._allowance = 0
@@ -63,18 +63,36 @@ class Extractor:
             (directory / "content").unlink()
             raise
 
+    @property
+    def is_dry(self) -> bool:
+        """Whether all that was fed has been unpacked."""
+        return self._unpacker.is_dry
+
     def feed(self, chunk: bytes) -> int:
-        """Take the next bytes of the blob; see `go_on` for what is returned.
+        """Take the next bytes of the blob, unpack and extract them; see `go_on` for the result.
 
         :raises ContentMismatch: when the blob is longer than promised.
         :raises OSError: when the disk fails, or is full.
         """
-        self._hash.update(chunk)
-        self._received += len(chunk)
-        if self._received > self._descriptor.size:
-            raise self._mismatch(f"it is longer than {self._descriptor.size} bytes")
-        if self._problem is None:
-            self._decompressor.feed(chunk)
+        self._unpacker.feed(chunk)
+        return self.take(self._unpacker.pieces())
+
+    def unpack(self, chunk: bytes) -> list[bytes]:
+        """Take the next bytes of the blob and unpack some; the pieces are to be given to `take`.
+
+        Until `is_dry`, there is more to be had for no bytes at all.
+
+        :raises ContentMismatch: when the blob is longer than promised.
+        """
+        self._unpacker.feed(chunk)
+        return self._unpacker.some()
+
+    def take(self, pieces: Iterable[bytes]) -> int:
+        """Extract the next pieces, those before being done; see `go_on` for the result.
+
+        :raises OSError: when the disk fails, or is full.
+        """
+        self._pieces = iter(pieces)
         return self.go_on()
 
     def grant(self, n: int) -> None:
@@ -82,7 +100,7 @@ class Extractor:
         self._allowance += n
 
     def go_on(self) -> int:
-        """Work off what was fed.
+        """Work off what was fed, or taken.
 
         Returns 0 when all of it is done, else how many bytes must be granted before it can go on.
         What it writes never comes to more than was granted: the content by the extents that are
@@ -99,6 +117,7 @@ class Extractor:
         except BadLayer as problem:
             # Nothing more is written; only the hash goes on, to learn whose fault it was.
             self._problem = problem
+            self._unpacker.give_up()
             return 0
 
     def look(self, names: frozenset[bytes]) -> Seen | None:
@@ -106,7 +125,7 @@ class Extractor:
 
         :raises OSError: when the disk fails.
         """
-        if self._problem is not None:
+        if self._problem is not None or self._unpacker.is_bad:
             return None
         with disk_errors():
             return self._index.sightings.look(names)
@@ -119,7 +138,7 @@ class Extractor:
     @property
     def is_whole(self) -> bool:
         """Whether all bytes of the blob were fed, so that what is left is to verify it."""
-        return self._received >= self._descriptor.size
+        return self._unpacker.is_whole
 
     def finish(self) -> Extracted:
         """Say that the blob is complete: check it, finish both files and close them.
@@ -127,20 +146,16 @@ class Extractor:
         :raises ContentMismatch: when the bytes are not those of the descriptor.
         :raises BadImage: when they are, and the layer cannot be served.
         """
-        descriptor = self._descriptor
-        if self._received != descriptor.size:
-            raise self._mismatch(f"{self._received} bytes instead of {descriptor.size}")
-        if self._hash.hexdigest() != descriptor.digest.hex:
-            raise self._mismatch("its digest is another one")
+        self._unpacker.verify()
         try:
             if self._problem is not None:
                 raise self._problem
-            self._decompressor.finish()
+            self._unpacker.finish()
             self._reader.finish()
             with disk_errors():
                 built = self._index.finish(self._written)
         except BadLayer as problem:
-            raise BadImage(f"layer {descriptor.digest}", str(problem)) from problem
+            raise BadImage(f"layer {self._descriptor.digest}", str(problem)) from problem
         os.truncate(self._content, self._written)
         self.abort()
         return Extracted(self._written, built.size, built.sha256, built.entries)
@@ -164,7 +179,7 @@ class Extractor:
             if self._members:
                 continue
             self._write()
-            piece = self._decompressor.read()
+            piece = next(self._pieces, b"")
             if not piece:
                 return 0
             start = self._reader.size
@@ -189,6 +204,3 @@ class Extractor:
             written = os.write(self._content, self._piece)
             self._written += written
             self._piece = self._piece[written:]
-
-    def _mismatch(self, problem: str) -> ContentMismatch:
-        return ContentMismatch(str(self._descriptor.digest), problem)

@@ -1,9 +1,11 @@
 """One layer on its way in: the reactor's side of its extraction.
 
-Chunks are joined to jobs for a thread, one job at a time; the producer is paused while more than
-two jobs wait, so memory stays flat however slow the disk is. Room is asked for between jobs, never
-inside one. However an ingest ends, its directory is gone and its room given back by the time
-anybody is told. Knows neither where the bytes come from nor what is in them.
+Chunks are joined to jobs for a thread. A chunk that comes when nothing else is to be done is one
+job; of those that wait, one is unpacked while what the one before unpacked to is extracted. The
+producer is paused while more than two chunks wait, so memory stays flat however slow the disk is.
+Room is asked for between jobs, never inside one. However an ingest ends, its directory is gone and
+its room given back by the time anybody is told. Knows neither where the bytes come from nor what is
+in them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,7 +36,7 @@ T = TypeVar("T")
 
 _log = Logger()
 
-JOB_SIZE = 256 * KIB
+JOB_SIZE = 512 * KIB
 MOST_WAITING = 2 * JOB_SIZE
 FIRST_EXTENT, LARGEST_EXTENT = MIB, 16 * MIB
 
@@ -196,31 +198,55 @@ class Ingest:
         await self._interruptible(self._room.ask(self, OVERHEAD))
         extractor = await self._job(self._bench.begin, self._bench.begin)
         self.passing.begin(extractor.content, self._wake)
-        while self._buffer or not self._complete:
-            if self._is_job_due:
-                await self._take_in(extractor)
-            else:
+        pieces: list[bytes] = []
+        while (chunk := self._cut(extractor)) is not None or pieces or not self._complete:
+            if chunk is None and not pieces and self.passing.is_asked:
+                await self._settle(extractor, extractor.go_on)
+            elif chunk is None and not pieces:
                 self._idle = Deferred()
                 await self._interruptible(self._idle)
+            elif chunk is None:
+                await self._settle(extractor, partial(extractor.take, pieces))
+                pieces = []
+            elif pieces or not extractor.is_dry or len(self._buffer) >= JOB_SIZE:
+                pieces = await self._overlap(extractor, chunk, pieces)
+            else:  # There is nothing that could be done meanwhile.
+                await self._settle(extractor, partial(extractor.feed, chunk))
         return await self._job(extractor.finish)
 
-    @property
-    def _is_job_due(self) -> bool:
-        if self._complete or len(self._buffer) >= JOB_SIZE or self.passing.is_asked:
-            return True
+    def _cut(self, extractor: Extractor) -> bytes | None:
+        """What is to be unpacked next; None when that is still to come, or all of it is done."""
+        if not extractor.is_dry:
+            return b""
         # Whoever waits for a file does not wait until a job is full.
-        return bool(self._buffer) and self.passing.is_awaited
-
-    async def _take_in(self, extractor: Extractor) -> None:
-        """Extract a job's worth of what came, and tell what has streamed past."""
+        is_hurried = self._complete or self.passing.is_awaited
+        if len(self._buffer) < JOB_SIZE and not (self._buffer and is_hurried):
+            return None
         chunk = bytes(self._buffer[:JOB_SIZE])
         del self._buffer[:JOB_SIZE]
         self._pace()
+        return chunk
+
+    async def _overlap(
+        self, extractor: Extractor, chunk: bytes, pieces: list[bytes]
+    ) -> list[bytes]:
+        """Unpack `chunk`, and extract the `pieces` of the one before meanwhile."""
+        unpack, take = partial(extractor.unpack, chunk), partial(extractor.take, pieces)
+        unpacking = Deferred.fromCoroutine(self._job(unpack))
+        taking = Deferred.fromCoroutine(self._settle(extractor, take) if pieces else _nothing())
+        # Neither may be left behind running: what follows a failure is the removal of the files.
+        both: list[Deferred[Any]] = [unpacking, taking]
+        outcomes = await DeferredList(both, consumeErrors=True)
+        for succeeded, outcome in outcomes:
+            if not succeeded:
+                outcome.raiseException()
+        return cast("list[bytes]", outcomes[0][1])
+
+    async def _settle(self, extractor: Extractor, job: Callable[[], int]) -> None:
+        """Do `job`, go on as often as there must be more room first, tell what has passed."""
         look = partial(extractor.look, self.passing.asked())
         go_on = partial(_looking, extractor.go_on, look)
-        missing, seen = await self._job(
-            partial(_looking, partial(extractor.feed, chunk), look), go_on
-        )
+        missing, seen = await self._job(partial(_looking, job, look), go_on)
         while missing:
             extractor.grant(await self._more(missing))
             missing, seen = await self._job(go_on, go_on)
@@ -270,6 +296,10 @@ def _looking(step: Callable[[], int], look: Callable[[], Seen | None]) -> tuple[
     """What a step of an extraction lacks to go on, and else what there is to be seen after it."""
     missing = step()
     return missing, {} if missing else look()
+
+
+async def _nothing() -> None:
+    """What there is to extract before anything has been unpacked."""
 
 
 def is_full(error: BaseException | None) -> bool:
