@@ -111,7 +111,7 @@ async def early(
         gate = site.source.hold("fetch", int(after if after > 1 else after * len(blob)))
         # A directory without its slash is for READY images to answer.
         pull = Deferred.fromCoroutine(site.fetch(f"/{TAG}"))
-        await until(lambda: gate.waiting == 1)
+        await until(lambda: gate.waiting > 0)
         try:
             yield Early(site, gate, by_digest, pull)
         finally:
@@ -288,6 +288,25 @@ async def test_the_first_of_several_layers(tmp_path: Path) -> None:
     image = Image((Layer.of({**SITE, **REST}, "none"), Layer.of({"app.js": b"later"})))
     async with early(tmp_path, image) as pulled:
         assert (await pulled.fetch("/app.js")).body == b"0123456789"
+
+
+@within(20)
+async def test_all_of_several_layers(tmp_path: Path) -> None:
+    """Of several layers that are all served none is early: an upper one may say otherwise."""
+    image = Image((Layer.of({**SITE, **REST}, "none"), Layer.of({"app.js": b"later"}, "none")))
+    async with early(tmp_path, image, rules={"layers": "all"}) as pulled:
+        client = await pulled.waits("/app.js")
+        await pulled.ready()
+        assert (await client.some(200)).endswith(b"later")
+        assert pulled.counted("served") == 0
+        client.transport.abortConnection()
+
+
+@within(20)
+async def test_all_of_one_layer(tmp_path: Path) -> None:
+    """An image of one layer is early whichever of its layers are served."""
+    async with early(tmp_path, rules={"layers": "all"}) as pulled:
+        assert (await pulled.fetch("/app.js")).headers["cache-control"] == "no-store"
 
 
 @within(20)
