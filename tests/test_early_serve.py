@@ -24,6 +24,7 @@ from tests.rig.within import within
 from tests.services import allowing, configured, running
 from tests.sites import TAG, Client, Response, Serving, packed, serving
 from tests.sources import until
+from tests.test_published_http import CHUNKED, standing
 
 NOISE = random.Random(3).randbytes(6 * MIB)
 LARGE = NOISE[: 5 * MIB]
@@ -467,6 +468,17 @@ async def test_through_a_slow_link(tmp_path: Path, docker_registry: DockerRegist
             assert (missing.status, "etag" in missing.headers) == (404, False)
             answer = await server.fetch(f"{base}/rest.bin")
             assert (answer.body == NOISE, "etag" in answer.headers) == (True, True)
+
+
+@within(30)
+async def test_a_published_index_comes_first(tmp_path: Path) -> None:
+    """Where an image has a published index, its files are served by that: verified, and to keep."""
+    async with standing(tmp_path, CHUNKED, rules={"earlyServe": True}) as stand:
+        for path, content in [each for each in CHUNKED.files.items() if each[0].isascii()]:
+            answer = await stand.get(path)
+            assert (answer.status, answer.body == content) == (200, True), path
+            assert "etag" in answer.headers, path
+        assert stand.server.counted("blobserve_early_served_total") == 0
 
 
 @within(60)
