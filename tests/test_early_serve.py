@@ -24,6 +24,7 @@ from tests.rig.within import within
 from tests.services import allowing, configured, running
 from tests.sites import TAG, Client, Response, Serving, packed, serving
 from tests.sources import until
+from tests.test_published_http import CHUNKED, standing
 
 NOISE = random.Random(3).randbytes(6 * MIB)
 LARGE = NOISE[: 5 * MIB]
@@ -111,7 +112,7 @@ async def early(
         gate = site.source.hold("fetch", int(after if after > 1 else after * len(blob)))
         # A directory without its slash is for READY images to answer.
         pull = Deferred.fromCoroutine(site.fetch(f"/{TAG}"))
-        await until(lambda: gate.waiting == 1)
+        await until(lambda: gate.waiting > 0)
         try:
             yield Early(site, gate, by_digest, pull)
         finally:
@@ -291,6 +292,25 @@ async def test_the_first_of_several_layers(tmp_path: Path) -> None:
 
 
 @within(20)
+async def test_all_of_several_layers(tmp_path: Path) -> None:
+    """Of several layers that are all served none is early: an upper one may say otherwise."""
+    image = Image((Layer.of({**SITE, **REST}, "none"), Layer.of({"app.js": b"later"}, "none")))
+    async with early(tmp_path, image, rules={"layers": "all"}) as pulled:
+        client = await pulled.waits("/app.js")
+        await pulled.ready()
+        assert (await client.some(200)).endswith(b"later")
+        assert pulled.counted("served") == 0
+        client.transport.abortConnection()
+
+
+@within(20)
+async def test_all_of_one_layer(tmp_path: Path) -> None:
+    """An image of one layer is early whichever of its layers are served."""
+    async with early(tmp_path, rules={"layers": "all"}) as pulled:
+        assert (await pulled.fetch("/app.js")).headers["cache-control"] == "no-store"
+
+
+@within(20)
 async def test_read_only(tmp_path: Path) -> None:
     """A request that may not pull is answered early from a pull that is under way."""
     async with early(tmp_path) as pulled:
@@ -448,6 +468,17 @@ async def test_through_a_slow_link(tmp_path: Path, docker_registry: DockerRegist
             assert (missing.status, "etag" in missing.headers) == (404, False)
             answer = await server.fetch(f"{base}/rest.bin")
             assert (answer.body == NOISE, "etag" in answer.headers) == (True, True)
+
+
+@within(30)
+async def test_a_published_index_comes_first(tmp_path: Path) -> None:
+    """Where an image has a published index, its files are served by that: verified, and to keep."""
+    async with standing(tmp_path, CHUNKED, rules={"earlyServe": True}) as stand:
+        for path, content in [each for each in CHUNKED.files.items() if each[0].isascii()]:
+            answer = await stand.get(path)
+            assert (answer.status, answer.body == content) == (200, True), path
+            assert "etag" in answer.headers, path
+        assert stand.server.counted("blobserve_early_served_total") == 0
 
 
 @within(60)
