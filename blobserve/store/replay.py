@@ -86,6 +86,9 @@ class Replay:
     def hide(self, name: bytes) -> None:
         """Remove what a whiteout of this name hides; nothing if it hides nothing, or is none.
 
+        Its path is one of the tree of the lower layers, links included: what its own layer puts in
+        their place does not count.
+
         :raises BadLayer: when finding it goes beyond a limit.
         """
         above, _, last = name.rstrip(b"/").rpartition(b"/")
