@@ -44,6 +44,7 @@ class Shelf:
 
     def __init__(self, registry: Scripted, count: int) -> None:
         images = [make_image({"a": content_of(n)}) for n in range(count)]
+        self.registry = registry
         self.layers = [image.layers[0].digest for image in images]
         self.names = [registry.push(f"team/i{n}:v1", each) for n, each in enumerate(images)]
         self.used: list[int] = []
@@ -133,18 +134,35 @@ class Crowd:
     async def gone(self) -> dict[str, int]:
         """What is left of them, once everything that is here may go."""
         storm = self.storm
-        await until(lambda: storm.counted("pulls_in_flight") == storm.counted("pulls_queued") == 0)
+        await until(
+            lambda: storm.counted("pulls_in_flight") == storm.counted("pulls_queued") == 0, 60
+        )
         storm.space.reconfigure(BlobSpaceRules(self._location, 1))
         # What is leased stays, and with it its files.
-        await until(lambda: not any(map(storm.is_ready, self._shelf.layers)))
+        await until(lambda: not any(map(storm.is_ready, self._shelf.layers)), 60)
+        await until(lambda: not open_layers(), 60)
         storm.space.reconfigure(BlobSpaceRules(self._location, BOUND))
         await until(lambda: storm.counted("connections") == 0)
+        # Those to a registry are kept on purpose, as many as were needed at once.
+        for connection in list(self._shelf.registry.connections):
+            connection.transport.loseConnection()
+        await until(lambda: not self._shelf.registry.connections)
         assert storm.counted("requests_in_flight") == 0
         assert names_in(self._location, "ingest") == []
         gc.collect()
         kinds = Counter(type(each) for each in gc.get_objects())
         alive = {kind.__name__: kinds[kind] for kind in KINDS}
         return {"descriptors": len(os.listdir("/proc/self/fd")), **alive}
+
+
+def open_layers() -> list[str]:
+    """The files of layers that this process has open, removed ones included."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            path = os.readlink(f"/proc/self/fd/{number}").removesuffix(" (deleted)")
+            found += [path] if path.endswith(("/content", "/index")) else []
+    return found
 
 
 @within(sized(120, 1800))
