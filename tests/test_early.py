@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
@@ -28,7 +28,7 @@ from blobserve.store.index import Index
 from blobserve.store.ingest import Ingest
 from blobserve.store.tar import Member
 from blobserve.store.tree import Kind
-from tests.examples import examples
+from tests.examples import more
 from tests.layers import (
     END,
     Compression,
@@ -507,7 +507,7 @@ entries = st.one_of(
     is_wrong=st.booleans(),
     is_awaited=st.booleans(),
 )
-@examples(100)
+@settings(max_examples=more(100))
 def test_any_layer(written: list[Entry], cuts: list[int], is_wrong: bool, is_awaited: bool) -> None:
     """Of any layer, what was given early is what READY has, or was recalled, or counted."""
     now(Deferred.fromCoroutine(_any_layer(written, cuts, is_wrong, is_awaited)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobserve.config import Limits
@@ -26,7 +26,7 @@ from blobserve.store.published.filesystem import PublishedFilesystem
 from blobserve.store.published.place import Place, Promise
 from blobserve.store.published.toc import Table
 from blobserve.store.tree import ImageFilesystem, Kind
-from tests.examples import examples
+from tests.examples import more
 from tests.published import NAMES, Layer, chunked, estargz, position, retold
 
 USUAL = Limits()
@@ -509,7 +509,7 @@ def test_nothing_is_read_from_the_records(tmp_path: Path) -> None:
     filesystem.close()
 
 
-@examples(40)
+@settings(max_examples=more(40))
 @given(
     st.lists(st.integers(1, 400), min_size=1),
     st.sampled_from(["current.tar.gz", "chunked.tar.zst"]),
@@ -558,7 +558,7 @@ _CHANGES = st.lists(st.tuples(st.integers(0, 60), _KEYS, _VALUES), max_size=4)
 _ORDERS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=2)
 
 
-@examples(150)
+@settings(max_examples=more(150))
 @given(st.sampled_from(NAMES), _CHANGES, _ORDERS)
 def test_mutations(
     name: str, changes: list[tuple[int, str, object]], orders: list[tuple[int, int]]
@@ -604,7 +604,7 @@ def _walk(filesystem: PublishedFilesystem, directory: Entry, layer: Layer) -> No
             assert sha256(content).digest() == chunk.sha256
 
 
-@examples(100)
+@settings(max_examples=more(100))
 @given(st.binary(max_size=300).filter(lambda junk: b"]" not in junk), st.booleans())
 def test_junk(junk: bytes, is_wrapped: bool) -> None:
     """Bytes that are no table are refused without further ado."""
