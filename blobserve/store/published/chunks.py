@@ -26,6 +26,8 @@ LARGEST_READ = 4 << 20
 """Bytes of a layer that are asked for at once, a single chunk aside."""
 _LARGEST_GAP = 16 << 10  # Between two chunks: cheaper to read than to ask around.
 
+_OVERHEAD = 512  # Bytes that a chunk takes beside its own.
+
 _Key = tuple[object, bytes]
 
 
@@ -57,14 +59,14 @@ class ChunkCache:
         if key in self._kept:
             return
         self._kept[key] = content
-        self.size += len(content)
+        self.size += _cost(content)
         while self.size > self._limits.chunk_cache_size:
-            self.size -= len(self._kept.popitem(last=False)[1])
+            self.size -= _cost(self._kept.popitem(last=False)[1])
 
     def drop(self, owner: object) -> None:
         """Forget the chunks of one layer, and let those who wait look around."""
         for key in [key for key in self._kept if key[0] is owner]:
-            self.size -= len(self._kept.pop(key))
+            self.size -= _cost(self._kept.pop(key))
         self._wake()
 
     def hold(self, key: _Key, size: int) -> bool:
@@ -123,14 +125,19 @@ class Chunks:
         if self.is_over:
             return
         group: list[Chunk] = []
+        end = unpacked = 0
         for chunk in chunks:
             if chunk.sha256 in self._coming or self._cache.get((self, chunk.sha256)) is not None:
                 continue
-            if group and not _fits(group, chunk):
-                self._begin(group)
-                group = []
+            if group:
+                is_near = group[0].at <= chunk.at <= end + _LARGEST_GAP
+                is_small = chunk.end - group[0].at <= LARGEST_READ and unpacked <= LARGEST
+                if not (is_near and is_small):
+                    self._begin(group)
+                    group, end, unpacked = [], 0, 0
             self._coming[chunk.sha256] = Flight()
             group.append(chunk)
+            end, unpacked = max(end, chunk.end), unpacked + chunk.skip + chunk.size
         if group:
             self._begin(group)
 
@@ -219,9 +226,5 @@ class Chunks:
         return await self._threads.run(extract, group, start, content)
 
 
-def _fits(group: list[Chunk], chunk: Chunk) -> bool:
-    """Whether a chunk, which comes later in the layer, is to be read with those of a group."""
-    end = max(each.end for each in group)
-    is_near = group[0].at <= chunk.at <= end + _LARGEST_GAP
-    unpacked = sum(each.size for each in group) + chunk.skip + chunk.size
-    return is_near and chunk.end - group[0].at <= LARGEST_READ and unpacked <= LARGEST
+def _cost(content: bytes) -> int:
+    return len(content) + _OVERHEAD
