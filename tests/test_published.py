@@ -275,6 +275,23 @@ async def test_a_chunk_that_is_wrong(tmp_path: Path) -> None:
             assert not lease.is_published
 
 
+@within(20)
+async def test_one_digest_for_two_sizes(tmp_path: Path) -> None:
+    """A chunk with the digest of another, and not its size, is not taken for it."""
+
+    def change(entries: list[dict[str, Any]]) -> None:
+        page, last = entries[1], entries[-1]
+        assert (page["name"], last["name"]) == ("index.html", "last.txt")
+        last["digest"] = page["digest"]
+
+    async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
+        stand.source.push(SITE, retold(CHUNKED, change).image)
+        with now(stand.ask()) as lease:
+            assert await fetched(lease, "index.html") == CHUNKED.files["index.html"]
+            with pytest.raises(ContentMismatch):
+                await fetched(lease, "last.txt")
+
+
 def _false_digest(entries: list[dict[str, Any]]) -> None:
     next(each for each in entries if each["name"] == "assets/holes.bin")["digest"] = "sha256:" + (
         "0" * 64
