@@ -121,6 +121,18 @@ blobserve:
     }
 
 
+def test_limits_of_published_indexes() -> None:
+    """What is read by published indexes has bounds, each of which can be set."""
+    sizes = {"publishedIndexMinSize": "1MiB", "publishedIndexSize": "2MiB", "chunkCacheSize": 3}
+    config = load({"blobserve": {"limits": {**sizes, "parallelChunkReads": 4}}})
+    assert config.limits == Limits(
+        published_index_min_size=1 << 20,
+        published_index_size=2 << 20,
+        chunk_cache_size=3,
+        parallel_chunk_reads=4,
+    )
+
+
 def test_every_other_key(written: Write, tmp_path: Path) -> None:
     """Every key outside repositories means what the contract says."""
     (tmp_path / "ca.pem").touch()

@@ -29,6 +29,8 @@ from blobserve.store.published.chunks import LARGEST_READ
 from blobserve.store.published.indexes import TAIL
 from blobserve.store.published.layer import Reading
 from blobserve.store.published.offer import HEAD_START
+from blobserve.testing import InlineThreads
+from blobserve.web.hold import FetchedBody, Hold
 from tests.layers import zstd
 from tests.published import NAMES, Layer, chunked, retold
 from tests.rig.within import within
@@ -273,6 +275,23 @@ async def test_a_chunk_that_is_wrong(tmp_path: Path) -> None:
             assert not lease.is_published
 
 
+@within(20)
+async def test_one_digest_for_two_sizes(tmp_path: Path) -> None:
+    """A chunk with the digest of another, and not its size, is not taken for it."""
+
+    def change(entries: list[dict[str, Any]]) -> None:
+        page, last = entries[1], entries[-1]
+        assert (page["name"], last["name"]) == ("index.html", "last.txt")
+        last["digest"] = page["digest"]
+
+    async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
+        stand.source.push(SITE, retold(CHUNKED, change).image)
+        with now(stand.ask()) as lease:
+            assert await fetched(lease, "index.html") == CHUNKED.files["index.html"]
+            with pytest.raises(ContentMismatch):
+                await fetched(lease, "last.txt")
+
+
 def _false_digest(entries: list[dict[str, Any]]) -> None:
     next(each for each in entries if each["name"] == "assets/holes.bin")["digest"] = "sha256:" + (
         "0" * 64
@@ -489,6 +508,23 @@ async def test_reading_ahead(tmp_path: Path) -> None:
 
 
 @within(20)
+async def test_small_chunks(tmp_path: Path) -> None:
+    """Of small chunks not too many are asked for, and not too many given out, in one turn."""
+    layer = large(1000, 600)
+    async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
+        stand.source.push(SITE, layer.image)
+        with now(stand.ask()) as lease:
+            entry, hold = lease.filesystem.lookup(b"large"), Hold(lease, InlineThreads())
+            body = FetchedBody(hold, entry, lease.reading(entry), 5.0, stand.clock)
+            reads = [body.read(600 * n, 64 << 10) for n in range(40)]
+            assert max(length for _, length in stand.source.parts[1:]) < 256 * 700
+            assert sum(bool(read.paused) for read in reads) == 2
+            stand.clock.advance(0)
+            assert [len(now(read)) for read in reads] == [600] * 40
+            body.close()
+
+
+@within(20)
 async def test_chunks_are_bounded(tmp_path: Path) -> None:
     """Chunks take no more memory than the limit, and who finds no room waits for those before."""
     layer, limits = large(12, 10_000), attrs.evolve(ANY_SIZE, chunk_cache_size=25_000)
@@ -520,7 +556,7 @@ async def test_dropped_when_it_is_here(tmp_path: Path) -> None:
             entry = lease.filesystem.lookup(b"index.html")
             with closing(lease.reading(entry)) as reading:
                 cache = reading._chunks._cache
-                assert cache.size == 150_000
+                assert cache.size == 150_000 + 512
                 gate.open()
                 assert cache.size == 0
 

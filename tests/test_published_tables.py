@@ -210,6 +210,16 @@ def _same_member(entries: list[dict[str, Any]]) -> None:
 
 SOME = "sha256:" + "0" * 64
 
+
+def _crumbs(entries: list[dict[str, Any]]) -> None:
+    at = next(n for n, each in enumerate(entries) if each["name"] == "assets/exact.bin")
+    entry = entries[at]
+    entry.update(chunkSize=1, chunkDigest=SOME)
+    crumb = {"type": "chunk", "offset": entry["offset"], "chunkSize": 1, "chunkDigest": SOME}
+    crumbs = [{**crumb, "innerOffset": n, "chunkOffset": n} for n in range(1, 8192)]
+    entries[at + 1 : at + 1] = crumbs
+
+
 LIES: dict[str, Callable[[list[dict[str, Any]]], None]] = {
     "offset outside": changing("last.txt", offset=1 << 40),
     "offset in the index": changing("last.txt", offset=56_000, endOffset=0),
@@ -248,6 +258,7 @@ LIES: dict[str, Callable[[list[dict[str, Any]]], None]] = {
         "last.txt", digest=SOME, chunkDigest="sha256:" + "1" * 64
     ),
     "several chunks and no digest": changing("assets/holes.bin", digest=""),
+    "a file in crumbs": _crumbs,
     "a far inner offset": changing("last.txt", innerOffset=LARGEST),
     "a time that is no text": changing("last.txt", modtime=5),
 }  # fmt: skip

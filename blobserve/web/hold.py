@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from blobserve.errors import PullTimeout
@@ -113,6 +114,9 @@ class EntryBody:
         self._hold.leave()
 
 
+_PIECES_AT_ONCE = 16
+
+
 class FetchedBody:
     """A file of an image that is not here yet, read from afar. See `Body`.
 
@@ -128,6 +132,7 @@ class FetchedBody:
         self._reading = reading
         self._patience: float | None = patience
         self._clock = clock
+        self._at_once = 0
 
     @property
     def size(self) -> int:
@@ -144,9 +149,15 @@ class FetchedBody:
         """
         read = Deferred.fromCoroutine(self._reading.read(offset, length))
         patience, self._patience = self._patience, None
-        if patience is not None and not read.called:
-            read.addTimeout(patience, self._clock, too_slow)
-        return read
+        if not read.called:
+            self._at_once = 0
+            return read if patience is None else read.addTimeout(patience, self._clock, too_slow)
+        self._at_once += 1
+        if self._at_once < _PIECES_AT_ONCE:
+            return read
+        self._at_once = 0
+        # Small chunks that are here already would keep the reactor from everything else.
+        return read.addCallback(lambda piece: deferLater(self._clock, 0, lambda: piece))
 
     @property
     def stored(self) -> None:

@@ -48,6 +48,11 @@ class Chunk(NamedTuple):
         return cls(start, size, at, length, skip, left, digest)
 
     @property
+    def key(self) -> tuple[bytes, int]:
+        """What it is known by: chunks with the same key, if they are right, are the same."""
+        return self.sha256, self.size
+
+    @property
     def end(self) -> int:
         """Where in the layer the bytes end that it comes out of."""
         return self.at + self.length

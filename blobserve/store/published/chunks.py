@@ -26,7 +26,9 @@ LARGEST_READ = 4 << 20
 """Bytes of a layer that are asked for at once, a single chunk aside."""
 _LARGEST_GAP = 16 << 10  # Between two chunks: cheaper to read than to ask around.
 
-_Key = tuple[object, bytes]
+_OVERHEAD = 512  # Bytes that a chunk takes beside its own.
+
+_Key = tuple[object, tuple[bytes, int]]
 
 
 class ChunkCache:
@@ -57,14 +59,14 @@ class ChunkCache:
         if key in self._kept:
             return
         self._kept[key] = content
-        self.size += len(content)
+        self.size += _cost(content)
         while self.size > self._limits.chunk_cache_size:
-            self.size -= len(self._kept.popitem(last=False)[1])
+            self.size -= _cost(self._kept.popitem(last=False)[1])
 
     def drop(self, owner: object) -> None:
         """Forget the chunks of one layer, and let those who wait look around."""
         for key in [key for key in self._kept if key[0] is owner]:
-            self.size -= len(self._kept.pop(key))
+            self.size -= _cost(self._kept.pop(key))
         self._wake()
 
     def hold(self, key: _Key, size: int) -> bool:
@@ -114,7 +116,7 @@ class Chunks:
         self._read = read
         self._threads = threads
         self._cache = cache
-        self._coming: dict[bytes, Flight[bytes]] = {}
+        self._coming: dict[tuple[bytes, int], Flight[bytes]] = {}
         self._running: set[Deferred[None]] = set()
         self._closed = False
 
@@ -123,14 +125,19 @@ class Chunks:
         if self.is_over:
             return
         group: list[Chunk] = []
+        end = unpacked = 0
         for chunk in chunks:
-            if chunk.sha256 in self._coming or self._cache.get((self, chunk.sha256)) is not None:
+            if chunk.key in self._coming or self._cache.get((self, chunk.key)) is not None:
                 continue
-            if group and not _fits(group, chunk):
-                self._begin(group)
-                group = []
-            self._coming[chunk.sha256] = Flight()
+            if group:
+                is_near = group[0].at <= chunk.at <= end + _LARGEST_GAP
+                is_small = chunk.end - group[0].at <= LARGEST_READ and unpacked <= LARGEST
+                if not (is_near and is_small):
+                    self._begin(group)
+                    group, end, unpacked = [], 0, 0
+            self._coming[chunk.key] = Flight()
             group.append(chunk)
+            end, unpacked = max(end, chunk.end), unpacked + chunk.skip + chunk.size
         if group:
             self._begin(group)
 
@@ -143,12 +150,12 @@ class Chunks:
         """
         if self._closed:
             raise StoreClosed
-        content = self._cache.get((self, chunk.sha256))
+        content = self._cache.get((self, chunk.key))
         if content is not None:
             return content
-        flight = self._coming.get(chunk.sha256)
+        flight = self._coming.get(chunk.key)
         if flight is None:
-            flight = self._coming[chunk.sha256] = Flight()
+            flight = self._coming[chunk.key] = Flight()
             self._begin([chunk])
         return await flight.wait()
 
@@ -158,14 +165,14 @@ class Chunks:
         False when it is not held: what is read from here on comes from elsewhere.
         """
         while not self.is_over:
-            if self._cache.hold((self, chunk.sha256), chunk.size):
+            if self._cache.hold((self, chunk.key), chunk.size):
                 return True
             await self._cache.room()
         return False
 
     def let_go(self, chunk: Chunk) -> None:
         """Once for each `hold`."""
-        self._cache.let_go((self, chunk.sha256), chunk.size)
+        self._cache.let_go((self, chunk.key), chunk.size)
 
     def retire(self) -> None:
         """Keep and fetch ahead nothing any more."""
@@ -194,7 +201,7 @@ class Chunks:
             error = StoreClosed()
         for chunk in group:
             # Those that have come have landed, and landing once more does nothing.
-            self._coming.pop(chunk.sha256).fail(error)
+            self._coming.pop(chunk.key).fail(error)
 
     async def _fetch(self, group: list[Chunk]) -> None:
         try:
@@ -209,8 +216,8 @@ class Chunks:
                 raise ContentMismatch(str(self._digest), str(error)) from error
         for chunk, content in zip(group, contents, strict=True):
             if not self.is_over:
-                self._cache.put((self, chunk.sha256), content)
-            self._coming[chunk.sha256].land(content)
+                self._cache.put((self, chunk.key), content)
+            self._coming[chunk.key].land(content)
 
     async def _extracted(self, group: list[Chunk]) -> list[bytes]:
         start = group[0].at
@@ -219,9 +226,5 @@ class Chunks:
         return await self._threads.run(extract, group, start, content)
 
 
-def _fits(group: list[Chunk], chunk: Chunk) -> bool:
-    """Whether a chunk, which comes later in the layer, is to be read with those of a group."""
-    end = max(each.end for each in group)
-    is_near = group[0].at <= chunk.at <= end + _LARGEST_GAP
-    unpacked = sum(each.size for each in group) + chunk.skip + chunk.size
-    return is_near and chunk.end - group[0].at <= LARGEST_READ and unpacked <= LARGEST
+def _cost(content: bytes) -> int:
+    return len(content) + _OVERHEAD

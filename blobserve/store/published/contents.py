@@ -36,6 +36,8 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d{1,9})?(Z|[+-]\d\d:\
 # What stands for itself: no empty components, none that begins with a dot, no slash at the end.
 _PLAIN = re.compile(rb"[^./\0][^/\0]*(?:/[^./\0][^/\0]*)*")
 _MOST = (1 << 63) - 1
+# zstd:chunked makes chunks of holes of a kibibyte, and of what little lies between two of them.
+_FEW, _SMALL = 64, 512
 
 
 class _File:
@@ -149,6 +151,8 @@ class Contents:
         stretch = _stretch(entry, file.reached, file.member.size - file.reached, None)
         file.stretches.append(stretch)
         file.reached += stretch.size
+        if len(file.stretches) > _FEW + file.member.size // _SMALL:
+            raise BadTable("a file is in too many pieces")
 
     def _end_file(self) -> None:
         """All chunks of the file that was begun are here."""

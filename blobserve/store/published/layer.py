@@ -28,6 +28,7 @@ _log = Logger()
 FIRST_WINDOW, LARGEST_WINDOW = 1 << 20, 4 << 20
 """Bytes of a file that are fetched at once, at first and when it is read on and on."""
 
+_MOST_AHEAD = 256  # Chunks that are asked for in one turn of the reactor.
 _PIECES = 16  # Of these there are as many in the first window; a short range fetches less.
 
 
@@ -197,8 +198,9 @@ class Reading:
             self._next, self._wanted = (self._number, chunk), chunk.start
         if offset + self._window // 2 < self._wanted:
             return
-        end, chunks = offset + self._window, []
-        while self._next is not None and self._wanted < end:
+        chunks: list[Chunk] = []
+        end = offset + self._window
+        while self._next is not None and self._wanted < end and len(chunks) < _MOST_AHEAD:
             number, chunk = self._next
             chunks.append(chunk)
             self._wanted = chunk.start + chunk.size
