@@ -44,6 +44,7 @@ class Limits:
     layers: int = 256
     unpacked_size: int | None = None
     rewrite_size: int = 8 * MIB
+    listing_entries: int = 100_000
     parallel_downloads: int = 10
     queued_downloads: int = 1000
     connect_timeout: float = 10.0

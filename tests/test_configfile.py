@@ -92,7 +92,7 @@ blobserve:
       immutableTags: ["commit-*"]
       immutablePaths: ["assets/*"]
       headers: {access-control-allow-origin: "*"}
-      listing: false
+      listing: true
       fallback: /index.html
       notFound: /404.html
       earlyServe: false
@@ -112,6 +112,7 @@ blobserve:
             immutable_tags=("commit-*",),
             immutable_paths=("assets/*",),
             headers=(("Access-Control-Allow-Origin", "*"),),
+            listing=True,
             fallback="/index.html",
             not_found="/404.html",
             source=tmp_path / "site",
@@ -464,7 +465,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
     ("keys", "said"),
     [
         ({"layers": "all"}, "layers: all: not yet"),
-        ({"listing": True}, "listing: True: not yet"),
+        ({"listing": "on"}, 'listing: expected true or false, got text "on"'),
         ({"earlyServe": True}, "earlyServe: True: not yet"),
         ({"layers": "last"}, 'layers: expected first or all, got text "last"'),
         ({"workdir": "/a/../b"}, "workdir: a path in an image has no .. in it"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -17,20 +18,26 @@ from typing import NamedTuple
 import attrs
 
 from blobserve.config import KIB, MIB, Limits
-from blobserve.errors import BlobDamaged, PathNotFound
+from blobserve.errors import BlobDamaged, ListingTooLarge, PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Coded, Codings, Uncoded
 from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
 from blobserve.store.index import APPLICATION_ID, VERSION
-from blobserve.store.replay import TooManyLinks, parted, split, walk
+from blobserve.store.replay import TooManyLinks, join, parted, split, walk
 from blobserve.store.residency import Residency
 
 _AHEAD = 4 * MIB
 _TOUCH = 64 * KIB
+_STEPS_PER_NAME = 8
+_LINK_PER_STEP = 16
 
 _FIND = """
 SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime
 FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? AND node.name = ?
+"""
+_LIST = """
+SELECT node.name, ifnull(type, X'35'), link, offset, size, sha256, mtime
+FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? ORDER BY node.name
 """
 
 
@@ -127,11 +134,10 @@ class ImageFilesystem:
             raise PathNotFound(_text(path)) from error
         except sqlite3.Error as error:
             raise BlobDamaged(str(self.digest), "its index cannot be read") from error
-        if found is None or found.type == DIRECTORY:
-            return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
-        if found.type != REGULAR:
+        entry = _entry(key, found)
+        if entry is None:
             raise PathNotFound(_text(path))
-        return Entry(key, Kind.FILE, found.offset, found.size, found.sha256, found.mtime)
+        return entry
 
     def names(self, directory: Entry) -> list[bytes]:
         """The names in a directory, sorted by their bytes; `lookup` tells which can be served."""
@@ -139,6 +145,39 @@ class ImageFilesystem:
             "SELECT name FROM node WHERE directory = ? ORDER BY name", (directory.path,)
         )
         return [name for (name,) in rows]
+
+    def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
+        """The names in a directory and what each leads to, links followed, sorted by their bytes.
+
+        What cannot be served is left out. Blocks, and is for any thread: SQLite takes turns.
+
+        :raises ListingTooLarge: when there are more than `most`, or their links are too tangled.
+        :raises BlobDamaged: when the index cannot be read.
+        """
+        steps = _Steps(self._database, most * _STEPS_PER_NAME)
+        try:
+            rows = self._database.execute(_LIST, (directory.path,))
+            for count, (name, *row) in enumerate(rows):
+                if count == most:
+                    raise ListingTooLarge(_text(directory.path), f"{most} entries")
+                key, found = join(directory.path, name), _Found(*row)
+                entry = _entry(key, found)
+                if found.type == SYMLINK:
+                    entry = self._led_to(directory.path, name, steps)
+                if steps.left < 0:
+                    raise ListingTooLarge(_text(directory.path), "the time its links may take")
+                if entry is not None:
+                    yield name, entry
+        except sqlite3.Error as error:
+            raise BlobDamaged(str(self.digest), "its index cannot be read") from error
+
+    def _led_to(self, directory: bytes, name: bytes, steps: _Steps) -> Entry | None:
+        """What a link leads to, if that can be served."""
+        try:
+            key, found, missing = walk([name], steps.get, self._limits, directory)
+        except TooManyLinks:
+            return None
+        return None if missing else _entry(key, found)
 
     def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
         """The same file in a content coding; None when that is not known yet."""
@@ -210,8 +249,35 @@ class ImageFilesystem:
         self.codings.close()
 
     def _get(self, key: bytes) -> _Found | None:
-        row = self._cursor.execute(_FIND, parted(key)).fetchone()
-        return None if row is None else _Found(*row)
+        return _find(self._cursor, key)
+
+
+class _Steps:
+    """Look-ups for one thread, and how many more of them there may be."""
+
+    def __init__(self, database: sqlite3.Connection, most: int) -> None:
+        self.left = most
+        self._cursor = database.cursor()
+
+    def get(self, key: bytes) -> _Found | None:
+        """The node at `key`, to which links without end are as good as none."""
+        found = _find(self._cursor, key)
+        self.left -= 1 if found is None else 1 + len(found.link or b"") // _LINK_PER_STEP
+        return found if self.left >= 0 else None
+
+
+def _find(cursor: sqlite3.Cursor, key: bytes) -> _Found | None:
+    row = cursor.execute(_FIND, parted(key)).fetchone()
+    return None if row is None else _Found(*row)
+
+
+def _entry(key: bytes, found: _Found | None) -> Entry | None:
+    """The file or the directory at a key (None: a directory not looked at), if it is one."""
+    if found is None or found.type == DIRECTORY:
+        return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
+    if found.type != REGULAR:
+        return None
+    return Entry(key, Kind.FILE, found.offset, found.size, found.sha256, found.mtime)
 
 
 def _open_index(path: Path, content_size: int) -> sqlite3.Connection:

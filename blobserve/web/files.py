@@ -25,14 +25,16 @@ from blobserve.web.answer import Answer, Body, Content, Header
 from blobserve.web.conditional import Fields
 from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.hold import EntryBody, Hold
-from blobserve.web.pages import NeedsSlash
+from blobserve.web.listing import listed
+from blobserve.web.pages import Directory, NeedsSlash
 from blobserve.web.paths import Location
 from blobserve.web.ready import LARGEST, Key, Ready, ReadyResponses, read_whole
-from blobserve.web.representation import Role, Variant
-from blobserve.web.rewrite import Views, parse_variables
+from blobserve.web.representation import Representation, Role, Variant
+from blobserve.web.rewrite import Rewriting, parse_variables
 from blobserve.web.selection import Selection, select
 from blobserve.web.status import ALLOW
 from blobserve.web.variant import accepted, choose
+from blobserve.web.views import Views
 
 _VARIABLES = INLINE_VARIABLES.lower()
 _READ_ONLY = b"x-blobserve-readonly"
@@ -143,8 +145,11 @@ class Files:
             selection = select(lease, location, rules, variables)
             if isinstance(selection, NeedsSlash):
                 return _redirect(location, head.query)
-            variant, body = await self._variant(hold, selection, head.fields)
-            shown = selection.represented(variant, lease.digest, self._reactor.seconds())
+            if isinstance(selection, Directory):
+                shown, body = await self._listing(hold, selection, location, rules, head)
+            else:
+                variant, body = await self._variant(hold, selection, head.fields)
+                shown = selection.represented(variant, lease.digest, self._reactor.seconds())
         finally:
             hold.leave()
         return shown.answer(head.method, head.fields, body)
@@ -156,9 +161,24 @@ class Files:
         if not selection.edits:
             choice = choose(hold.lease, selection, fields)
             return choice.variant, EntryBody(hold, choice.entry)
-        limit = self._config().limits.rewrite_size
-        view = await self.views.view(hold, entry, selection.edits, limit)
+        view = await self.views.view(hold, entry, self._recipe(selection))
         return view.variant, Content(view.content)
+
+    def _recipe(self, selection: Selection) -> Rewriting:
+        return Rewriting(selection.edits, self._config().limits.rewrite_size)
+
+    async def _listing(
+        self,
+        hold: Hold,
+        directory: Directory,
+        location: Location,
+        rules: RepositoryRules,
+        head: Head,
+    ) -> tuple[Representation, Body]:
+        most = self._config().limits.listing_entries
+        listing = listed(location, rules, head.fields, most)
+        view = await self.views.view(hold, directory.entry, listing.recipe)
+        return listing.represented(view.variant, hold.lease.digest), Content(view.content)
 
     def _made_ready(self, head: Head, key: Key) -> Ready | None:
         """The same as `get` makes, of a small file that is in memory."""
@@ -178,8 +198,7 @@ class Files:
         if not isinstance(selection, Selection) or selection.page.role is Role.NOT_FOUND:
             return None
         if selection.edits:
-            limit = self._config().limits.rewrite_size
-            view = self.views.kept(lease, selection.page.entry, selection.edits, limit)
+            view = self.views.kept(lease, selection.page.entry, self._recipe(selection))
             source, is_final = None, True
             variant, content = (view.variant, view.content) if view else (None, None)
         else:
