@@ -20,6 +20,7 @@ from blobserve.config import (
     Config,
     InlineVariable,
     Limits,
+    LocalSource,
     RegistryRules,
     Replacement,
     RepositoryRules,
@@ -115,7 +116,7 @@ blobserve:
             listing=True,
             fallback="/index.html",
             not_found="/404.html",
-            source=tmp_path / "site",
+            source=LocalSource("oci", tmp_path / "site"),
         )
     }
 
@@ -477,8 +478,14 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
             {"notFound": "/404/"},
             'notFound: expected path of a file that begins with /, got text "/404/"',
         ),
-        ({"source": "/x"}, 'source: expected oci:<directory>, got text "/x"'),
+        (
+            {"source": "/x"},
+            "source: expected oci:<directory>, oci-archive:<file> or docker-archive:<file>,"
+            ' got text "/x"',
+        ),
         ({"source": "oci:/nowhere"}, "source: there is no directory /nowhere"),
+        ({"source": "oci-archive:/x.tar"}, "source: there is no file /x.tar"),
+        ({"source": "docker-archive:/"}, "source: there is no file /"),
         ({"source": "oci:/"}, "source: / is no image layout: no index.json in it"),
         (
             {"platform": "linux"},

@@ -143,7 +143,7 @@ _REPOSITORY: Keys = {
     "earlyServe": ("early_serve", kinds.unless(True, kinds.flag)),
     "codings": ("codings", each(kinds.one_of("zstd", "gzip"))),
     "precompressed": ("precompressed", kinds.flag),
-    "source": ("source", kinds.layout),
+    "source": ("source", kinds.source),
 }
 
 _REGISTRY: Keys = {

@@ -20,17 +20,26 @@ def parse_object(content: bytes) -> dict[str, object]:
     :raises ValueError: for anything else; its text quotes nothing of `content`.
     """
     try:
-        document = json.loads(
-            content.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_constant=_no_constant,
-        )
+        document = DECODER.decode(content.decode("utf-8"))
     except (ValueError, RecursionError):
         # Not chained: the decoder's own error carries the whole text, which may be a secret.
         raise ValueError("it is not strict JSON") from None
     if not isinstance(document, dict):
         raise ValueError("it is no JSON object")
+    return document
+
+
+def parse_list(content: bytes) -> list[object]:
+    """Read a JSON array. See `parse_object`.
+
+    :raises ValueError: for anything else.
+    """
+    try:
+        document = DECODER.decode(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError("it is not strict JSON") from None
+    if not isinstance(document, list):
+        raise ValueError("it is no JSON array")
     return document
 
 
@@ -50,3 +59,9 @@ def _integer(text: str) -> int:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError("NaN or Infinity")
+
+
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_constant
+)
+"""For documents that are read part by part; raises ValueError, and RecursionError."""

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from blobserve.errors import BadLayer
-from blobserve.store.header import DIRECTORY, LINK, REGULAR, SYMLINK
+from blobserve.tarheader import DIRECTORY, LINK, REGULAR, SYMLINK
 
 if TYPE_CHECKING:
     from blobserve.config import Limits

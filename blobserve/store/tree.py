@@ -21,10 +21,10 @@ from blobserve.config import KIB, MIB, Limits
 from blobserve.errors import BlobDamaged, ListingTooLarge, PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Coded, Codings, Uncoded
-from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
 from blobserve.store.index import APPLICATION_ID, VERSION
 from blobserve.store.replay import TooManyLinks, join, parted, split, walk
 from blobserve.store.residency import Residency
+from blobserve.tarheader import DIRECTORY, REGULAR, SYMLINK
 
 _AHEAD = 4 * MIB
 _TOUCH = 64 * KIB
