@@ -87,7 +87,7 @@ blobserve:
       workdir: /ide/
       replacements: [{path: /ide/index.html, search: a, replacement: ""}]
       inlineStatic: [{search: "{{BASE}}", replacement: "${ide}"}]
-      layers: first
+      layers: all
       platform: linux/arm64
       tagMaxAge: 2m
       immutableTags: ["commit-*"]
@@ -108,6 +108,7 @@ blobserve:
             workdir="/ide",
             replacements=(Replacement("ide/index.html", "a", ""),),
             inline_static=(InlineVariable("{{BASE}}", "${ide}"),),
+            layers="all",
             platform=Platform("linux", "arm64"),
             tag_max_age=120.0,
             immutable_tags=("commit-*",),
@@ -465,7 +466,6 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"layers": "all"}, "layers: all: not yet"),
         ({"listing": "on"}, 'listing: expected true or false, got text "on"'),
         ({"earlyServe": True}, "earlyServe: True: not yet"),
         ({"layers": "last"}, 'layers: expected first or all, got text "last"'),

@@ -131,7 +131,7 @@ _REPOSITORY: Keys = {
         "inline_static",
         each(made(config.InlineVariable, _INLINE_VARIABLE, tuple(_INLINE_VARIABLE))),
     ),
-    "layers": ("layers", kinds.unless("all", kinds.one_of("first", "all"))),
+    "layers": ("layers", kinds.one_of("first", "all")),
     "platform": ("platform", names.platform),
     "tagMaxAge": ("tag_max_age", kinds.duration),
     "immutableTags": ("immutable_tags", each(kinds.filled)),

@@ -1,10 +1,11 @@
-"""One READY blob, and the right to read it. Knows nothing of where it lies."""
+"""One READY blob or tree, and the right to read it. Knows nothing of where it lies."""
 
 from __future__ import annotations
 
 import enum
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Uncoded
@@ -21,6 +22,20 @@ class BlobState(enum.Enum):
     """It is being pulled."""
     READY = enum.auto()
     """All of it, verified."""
+
+
+class Readable(Protocol):
+    """The right to read an image until `release`; its files stay open that long."""
+
+    filesystem: ImageFilesystem
+
+    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
+        """See `Lease.coded`."""
+        ...
+
+    def release(self) -> None:
+        """Give it up; once is enough, more is harmless."""
+        ...
 
 
 class KeptBlob:
@@ -49,12 +64,16 @@ class KeptBlob:
 
     @property
     def digest(self) -> Digest:
-        """Of the layer as it is pulled."""
+        """Of the layer as it is pulled; of what makes it, if this is a tree."""
         return self.record.digest
 
 
+class KeptTree(KeptBlob):
+    """The READY tree of several layers: it has an index, and no content of its own."""
+
+
 class Blob:
-    """The right to read a READY blob until `release`; its files stay open that long."""
+    """The right to read a READY blob. See `Readable`."""
 
     def __init__(
         self,
@@ -76,7 +95,7 @@ class Blob:
         return self._want(self._kept, entry, coding) if known is None else known
 
     def release(self) -> None:
-        """Give it up; once is enough, more is harmless."""
+        """See `Readable.release`."""
         released, self._released = self._released, None
         if released is not None:
             self._kept.leases -= 1

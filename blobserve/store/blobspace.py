@@ -9,7 +9,8 @@ Knows nothing of what references mean, and of no registry.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Document
 from blobserve.store.behind import WriteBehind
-from blobserve.store.blob import Blob, BlobState
+from blobserve.store.blob import Blob, BlobState, Readable
 from blobserve.store.bound import Bound
 from blobserve.store.files import BlobFiles
 from blobserve.store.ingest import Ingest
@@ -36,12 +37,14 @@ from blobserve.store.manifests import ManifestFiles, Manifests
 from blobserve.store.recovery import examine, survey
 from blobserve.store.references import References
 from blobserve.store.state import SLACK, Change, State
+from blobserve.store.treefiles import TreeFiles
+from blobserve.store.trees import Trees, parts_of
 from blobserve.store.workbench import Workbench
 from blobserve.threads import Threads
 
 T = TypeVar("T")
 
-__all__ = ["Blob", "BlobSpace", "BlobState", "Ingest"]
+__all__ = ["Blob", "BlobSpace", "BlobState", "Ingest", "Readable"]
 
 _log = Logger()
 
@@ -74,7 +77,16 @@ class BlobSpace:
         self._uses = WriteBehind(reactor, _USES_DELAY, self._write)
         self._remembered = WriteBehind(reactor, _REFERENCES_DELAY, self._write)
         files = BlobFiles(location, state, limits)
-        self._keep = Keep(files, disk, bound, self._uses, reactor, metrics, threads)
+        tree_files = TreeFiles(location, state, limits)
+        self._keep = Keep(files, tree_files, disk, bound, self._uses, reactor, metrics, threads)
+        self._tree_files = tree_files
+        self._trees = Trees(
+            self._keep,
+            tree_files,
+            threads,
+            reactor.seconds,
+            lambda kept: self._do(self._keep.settle(kept)),
+        )
         self._manifest_files = ManifestFiles(location, state, limits)
         self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
         self.references = References(self._remembered)
@@ -130,6 +142,7 @@ class BlobSpace:
         for ingest in list(self._ingests):
             self._do(ingest.give_up(StoreClosed()))
         self._do(self._keep.coder.close())
+        self._do(self._trees.close())
         await Deferred.fromCoroutine(self._quiet()).addTimeout(_CLOSING, self._reactor)
         await self._uses.flush()
         await self._remembered.flush()
@@ -169,6 +182,46 @@ class BlobSpace:
         """
         return await self._keep.mount(digest)
 
+    def is_ready(self, layers: tuple[Digest, ...]) -> bool:
+        """Whether all that serving these layers takes is READY."""
+        return all(self._keep.shelf.get(digest) for digest in parts_of(layers))
+
+    def acquire_image(self, layers: tuple[Digest, ...]) -> Readable | None:
+        """The right to read the image that these layers make, the lowest first; see `acquire`.
+
+        None also when their tree has not been made.
+        """
+        return self._trees.acquire(layers)
+
+    async def mount_image(self, layers: tuple[Digest, ...]) -> Readable | None:
+        """The same, opening what is closed, and making the tree of several layers if it is missing.
+
+        None when a layer is not READY. Cancelling ends this wait alone.
+
+        :raises BadImage: when the layers together go beyond a limit.
+        :raises NoSpace: when there is no room for the tree.
+        """
+        return await self._trees.mount(layers)
+
+    @contextmanager
+    def pulling(self, image: Digest, layers: tuple[Descriptor, ...]) -> Iterator[None]:
+        """Have these layers, while they come in, count as one image that must fit together.
+
+        :raises ImageTooLarge: when they cannot, whatever is removed; later it is their ingests that
+            raise this, all of them at once.
+        """
+        sizes = {layer.digest: layer.size for layer in layers}
+        limit = self._bound.limit
+        if limit is not None and sum(sizes.values()) > limit:
+            raise ImageTooLarge(str(image), limit)
+        together = self._keep.room.begin(
+            image, frozenset(parts_of(tuple(each.digest for each in layers)))
+        )
+        try:
+            yield
+        finally:
+            self._keep.room.end(together)
+
     async def set_aside(self, digest: Digest) -> None:
         """Remove a layer that was found damaged, also while it is read."""
         kept = self._keep.shelf.get(digest)
@@ -205,7 +258,7 @@ class BlobSpace:
         return ingest
 
     def mark_current(self, digests: frozenset[Digest]) -> None:
-        """Say which layers tags currently serve: they are evicted after all others."""
+        """Say which layers and trees tags currently serve: they are evicted after all others."""
         self._keep.shelf.current = digests
 
     async def reclaim(self) -> None:
@@ -235,6 +288,7 @@ class BlobSpace:
     async def _recover(self) -> None:
         found = await self._to_the_end(partial(survey, self._location, self._state))
         manifests = await self._to_the_end(self._manifest_files.survey)
+        trees = await self._to_the_end(self._tree_files.survey)
         self.references.load(await self._to_the_end(self._state.references))
         if found.doubtful:
             _log.info("verifying {n} blobs", n=len(found.doubtful))
@@ -244,7 +298,7 @@ class BlobSpace:
         )
         self._bound.take(FURNITURE + SLACK)
         self._manifests.load(manifests)
-        self._keep.load([*filter(None, examined), *found.whole])
+        self._keep.load([*filter(None, examined), *found.whole, *trees])
 
     def _ended(self, ingest: Ingest) -> None:
         self._ingests.remove(ingest)

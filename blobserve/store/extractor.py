@@ -17,7 +17,8 @@ from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer, ContentMismatch
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.decompress import Decompressor
-from blobserve.store.index import Index, create, disk_errors
+from blobserve.store.index import Index
+from blobserve.store.nodes import create, disk_errors
 from blobserve.store.tar import Member, Reader
 
 _EXTENT = 8 << 20

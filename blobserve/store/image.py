@@ -1,4 +1,4 @@
-"""From a reference to the layer that is served: manifests and indexes, followed by digest.
+"""From a reference to the layers that are served: manifests and indexes, followed by digest.
 
 Documents come from the blob space where it has them, else from a source. Knows nothing of which tag
 is fresh, and fetches no layer.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import attrs
 
-from blobserve.config import Limits
+from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import BadImage, ContentMismatch, NoLayers, NotHere
 from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor, Index, Manifest, Platform, parse
 from blobserve.oci.reference import Reference
 from blobserve.oci.source import Document, Source
 from blobserve.store.blobspace import BlobSpace
+from blobserve.store.trees import parts_of
 
 _DOCUMENTS = 3
 """An index, an index nested in it, and a manifest: the longest way allowed."""
@@ -22,17 +23,33 @@ _DOCUMENTS = 3
 
 @attrs.frozen
 class Image:
-    """What a manifest or index stands for: the layer that is served, and how it was chosen."""
+    """What a manifest or index stands for: the layers that are served, and how they were chosen."""
 
     digest: Digest
     """Of the document that the reference names, be it an index."""
-    layer: Descriptor
+    served: tuple[Descriptor, ...]
+    """The layers that are served, the lowest first; at least one."""
     layers: int
     """How many layers the image has."""
     platform: Platform | None
     """The platform that was asked for."""
     warnings: tuple[str, ...]
     """What was arbitrary about the choice; each a clause without its subject."""
+
+    @property
+    def parts(self) -> tuple[Digest, ...]:
+        """Of all that must be READY to serve it: the layers, and their tree if they are several."""
+        return parts_of(self.digests)
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """Of the layers that are served, the lowest first."""
+        return tuple(layer.digest for layer in self.served)
+
+    def suits(self, rules: RepositoryRules) -> bool:
+        """Whether it is what `rules` would choose."""
+        layers = self.layers if rules.layers == "all" else 1
+        return self.platform == rules.platform and len(self.served) == layers
 
 
 class Images:
@@ -43,7 +60,7 @@ class Images:
         self._limits = limits
 
     async def read(
-        self, reference: Reference, platform: Platform | None, source: Source | None
+        self, reference: Reference, rules: RepositoryRules, source: Source | None
     ) -> tuple[Image, list[Document]]:
         """The image that `reference` names, and the documents on the way to it.
 
@@ -57,7 +74,7 @@ class Images:
         while isinstance(parsed := self._parse(document), Index):
             if len(documents) == _DOCUMENTS:
                 raise BadImage(str(reference), "its indexes are nested more than once")
-            chosen, warning = parsed.choose(platform)
+            chosen, warning = parsed.choose(rules.platform)
             document = await self._document(reference.at(chosen.digest), source)
             if len(document.content) != chosen.size:
                 raise ContentMismatch(str(chosen.digest), "its size is not that of its index")
@@ -65,10 +82,12 @@ class Images:
             warnings += [warning] if warning else []
         if not parsed.layers:
             raise NoLayers(str(reference))
-        if len(parsed.layers) > 1:
-            warnings.append(_several(reference, parsed))
-        layer, layers = parsed.layers[0], len(parsed.layers)
-        return Image(documents[0].digest, layer, layers, platform, tuple(warnings)), documents
+        layers = len(parsed.layers)
+        served = parsed.layers if rules.layers == "all" else parsed.layers[:1]
+        if len(served) < layers:
+            warnings.append(_several(reference, layers))
+        digest = documents[0].digest
+        return Image(digest, served, layers, rules.platform, tuple(warnings)), documents
 
     def _parse(self, document: Document) -> Manifest | Index:
         return parse(document.content, document.media_type, self._limits)
@@ -83,8 +102,8 @@ class Images:
         return await source.resolve(reference)
 
 
-def _several(reference: Reference, manifest: Manifest) -> str:
+def _several(reference: Reference, layers: int) -> str:
     return (
-        f"has {len(manifest.layers)} layers, of which the first alone is served: "
-        f'see repos."{reference.repository}".layers'
+        f"has {layers} layers, of which the first alone is served: "
+        f'repos."{reference.repository}".layers: all serves them together'
     )

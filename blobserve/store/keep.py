@@ -1,4 +1,4 @@
-"""READY blobs: read, counted, closed when nobody reads them, and removed.
+"""READY blobs and trees: read, counted, closed when nobody reads them, and removed.
 
 Runs on the reactor's thread; the files are touched in threads only. Whoever holds a `Blob` can read
 it to the end, whatever happens to it meanwhile. Knows nothing of how blobs come in.
@@ -16,14 +16,15 @@ from blobserve.errors import BlobDamaged, BlobserveError
 from blobserve.metrics import Metrics
 from blobserve.oci.digest import Digest
 from blobserve.store.behind import WriteBehind
-from blobserve.store.blob import Blob, KeptBlob
+from blobserve.store.blob import Blob, KeptBlob, KeptTree
 from blobserve.store.bound import Bound, Shelf
 from blobserve.store.coder import Coder
 from blobserve.store.files import BlobFiles
 from blobserve.store.location import blocks
 from blobserve.store.room import Room
-from blobserve.store.state import was_used
+from blobserve.store.state import Table, was_used
 from blobserve.store.tree import ImageFilesystem
+from blobserve.store.treefiles import TreeFiles
 from blobserve.threads import Threads
 
 _log = Logger()
@@ -38,6 +39,7 @@ class Keep:
     def __init__(
         self,
         files: BlobFiles,
+        trees: TreeFiles,
         threads: Threads,
         bound: Bound,
         uses: WriteBehind,
@@ -52,6 +54,7 @@ class Keep:
             files, compute, self.room, self.shelf, self._lease, clock.seconds, metrics
         )
         self._files = files
+        self._trees = trees
         self._threads = threads
         self._bound = bound
         self._uses = uses
@@ -94,7 +97,7 @@ class Keep:
         self.shelf.touch(kept)
         # Later than every use before it, also when the clock was set back.
         self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
-        self._uses.put(digest, was_used(digest, self._last_use))
+        self._uses.put(digest, was_used(digest, self._last_use, _table(kept)))
         return self._lease(kept)
 
     async def mount(self, digest: Digest) -> Blob | None:
@@ -112,7 +115,7 @@ class Keep:
     async def settle(self, kept: KeptBlob) -> None:
         """Bring a blob to the disk; one that cannot be brought there is set aside."""
         try:
-            await self._threads.run(self._files.settle, kept)
+            await self._threads.run(self._files_of(kept).settle, kept)
         except OSError as error:
             # What was not written once is not written by trying again, whatever fsync says then.
             _log.error("{digest} is set aside: {error}", digest=str(kept.digest), error=error)
@@ -157,8 +160,10 @@ class Keep:
         """
         try:
             try:
-                filesystem = await self._threads.run(self._files.open, kept)
+                filesystem = await self._threads.run(self._files_of(kept).open, kept)
             except BlobDamaged as damage:
+                if isinstance(kept, KeptTree):
+                    raise
                 _log.warn("{damage}: its index is made again", damage=damage)
                 filesystem = await self._repair(kept)
         except BlobDamaged as damage:
@@ -167,7 +172,8 @@ class Keep:
             return
         if kept.filesystem is None and kept in self.shelf:
             self.shelf.opened(kept, filesystem)
-            self.coder.opened(kept)
+            if not isinstance(kept, KeptTree):
+                self.coder.opened(kept)
             self.shelf.close(self._most_open)
         else:
             filesystem.close()
@@ -188,7 +194,7 @@ class Keep:
             self.shelf.remove(kept)
             self._leaving[kept.digest] = []
         try:
-            await self._threads.run(self._files.remove, blobs)
+            await self._threads.run(self._remove_files, blobs)
         finally:
             for kept in blobs:
                 for waiter in self._leaving.pop(kept.digest):
@@ -196,6 +202,14 @@ class Keep:
                 if not kept.is_removed:  # the disk does not let go of it: it serves on
                     self.shelf.add(kept)
             await self._bury([kept for kept in blobs if kept.is_removed])
+
+    def _remove_files(self, blobs: list[KeptBlob]) -> None:
+        trees = [kept for kept in blobs if isinstance(kept, KeptTree)]
+        self._trees.remove(trees)
+        self._files.remove([kept for kept in blobs if kept not in trees])
+
+    def _files_of(self, kept: KeptBlob) -> BlobFiles | TreeFiles:
+        return self._trees if isinstance(kept, KeptTree) else self._files
 
     async def _bury(self, removed: list[KeptBlob]) -> None:
         """Close removed blobs that nobody reads, for only then does the disk have their bytes."""
@@ -211,6 +225,10 @@ class Keep:
             Deferred.fromCoroutine(self._bury([kept]))
         elif not self._most_open:
             self.shelf.close(self._most_open)
+
+
+def _table(kept: KeptBlob) -> Table:
+    return "trees" if isinstance(kept, KeptTree) else "blobs"
 
 
 def _close(blobs: list[KeptBlob]) -> None:

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Literal
 
 from blobserve.oci.digest import Digest
-from blobserve.store.blobspace import Blob
+from blobserve.store.blobspace import Readable
 from blobserve.store.codings import Uncoded
 from blobserve.store.tree import Entry, ImageFilesystem
 
@@ -17,14 +17,14 @@ class Lease:
     """An image that stays readable until `release`; also a context manager that releases."""
 
     def __init__(
-        self, blob: Blob, digest: Digest, layers: int, result: Result, trusted_until: float
+        self, image: Readable, digest: Digest, layers: int, result: Result, trusted_until: float
     ) -> None:
-        self._blob: Blob | None = blob
-        self.filesystem: ImageFilesystem = blob.filesystem
+        self._image: Readable | None = image
+        self.filesystem: ImageFilesystem = image.filesystem
         self.digest = digest
         """Of the manifest or index: ``<repository>@<digest>`` names the same bytes for ever."""
         self.layers = layers
-        """How many layers the image has; the first is served."""
+        """How many layers the image has, whether they are served or not."""
         self.result = result
         """How it came about: found ready, pulled for this call, waited for, or found stale."""
         self.trusted_until = trusted_until
@@ -36,13 +36,13 @@ class Lease:
         Costs a look-up. What has not been made yet is made in the background, once however many
         ask. Nothing is made of what is coded already, too small or too large, or after `release`.
         """
-        return Uncoded.NEVER if self._blob is None else self._blob.coded(entry, coding)
+        return Uncoded.NEVER if self._image is None else self._image.coded(entry, coding)
 
     def release(self) -> None:
         """Give the image up; once is enough, more is harmless."""
-        blob, self._blob = self._blob, None
-        if blob is not None:
-            blob.release()
+        image, self._image = self._image, None
+        if image is not None:
+            image.release()
 
     def __enter__(self) -> Lease:
         return self

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from blobserve.config import Limits
     from blobserve.store.tar import Member
 
-_HIDDEN = b".wh."
-_MADE = frozenset((REGULAR, LINK, SYMLINK, DIRECTORY, b"3", b"4", b"6"))
+WHITEOUT = b".wh."
+"""What the name of a whiteout begins with. OCI image-spec layer.md, "Whiteouts"."""
+
+_OPAQUE = b".wh..wh..opq"
+
+MADE = frozenset((REGULAR, LINK, SYMLINK, DIRECTORY, b"3", b"4", b"6"))
+"""The types of the entries that make something."""
+
 _STEPS_PER_ENTRY = 8
 _LINK_PER_STEP = 16
 
@@ -62,6 +68,10 @@ class Nodes(Protocol):
 
     def clear(self, key: bytes) -> None:
         """Remove everything below `key`, and not `key` itself."""
+        ...
+
+    def remove(self, key: bytes) -> None:
+        """Remove the node at `key`; there is nothing below it."""
         ...
 
     def links(self) -> Iterator[tuple[bytes, Node]]:
@@ -146,25 +156,46 @@ def _descend(
 
 
 class Replay:
-    """Applies the entries of one layer, in stream order, to a tree.
+    """Applies the entries of one layer after another, in stream order, to a tree.
 
-    Whiteouts of a first layer have nothing to hide: they are left out, as is all below a name that
-    looks like one.
+    Of each layer first the whiteouts, by `hide`, if there is a lower one; then its entries, by
+    `apply`; then `finish`. Whiteouts so hide what lower layers have, never what their own has,
+    wherever in it they stand; they are no entries, nor is what is below a name that looks like one.
     """
 
     def __init__(self, nodes: Nodes, limits: Limits) -> None:
         self._nodes = nodes
         self._limits = limits
         self._last: tuple[bytes, bytes | None] | None = None  # A directory as written, and its key.
+        self._hiding: tuple[bytes, bytes | None] | None = None  # The same, where it is not made.
         self._pending = False  # Hard links to what had not come yet.
         self._steps = self._keys = self._implied = 0
+
+    def hide(self, name: bytes) -> None:
+        """Remove what a whiteout of this name hides; nothing if it hides nothing, or is none.
+
+        :raises BadLayer: when finding it goes beyond a limit.
+        """
+        above, _, last = name.rstrip(b"/").rpartition(b"/")
+        if not last.startswith(WHITEOUT):
+            return
+        if self._hiding is None or self._hiding[0] != above:
+            self._hiding = above, self._found(_clean(above))
+        directory, hidden = self._hiding[1], last.removeprefix(WHITEOUT)
+        if directory is None:
+            return
+        if last == _OPAQUE:
+            self._hiding = None
+            self._nodes.clear(directory)
+        elif hidden not in (b"", b".", b"..") and not hidden.startswith(WHITEOUT):
+            self._remove(join(directory, hidden))
 
     def apply(self, member: Member) -> None:
         """Do what extracting this entry would do. Entries that cannot be made are left out.
 
         :raises BadLayer: when the tree goes beyond a limit.
         """
-        if member.type not in _MADE:
+        if member.type not in MADE:
             return
         key = self._place(member.name)
         if key is None:
@@ -176,8 +207,10 @@ class Replay:
 
     def finish(self) -> None:
         """Resolve the hard links to names that came later; those that lead nowhere stay links."""
+        self._last = self._hiding = None
         if not self._pending:
             return
+        self._pending = False
         for key, node in self._nodes.links():
             for _ in range(self._limits.link_hops):
                 target = self._target(node.link)
@@ -205,7 +238,7 @@ class Replay:
         above, _, last = name.rstrip(b"/").rpartition(b"/")
         if last in (b"", b".", b".."):
             above, _, last = b"/".join(_clean(name)).rpartition(b"/")
-        if not last or last.startswith(_HIDDEN):
+        if not last or last.startswith(WHITEOUT):
             return None
         if self._last is None or self._last[0] != above:
             self._last = above, self._directory(_clean(above))
@@ -214,7 +247,7 @@ class Replay:
 
     def _directory(self, parts: list[bytes]) -> bytes | None:
         """The key of a directory, made if it is missing; None for one that cannot be."""
-        if any(part.startswith(_HIDDEN) for part in parts):
+        if any(part.startswith(WHITEOUT) for part in parts):
             return None
         key = b""
         try:
@@ -228,6 +261,27 @@ class Replay:
         except TooManyLinks:
             return None
         return key
+
+    def _found(self, parts: list[bytes]) -> bytes | None:
+        """The key of a directory; None if it is not there."""
+        if any(part.startswith(WHITEOUT) for part in parts):
+            return None
+        try:
+            key, node, missing = walk(parts, self._get, self._limits)
+        except TooManyLinks:
+            return None
+        is_there = not missing and (node is None or node.type == DIRECTORY)
+        return key if is_there else None
+
+    def _remove(self, key: bytes) -> None:
+        node = self._get(key)
+        if node is None:
+            return
+        if node.type in (DIRECTORY, SYMLINK):
+            self._hiding = None
+        if node.type == DIRECTORY:
+            self._nodes.clear(key)
+        self._nodes.remove(key)
 
     def _target(self, link: bytes) -> bytes | None:
         """The key a hard link means: its last component is not followed."""

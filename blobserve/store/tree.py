@@ -1,69 +1,53 @@
-"""The served tree of one blob: paths in, entries and their bytes out.
+"""The served tree of an image: paths in, entries and their bytes out.
 
-Paths resolve as in a chroot. All reading is by offset in a content file that is open already, all
-looking up in an index that never changes again; what happens to the directory meanwhile does not
-matter. Knows nothing of what a path means to HTTP.
+Paths resolve as in a chroot. All looking up is in an index that never changes again, all reading in
+blobs that are open already; what happens to their directories meanwhile does not matter. Knows
+nothing of what a path means to HTTP.
 """
 
 from __future__ import annotations
 
-import enum
-import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import attrs
-
-from blobserve.config import KIB, MIB, Limits
+from blobserve.config import Limits
 from blobserve.errors import BlobDamaged, ListingTooLarge, PathNotFound
 from blobserve.oci.digest import Digest
-from blobserve.store.codings import Coded, Codings, Uncoded
-from blobserve.store.index import APPLICATION_ID, VERSION
+from blobserve.store import index, merge
+from blobserve.store.codings import Codings, Uncoded
+from blobserve.store.content import Content
+from blobserve.store.entry import Entry, Kind
 from blobserve.store.replay import TooManyLinks, join, parted, split, walk
-from blobserve.store.residency import Residency
 from blobserve.tarheader import DIRECTORY, REGULAR, SYMLINK
 
-_AHEAD = 4 * MIB
-_TOUCH = 64 * KIB
-_STEPS_PER_NAME = 8
-_LINK_PER_STEP = 16
+__all__ = ["Entry", "ImageFilesystem", "Kind", "Tree"]
 
 _FIND = """
-SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime
+SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime, {layer}
 FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? AND node.name = ?
 """
 _LIST = """
-SELECT node.name, ifnull(type, X'35'), link, offset, size, sha256, mtime
+SELECT node.name, ifnull(type, X'35'), link, offset, size, sha256, mtime, {layer}
 FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? ORDER BY node.name
 """
+_STEPS_PER_NAME = 8
+_LINK_PER_STEP = 16
 
 
-class Kind(enum.Enum):
-    """What can be served."""
+class _Queries(NamedTuple):
+    find: str
+    list: str
 
-    FILE = enum.auto()
-    DIRECTORY = enum.auto()
+    @classmethod
+    def of(cls, layer: str) -> _Queries:
+        """Those of an index that says in which layer a body is by this expression."""
+        return cls(_FIND.format(layer=layer), _LIST.format(layer=layer))
 
 
-@attrs.frozen
-class Entry:
-    """A file or a directory of the tree. Only a file has bytes, and a `sha256` of them.
-
-    `path` is canonical: no leading slash, no link on the way. `offset` counts in the content file;
-    `mtime` is in seconds since 1970, None where the layer gives none that makes sense. With a
-    `coding`, `offset`, `size` and `sha256` are those of the coded bytes, which lie elsewhere.
-    """
-
-    path: bytes
-    kind: Kind
-    offset: int = 0
-    size: int = 0
-    sha256: bytes = b""
-    mtime: int | None = None
-    coding: bytes = b""
+_IN_BLOB, _MERGED = _Queries.of("0"), _Queries.of("layer")
 
 
 class _Found(NamedTuple):
@@ -73,57 +57,40 @@ class _Found(NamedTuple):
     size: int
     sha256: bytes
     mtime: int | None
+    layer: int
 
 
-class ImageFilesystem:
-    """The files of a published blob. Made by `open`; whoever opened it closes it.
-
-    Look-ups are for one thread, and take microseconds; what blocks, by its docstring, is for any.
-    """
+class Tree:
+    """The names of an image: an index that is open, of one thread alone."""
 
     def __init__(
         self,
         digest: Digest,
         limits: Limits,
         database: sqlite3.Connection,
-        content: int,
-        codings: Codings,
+        queries: _Queries = _IN_BLOB,
     ) -> None:
         self.digest = digest
-        """The digest of the layer."""
-        self.codings = codings
-        """What has been made of its files."""
+        """Of what makes the tree; of the layer, if that is one."""
         self._limits = limits
         self._database = database
         self._cursor = database.cursor()
-        self._content = content
-        self._residency = Residency()
+        self._queries = queries
 
     @classmethod
-    def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
-        """Open the blob in `directory`. Blocks; may be called in any thread.
+    def open(cls, path: Path, digest: Digest, limits: Limits) -> Tree:
+        """Open the tree of several layers, to be closed. Blocks; may be called in any thread.
 
-        :raises BlobDamaged: when an index of our version and a content of its size are not there.
-        :raises OSError: when they cannot be opened.
+        :raises BlobDamaged: when there is no tree of our version at `path`.
         """
-        with ExitStack() as failing:
-            content = os.open(directory / "content", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            failing.callback(os.close, content)
-            codings = Codings.open(directory)
-            failing.callback(codings.close)
-            try:
-                database = _open_index(directory / "index", os.fstat(content).st_size)
-            except (sqlite3.Error, ValueError) as error:
-                raise BlobDamaged(str(digest), str(error)) from error
-            failing.pop_all()
-        return cls(digest, limits, database, content, codings)
+        try:
+            database = _opened(path, merge.APPLICATION_ID, merge.VERSION)
+        except (sqlite3.Error, ValueError) as error:
+            raise BlobDamaged(str(digest), str(error)) from error
+        return cls(digest, limits, database, _MERGED)
 
     def lookup(self, path: bytes) -> Entry:
-        """Find what `path` names, through links, from the root of the tree.
-
-        :raises PathNotFound: when that is no file and no directory, or not to be reached.
-        :raises BlobDamaged: when the index cannot be read.
-        """
+        """See `ImageFilesystem.lookup`."""
         try:
             key, found = path, self._get(path)
             if found is None or found.type == SYMLINK:
@@ -140,30 +107,25 @@ class ImageFilesystem:
         return entry
 
     def names(self, directory: Entry) -> list[bytes]:
-        """The names in a directory, sorted by their bytes; `lookup` tells which can be served."""
+        """See `ImageFilesystem.names`."""
         rows = self._database.execute(
             "SELECT name FROM node WHERE directory = ? ORDER BY name", (directory.path,)
         )
         return [name for (name,) in rows]
 
     def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
-        """The names in a directory and what each leads to, links followed, sorted by their bytes.
-
-        What cannot be served is left out. Blocks, and is for any thread: SQLite takes turns.
-
-        :raises ListingTooLarge: when there are more than `most`, or their links are too tangled.
-        :raises BlobDamaged: when the index cannot be read.
-        """
-        steps = _Steps(self._database, most * _STEPS_PER_NAME)
+        """See `ImageFilesystem.entries`."""
+        steps = _Steps(self._database, self._queries.find, most * _STEPS_PER_NAME)
         try:
-            rows = self._database.execute(_LIST, (directory.path,))
+            rows = self._database.execute(self._queries.list, (directory.path,))
             for count, (name, *row) in enumerate(rows):
                 if count == most:
                     raise ListingTooLarge(_text(directory.path), f"{most} entries")
-                key, found = join(directory.path, name), _Found(*row)
-                entry = _entry(key, found)
+                found = _Found(*row)
                 if found.type == SYMLINK:
                     entry = self._led_to(directory.path, name, steps)
+                else:
+                    entry = _entry(join(directory.path, name), found)
                 if steps.left < 0:
                     raise ListingTooLarge(_text(directory.path), "the time its links may take")
                 if entry is not None:
@@ -179,95 +141,31 @@ class ImageFilesystem:
             return None
         return None if missing else _entry(key, found)
 
-    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
-        """The same file in a content coding; None when that is not known yet."""
-        made = self.codings.get(entry.sha256, coding)
-        if not isinstance(made, Coded):
-            return made
-        path, kind, mtime = entry.path, entry.kind, entry.mtime
-        return Entry(path, kind, made.offset, made.size, made.sha256, mtime, coding)
-
-    def read(self, entry: Entry, offset: int, length: int) -> bytes:
-        """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
-
-        :raises BlobDamaged: when the content is shorter than the index says.
-        """
-        pieces = []
-        at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
-        descriptor = self.descriptor_of(entry)
-        while at < end:
-            piece = os.pread(descriptor, end - at, at)
-            if not piece:
-                raise BlobDamaged(str(self.digest), "its content is cut short")
-            pieces.append(piece)
-            at += len(piece)
-        return b"".join(pieces)
-
-    def read_cached(self, entry: Entry, offset: int, length: int) -> bytes | None:
-        """The same without blocking: what of it is in memory, None when nothing is."""
-        length = min(length, entry.size - offset)
-        if length <= 0:
-            return b""
-        buffer = bytearray(length)
-        try:
-            at = entry.offset + offset
-            read = os.preadv(self.descriptor_of(entry), [buffer], at, os.RWF_NOWAIT)
-        except OSError:  # Not in memory; or a file system that cannot tell.
-            return None
-        return bytes(memoryview(buffer)[:read]) or None
-
-    def descriptor_of(self, entry: Entry) -> int:
-        """The descriptor of the file that has an entry's bytes, from its `offset` on."""
-        return self.codings.descriptor if entry.coding else self._content
-
-    def is_cached(self, entry: Entry, offset: int, length: int) -> bool:
-        """Whether all of that is in memory, as far as anybody can tell."""
-        return self._residency.has(self.descriptor_of(entry), entry.offset + offset, length)
-
-    def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
-        """Bring it into memory, where it stays as long as there is room. Blocks.
-
-        :raises BlobDamaged: when the content is shorter than the index says.
-        """
-        at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
-        descriptor = self.descriptor_of(entry)
-        # The disk goes on with what is probably asked for next, while this is being sent.
-        ahead = min(_AHEAD, entry.offset + entry.size - at)
-        os.posix_fadvise(descriptor, at, ahead, os.POSIX_FADV_WILLNEED)
-        while at < end:
-            touched = len(os.pread(descriptor, min(end - at, _TOUCH), at))
-            if not touched:
-                raise BlobDamaged(str(self.digest), "its content is cut short")
-            at += touched
-
     def close(self) -> None:
-        """Close all files. Idempotent."""
-        content, self._content = self._content, -1
-        if content >= 0:
-            os.close(content)
+        """Close the index. Idempotent."""
         self._database.close()
-        self.codings.close()
 
     def _get(self, key: bytes) -> _Found | None:
-        return _find(self._cursor, key)
+        return _find(self._cursor, self._queries.find, key)
 
 
 class _Steps:
     """Look-ups for one thread, and how many more of them there may be."""
 
-    def __init__(self, database: sqlite3.Connection, most: int) -> None:
+    def __init__(self, database: sqlite3.Connection, find: str, most: int) -> None:
         self.left = most
         self._cursor = database.cursor()
+        self._find = find
 
     def get(self, key: bytes) -> _Found | None:
         """The node at `key`, to which links without end are as good as none."""
-        found = _find(self._cursor, key)
+        found = _find(self._cursor, self._find, key)
         self.left -= 1 if found is None else 1 + len(found.link or b"") // _LINK_PER_STEP
         return found if self.left >= 0 else None
 
 
-def _find(cursor: sqlite3.Cursor, key: bytes) -> _Found | None:
-    row = cursor.execute(_FIND, parted(key)).fetchone()
+def _find(cursor: sqlite3.Cursor, query: str, key: bytes) -> _Found | None:
+    row = cursor.execute(query, parted(key)).fetchone()
     return None if row is None else _Found(*row)
 
 
@@ -277,20 +175,123 @@ def _entry(key: bytes, found: _Found | None) -> Entry | None:
         return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
     if found.type != REGULAR:
         return None
-    return Entry(key, Kind.FILE, found.offset, found.size, found.sha256, found.mtime)
+    _, _, offset, size, sha256, mtime, layer = found
+    return Entry(key, Kind.FILE, offset, size, sha256, mtime, b"", layer)
+
+
+class ImageFilesystem:
+    """The files of an image: its tree, and the blobs that have their bytes, the lowest first.
+
+    Look-ups are for one thread, and take microseconds; what blocks, by its docstring, is for any.
+    """
+
+    def __init__(self, tree: Tree, contents: Sequence[Content]) -> None:
+        self.digest = tree.digest
+        """Of what makes the tree; of the layer, if that is one."""
+        self.tree = tree
+        self.contents = contents
+
+    @classmethod
+    def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
+        """Open the blob in `directory`, to be closed. Blocks; may be called in any thread.
+
+        :raises BlobDamaged: when an index of our version and a content of its size are not there.
+        :raises OSError: when they cannot be opened.
+        """
+        with ExitStack() as failing:
+            content = Content.open(directory, digest)
+            failing.callback(content.close)
+            try:
+                database = _open_index(directory / "index", content.size)
+            except (sqlite3.Error, ValueError) as error:
+                raise BlobDamaged(str(digest), str(error)) from error
+            failing.pop_all()
+        return cls(Tree(digest, limits, database), (content,))
+
+    @property
+    def codings(self) -> Codings:
+        """What has been made of the files of a single blob."""
+        return self.contents[0].codings
+
+    def lookup(self, path: bytes) -> Entry:
+        """Find what `path` names, through links, from the root of the tree.
+
+        :raises PathNotFound: when that is no file and no directory, or not to be reached.
+        :raises BlobDamaged: when the index cannot be read.
+        """
+        return self.tree.lookup(path)
+
+    def names(self, directory: Entry) -> list[bytes]:
+        """The names in a directory, sorted by their bytes; `lookup` tells which can be served."""
+        return self.tree.names(directory)
+
+    def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
+        """The names in a directory and what each leads to, links followed, sorted by their bytes.
+
+        What cannot be served is left out. Blocks, and is for any thread: SQLite takes turns.
+
+        :raises ListingTooLarge: when there are more than `most`, or their links are too tangled.
+        :raises BlobDamaged: when the index cannot be read.
+        """
+        return self.tree.entries(directory, most)
+
+    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
+        """The same file in a content coding; None when that is not known yet."""
+        return self.contents[entry.layer].coded(entry, coding)
+
+    def read(self, entry: Entry, offset: int, length: int) -> bytes:
+        """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
+
+        :raises BlobDamaged: when the content is shorter than the index says.
+        """
+        return self.contents[entry.layer].read(entry, offset, length)
+
+    def read_cached(self, entry: Entry, offset: int, length: int) -> bytes | None:
+        """The same without blocking: what of it is in memory, None when nothing is."""
+        return self.contents[entry.layer].read_cached(entry, offset, length)
+
+    def descriptor_of(self, entry: Entry) -> int:
+        """The descriptor of the file that has an entry's bytes, from its `offset` on."""
+        return self.contents[entry.layer].descriptor_of(entry)
+
+    def is_cached(self, entry: Entry, offset: int, length: int) -> bool:
+        """Whether all of that is in memory, as far as anybody can tell."""
+        return self.contents[entry.layer].is_cached(entry, offset, length)
+
+    def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
+        """Bring it into memory, where it stays as long as there is room. Blocks.
+
+        :raises BlobDamaged: when the content is shorter than the index says.
+        """
+        self.contents[entry.layer].read_ahead(entry, offset, length)
+
+    def close(self) -> None:
+        """Close all files. Idempotent."""
+        self.tree.close()
+        for content in self.contents:
+            content.close()
 
 
 def _open_index(path: Path, content_size: int) -> sqlite3.Connection:
+    database = _opened(path, index.APPLICATION_ID, index.VERSION)
+    try:
+        if database.execute("SELECT size FROM content").fetchall() != [(content_size,)]:
+            raise ValueError("its content is of another size")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _opened(path: Path, application: int, version: int) -> sqlite3.Connection:
     # Immutable: no locks, and no look at whether it has changed.
     database = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
     )
     try:
-        version = (APPLICATION_ID, VERSION)
-        if (_pragma(database, "application_id"), _pragma(database, "user_version")) != version:
+        found = _pragma(database, "application_id"), _pragma(database, "user_version")
+        if found != (application, version):
             raise ValueError("its index is of another version")
-        if database.execute("SELECT size FROM content").fetchall() != [(content_size,)]:
-            raise ValueError("its content is of another size")
     except BaseException:
         database.close()
         raise
