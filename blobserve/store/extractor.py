@@ -16,13 +16,12 @@ import attrs
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer, ContentMismatch
 from blobserve.oci.manifest import Descriptor
-from blobserve.store.decompress import Decompressor
 from blobserve.store.index import Index
 from blobserve.store.nodes import create, disk_errors
+from blobserve.store.plain import stage_for
 from blobserve.store.tar import Member, Reader
 
 _EXTENT = 8 << 20
-_PARTS_PER_ENTRY = 4  # eStargz and zstd:chunked begin one for a header, and one for a body.
 
 
 @attrs.frozen
@@ -46,8 +45,7 @@ class Extractor:
         self._descriptor = descriptor
         self._received = 0
         self._hash = descriptor.digest.hasher()
-        parts = _PARTS_PER_ENTRY * limits.entries
-        self._decompressor = Decompressor(descriptor.media_type, most_parts=parts)
+        self._decompressor = stage_for(descriptor, limits)
         self._reader = Reader(limits)
         self._problem: BadLayer | None = None
         self._members: deque[Member] = deque()

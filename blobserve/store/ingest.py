@@ -183,13 +183,15 @@ class Ingest:
     async def _extract(self) -> Extracted:
         await self._interruptible(self._room.ask(self, OVERHEAD))
         extractor = await self._job(self._bench.begin, self._bench.begin)
-        while self._buffer or not self._complete:
+        begun = False  # An empty file has no bytes, and yet a name.
+        while self._buffer or not (self._complete and begun):
             if len(self._buffer) < JOB_SIZE and not self._complete:
                 self._idle = Deferred()
                 await self._interruptible(self._idle)
                 continue
             chunk = bytes(self._buffer[:JOB_SIZE])
             del self._buffer[:JOB_SIZE]
+            begun = True
             self._pace()
             missing = await self._job(partial(extractor.feed, chunk), extractor.go_on)
             while missing:
