@@ -180,10 +180,16 @@ async def test_wrong_bytes(tmp_path: Path) -> None:
 async def test_a_policy_of_layers(tmp_path: Path) -> None:
     """A reload that changes which layers of images are served changes nothing for an artifact."""
     async with serving(tmp_path) as site:
-        push(site, Artifact.of({"a.txt": b"a", "b.txt": b"b"}))
+        push(site, Artifact.of({"a.txt": b"a", "b.txt": b"", "c.txt": b"c"}))
         for layers in ("first", "all", "first"):
             site.rule(layers=layers)
-            assert await body(site, "b.txt") == b"b"
+            assert await body(site, "b.txt") == b""
+            assert await body(site, "c.txt") == b"c"
+            missing = await site.fetch(f"/{TAG}/d.txt")
+            assert missing.body == b"no such file: /d.txt\n"
+            lease = site.store.lease_at_once(Reference.parse(TAG))
+            assert lease is not None
+            lease.release()
         resolved = [method for method, _ in site.source.requests if method == "resolve"]
         assert len(resolved) == 1
 

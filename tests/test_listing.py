@@ -454,3 +454,18 @@ async def test_configured_repositories_alone(tmp_path: Path) -> None:
         assert (await site.fetch(f"/{other}:v1/docs/")).status == 404
         site.rule(REPOSITORY)
         assert (await site.fetch(f"/{TAG}/docs/")).status == 404
+
+
+@within(30)
+async def test_merged_layers(tmp_path: Path) -> None:
+    """Of several layers what they make together is listed, and nothing that one of them hides."""
+    lower = [File(b"docs/a.txt", b"old"), File(b"docs/b.txt", b"b"), Symlink(b"docs/l", b"b.txt")]
+    upper = [File(b"docs/a.txt", b"new!"), File(b"docs/.wh.b.txt", b""), File(b"docs/c", b"")]
+    async with serving(tmp_path) as site:
+        layers_ = tuple(Layer.of_tar(layer(each, "none")) for each in (lower, upper))
+        site.source.push(Reference.parse(TAG), packed(Image(layers_)))
+        site.rule(listing=True, layers="all")
+        found = {each["name"]: each["size"] for each in await listed(site)}
+        assert found == {"a.txt": 4, "c": 0}
+        site.rule(listing=True)
+        assert [each["name"] for each in await listed(site)] == ["a.txt", "b.txt", "l"]
