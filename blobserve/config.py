@@ -44,6 +44,7 @@ class Limits:
     layers: int = 256
     unpacked_size: int | None = None
     rewrite_size: int = 8 * MIB
+    listing_entries: int = 100_000
     parallel_downloads: int = 10
     queued_downloads: int = 1000
     connect_timeout: float = 10.0
@@ -80,6 +81,14 @@ class InlineVariable:
 
 
 @attrs.frozen
+class LocalSource:
+    """Images in a directory or a file of this host, in one of the forms that tools write."""
+
+    form: Literal["oci", "oci-archive", "docker-archive"]
+    path: Path
+
+
+@attrs.frozen
 class RepositoryRules:
     """What the configuration says of one repository, or of all that match one key."""
 
@@ -104,8 +113,8 @@ class RepositoryRules:
     """What text is compressed with here, for clients that accept it."""
     precompressed: bool = False
     """Whether ``app.js.br`` in the image is ``app.js`` in another coding, and so on."""
-    source: Path | None = None
-    """The directory of an OCI image layout to serve from, instead of a registry."""
+    source: LocalSource | None = None
+    """Where to serve from, instead of a registry."""
 
     def is_immutable_tag(self, tag: str) -> bool:
         """Whether this tag is promised never to move."""

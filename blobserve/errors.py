@@ -193,6 +193,17 @@ class RuleTooLarge(UpstreamError):
         return f"{self.path} is larger than {self.limit} bytes, too large for its {self.rule} rule"
 
 
+@attrs.define(slots=False)
+class ListingTooLarge(UpstreamError):
+    """A directory with more in it than is listed; `limit` in words."""
+
+    path: str
+    limit: str
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be listed: that would take more than {self.limit}"
+
+
 # --- Coming again is right -----------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """Where each repository's images come from, by the configuration of the moment.
 
-Makes registries and layouts as they are first asked for and keeps them, so that connections and
-tokens are shared; remembers how each last answered, for whoever looks at the server's health.
+Makes registries and archives as they are first asked for and keeps them, so that connections,
+tokens and what is known of files are shared; remembers how each registry last answered, for whoever
+looks at the server's health.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import attrs
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IConsumer, IReactorTime
 
-from blobserve.config import Config, RegistryRules
+from blobserve.config import Config, LocalSource, RegistryRules
 from blobserve.errors import BlobserveError, NotFound
 from blobserve.metrics import Metrics
+from blobserve.oci.archive import Archive
 from blobserve.oci.credentials import Keychain
 from blobserve.oci.digest import Digest
+from blobserve.oci.docker_archive import DockerArchive
+from blobserve.oci.files import Directory, Files
 from blobserve.oci.layout import Layout
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.reference import Reference, Repository
@@ -41,6 +45,7 @@ class Sources:
         self._registries: dict[tuple[str, bool], Registry] = {}
         self._retired: list[Registry] = []
         self._answers: dict[str, _Answer] = {}
+        self._files: dict[LocalSource, Files] = {}
         self._config = config
         self._keychain = Keychain(config.docker_auth, os.environ)
         self.reload(config)
@@ -53,6 +58,11 @@ class Sources:
         if config.docker_auth != self._config.docker_auth:
             self._keychain = Keychain(config.docker_auth, os.environ)
         self._keychain.forget_answers()
+        sources = {rules.source for rules in config.repos.values()}
+        if config.limits != self._config.limits:
+            sources = set()
+        # What is known of an archive can have taken long to find out.
+        self._files = {each: files for each, files in self._files.items() if each in sources}
         self._config = config
         hosts = {key.partition("/")[0] for key, rules in config.repos.items() if not rules.source}
         self._named = frozenset(hosts | set(config.registries))
@@ -61,7 +71,7 @@ class Sources:
         """The source of a repository; of one that is not listed, its registry asked anonymously."""
         rules = self._config.rules_for(repository)
         if rules is not None and rules.source is not None:
-            return Layout(rules.source, self._disk, self._config.limits)
+            return Layout(self._files_of(rules.source), self._disk, self._config.limits)
         is_listed = rules is not None and rules.listed
         key = repository.registry, is_listed
         if key not in self._registries:
@@ -81,6 +91,18 @@ class Sources:
         registries = [*self._retired, *self._registries.values()]
         self._retired, self._registries = [], {}
         await DeferredList([Deferred.fromCoroutine(each.close()) for each in registries])
+
+    def _files_of(self, source: LocalSource) -> Files:
+        files = self._files.get(source)
+        if files is None:
+            files = self._files[source] = self._opened(source)
+        return files
+
+    def _opened(self, source: LocalSource) -> Files:
+        if source.form == "oci":
+            return Directory(source.path)
+        make = Archive if source.form == "oci-archive" else DockerArchive
+        return make(source.path, self._disk, self._config.limits)
 
     def _registry(self, host: str, is_listed: bool) -> Registry:
         return Registry(

@@ -20,6 +20,7 @@ from blobserve.config import (
     Config,
     InlineVariable,
     Limits,
+    LocalSource,
     RegistryRules,
     Replacement,
     RepositoryRules,
@@ -92,7 +93,7 @@ blobserve:
       immutableTags: ["commit-*"]
       immutablePaths: ["assets/*"]
       headers: {access-control-allow-origin: "*"}
-      listing: false
+      listing: true
       fallback: /index.html
       notFound: /404.html
       earlyServe: true
@@ -113,10 +114,11 @@ blobserve:
             immutable_tags=("commit-*",),
             immutable_paths=("assets/*",),
             headers=(("Access-Control-Allow-Origin", "*"),),
+            listing=True,
             fallback="/index.html",
             not_found="/404.html",
             early_serve=True,
-            source=tmp_path / "site",
+            source=LocalSource("oci", tmp_path / "site"),
         )
     }
 
@@ -477,7 +479,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"listing": True}, "listing: True: not yet"),
+        ({"listing": "on"}, 'listing: expected true or false, got text "on"'),
         ({"layers": "last"}, 'layers: expected first or all, got text "last"'),
         ({"workdir": "/a/../b"}, "workdir: a path in an image has no .. in it"),
         (
@@ -488,8 +490,14 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
             {"notFound": "/404/"},
             'notFound: expected path of a file that begins with /, got text "/404/"',
         ),
-        ({"source": "/x"}, 'source: expected oci:<directory>, got text "/x"'),
+        (
+            {"source": "/x"},
+            "source: expected oci:<directory>, oci-archive:<file> or docker-archive:<file>,"
+            ' got text "/x"',
+        ),
         ({"source": "oci:/nowhere"}, "source: there is no directory /nowhere"),
+        ({"source": "oci-archive:/x.tar"}, "source: there is no file /x.tar"),
+        ({"source": "docker-archive:/"}, "source: there is no file /"),
         ({"source": "oci:/"}, "source: / is no image layout: no index.json in it"),
         (
             {"platform": "linux"},

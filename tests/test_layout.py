@@ -18,6 +18,7 @@ from blobserve.errors import (
     RegistryFailed,
 )
 from blobserve.oci.digest import Digest
+from blobserve.oci.files import Directory
 from blobserve.oci.layout import Layout
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.reference import Reference
@@ -42,7 +43,7 @@ def directory(tmp_path: Path) -> Path:
 
 def layout(directory: Path, limits: Limits | None = None) -> Layout:
     """A source of that directory."""
-    return Layout(directory, InlineThreads(), limits or Limits())
+    return Layout(Directory(directory), InlineThreads(), limits or Limits())
 
 
 def blob_file(directory: Path, digest: Digest) -> Path:

@@ -17,7 +17,8 @@ from blobserve.config import InlineVariable, Limits, Replacement, RepositoryRule
 from blobserve.errors import BadRequest
 from blobserve.store.tree import Entry, Kind
 from blobserve.threads import OwnThreads
-from blobserve.web.rewrite import CAPACITY, Edit, edits_for, parse_variables
+from blobserve.web.rewrite import Edit, edits_for, parse_variables
+from blobserve.web.views import CAPACITY
 from tests.rig.images import Link
 from tests.rig.within import within
 from tests.sites import TAG, Serving, serving

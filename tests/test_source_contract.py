@@ -1,4 +1,4 @@
-"""The four sources, each held to the contract."""
+"""The sources, each held to the contract."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Any
 import attrs
 import pytest
 
+from blobserve.config import Limits
+from blobserve.oci.archive import Archive
+from blobserve.oci.docker_archive import DockerArchive
+from blobserve.oci.files import Directory
 from blobserve.oci.layout import Layout
 from blobserve.oci.reference import Reference
 from blobserve.testing import MadeImage, MemorySource
 from blobserve.threads import OwnThreads
 from tests.contract_source import SourceContract
+from tests.rig.archives import packed, saved_of_old
 from tests.rig.images import write_layout
 from tests.scripted import listening
 from tests.sources import registry_at
@@ -74,9 +79,55 @@ class TestLayout(SourceContract):
         threads = OwnThreads(reactor, 2, "layout")
         threads.start()
         try:
-            yield Layout(self.directory, threads), SITE
+            yield Layout(Directory(self.directory), threads), SITE
         finally:
             threads.stop()
+
+
+class Kept(SourceContract):
+    """An archive."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    @asynccontextmanager
+    async def threads(self) -> AsyncIterator[OwnThreads]:
+        """Real ones."""
+        from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+        threads = OwnThreads(reactor, 2, "archive")
+        threads.start()
+        try:
+            yield threads
+        finally:
+            threads.stop()
+
+
+class TestOciArchive(Kept):
+    """A layout in a tar file."""
+
+    @asynccontextmanager
+    async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
+        """See `SourceContract.holding`."""
+        layout = write_layout(self.directory / "layout", {"v1": _RigImage.of(image)})
+        archive = self.directory / "archive.tar"
+        archive.write_bytes(packed(layout))
+        async with self.threads() as threads:
+            yield Layout(Archive(archive, threads, Limits()), threads), SITE
+
+
+class TestDockerArchive(Kept):
+    """What `docker save` writes. The manifest is made anew, and is this one of the image."""
+
+    @asynccontextmanager
+    async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
+        """See `SourceContract.holding`."""
+        archive = self.directory / "archive.tar"
+        layers = [image.blobs[layer.digest] for layer in image.layers]
+        archive.write_bytes(saved_of_old({"site:v1": layers}))
+        async with self.threads() as threads:
+            yield Layout(DockerArchive(archive, threads, Limits()), threads), SITE
 
 
 @attrs.frozen

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from blobserve.config import Limits
 from blobserve.errors import BadLayer
-from blobserve.store.header import parse_pax
 from blobserve.store.tar import Member, Reader
+from blobserve.tarheader import parse_pax
 from tests.hostile.streams import BAD_RECORDS, FILE, FRAMED, INNER, REFUSED
 from tests.layers import (
     BLOCK,

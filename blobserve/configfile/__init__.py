@@ -137,13 +137,13 @@ _REPOSITORY: Keys = {
     "immutableTags": ("immutable_tags", each(kinds.filled)),
     "immutablePaths": ("immutable_paths", each(names.image_path)),
     "headers": ("headers", _headers),
-    "listing": ("listing", kinds.unless(True, kinds.flag)),
+    "listing": ("listing", kinds.flag),
     "fallback": ("fallback", names.page),
     "notFound": ("not_found", names.page),
     "earlyServe": ("early_serve", kinds.flag),
     "codings": ("codings", each(kinds.one_of("zstd", "gzip"))),
     "precompressed": ("precompressed", kinds.flag),
-    "source": ("source", kinds.layout),
+    "source": ("source", kinds.source),
 }
 
 _REGISTRY: Keys = {

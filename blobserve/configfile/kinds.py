@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 from twisted.internet.endpoints import serverFromString
 
-from blobserve.config import BACKLOG, Address, Network
+from blobserve.config import BACKLOG, Address, LocalSource, Network
 from blobserve.configfile.place import Kind, Place, each
 
 T = TypeVar("T")
@@ -127,8 +127,7 @@ def path(place: Place) -> Path:
 
 def file(place: Place) -> Path:
     """The path of a file that is there."""
-    found = path(place)
-    return found if found.is_file() else refuse(place, f"there is no file {found}")
+    return _there(place, path(place))
 
 
 def optional_file(place: Place) -> Path | None:
@@ -136,16 +135,21 @@ def optional_file(place: Place) -> Path | None:
     return file(place) if text(place) else None
 
 
-def layout(place: Place) -> Path:
-    """An OCI image layout: ``oci:<directory>``."""
-    scheme, colon, name = text(place).partition(":")
-    if scheme != "oci" or not colon or not name:
-        raise place.expected("oci:<directory>")
+def source(place: Place) -> LocalSource:
+    """Images of this host: ``<form>:<path>``."""
+    form, colon, name = text(place).partition(":")
+    if form not in ("oci", "oci-archive", "docker-archive") or not colon or not name:
+        raise place.expected("oci:<directory>, oci-archive:<file> or docker-archive:<file>")
     found = place.document.directory / Path(name).expanduser()
+    if form == "oci-archive":
+        return LocalSource("oci-archive", _there(place, found))
+    if form == "docker-archive":
+        return LocalSource("docker-archive", _there(place, found))
     if not found.is_dir():
         raise place.wrong(f"there is no directory {found}")
-    is_layout = (found / "index.json").is_file()
-    return found if is_layout else refuse(place, f"{found} is no image layout: no index.json in it")
+    if not (found / "index.json").is_file():
+        raise place.wrong(f"{found} is no image layout: no index.json in it")
+    return LocalSource("oci", found)
 
 
 def log_file(place: Place) -> str:
@@ -196,6 +200,10 @@ def network(place: Place) -> Network:
         return ipaddress.ip_network(text(place))
     except ValueError as error:
         raise place.wrong(f"expected a network such as 10.0.0.0/8: {error}") from error
+
+
+def _there(place: Place, found: Path) -> Path:
+    return found if found.is_file() else refuse(place, f"there is no file {found}")
 
 
 def refuse(place: Place, problem: str) -> NoReturn:

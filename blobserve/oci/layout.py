@@ -1,14 +1,11 @@
-"""The layout: images in a directory, as OCI image-spec image-layout.md has it.
+"""The layout: images in files, as OCI image-spec image-layout.md has it.
 
 A `Source` that reads files in threads. Whatever repository it is asked for, it is this one. The
-only names that reach the file system are digests. Knows nothing of registries.
+only names that it asks its files for are digests. Knows nothing of registries, nor where the files
+are.
 """
 
 from __future__ import annotations
-
-import os
-import stat
-from pathlib import Path
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IPushProducer
@@ -24,46 +21,53 @@ from blobserve.errors import (
 )
 from blobserve.oci import manifest
 from blobserve.oci.digest import Digest
+from blobserve.oci.files import Files
 from blobserve.oci.manifest import INDEX_TYPES, Descriptor, Index
 from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Document, Refreshed
 from blobserve.threads import Threads
 
-_NAME = "oci layout"
 _USUAL = Limits()
-_TAG = "org.opencontainers.image.ref.name"
+NAME_ANNOTATION = "org.opencontainers.image.ref.name"
+"""What an image is called in an index: a tag, or all of a reference."""
+
 _CHUNK = 256 << 10
 
 
 class Layout:
     """One OCI image layout. See `Source` for what the methods do.
 
-    A tag is an annotation ``org.opencontainers.image.ref.name`` in its index; of several, the last
-    counts. Nothing is kept open, so the directory may be replaced at any time.
+    A tag is an annotation `NAME_ANNOTATION` in its index, or what that ends with after a colon; of
+    several, the last counts, one that is the whole reference before all others. Nothing is kept
+    open, so the files may be replaced at any time.
     """
 
-    def __init__(self, directory: Path, threads: Threads, limits: Limits = _USUAL) -> None:
-        self._directory = directory
+    def __init__(self, files: Files, threads: Threads, limits: Limits = _USUAL) -> None:
+        self._files = files
         self._threads = threads
         self._limits = limits
 
     async def resolve(self, reference: Reference) -> Document:
         """See `Source.resolve`."""
+        await self._files.ready()
         return await self._threads.run(self._document, reference)
 
     async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
         """See `Source.refresh`."""
+        await self._files.ready()
         listed = await self._threads.run(self._listed, reference)
         return Refreshed(listed.digest)
 
     async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
         """See `Source.holds`."""
-        return await self._threads.run(self._blob(descriptor.digest).is_file)
+        await self._files.ready()
+        return await self._threads.run(self._files.has, _blob(descriptor.digest))
 
     async def fetch(
         self, repository: Repository, descriptor: Descriptor, consumer: IConsumer
     ) -> None:
         """See `Source.fetch`."""
+        await self._files.ready()
         flow = _Flow()
         consumer.registerProducer(flow, True)
         try:
@@ -80,17 +84,18 @@ class Layout:
         self, repository: Repository, descriptor: Descriptor, start: int, length: int
     ) -> bytes:
         """See `Source.read`."""
+        await self._files.ready()
         return await self._threads.run(self._part, descriptor, start, length)
 
     def _document(self, reference: Reference) -> Document:
         listed = self._listed(reference)
         limit = self._limits.manifest_size
         try:
-            content, _ = _read(self._blob(listed.digest), 0, limit + 1)
+            content, _ = self._files.read(_blob(listed.digest), 0, limit + 1)
         except FileNotFoundError as error:
             raise ImageNotFound(str(reference)) from error
         except OSError as error:
-            raise RegistryFailed(_NAME, "a manifest cannot be read") from error
+            raise self._failed("a manifest cannot be read") from error
         if len(content) > limit:
             raise BadImage(str(reference), f"its manifest exceeds {limit} bytes")
         if Digest.of(content, listed.digest.algorithm) != listed.digest:
@@ -99,23 +104,24 @@ class Layout:
 
     def _listed(self, reference: Reference) -> Descriptor:
         """What the index says of a reference; of a digest that it does not list, nothing at all."""
-        digest = reference.digest
-        for each in reversed(self._index().manifests):
-            is_tagged = digest is None and each.annotations.get(_TAG) == reference.tag
-            if is_tagged or each.digest == digest:
-                return each
-        if digest is None:
+        digest, listed = reference.digest, self._index().manifests
+        if digest is not None:
+            found = [each for each in listed if each.digest == digest]
+            return found[-1] if found else Descriptor("", digest, 0)
+        tagged = [each for each in listed if _name(each).rpartition(":")[2] == reference.tag]
+        named = [each for each in tagged if _name(each) == str(reference)]
+        if not tagged:
             raise ImageNotFound(str(reference))
-        return Descriptor("", digest, 0)
+        return (named or tagged)[-1]
 
     def _index(self) -> Index:
         try:
-            content, _ = _read(self._directory / "index.json", 0, self._limits.manifest_size)
+            content, _ = self._files.read("index.json", 0, self._limits.manifest_size)
             index = manifest.parse(content, INDEX_TYPES[0], self._limits)
         except (OSError, BadImage) as error:
-            raise RegistryFailed(_NAME, "it has no index.json that can be used") from error
+            raise self._failed("it has no index.json that can be used") from error
         if not isinstance(index, Index):
-            raise RegistryFailed(_NAME, "its index.json is no index")
+            raise self._failed("its index.json is no index")
         return index
 
     def _chunk(self, descriptor: Descriptor, offset: int) -> bytes:
@@ -124,17 +130,25 @@ class Layout:
     def _part(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
         digest = str(descriptor.digest)
         try:
-            content, size = _read(self._blob(descriptor.digest), offset, length)
+            content, size = self._files.read(_blob(descriptor.digest), offset, length)
         except FileNotFoundError as error:
             raise BlobNotFound(digest) from error
         except OSError as error:
-            raise RegistryFailed(_NAME, "a blob cannot be read") from error
+            raise self._failed("a blob cannot be read") from error
         if size != descriptor.size:
             raise ContentMismatch(digest, f"it has {size} bytes, not {descriptor.size}")
         return content
 
-    def _blob(self, digest: Digest) -> Path:
-        return self._directory / "blobs" / digest.algorithm / digest.hex
+    def _failed(self, problem: str) -> RegistryFailed:
+        return RegistryFailed(self._files.name, problem)
+
+
+def _name(listed: Descriptor) -> str:
+    return listed.annotations.get(NAME_ANNOTATION, "")
+
+
+def _blob(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
 @implementer(IPushProducer)
@@ -167,21 +181,3 @@ class _Flow:
         """See `IProducer.stopProducing`."""
         self._is_stopped = True
         self.resumeProducing()
-
-
-def _read(path: Path, offset: int, length: int) -> tuple[bytes, int]:
-    """Up to `length` bytes of a regular file, and how many it has in all.
-
-    :raises OSError: when it cannot be read, or is no regular file.
-    """
-    # O_NONBLOCK: a FIFO in its place would hold this thread until somebody writes.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0):
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileNotFoundError(path)
-        chunks = []
-        while length and (chunk := os.pread(descriptor, length, offset)):
-            chunks.append(chunk)
-            offset, length = offset + len(chunk), length - len(chunk)
-        return b"".join(chunks), status.st_size

@@ -8,6 +8,7 @@ are never looked at.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from blobserve.errors import BadImage, MalformedReference, PlatformNotFound
+from blobserve.oci.artifact import TITLE, check_apart, is_packed, path_of
 from blobserve.oci.digest import Digest
 from blobserve.oci.strict_json import parse_object
 
@@ -30,10 +32,15 @@ INDEX_TYPES = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 
+_CONFIG_TYPES = (
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+)
 _SCHEMA_1_TYPES = {
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 }
+_NO_SIZE = "the size in a descriptor is no positive number of bytes"
 _SHAPES = {"manifests": True, "layers": False}
 # What plain web servers and careless registries say of any document: as good as nothing.
 _GENERIC_TYPES = ("", "application/json", "text/plain", "application/octet-stream")
@@ -89,6 +96,20 @@ class Descriptor:
     size: int
     annotations: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     platform: Platform | None = None
+    file: str | None = None
+    """The path of what is a plain file of an artifact; of what is a layer, None."""
+
+    @property
+    def kept_as(self) -> Digest:
+        """What names what is made of it: a file is not kept as a layer of the same bytes is.
+
+        Nor as the same file under another path.
+        """
+        if self.file is None:
+            return self.digest
+        named = f"file {self.digest} {self.file}"
+        # Hashed twice: no layer has such a digest, whatever somebody puts into one.
+        return Digest.of(hashlib.sha256(named.encode()).digest())
 
     @property
     def is_index(self) -> bool:
@@ -110,9 +131,13 @@ _ATTESTATION_PLATFORM = Platform("unknown", "unknown")
 
 @attrs.frozen
 class Manifest:
-    """One image: its layers, lowest first; there may be none, or the same one twice."""
+    """One image: its layers, lowest first; there may be none, or the same one twice.
+
+    Or an artifact: its files, and directories that were packed, which are layers.
+    """
 
     layers: tuple[Descriptor, ...]
+    is_artifact: bool = False
 
 
 @attrs.frozen
@@ -151,19 +176,53 @@ def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | Index:
     `media_type` is what its source called it, parameters and all; empty where it said nothing.
 
     :raises BadImage: for every other document, for one that contradicts itself, its media type or
-        a limit, and for an artifact that is no image.
+        a limit, and for an artifact without files that could be served.
     """
     try:
         document = parse_object(content)
         if _is_index(document, media_type.partition(";")[0].strip().lower()):
             return Index(_descriptors(document, "manifests"))
         layers = _descriptors(document, "layers", limits.layers)
-        if not all(_LAYER_TYPE.fullmatch(layer.media_type) for layer in layers):
-            raise ValueError("it is an artifact, or it has layers that are no tar archives")
+        is_tar = all(_LAYER_TYPE.fullmatch(layer.media_type) for layer in layers)
+        if not is_tar or not _is_image_config(document.get("config")):
+            files = _files(layers, limits)
+            if files:
+                return Manifest(files, is_artifact=True)
+        if not is_tar:
+            raise ValueError(
+                "it is an artifact without titles, or it has layers that are no tar archives"
+            )
+        if not all(layer.size for layer in layers):
+            raise ValueError(_NO_SIZE)
         return Manifest(layers)
     except ValueError as error:
         # Every ValueError in this room says what is wrong with the document, in words of ours.
         raise BadImage(f"manifest {Digest.of(content)}", str(error)) from error
+
+
+def _is_image_config(config: object) -> bool:
+    """Whether this describes the configuration of an image, as far as it describes anything."""
+    return not isinstance(config, dict) or config.get("mediaType") in _CONFIG_TYPES
+
+
+def _files(layers: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor, ...]:
+    """What of an artifact has a title, as files; packed directories as the layers that they are."""
+    files = []
+    for layer in dict.fromkeys(layers):
+        title = layer.annotations.get(TITLE)
+        if title is None:
+            continue
+        if is_packed(layer.annotations) and _LAYER_TYPE.fullmatch(layer.media_type):
+            if not layer.size:
+                raise ValueError(_NO_SIZE)
+            files.append(layer)
+            continue
+        path = path_of(title)
+        if len(path.encode()) > limits.name_size:
+            raise ValueError(f"a title in it is longer than {limits.name_size} bytes")
+        files.append(attrs.evolve(layer, file=path))
+    check_apart(layer.file for layer in files if layer.file is not None)
+    return tuple(files)
 
 
 def _is_index(document: _JsonObject, media_type: str) -> bool:
@@ -201,17 +260,17 @@ def _descriptors(
         raise ValueError(f"its {member} are no list")
     if limit is not None and len(listed) > limit:
         raise ValueError(f"it has {len(listed)} {member}, more than {limit}")
-    return tuple(map(_descriptor, listed))
+    return tuple(_descriptor(each, may_be_empty=member == "layers") for each in listed)
 
 
-def _descriptor(value: object) -> Descriptor:
+def _descriptor(value: object, may_be_empty: bool) -> Descriptor:
     if not isinstance(value, dict):
         raise ValueError("a descriptor is no JSON object")
     media_type, digest, size = (value.get(name) for name in ("mediaType", "digest", "size"))
     if not isinstance(media_type, str) or not isinstance(digest, str):
         raise ValueError("a descriptor lacks its media type or its digest")
-    if type(size) is not int or size <= 0:
-        raise ValueError("the size in a descriptor is no positive number of bytes")
+    if type(size) is not int or size < 0 or not (size or may_be_empty):
+        raise ValueError(_NO_SIZE)
     try:
         parsed = Digest.parse(digest)
     except MalformedReference as error:

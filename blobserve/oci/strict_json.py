@@ -29,6 +29,20 @@ def parse_object(content: bytes) -> dict[str, object]:
     return document
 
 
+def parse_list(content: bytes) -> list[object]:
+    """Read a JSON array. See `parse_object`.
+
+    :raises ValueError: for anything else.
+    """
+    try:
+        document = DECODER.decode(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError("it is not strict JSON") from None
+    if not isinstance(document, list):
+        raise ValueError("it is no JSON array")
+    return document
+
+
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):

@@ -206,12 +206,12 @@ class BlobSpace:
         :raises ImageTooLarge: when they cannot, whatever is removed; later it is their ingests that
             raise this, all of them at once.
         """
-        sizes = {layer.digest: layer.size for layer in layers}
+        sizes = {layer.kept_as: layer.size for layer in layers}
         limit = self._bound.limit
         if limit is not None and sum(sizes.values()) > limit:
             raise ImageTooLarge(str(image), limit)
         together = self._keep.room.begin(
-            image, frozenset(parts_of(tuple(each.digest for each in layers)))
+            image, frozenset(parts_of(tuple(each.kept_as for each in layers)))
         )
         try:
             yield
@@ -232,7 +232,7 @@ class BlobSpace:
         :raises ImageTooLarge: when it cannot fit, whatever is removed.
         :raises StoreClosed: after `close`.
         """
-        digest, limit = descriptor.digest, self._bound.limit
+        digest, limit = descriptor.kept_as, self._bound.limit
         if digest in self._unready:
             raise RuntimeError(f"{digest} is being ingested already")
         if limit is not None and descriptor.size > limit:

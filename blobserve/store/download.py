@@ -68,7 +68,7 @@ class Downloads:
         :raises StoreClosed: after `close`, also when waiting by then.
         """
         while True:
-            download = self._downloads.get(descriptor.digest)
+            download = self._downloads.get(descriptor.kept_as)
             if download is None:
                 download = self._begin(_Download(source, repository, descriptor))
             download.pulls.append(pull)
@@ -101,7 +101,7 @@ class Downloads:
         self._follow_limits()
         if self._permits.tokens <= 0 and len(self._queue) >= self._limits.queued_downloads:
             raise QueueFull
-        self._downloads[download.descriptor.digest] = download
+        self._downloads[download.descriptor.kept_as] = download
         self._queue.append(download)
         while self._queue and self._permits.tokens > 0:
             self._begin_turns()
@@ -111,7 +111,7 @@ class Downloads:
     def _drop_unneeded(self, download: _Download) -> None:
         if not download.pulls and download in self._queue:
             self._queue.remove(download)
-            del self._downloads[download.descriptor.digest]
+            del self._downloads[download.descriptor.kept_as]
             self._count()
 
     def _follow_limits(self) -> None:
@@ -141,7 +141,7 @@ class Downloads:
             await Deferred.fromCoroutine(self._download(download)).addBoth(self._end, download)
 
     def _end(self, outcome: Failure | None, download: _Download) -> None:
-        del self._downloads[download.descriptor.digest]
+        del self._downloads[download.descriptor.kept_as]
         self._count()
         if outcome is None:
             self._metrics.pulls.labels("ready").inc()
@@ -167,11 +167,12 @@ class Downloads:
     async def _attempt(self, download: _Download) -> None:
         ingest = await self._space.ingest(download.descriptor)
         try:
-            consumer = _Counted(ingest, self._metrics)
-            fetch = Deferred.fromCoroutine(
-                download.source.fetch(download.repository, download.descriptor, consumer)
-            )
-            await _stopped_early(fetch, ingest.failure)
+            if download.descriptor.size:
+                consumer = _Counted(ingest, self._metrics)
+                fetch = Deferred.fromCoroutine(
+                    download.source.fetch(download.repository, download.descriptor, consumer)
+                )
+                await _stopped_early(fetch, ingest.failure)
             await ingest.finish()
         except Exception:
             await ingest.abandon()

@@ -20,12 +20,12 @@ from blobserve.errors import BadImage, BadLayer
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.index import Index
 from blobserve.store.nodes import create, disk_errors
+from blobserve.store.plain import stage_for
 from blobserve.store.sightings import Seen
 from blobserve.store.tar import Member, Reader
 from blobserve.store.unpacker import Unpacker
 
 _EXTENT = 8 << 20
-_PARTS_PER_ENTRY = 4  # eStargz and zstd:chunked begin one for a header, and one for a body.
 
 
 @attrs.frozen
@@ -47,7 +47,7 @@ class Extractor:
 
     def __init__(self, directory: Path, descriptor: Descriptor, limits: Limits) -> None:
         self._descriptor = descriptor
-        self._unpacker = Unpacker(descriptor, _PARTS_PER_ENTRY * limits.entries)
+        self._unpacker = Unpacker(descriptor, stage_for(descriptor, limits))
         self._reader = Reader(limits)
         self._problem: BadLayer | None = None
         self._pieces: Iterator[bytes] = iter(())

@@ -30,11 +30,12 @@ class Image:
     served: tuple[Descriptor, ...]
     """The layers that are served, the lowest first; at least one."""
     layers: int
-    """How many layers the image has."""
+    """How many layers the image has; an artifact, all of which is served, counts as one."""
     platform: Platform | None
     """The platform that was asked for."""
     warnings: tuple[str, ...]
     """What was arbitrary about the choice; each a clause without its subject."""
+    is_artifact: bool = False
 
     @property
     def parts(self) -> tuple[Digest, ...]:
@@ -43,13 +44,14 @@ class Image:
 
     @property
     def digests(self) -> tuple[Digest, ...]:
-        """Of the layers that are served, the lowest first."""
-        return tuple(layer.digest for layer in self.served)
+        """Under which the layers that are served are kept, the lowest first."""
+        return tuple(layer.kept_as for layer in self.served)
 
     def suits(self, rules: RepositoryRules) -> bool:
         """Whether it is what `rules` would choose."""
         layers = self.layers if rules.layers == "all" else 1
-        return self.platform == rules.platform and len(self.served) == layers
+        is_chosen = self.is_artifact or len(self.served) == layers
+        return self.platform == rules.platform and is_chosen
 
 
 class Images:
@@ -82,12 +84,20 @@ class Images:
             warnings += [warning] if warning else []
         if not parsed.layers:
             raise NoLayers(str(reference))
-        layers = len(parsed.layers)
-        served = parsed.layers if rules.layers == "all" else parsed.layers[:1]
+        layers = 1 if parsed.is_artifact else len(parsed.layers)
+        is_whole = parsed.is_artifact or rules.layers == "all"
+        served = parsed.layers if is_whole else parsed.layers[:1]
         if len(served) < layers:
             warnings.append(_several(reference, layers))
-        digest = documents[0].digest
-        return Image(digest, served, layers, rules.platform, tuple(warnings)), documents
+        image = Image(
+            documents[0].digest,
+            served,
+            layers,
+            rules.platform,
+            tuple(warnings),
+            parsed.is_artifact,
+        )
+        return image, documents
 
     def _parse(self, document: Document) -> Manifest | Index:
         return parse(document.content, document.media_type, self._limits)

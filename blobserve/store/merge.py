@@ -18,11 +18,11 @@ from typing import Any
 from blobserve.config import Limits
 from blobserve.errors import BadLayer
 from blobserve.oci.digest import Digest
-from blobserve.store.header import LINK
 from blobserve.store.nodes import EMPTY, Built, FileNodes, begin, finish, row_bound
 from blobserve.store.replay import MADE, Node, Replay
 from blobserve.store.tar import Member
 from blobserve.store.walk import parted
+from blobserve.tarheader import LINK
 
 APPLICATION_ID = 0x626C6F74  # "blot"
 VERSION = 1

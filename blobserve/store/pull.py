@@ -225,7 +225,7 @@ class Pulls:
         flight: Flight[Readable],
     ) -> Readable:
         """Make all layers that are served READY, each with a permit of its own, and hold them."""
-        layers = {layer.digest: layer for layer in image.served}
+        layers = {layer.kept_as: layer for layer in image.served}
         with self._space.pulling(image.digest, image.served):
             blobs = await _all(
                 [
@@ -250,13 +250,13 @@ class Pulls:
         rules: RepositoryRules,
         flight: Flight[Readable],
     ) -> Blob:
-        digest = layer.digest
+        digest = layer.kept_as
         is_foreign = not rules.listed and (
             self._downloads.wants(digest) or self._space.state_of(digest) is not BlobState.UNKNOWN
         )
         # A digest is no secret: who may see the layer, the repository's own registry must say.
         if is_foreign and not await source.holds(repository, layer):
-            raise BlobNotFound(str(digest))
+            raise BlobNotFound(str(layer.digest))
         blob = await self._mounted(digest)
         if blob is None:
             await self._downloads.pull(source, repository, layer, flight)

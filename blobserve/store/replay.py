@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from blobserve.errors import BadLayer
-from blobserve.store.header import DIRECTORY, LINK, REGULAR, SYMLINK
 from blobserve.store.walk import TooManyLinks, clean, join, split, walk
+from blobserve.tarheader import DIRECTORY, LINK, REGULAR, SYMLINK
 
 if TYPE_CHECKING:
     from blobserve.config import Limits

@@ -11,9 +11,9 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
+import blobserve.tarheader as header
 from blobserve.errors import BadLayer
-from blobserve.store import header
-from blobserve.store.header import BLOCK, DIRECTORY, REGULAR, Header
+from blobserve.tarheader import BLOCK, DIRECTORY, REGULAR, Header
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -8,20 +8,20 @@ nothing of what a path means to HTTP.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from blobserve.config import Limits
-from blobserve.errors import BlobDamaged, PathNotFound
+from blobserve.errors import BlobDamaged, ListingTooLarge, PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.store import index, merge
 from blobserve.store.codings import Codings, Uncoded
 from blobserve.store.content import Content
 from blobserve.store.entry import Entry, Kind
-from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
-from blobserve.store.walk import TooManyLinks, parted, split, walk
+from blobserve.store.walk import TooManyLinks, join, parted, split, walk
+from blobserve.tarheader import DIRECTORY, REGULAR, SYMLINK
 
 __all__ = ["Entry", "ImageFilesystem", "Kind", "Tree"]
 
@@ -29,7 +29,25 @@ _FIND = """
 SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime, {layer}
 FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? AND node.name = ?
 """
-_FIND_IN_BLOB, _FIND_MERGED = _FIND.format(layer="0"), _FIND.format(layer="layer")
+_LIST = """
+SELECT node.name, ifnull(type, X'35'), link, offset, size, sha256, mtime, {layer}
+FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? ORDER BY node.name
+"""
+_STEPS_PER_NAME = 8
+_LINK_PER_STEP = 16
+
+
+class _Queries(NamedTuple):
+    find: str
+    list: str
+
+    @classmethod
+    def of(cls, layer: str) -> _Queries:
+        """Those of an index that says in which layer a body is by this expression."""
+        return cls(_FIND.format(layer=layer), _LIST.format(layer=layer))
+
+
+_IN_BLOB, _MERGED = _Queries.of("0"), _Queries.of("layer")
 
 
 class _Found(NamedTuple):
@@ -50,14 +68,14 @@ class Tree:
         digest: Digest,
         limits: Limits,
         database: sqlite3.Connection,
-        find: str = _FIND_IN_BLOB,
+        queries: _Queries = _IN_BLOB,
     ) -> None:
         self.digest = digest
         """Of what makes the tree; of the layer, if that is one."""
         self._limits = limits
         self._database = database
         self._cursor = database.cursor()
-        self._find = find
+        self._queries = queries
 
     @classmethod
     def open(cls, path: Path, digest: Digest, limits: Limits) -> Tree:
@@ -69,7 +87,7 @@ class Tree:
             database = _opened(path, merge.APPLICATION_ID, merge.VERSION)
         except (sqlite3.Error, ValueError) as error:
             raise BlobDamaged(str(digest), str(error)) from error
-        return cls(digest, limits, database, _FIND_MERGED)
+        return cls(digest, limits, database, _MERGED)
 
     def lookup(self, path: bytes) -> Entry:
         """See `ImageFilesystem.lookup`."""
@@ -83,12 +101,10 @@ class Tree:
             raise PathNotFound(_text(path)) from error
         except sqlite3.Error as error:
             raise BlobDamaged(str(self.digest), "its index cannot be read") from error
-        if found is None or found.type == DIRECTORY:
-            return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
-        if found.type != REGULAR:
+        entry = _entry(key, found)
+        if entry is None:
             raise PathNotFound(_text(path))
-        _, _, offset, size, sha256, mtime, layer = found
-        return Entry(key, Kind.FILE, offset, size, sha256, mtime, b"", layer)
+        return entry
 
     def names(self, directory: Entry) -> list[bytes]:
         """See `ImageFilesystem.names`."""
@@ -97,13 +113,70 @@ class Tree:
         )
         return [name for (name,) in rows]
 
+    def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
+        """See `ImageFilesystem.entries`."""
+        steps = _Steps(self._database, self._queries.find, most * _STEPS_PER_NAME)
+        try:
+            rows = self._database.execute(self._queries.list, (directory.path,))
+            for count, (name, *row) in enumerate(rows):
+                if count == most:
+                    raise ListingTooLarge(_text(directory.path), f"{most} entries")
+                found = _Found(*row)
+                if found.type == SYMLINK:
+                    entry = self._led_to(directory.path, name, steps)
+                else:
+                    entry = _entry(join(directory.path, name), found)
+                if steps.left < 0:
+                    raise ListingTooLarge(_text(directory.path), "the time its links may take")
+                if entry is not None:
+                    yield name, entry
+        except sqlite3.Error as error:
+            raise BlobDamaged(str(self.digest), "its index cannot be read") from error
+
+    def _led_to(self, directory: bytes, name: bytes, steps: _Steps) -> Entry | None:
+        """What a link leads to, if that can be served."""
+        try:
+            key, found, missing = walk([name], steps.get, self._limits, directory)
+        except TooManyLinks:
+            return None
+        return None if missing else _entry(key, found)
+
     def close(self) -> None:
         """Close the index. Idempotent."""
         self._database.close()
 
     def _get(self, key: bytes) -> _Found | None:
-        row = self._cursor.execute(self._find, parted(key)).fetchone()
-        return None if row is None else _Found(*row)
+        return _find(self._cursor, self._queries.find, key)
+
+
+class _Steps:
+    """Look-ups for one thread, and how many more of them there may be."""
+
+    def __init__(self, database: sqlite3.Connection, find: str, most: int) -> None:
+        self.left = most
+        self._cursor = database.cursor()
+        self._find = find
+
+    def get(self, key: bytes) -> _Found | None:
+        """The node at `key`, to which links without end are as good as none."""
+        found = _find(self._cursor, self._find, key)
+        self.left -= 1 if found is None else 1 + len(found.link or b"") // _LINK_PER_STEP
+        return found if self.left >= 0 else None
+
+
+def _find(cursor: sqlite3.Cursor, query: str, key: bytes) -> _Found | None:
+    row = cursor.execute(query, parted(key)).fetchone()
+    return None if row is None else _Found(*row)
+
+
+def _entry(key: bytes, found: _Found | None) -> Entry | None:
+    """The file or the directory at a key (None: a directory not looked at), if it is one."""
+    if found is None or found.type == DIRECTORY:
+        return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
+    if found.type != REGULAR:
+        return None
+    _, _, offset, size, sha256, mtime, layer = found
+    return Entry(key, Kind.FILE, offset, size, sha256, mtime, b"", layer)
 
 
 class ImageFilesystem:
@@ -151,6 +224,16 @@ class ImageFilesystem:
     def names(self, directory: Entry) -> list[bytes]:
         """The names in a directory, sorted by their bytes; `lookup` tells which can be served."""
         return self.tree.names(directory)
+
+    def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
+        """The names in a directory and what each leads to, links followed, sorted by their bytes.
+
+        What cannot be served is left out. Blocks, and is for any thread: SQLite takes turns.
+
+        :raises ListingTooLarge: when there are more than `most`, or their links are too tangled.
+        :raises BlobDamaged: when the index cannot be read.
+        """
+        return self.tree.entries(directory, most)
 
     def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
         """The same file in a content coding; None when that is not known yet."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from blobserve.errors import BadLayer, ContentMismatch
 from blobserve.oci.manifest import Descriptor
-from blobserve.store.decompress import Decompressor
+from blobserve.store.decompress import Stage
 
 _MOST = 3 << 20
 
@@ -18,13 +18,13 @@ _MOST = 3 << 20
 class Unpacker:
     """Unpacks one layer: feed it chunks, and after each take the pieces until there are no more."""
 
-    def __init__(self, descriptor: Descriptor, most_parts: int) -> None:
-        self.is_dry = True
+    def __init__(self, descriptor: Descriptor, stage: Stage) -> None:
+        self.is_dry = descriptor.size > 0  # An empty file has no bytes, and yet a name.
         """Whether all that was fed has been unpacked."""
         self._descriptor = descriptor
         self._received = 0
         self._hash = descriptor.digest.hasher()
-        self._decompressor = Decompressor(descriptor.media_type, most_parts=most_parts)
+        self._stage = stage
         self._problem: BadLayer | None = None
         self._is_given_up = False
 
@@ -47,14 +47,14 @@ class Unpacker:
         self._received += len(chunk)
         if self._received > self._descriptor.size:
             raise self._mismatch(f"it is longer than {self._descriptor.size} bytes")
-        self._decompressor.feed(b"" if self._is_given_up else chunk)
+        self._stage.feed(b"" if self._is_given_up else chunk)
         self.is_dry = False
 
     def pieces(self) -> Iterator[bytes]:
         """The pieces that what was fed unpacks to, each made when it is asked for."""
         while not self._is_given_up:
             try:
-                piece = self._decompressor.read()
+                piece = self._stage.read()
             except BadLayer as problem:
                 self._problem = problem
                 self._is_given_up = True
@@ -99,7 +99,7 @@ class Unpacker:
         """
         if self._problem is not None:
             raise self._problem
-        self._decompressor.finish()
+        self._stage.finish()
 
     def _mismatch(self, problem: str) -> ContentMismatch:
         return ContentMismatch(str(self._descriptor.digest), problem)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from blobserve.store.header import DIRECTORY, SYMLINK
+from blobserve.tarheader import DIRECTORY, SYMLINK
 
 if TYPE_CHECKING:
     from blobserve.config import Limits

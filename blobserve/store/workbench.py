@@ -33,7 +33,7 @@ class Workbench:
         limits: Limits,
         seconds: Callable[[], float],
     ) -> None:
-        self.digest = descriptor.digest
+        self.digest = descriptor.kept_as
         self._location = location
         self._state = state
         self._descriptor = descriptor

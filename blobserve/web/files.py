@@ -28,14 +28,16 @@ from blobserve.web.conditional import Fields
 from blobserve.web.early import early_answer, early_name
 from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.hold import EntryBody, FetchedBody, Hold, too_slow
-from blobserve.web.pages import NeedsSlash
+from blobserve.web.listing import listed
+from blobserve.web.pages import Directory, NeedsSlash
 from blobserve.web.paths import Location
 from blobserve.web.ready import LARGEST, Key, Ready, ReadyResponses, read_whole
-from blobserve.web.representation import Role, Variant
-from blobserve.web.rewrite import Variables, Views, parse_variables
+from blobserve.web.representation import Representation, Role, Variant
+from blobserve.web.rewrite import Rewriting, Variables, parse_variables
 from blobserve.web.selection import Selection, select
 from blobserve.web.status import ALLOW
 from blobserve.web.variant import accepted, choose
+from blobserve.web.views import Recipe, View, Views
 
 Found = Lease | EarlyFile
 
@@ -167,8 +169,11 @@ class Files:
             selection = select(lease, location, rules, variables)
             if isinstance(selection, NeedsSlash):
                 return _redirect(location, head.query)
-            variant, body = await self._variant(hold, selection, asked)
-            shown = selection.represented(variant, lease.digest, self._reactor.seconds())
+            if isinstance(selection, Directory):
+                shown, body = await self._listing(hold, selection, location, rules, asked)
+            else:
+                variant, body = await self._variant(hold, selection, asked)
+                shown = selection.represented(variant, lease.digest, self._reactor.seconds())
         finally:
             hold.leave()
         return shown.answer(head.method, head.fields, body)
@@ -180,12 +185,30 @@ class Files:
         if not selection.edits:
             choice = choose(hold.lease, selection, asked.head.fields)
             return choice.variant, self._body(hold, choice.entry, asked)
-        limit = self._config().limits.rewrite_size
-        making = Deferred.fromCoroutine(self.views.view(hold, entry, selection.edits, limit))
+        view = await self._view(hold, entry, self._recipe(selection), asked)
+        return view.variant, Content(view.content)
+
+    def _recipe(self, selection: Selection) -> Rewriting:
+        return Rewriting(selection.edits, self._config().limits.rewrite_size)
+
+    async def _listing(
+        self,
+        hold: Hold,
+        directory: Directory,
+        location: Location,
+        rules: RepositoryRules,
+        asked: Asked,
+    ) -> tuple[Representation, Body]:
+        most = self._config().limits.listing_entries
+        listing = listed(location, rules, asked.head.fields, most)
+        view = await self._view(hold, directory.entry, listing.recipe, asked)
+        return listing.represented(view.variant, hold.lease.digest), Content(view.content)
+
+    async def _view(self, hold: Hold, entry: Entry, recipe: Recipe, asked: Asked) -> View:
+        making = Deferred.fromCoroutine(self.views.view(hold, entry, recipe))
         if hold.lease.is_published and not making.called:
             making.addTimeout(self._patience(asked), self._reactor, too_slow)
-        view = await making
-        return view.variant, Content(view.content)
+        return await making
 
     def _body(self, hold: Hold, entry: Entry, asked: Asked) -> Body:
         if not hold.lease.is_published:
@@ -217,8 +240,7 @@ class Files:
         if not isinstance(selection, Selection) or selection.page.role is Role.NOT_FOUND:
             return None
         if selection.edits:
-            limit = self._config().limits.rewrite_size
-            view = self.views.kept(lease, selection.page.entry, selection.edits, limit)
+            view = self.views.kept(lease, selection.page.entry, self._recipe(selection))
             source, is_final = None, True
             variant, content = (view.variant, view.content) if view else (None, None)
         else:

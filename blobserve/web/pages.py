@@ -1,7 +1,8 @@
 """Pages: which entry of an image a URL's path means.
 
-Index files, the fallback of single-page applications, the page for what is not found, and what is
-redirected, all relative to the repository's workdir. Knows nothing of headers.
+Index files, directories to be listed, the fallback of single-page applications, the page for what
+is not found, and what is redirected, all relative to the repository's workdir. Knows nothing of
+headers.
 """
 
 from __future__ import annotations
@@ -31,9 +32,16 @@ class NeedsSlash:
     """A directory whose URL has no slash at its end: its links would lead beside it."""
 
 
+@attrs.frozen
+class Directory:
+    """A directory without an index page, whose entries are to be listed."""
+
+    entry: Entry
+
+
 def find(
     lease: Lease, location: Location, rules: RepositoryRules, is_inlined: bool
-) -> Page | NeedsSlash:
+) -> Page | Directory | NeedsSlash:
     """What to serve for `location`; `is_inlined` requests are never redirected from the root.
 
     :raises PathNotFound: when there is nothing, not even a page that says so.
@@ -42,7 +50,7 @@ def find(
     path = location.path or b""
     base = rules.workdir.encode()
     try:
-        return _asked(filesystem, location, _joined(base, path), is_inlined)
+        return _asked(filesystem, location, _joined(base, path), is_inlined, rules.listing)
     except PathNotFound:
         pass
     last = path.rstrip(b"/").rpartition(b"/")[2]
@@ -57,8 +65,8 @@ def find(
 
 
 def _asked(
-    filesystem: ImageFilesystem, location: Location, name: bytes, is_inlined: bool
-) -> Page | NeedsSlash:
+    filesystem: ImageFilesystem, location: Location, name: bytes, is_inlined: bool, is_listed: bool
+) -> Page | Directory | NeedsSlash:
     entry = filesystem.lookup(name)
     if entry.kind is Kind.FILE:
         if location.asks_directory:
@@ -67,7 +75,12 @@ def _asked(
     is_bare_root = location.path is None
     if not location.asks_directory and not (is_bare_root and is_inlined):
         return NeedsSlash()
-    return _file(filesystem, _joined(name, INDEX), Role.ASKED)
+    try:
+        return _file(filesystem, _joined(name, INDEX), Role.ASKED)
+    except PathNotFound:
+        if not is_listed:
+            raise
+    return NeedsSlash() if is_bare_root else Directory(entry)
 
 
 def _configured(

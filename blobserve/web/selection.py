@@ -20,7 +20,7 @@ from blobserve.web.headers import (
     vary,
 )
 from blobserve.web.mime import content_type
-from blobserve.web.pages import NeedsSlash, Page, find
+from blobserve.web.pages import Directory, NeedsSlash, Page, find
 from blobserve.web.paths import Location
 from blobserve.web.representation import Representation, Role, Variant
 from blobserve.web.rewrite import Edits, Variables, edits_for, is_index
@@ -93,13 +93,13 @@ class Selection:
 
 def select(
     lease: Lease, location: Location, rules: RepositoryRules, variables: Variables | None
-) -> Selection | NeedsSlash:
+) -> Selection | Directory | NeedsSlash:
     """What `location` means in an image; `variables` are those of the request.
 
     :raises PathNotFound: when that is nothing.
     """
     page = find(lease, location, rules, variables is not None)
-    if isinstance(page, NeedsSlash):
+    if not isinstance(page, Page):
         return page
     edits = edits_for(page.name, page.entry, rules, variables)
     return Selection(location, rules, page, variables is not None, edits)

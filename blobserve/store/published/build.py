@@ -12,18 +12,18 @@ from collections import deque
 from pathlib import Path
 from typing import Protocol
 
+from blobserve import tarheader as header
 from blobserve.config import Limits
 from blobserve.errors import BadLayer, BadTable
 from blobserve.oci.digest import Digest
-from blobserve.store import header
 from blobserve.store.decompress import Decompressor
-from blobserve.store.header import BLOCK
 from blobserve.store.index import Index
 from blobserve.store.nodes import create, disk_errors
 from blobserve.store.published.contents import Contents
 from blobserve.store.published.place import Place
 from blobserve.store.published.toc import Table
 from blobserve.store.tar import Member
+from blobserve.tarheader import BLOCK
 
 INDEX_NAME = b"stargz.index.json"
 _MOST_PARTS = 16

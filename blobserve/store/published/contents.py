@@ -13,10 +13,10 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn
 
 from blobserve.errors import BadTable
-from blobserve.store.header import DIRECTORY, LINK, REGULAR, SYMLINK
 from blobserve.store.published.records import Records, Stretch
 from blobserve.store.tar import Member
 from blobserve.store.walk import split
+from blobserve.tarheader import DIRECTORY, LINK, REGULAR, SYMLINK
 
 if TYPE_CHECKING:
     from blobserve.config import Limits
