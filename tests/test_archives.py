@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -32,7 +32,7 @@ from blobserve.oci.members import MOST, Members
 from blobserve.oci.reference import Reference
 from blobserve.testing import InlineThreads
 from tests import layers
-from tests.examples import examples
+from tests.examples import more
 from tests.layers import Directory, Entry, File, Link, Symlink, gnu_long, header, padded, pax, tar
 from tests.rig.archives import copied_by_skopeo, packed, saved_of_old, saved_of_today
 from tests.rig.images import Image, Layer, digest_of, tar_of, write_layout
@@ -433,7 +433,7 @@ SAVED = saved_of_old({"site:v1": [gzip.compress(STREAM, mtime=0)] * 2})
 
 
 @given(st.integers(0, len(SAVED) - len(layers.END)))
-@examples(200)
+@settings(max_examples=more(200))
 def test_truncated_anywhere(size: int) -> None:
     """However the files of an archive are cut short, that is found out before one is served."""
     with pytest.raises(Exception, match=r"cut short|not a tar archive"):
@@ -441,7 +441,7 @@ def test_truncated_anywhere(size: int) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, len(SAVED) - 1), st.integers(0, 255)), max_size=5))
-@examples(200)
+@settings(max_examples=more(200))
 def test_damaged_anywhere(tmp_path_factory: Any, damage: list[tuple[int, int]]) -> None:
     """Whatever is wrong with an archive, it is an error of ours, or every digest is right."""
     content = bytearray(SAVED)

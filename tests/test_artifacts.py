@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobserve.config import Limits
@@ -22,7 +22,7 @@ from blobserve.oci.source import Document
 from blobserve.store.plain import Wrapped
 from blobserve.store.tar import Reader
 from blobserve.testing import MadeImage
-from tests.examples import examples
+from tests.examples import more
 from tests.rig.artifacts import Artifact, Piece
 from tests.rig.images import Image, Layer, digest_of
 from tests.rig.registry import DockerRegistry
@@ -271,7 +271,7 @@ paths = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 
 
 @given(paths.filter(lambda name: name not in (".", "..")), st.binary(max_size=2000), st.data())
-@examples(200)
+@settings(max_examples=more(200))
 def test_wrapped(name: str, content: bytes, data: st.DataObject) -> None:
     """A file of any name and any bytes, in any pieces, is the one member of its archive."""
     wrapped, reader = Wrapped(name.encode(), len(content)), Reader(Limits())

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobserve.config import InlineVariable, Limits
@@ -22,7 +22,7 @@ from blobserve.oci.reference import Reference
 from blobserve.store.tree import Entry, Kind
 from blobserve.web.listing import Recipe, link, prefers_json
 from blobserve.web.paths import Location
-from tests.examples import examples
+from tests.examples import more
 from tests.layers import Directory, File, Symlink, layer
 from tests.layers import Entry as TarEntry
 from tests.layers import Link as HardLink
@@ -319,12 +319,12 @@ class Holding:
 
 
 @given(st.lists(segments, unique=True).map(sorted))
-@examples(200)
+@settings(max_examples=more(200))
 def test_any_names(names: list[bytes]) -> None:
     """Of any names the page and the JSON are well-formed, and the links lead to those names."""
     directory = Entry(b"docs", Kind.DIRECTORY)
     page, found = (
-        Recipe(is_json, b"docs/", 1000).make(Holding(names), directory)  # type: ignore[arg-type]
+        Recipe(is_json, b"docs/", 1000).make(Holding(names), directory, None)  # type: ignore[arg-type]
         for is_json in (False, True)
     )
     shown, read = Shown(page.content), json.loads(found.content)
@@ -374,7 +374,7 @@ def test_accept(accept: bytes, expected: bool) -> None:
 
 
 @given(st.one_of(st.binary(max_size=200), st.text('json/html*;,=q.01" \t', max_size=60)))
-@examples(300)
+@settings(max_examples=more(300))
 def test_any_accept(accept: bytes | str) -> None:
     """Whatever the field says, a request gets one of the two."""
     raw = accept if isinstance(accept, bytes) else accept.encode()

@@ -12,7 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import Protocol
 
-from blobserve import tarheader as header
+import blobserve.tarheader as header
 from blobserve.config import Limits
 from blobserve.errors import BadLayer, BadTable
 from blobserve.oci.digest import Digest
