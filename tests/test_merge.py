@@ -30,7 +30,7 @@ from tests.rig.images import Image, Layer
 from tests.rig.parts import own_directory
 from tests.rig.umoci import umoci_unpacked
 
-UNPACKED_OTHERWISE = ("W04 where", "W05", "W06 a link", "W07", "W09", "L23 to what", "L34")
+UNPACKED_OTHERWISE = ("W04 where", "W05", "W06 a link", "W07", "W09", "L23 to what", "L34 below")
 """What umoci refuses, or unpacks although it looks like a whiteout; W06: see `Replay.hide`."""
 
 
