@@ -6,6 +6,7 @@ import enum
 import threading
 from collections.abc import Callable
 
+from blobserve.errors import BlobDamaged
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Uncoded
 from blobserve.store.state import Record
@@ -38,6 +39,8 @@ class KeptBlob:
         """Held, in threads only, by whoever syncs, adds or removes its files."""
         self.is_removed = False
         """Whether its files have been moved away; read and set under `files`."""
+        self.is_doubted = False
+        """Whether its index was found damaged while it was open: it is to be opened anew."""
         self.is_gone = False
         """Whether it is off the books but for what is still open."""
 
@@ -62,18 +65,24 @@ class Blob:
         filesystem: ImageFilesystem,
         released: Callable[[KeptBlob], None],
         want: Callable[[KeptBlob, Entry, bytes], Uncoded],
+        damaged: Callable[[KeptBlob, BlobDamaged], None],
     ) -> None:
-        """`want` is asked for codings that are not there."""
+        """`want` is asked for codings that are not there, `damaged` told of damage."""
         self.filesystem = filesystem
         self._kept = kept
         self._released: Callable[[KeptBlob], None] | None = released
         self._want = want
+        self._damaged = damaged
         kept.leases += 1
 
     def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
         """See `Lease.coded`."""
         known = self.filesystem.coded(entry, coding)
         return self._want(self._kept, entry, coding) if known is None else known
+
+    def report(self, damage: BlobDamaged) -> None:
+        """Have it seen to that this damage was met, so that whoever asks next does not meet it."""
+        self._damaged(self._kept, damage)
 
     def release(self) -> None:
         """Give it up; once is enough, more is harmless."""

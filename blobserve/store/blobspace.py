@@ -74,7 +74,7 @@ class BlobSpace:
         self._uses = WriteBehind(reactor, _USES_DELAY, self._write)
         self._remembered = WriteBehind(reactor, _REFERENCES_DELAY, self._write)
         files = BlobFiles(location, state, limits)
-        self._keep = Keep(files, disk, bound, self._uses, reactor, metrics, threads)
+        self._keep = Keep(files, disk, bound, self._uses, reactor, metrics, threads, self._do)
         self._manifest_files = ManifestFiles(location, state, limits)
         self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
         self.references = References(self._remembered)
@@ -166,6 +166,8 @@ class BlobSpace:
         """The same, opening a blob that is closed, as those are that were not used for long.
 
         None when it is not READY, or turns out to be damaged beyond repair: it is gone then.
+
+        :raises ComeAgain: when it cannot be opened for now, as without descriptors.
         """
         return await self._keep.mount(digest)
 

@@ -11,7 +11,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -164,12 +164,13 @@ class Index:
                             index.flush()
                 reader.finish()
                 built = index.finish(reader.size)
+            path.replace(directory / "index")
         except BadLayer as problem:
-            path.unlink()
             raise BadImage("a blob on disk", str(problem)) from problem
         finally:
             index.close()
-        path.replace(directory / "index")
+            with suppress(OSError):  # as when it has taken its place
+                path.unlink()
         return built
 
 

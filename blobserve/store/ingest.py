@@ -8,7 +8,6 @@ anybody is told. Knows neither where the bytes come from nor what is in them.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -20,8 +19,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from blobserve.config import KIB, MIB
-from blobserve.errors import BlobserveError, DiskFull
+from blobserve.errors import BlobserveError
 from blobserve.store.blob import KeptBlob
+from blobserve.store.damage import is_full, typed
 from blobserve.store.extractor import Extracted
 from blobserve.store.location import BLOCK
 from blobserve.store.room import Room
@@ -170,7 +170,8 @@ class Ingest:
 
     async def _fail(self, failure: Failure) -> None:
         """Tell the first failure, then remove what has been written."""
-        self._outcome = Failure(DiskFull()) if is_full(failure.value) else failure
+        error = typed(failure.value)
+        self._outcome = failure if error is None else Failure(error)
         self._stopped = self._outcome.value
         self._buffer.clear()
         if not failure.check(CancelledError):
@@ -234,8 +235,3 @@ class Ingest:
             raise self._stopped or CancelledError from None
         finally:
             self._wait = None
-
-
-def is_full(error: BaseException | None) -> bool:
-    """Whether an error means that the disk, or our share of it, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

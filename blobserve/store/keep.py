@@ -12,15 +12,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from blobserve.errors import BlobDamaged, BlobserveError
+from blobserve.errors import BlobDamaged, BlobserveError, IndexDamaged
 from blobserve.metrics import Metrics
 from blobserve.oci.digest import Digest
 from blobserve.store.behind import WriteBehind
 from blobserve.store.blob import Blob, KeptBlob
 from blobserve.store.bound import Bound, Shelf
 from blobserve.store.coder import Coder
+from blobserve.store.damage import typed
 from blobserve.store.files import BlobFiles
+from blobserve.store.flight import Flights
 from blobserve.store.location import blocks
+from blobserve.store.mending import Background, Mending
 from blobserve.store.room import Room
 from blobserve.store.state import was_used
 from blobserve.store.tree import ImageFilesystem
@@ -44,13 +47,19 @@ class Keep:
         clock: IReactorTime,
         metrics: Metrics,
         compute: Threads,
+        background: Background,
     ) -> None:
-        """Files are coded in `compute`; `threads` does the rest of what blocks."""
+        """Files are coded in `compute`; `threads` does the rest of what blocks.
+
+        What `background` is given, nobody waits for but whoever closes the blob space.
+        """
         self.shelf = Shelf()
         self.room = Room(bound, self.shelf, self.evict)
         self.coder = Coder(
             files, compute, self.room, self.shelf, self._lease, clock.seconds, metrics
         )
+        self._mending = Mending(self.shelf, self.set_aside, background, metrics)
+        self._openings: Flights[KeptBlob, None] = Flights()
         self._files = files
         self._threads = threads
         self._bound = bound
@@ -89,7 +98,7 @@ class Keep:
     def acquire(self, digest: Digest) -> Blob | None:
         """See `BlobSpace.acquire`."""
         kept = self.shelf.get(digest)
-        if kept is None or kept.filesystem is None:
+        if kept is None or kept.filesystem is None or kept.is_doubted:
             return None
         self.shelf.touch(kept)
         # Later than every use before it, also when the clock was set back.
@@ -100,10 +109,13 @@ class Keep:
     async def mount(self, digest: Digest) -> Blob | None:
         """See `BlobSpace.mount`."""
         kept = self.shelf.get(digest)
-        if kept is not None and kept.filesystem is None:
+        if kept is not None and (kept.filesystem is None or kept.is_doubted):
             kept.leases += 1
             try:
-                await self._open(kept)
+                opening = self._openings.get(kept) or self._openings.begin(
+                    kept, lambda _: self._opened(kept)
+                )
+                await opening.wait()
             finally:
                 kept.leases -= 1
                 self._released(kept)
@@ -146,9 +158,20 @@ class Keep:
 
     def _lease(self, kept: KeptBlob) -> Blob | None:
         """The right to read a READY blob that is open; does not count as a use."""
-        if kept.filesystem is None or kept not in self.shelf:
+        if kept.filesystem is None or kept.is_doubted or kept not in self.shelf:
             return None
-        return Blob(kept, kept.filesystem, self._released, self.coder.want)
+        report = self._mending.report
+        return Blob(kept, kept.filesystem, self._released, self.coder.want, report)
+
+    async def _opened(self, kept: KeptBlob) -> None:
+        """Open a blob as `_open` does, once for all who ask meanwhile.
+
+        :raises ComeAgain: when it cannot be opened for now.
+        """
+        try:
+            await self._open(kept)
+        except (OSError, sqlite3.Error) as error:
+            raise typed(error) or error from error
 
     async def _open(self, kept: KeptBlob) -> None:
         """Open a blob, or set it aside if it is damaged beyond repair.
@@ -158,14 +181,19 @@ class Keep:
         try:
             try:
                 filesystem = await self._threads.run(self._files.open, kept)
-            except BlobDamaged as damage:
-                _log.warn("{damage}: its index is made again", damage=damage)
+            except IndexDamaged as damage:
+                if not kept.is_doubted:
+                    self._mending.count("index", damage)
                 filesystem = await self._repair(kept)
+                _log.info("{digest} has its index again", digest=str(kept.digest))
         except BlobDamaged as damage:
-            _log.warn("{damage}: it is set aside", damage=damage)
+            self._mending.count("content", damage)
             await self.set_aside(kept)
             return
-        if kept.filesystem is None and kept in self.shelf:
+        if kept.is_doubted and kept.filesystem is not None:
+            kept.filesystem.take_index(filesystem)
+            kept.is_doubted = False
+        elif kept.filesystem is None and kept in self.shelf:
             self.shelf.opened(kept, filesystem)
             self.coder.opened(kept)
             self.shelf.close(self._most_open)

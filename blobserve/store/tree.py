@@ -17,9 +17,10 @@ from typing import NamedTuple
 import attrs
 
 from blobserve.config import KIB, MIB, Limits
-from blobserve.errors import BlobDamaged, PathNotFound
+from blobserve.errors import BlobDamaged, CodingDamaged, IndexDamaged, PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Coded, Codings, Uncoded
+from blobserve.store.damage import is_lost
 from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
 from blobserve.store.index import APPLICATION_ID, VERSION
 from blobserve.store.replay import TooManyLinks, parted, split, walk
@@ -96,7 +97,7 @@ class ImageFilesystem:
     def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
         """Open the blob in `directory`. Blocks; may be called in any thread.
 
-        :raises BlobDamaged: when an index of our version and a content of its size are not there.
+        :raises IndexDamaged: when an index of our version, and of this content, is not there.
         :raises OSError: when they cannot be opened.
         """
         with ExitStack() as failing:
@@ -107,7 +108,7 @@ class ImageFilesystem:
             try:
                 database = _open_index(directory / "index", os.fstat(content).st_size)
             except (sqlite3.Error, ValueError) as error:
-                raise BlobDamaged(str(digest), str(error)) from error
+                raise IndexDamaged(str(digest), str(error)) from error
             failing.pop_all()
         return cls(digest, limits, database, content, codings)
 
@@ -115,7 +116,7 @@ class ImageFilesystem:
         """Find what `path` names, through links, from the root of the tree.
 
         :raises PathNotFound: when that is no file and no directory, or not to be reached.
-        :raises BlobDamaged: when the index cannot be read.
+        :raises IndexDamaged: when the index cannot be read.
         """
         try:
             key, found = path, self._get(path)
@@ -126,7 +127,7 @@ class ImageFilesystem:
         except TooManyLinks as error:
             raise PathNotFound(_text(path)) from error
         except sqlite3.Error as error:
-            raise BlobDamaged(str(self.digest), "its index cannot be read") from error
+            raise IndexDamaged(str(self.digest), "its index cannot be read") from error
         if found is None or found.type == DIRECTORY:
             return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
         if found.type != REGULAR:
@@ -151,16 +152,12 @@ class ImageFilesystem:
     def read(self, entry: Entry, offset: int, length: int) -> bytes:
         """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
 
-        :raises BlobDamaged: when the content is shorter than the index says.
+        :raises BlobDamaged: when the disk has lost them.
         """
         pieces = []
         at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
-        descriptor = self.descriptor_of(entry)
         while at < end:
-            piece = os.pread(descriptor, end - at, at)
-            if not piece:
-                raise BlobDamaged(str(self.digest), "its content is cut short")
-            pieces.append(piece)
+            pieces.append(piece := self._pread(entry, end - at, at))
             at += len(piece)
         return b"".join(pieces)
 
@@ -188,7 +185,7 @@ class ImageFilesystem:
     def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
         """Bring it into memory, where it stays as long as there is room. Blocks.
 
-        :raises BlobDamaged: when the content is shorter than the index says.
+        :raises BlobDamaged: when the disk has lost it.
         """
         at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
         descriptor = self.descriptor_of(entry)
@@ -196,10 +193,19 @@ class ImageFilesystem:
         ahead = min(_AHEAD, entry.offset + entry.size - at)
         os.posix_fadvise(descriptor, at, ahead, os.POSIX_FADV_WILLNEED)
         while at < end:
-            touched = len(os.pread(descriptor, min(end - at, _TOUCH), at))
-            if not touched:
-                raise BlobDamaged(str(self.digest), "its content is cut short")
-            at += touched
+            at += len(self._pread(entry, min(end - at, _TOUCH), at))
+
+    def damage(self, entry: Entry, problem: str) -> BlobDamaged:
+        """The error that says what is wrong with the bytes of an entry."""
+        if entry.coding:
+            return CodingDamaged(str(self.digest), problem, entry.coding, entry.offset)
+        return BlobDamaged(str(self.digest), problem)
+
+    def take_index(self, other: ImageFilesystem) -> None:
+        """Look up in the index of `other` from now on, the same blob opened anew; it is closed."""
+        former, self._database = self._database, other._database
+        self._cursor, other._database = other._cursor, former
+        other.close()
 
     def close(self) -> None:
         """Close all files. Idempotent."""
@@ -208,6 +214,18 @@ class ImageFilesystem:
             os.close(content)
         self._database.close()
         self.codings.close()
+
+    def _pread(self, entry: Entry, length: int, at: int) -> bytes:
+        """Some of those bytes, at least one."""
+        try:
+            piece = os.pread(self.descriptor_of(entry), length, at)
+        except OSError as error:
+            if not is_lost(error):
+                raise
+            raise self.damage(entry, f"it cannot be read: {error.strerror}") from error
+        if not piece:
+            raise self.damage(entry, "its content is cut short")
+        return piece
 
     def _get(self, key: bytes) -> _Found | None:
         row = self._cursor.execute(_FIND, parted(key)).fetchone()

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from blobserve.config import Config, RepositoryRules
-from blobserve.errors import BlobserveError, Forbidden, NotFound, PullTimeout
+from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound, PullTimeout
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.lease import Lease
@@ -145,6 +145,9 @@ class Files:
                 return _redirect(location, head.query)
             variant, body = await self._variant(hold, selection, head.fields)
             shown = selection.represented(variant, lease.digest, self._reactor.seconds())
+        except BlobDamaged as damage:
+            lease.report(damage)
+            raise
         finally:
             hold.leave()
         return shown.answer(head.method, head.fields, body)

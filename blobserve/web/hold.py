@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
+from blobserve.errors import BlobDamaged
 from blobserve.store.lease import Lease
 from blobserve.store.tree import Entry
 from blobserve.threads import Threads
@@ -38,11 +40,16 @@ class Hold:
             self.lease.release()
 
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call `f`, which reads the image, in a thread. Cancelling ends the wait alone."""
+        """Call `f`, which reads the image, in a thread. Cancelling ends the wait alone.
+
+        Damage that it meets is reported.
+        """
         waiter: Deferred[T] = Deferred()
         self.keep()
 
         def leave(outcome: object) -> object:
+            if isinstance(outcome, Failure) and isinstance(outcome.value, BlobDamaged):
+                self.lease.report(outcome.value)
             self.leave()
             return outcome
 
@@ -95,6 +102,12 @@ class EntryBody:
     def read_ahead(self, offset: int, length: int) -> Deferred[None]:
         """See `Stored.read_ahead`."""
         return self._hold.run(self._hold.lease.filesystem.read_ahead, self._entry, offset, length)
+
+    def lost(self, problem: str) -> BlobDamaged:
+        """See `Stored.lost`."""
+        damage = self._hold.lease.filesystem.damage(self._entry, problem)
+        self._hold.lease.report(damage)
+        return damage
 
     def close(self) -> None:
         """See `Body.close`; once only."""
