@@ -136,15 +136,19 @@ class ImageResource(Resource):
 
     async def _refuse(self, request: Request, error: Exception) -> None:
         account = self.accounts.of(request)
+        request_id = account.request_id
         if is_unexpected(error):
-            failure, request_id = Failure(error), account.request_id
-            _log.failure("request {request_id} failed", failure=failure, request_id=request_id)
+            _log.failure("request {request_id} failed", Failure(error), request_id=request_id)
+        elif request.startedWriting:
+            _log.warn(
+                "request {request_id} is cut off: {error}", request_id=request_id, error=error
+            )
         if request.startedWriting:
             abort(request)
             # Returning would finish the response; the end of the connection cancels this.
             await Deferred()
         is_navigation = account.asked.head.is_navigation
-        await self._send(request, refusal(error, account.request_id, is_navigation))
+        await self._send(request, refusal(error, request_id, is_navigation))
 
 
 def head_of(request: Request) -> Head:
