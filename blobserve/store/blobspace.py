@@ -75,6 +75,7 @@ class BlobSpace:
         self._remembered = WriteBehind(reactor, _REFERENCES_DELAY, self._write)
         files = BlobFiles(location, state, limits)
         self._keep = Keep(files, disk, bound, self._uses, reactor, metrics, threads, self._do)
+        self._keep.is_verifying = rules.verify_on_read
         self._manifest_files = ManifestFiles(location, state, limits)
         self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
         self.references = References(self._remembered)
@@ -138,8 +139,9 @@ class BlobSpace:
         await self._disk.run(self._location.leave)
 
     def reconfigure(self, rules: BlobSpaceRules) -> None:
-        """Follow another bound and interval from now on; the location stays what it is."""
+        """Follow other rules from now on, from the next lease on; the location stays what it is."""
         self._rules = rules
+        self._keep.is_verifying = rules.verify_on_read
         self._bound.limit = rules.max_size
         if self._reclaiming is not None and not self._closed:
             self._reclaiming.stop()

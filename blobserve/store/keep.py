@@ -53,6 +53,8 @@ class Keep:
 
         What `background` is given, nobody waits for but whoever closes the blob space.
         """
+        self.is_verifying = False
+        """Whether files are checked before they are first read; see `ImageFilesystem.check`."""
         self.shelf = Shelf()
         self.room = Room(bound, self.shelf, self.evict)
         self.coder = Coder(
@@ -160,6 +162,7 @@ class Keep:
         """The right to read a READY blob that is open; does not count as a use."""
         if kept.filesystem is None or kept.is_doubted or kept not in self.shelf:
             return None
+        kept.filesystem.is_verifying = self.is_verifying
         report = self._mending.report
         return Blob(kept, kept.filesystem, self._released, self.coder.want, report)
 

@@ -49,7 +49,7 @@ class Mending:
         if isinstance(damage, CodingDamaged):
             self.count("coding", damage)
             if kept.filesystem is not None:
-                kept.filesystem.codings.forget(damage.coding, damage.offset)
+                kept.filesystem.forget_coding(damage.coding, damage.offset)
         elif isinstance(damage, IndexDamaged):
             self.count("index", damage)
             kept.is_doubted = True

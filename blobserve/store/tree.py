@@ -8,8 +8,10 @@ matter. Knows nothing of what a path means to HTTP.
 from __future__ import annotations
 
 import enum
+import hashlib
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ import attrs
 from blobserve.config import KIB, MIB, Limits
 from blobserve.errors import BlobDamaged, CodingDamaged, IndexDamaged, PathNotFound
 from blobserve.oci.digest import Digest
+from blobserve.store.checked import Checked
 from blobserve.store.codings import Coded, Codings, Uncoded
 from blobserve.store.damage import is_lost
 from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
@@ -28,6 +31,7 @@ from blobserve.store.residency import Residency
 
 _AHEAD = 4 * MIB
 _TOUCH = 64 * KIB
+_SLICE = 8 * MIB
 
 _FIND = """
 SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime
@@ -87,6 +91,9 @@ class ImageFilesystem:
         """The digest of the layer."""
         self.codings = codings
         """What has been made of its files."""
+        self.is_verifying = False
+        """Whether no byte of a file is given away before all of it was found to be right."""
+        self._checked = Checked()
         self._limits = limits
         self._database = database
         self._cursor = database.cursor()
@@ -152,8 +159,9 @@ class ImageFilesystem:
     def read(self, entry: Entry, offset: int, length: int) -> bytes:
         """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
 
-        :raises BlobDamaged: when the disk has lost them.
+        :raises BlobDamaged: when the disk has lost them, or has others.
         """
+        self._verify(entry)
         pieces = []
         at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
         while at < end:
@@ -163,6 +171,8 @@ class ImageFilesystem:
 
     def read_cached(self, entry: Entry, offset: int, length: int) -> bytes | None:
         """The same without blocking: what of it is in memory, None when nothing is."""
+        if not self.is_checked(entry):
+            return None
         length = min(length, entry.size - offset)
         if length <= 0:
             return b""
@@ -180,13 +190,15 @@ class ImageFilesystem:
 
     def is_cached(self, entry: Entry, offset: int, length: int) -> bool:
         """Whether all of that is in memory, as far as anybody can tell."""
-        return self._residency.has(self.descriptor_of(entry), entry.offset + offset, length)
+        at = entry.offset + offset
+        return self.is_checked(entry) and self._residency.has(self.descriptor_of(entry), at, length)
 
     def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
         """Bring it into memory, where it stays as long as there is room. Blocks.
 
-        :raises BlobDamaged: when the disk has lost it.
+        :raises BlobDamaged: when the disk has lost it, or has something else.
         """
+        self._verify(entry)
         at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
         descriptor = self.descriptor_of(entry)
         # The disk goes on with what is probably asked for next, while this is being sent.
@@ -195,11 +207,41 @@ class ImageFilesystem:
         while at < end:
             at += len(self._pread(entry, min(end - at, _TOUCH), at))
 
+    def is_checked(self, entry: Entry) -> bool:
+        """Whether a file may be given away, because it was checked or need not be."""
+        if not self.is_verifying or not entry.size:
+            return True
+        return self._checked.has(entry.offset, bool(entry.coding))
+
+    def check(self, entry: Entry) -> Iterator[None]:
+        """Compare a file with its SHA-256, a slice at each step; once it is right, that holds.
+
+        Steps block. Nothing of it is given away before, if the filesystem `is_verifying`.
+
+        :raises BlobDamaged: when the disk has lost it, or has something else.
+        """
+        at, end, hash_ = entry.offset, entry.offset + entry.size, hashlib.sha256()
+        while at < end:
+            slice_ends = min(end, at + _SLICE)
+            while at < slice_ends:
+                piece = self._pread(entry, min(slice_ends - at, MIB), at)
+                hash_.update(piece)
+                at += len(piece)
+            yield
+        if hash_.digest() != entry.sha256:
+            raise self.damage(entry, "a file is not what its digest says")
+        self._checked.add(entry.offset, bool(entry.coding))
+
     def damage(self, entry: Entry, problem: str) -> BlobDamaged:
         """The error that says what is wrong with the bytes of an entry."""
         if entry.coding:
             return CodingDamaged(str(self.digest), problem, entry.coding, entry.offset)
         return BlobDamaged(str(self.digest), problem)
+
+    def forget_coding(self, coding: bytes, offset: int) -> None:
+        """Give away no longer the coded bytes that begin there, damaged as they are."""
+        self.codings.forget(coding, offset)
+        self._checked.remove_coded(offset)
 
     def take_index(self, other: ImageFilesystem) -> None:
         """Look up in the index of `other` from now on, the same blob opened anew; it is closed."""
@@ -214,6 +256,11 @@ class ImageFilesystem:
             os.close(content)
         self._database.close()
         self.codings.close()
+
+    def _verify(self, entry: Entry) -> None:
+        if not self.is_checked(entry):
+            for _ in self.check(entry):
+                pass
 
     def _pread(self, entry: Entry, length: int, at: int) -> bytes:
         """Some of those bytes, at least one."""

@@ -18,13 +18,14 @@ from blobserve.config import Config, RepositoryRules
 from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound, PullTimeout
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
+from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
 from blobserve.web.answer import Answer, Body, Content, Header
 from blobserve.web.conditional import Fields
 from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, vary
-from blobserve.web.hold import EntryBody, Hold
+from blobserve.web.hold import Checks, EntryBody, Hold
 from blobserve.web.pages import NeedsSlash
 from blobserve.web.paths import Location
 from blobserve.web.ready import LARGEST, Key, Ready, ReadyResponses, read_whole
@@ -94,6 +95,7 @@ class Files:
         self._config = config
         self._reactor = reactor
         self._disk = disk
+        self._checks: Checks = Flights()
         self.views = Views()
         self._ready = ReadyResponses(store, config, reactor)
 
@@ -138,7 +140,7 @@ class Files:
         read_only = head.fields.get(_READ_ONLY, b"").lower() == b"true"
         lease = await self._lease(location.reference, read_only, config.timeout)
         asked.cache, asked.digest = lease.result, lease.digest
-        hold = Hold(lease, self._disk)
+        hold = Hold(lease, self._disk, self._checks)
         try:
             selection = select(lease, location, rules, variables)
             if isinstance(selection, NeedsSlash):

@@ -6,26 +6,32 @@ number taken by another. Knows nothing of what is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from blobserve.errors import BlobDamaged
+from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
-from blobserve.store.tree import Entry
+from blobserve.store.tree import Entry, ImageFilesystem
 from blobserve.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
+Checks: TypeAlias = Flights[tuple[ImageFilesystem, int, bytes], None]
+"""The files that are being checked, each once however many wait to have it."""
+
+
 class Hold:
     """A lease with a count of those who need it, at first one. The last to leave releases it."""
 
-    def __init__(self, lease: Lease, disk: Threads) -> None:
+    def __init__(self, lease: Lease, disk: Threads, checks: Checks | None = None) -> None:
         self.lease = lease
+        self._checks: Checks = Flights() if checks is None else checks
         self._disk = disk
         self._needed_by = 1
 
@@ -58,6 +64,36 @@ class Hold:
         job.addBoth(leave).addCallbacks(waiter.callback, waiter.errback)
         return waiter
 
+    async def checked(self, entry: Entry) -> None:
+        """Return when a file that is to be checked before it is given away has been.
+
+        :raises BlobDamaged: when it is not what it should be, which is reported.
+        """
+        filesystem = self.lease.filesystem
+        if filesystem.is_checked(entry):
+            return
+        key = filesystem, entry.offset, entry.coding
+        check = self._checks.get(key) or self._checks.begin(key, lambda _: self._check(entry))
+        await check.wait()
+
+    async def _check(self, entry: Entry) -> None:
+        """Slice by slice, so that others have the threads in between."""
+        self.keep()
+        try:
+            steps = self.lease.filesystem.check(entry)
+            while await self.run(_has_more, steps):
+                pass
+        finally:
+            self.leave()
+
+
+def _has_more(steps: Iterator[None]) -> bool:
+    """Go one step; whether there may be another."""
+    return next(steps, _END) is not _END
+
+
+_END = object()
+
 
 class EntryBody:
     """A file of an image, read where it lies. See `Body` and `Stored` of `blobserve.web.answer`."""
@@ -78,7 +114,7 @@ class EntryBody:
 
     def read(self, offset: int, length: int) -> Deferred[bytes]:
         """See `Body.read`."""
-        return self._hold.run(self._hold.lease.filesystem.read, self._entry, offset, length)
+        return self._run(self._hold.lease.filesystem.read, offset, length)
 
     @property
     def stored(self) -> EntryBody:
@@ -101,7 +137,7 @@ class EntryBody:
 
     def read_ahead(self, offset: int, length: int) -> Deferred[None]:
         """See `Stored.read_ahead`."""
-        return self._hold.run(self._hold.lease.filesystem.read_ahead, self._entry, offset, length)
+        return self._run(self._hold.lease.filesystem.read_ahead, offset, length)
 
     def lost(self, problem: str) -> BlobDamaged:
         """See `Stored.lost`."""
@@ -112,3 +148,14 @@ class EntryBody:
     def close(self) -> None:
         """See `Body.close`; once only."""
         self._hold.leave()
+
+    def _run(self, read: Callable[[Entry, int, int], T], offset: int, length: int) -> Deferred[T]:
+        if self._hold.lease.filesystem.is_checked(self._entry):
+            return self._hold.run(read, self._entry, offset, length)
+        return Deferred.fromCoroutine(self._run_checked(read, offset, length))
+
+    async def _run_checked(
+        self, read: Callable[[Entry, int, int], T], offset: int, length: int
+    ) -> T:
+        await self._hold.checked(self._entry)
+        return await self._hold.run(read, self._entry, offset, length)
