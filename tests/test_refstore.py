@@ -619,7 +619,7 @@ async def test_bounded_memory(tmp_path: Path) -> None:
     async with standing(tmp_path) as stand:
         rules = RepositoryRules()
         known = KnownReferences(stand.space, Images(stand.space, Limits()), lambda _: rules)
-        image = Image(an_image().digest, an_image().layers[0], 1, None, ())
+        image = Image(an_image().digest, an_image().layers[:1], 1, None, ())
         used = Known(SITE, image.digest, 0, image)
         known.learn(used)
         others = [Digest.of(str(n).encode()) for n in range(MOST)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from blobserve.errors import BlobDamaged
 from blobserve.oci.digest import Digest
@@ -22,6 +23,24 @@ class BlobState(enum.Enum):
     """It is being pulled."""
     READY = enum.auto()
     """All of it, verified."""
+
+
+class Readable(Protocol):
+    """The right to read an image until `release`; its files stay open that long."""
+
+    filesystem: ImageFilesystem
+
+    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
+        """See `Lease.coded`."""
+        ...
+
+    def report(self, damage: BlobDamaged) -> None:
+        """See `Lease.report`."""
+        ...
+
+    def release(self) -> None:
+        """Give it up; once is enough, more is harmless."""
+        ...
 
 
 class KeptBlob:
@@ -57,7 +76,7 @@ class KeptBlob:
 
 
 class Blob:
-    """The right to read a READY blob until `release`; its files stay open that long."""
+    """The right to read a READY blob. See `Readable`."""
 
     def __init__(
         self,
@@ -81,11 +100,11 @@ class Blob:
         return self._want(self._kept, entry, coding) if known is None else known
 
     def report(self, damage: BlobDamaged) -> None:
-        """Have it seen to that this damage was met, so that whoever asks next does not meet it."""
+        """See `Readable.report`."""
         self._damaged(self._kept, damage)
 
     def release(self) -> None:
-        """Give it up; once is enough, more is harmless."""
+        """See `Readable.release`."""
         released, self._released = self._released, None
         if released is not None:
             self._kept.leases -= 1

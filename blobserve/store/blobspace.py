@@ -26,7 +26,7 @@ from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Document
 from blobserve.store.behind import WriteBehind
-from blobserve.store.blob import Blob, BlobState
+from blobserve.store.blob import Blob, BlobState, Readable
 from blobserve.store.bound import Bound
 from blobserve.store.files import BlobFiles
 from blobserve.store.ingest import Ingest
@@ -41,7 +41,7 @@ from blobserve.threads import Threads
 
 T = TypeVar("T")
 
-__all__ = ["Blob", "BlobSpace", "BlobState", "Ingest"]
+__all__ = ["Blob", "BlobSpace", "BlobState", "Ingest", "Readable"]
 
 _log = Logger()
 
@@ -172,6 +172,20 @@ class BlobSpace:
         :raises ComeAgain: when it cannot be opened for now, as without descriptors.
         """
         return await self._keep.mount(digest)
+
+    def is_ready(self, layers: tuple[Digest, ...]) -> bool:
+        """Whether all that serving these layers takes is READY."""
+        return all(self._keep.shelf.get(digest) for digest in layers)
+
+    def acquire_image(self, layers: tuple[Digest, ...]) -> Readable | None:
+        """The right to read the image that these layers make, the lowest first; see `acquire`."""
+        [layer] = layers
+        return self.acquire(layer)
+
+    async def mount_image(self, layers: tuple[Digest, ...]) -> Readable | None:
+        """The same, opening what is closed; see `mount`."""
+        [layer] = layers
+        return self.acquire(layer) or await self.mount(layer)
 
     async def set_aside(self, digest: Digest) -> None:
         """Remove a layer that was found damaged, also while it is read."""

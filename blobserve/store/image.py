@@ -1,4 +1,4 @@
-"""From a reference to the layer that is served: manifests and indexes, followed by digest.
+"""From a reference to the layers that are served: manifests and indexes, followed by digest.
 
 Documents come from the blob space where it has them, else from a source. Knows nothing of which tag
 is fresh, and fetches no layer.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from blobserve.config import Limits
+from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import BadImage, ContentMismatch, NoLayers, NotHere
 from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor, Index, Manifest, Platform, parse
@@ -22,17 +22,27 @@ _DOCUMENTS = 3
 
 @attrs.frozen
 class Image:
-    """What a manifest or index stands for: the layer that is served, and how it was chosen."""
+    """What a manifest or index stands for: the layers that are served, and how they were chosen."""
 
     digest: Digest
     """Of the document that the reference names, be it an index."""
-    layer: Descriptor
+    served: tuple[Descriptor, ...]
+    """The layers that are served, the lowest first; at least one."""
     layers: int
     """How many layers the image has."""
     platform: Platform | None
     """The platform that was asked for."""
     warnings: tuple[str, ...]
     """What was arbitrary about the choice; each a clause without its subject."""
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """Of the layers that are served, the lowest first."""
+        return tuple(layer.digest for layer in self.served)
+
+    def suits(self, rules: RepositoryRules) -> bool:
+        """Whether it is what `rules` would choose."""
+        return self.platform == rules.platform
 
 
 class Images:
@@ -43,7 +53,7 @@ class Images:
         self._limits = limits
 
     async def read(
-        self, reference: Reference, platform: Platform | None, source: Source | None
+        self, reference: Reference, rules: RepositoryRules, source: Source | None
     ) -> tuple[Image, list[Document]]:
         """The image that `reference` names, and the documents on the way to it.
 
@@ -57,7 +67,7 @@ class Images:
         while isinstance(parsed := self._parse(document), Index):
             if len(documents) == _DOCUMENTS:
                 raise BadImage(str(reference), "its indexes are nested more than once")
-            chosen, warning = parsed.choose(platform)
+            chosen, warning = parsed.choose(rules.platform)
             document = await self._document(reference.at(chosen.digest), source)
             if len(document.content) != chosen.size:
                 raise ContentMismatch(str(chosen.digest), "its size is not that of its index")
@@ -67,8 +77,9 @@ class Images:
             raise NoLayers(str(reference))
         if len(parsed.layers) > 1:
             warnings.append(_several(reference, parsed))
-        layer, layers = parsed.layers[0], len(parsed.layers)
-        return Image(documents[0].digest, layer, layers, platform, tuple(warnings)), documents
+        served, layers = parsed.layers[:1], len(parsed.layers)
+        digest = documents[0].digest
+        return Image(digest, served, layers, rules.platform, tuple(warnings)), documents
 
     def _parse(self, document: Document) -> Manifest | Index:
         return parse(document.content, document.media_type, self._limits)

@@ -162,7 +162,7 @@ class Keep:
         """The right to read a READY blob that is open; does not count as a use."""
         if kept.filesystem is None or kept.is_doubted or kept not in self.shelf:
             return None
-        kept.filesystem.is_verifying = self.is_verifying
+        kept.filesystem.verify(self.is_verifying)
         report = self._mending.report
         return Blob(kept, kept.filesystem, self._released, self.coder.want, report)
 

@@ -64,10 +64,10 @@ class KnownReferences:
         Asks no source. Returns at once when the image has been read for these rules before.
         """
         known = self.get(reference)
-        if known is None or (known.image and known.image.platform == rules.platform):
+        if known is None or (known.image and known.image.suits(rules)):
             return known
         try:
-            image, _ = await self._images.read(reference.at(known.digest), rules.platform, None)
+            image, _ = await self._images.read(reference.at(known.digest), rules, None)
         except BlobserveError:
             image = None
         self.update(known, lambda each: attrs.evolve(each, image=image))
@@ -118,9 +118,10 @@ class KnownReferences:
         allowed = {each for each in repositories if self._rules(each) is not None}
         self._space.mark_current(
             frozenset(
-                known.image.layer.digest
+                digest
                 for known in tags
                 if known.image and known.reference.repository in allowed
+                for digest in known.image.digests
             )
         )
 

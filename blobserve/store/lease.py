@@ -7,7 +7,7 @@ from typing import Literal
 
 from blobserve.errors import BlobDamaged
 from blobserve.oci.digest import Digest
-from blobserve.store.blobspace import Blob
+from blobserve.store.blobspace import Readable
 from blobserve.store.codings import Uncoded
 from blobserve.store.tree import Entry, ImageFilesystem
 
@@ -18,14 +18,14 @@ class Lease:
     """An image that stays readable until `release`; also a context manager that releases."""
 
     def __init__(
-        self, blob: Blob, digest: Digest, layers: int, result: Result, trusted_until: float
+        self, image: Readable, digest: Digest, layers: int, result: Result, trusted_until: float
     ) -> None:
-        self._blob: Blob | None = blob
-        self.filesystem: ImageFilesystem = blob.filesystem
+        self._image: Readable | None = image
+        self.filesystem: ImageFilesystem = image.filesystem
         self.digest = digest
         """Of the manifest or index: ``<repository>@<digest>`` names the same bytes for ever."""
         self.layers = layers
-        """How many layers the image has; the first is served."""
+        """How many layers the image has, whether they are served or not."""
         self.result = result
         """How it came about: found ready, pulled for this call, waited for, or found stale."""
         self.trusted_until = trusted_until
@@ -37,7 +37,7 @@ class Lease:
         Costs a look-up. What has not been made yet is made in the background, once however many
         ask. Nothing is made of what is coded already, too small or too large, or after `release`.
         """
-        return Uncoded.NEVER if self._blob is None else self._blob.coded(entry, coding)
+        return Uncoded.NEVER if self._image is None else self._image.coded(entry, coding)
 
     def report(self, damage: BlobDamaged) -> None:
         """Have it seen to that this damage was met in what is leased.
@@ -45,14 +45,14 @@ class Lease:
         Who asks for the image from then on gets it whole, or waits until it is; what is leased
         stays as it is. Nothing is done about it after `release`.
         """
-        if self._blob is not None:
-            self._blob.report(damage)
+        if self._image is not None:
+            self._image.report(damage)
 
     def release(self) -> None:
         """Give the image up; once is enough, more is harmless."""
-        blob, self._blob = self._blob, None
-        if blob is not None:
-            blob.release()
+        image, self._image = self._image, None
+        if image is not None:
+            image.release()
 
     def __enter__(self) -> Lease:
         return self

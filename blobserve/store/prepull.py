@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from blobserve.errors import Forbidden
 from blobserve.oci.reference import Reference
-from blobserve.store.blobspace import BlobSpace, BlobState
+from blobserve.store.blobspace import BlobSpace
 from blobserve.store.flight import reason_of
 from blobserve.store.freshness import Freshness, Known, moves
 from blobserve.store.known import KnownReferences, Rules
@@ -77,9 +77,7 @@ class PrePulls:
             await self._refreshes.look_up(known, rules).wait(urgent=False)
 
     def _is_ready(self, known: Known) -> bool:
-        return known.image is not None and (
-            self._space.state_of(known.image.layer.digest) is BlobState.READY
-        )
+        return known.image is not None and self._space.is_ready(known.image.digests)
 
     def _set_timer(self, reference: Reference) -> None:
         timer = self._timers.pop(reference, None)

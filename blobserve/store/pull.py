@@ -7,10 +7,13 @@ is READY, and is left alone when the pull fails. Knows nothing of when a tag is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import attrs
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import (
@@ -24,11 +27,11 @@ from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Source
-from blobserve.store.blobspace import Blob, BlobSpace, BlobState
+from blobserve.store.blobspace import Blob, BlobSpace, BlobState, Readable
 from blobserve.store.download import Downloads
 from blobserve.store.flight import Flight, Flights
 from blobserve.store.freshness import Known
-from blobserve.store.image import Images
+from blobserve.store.image import Image, Images
 from blobserve.store.known import KnownReferences
 from blobserve.store.missing import Missing
 
@@ -57,24 +60,24 @@ class Pulls:
         self._missing = missing
         self._downloads = downloads
         self._reactor = reactor
-        self._flights: Flights[Reference, Blob] = Flights()
+        self._flights: Flights[Reference, Readable] = Flights()
 
-    def get(self, reference: Reference) -> Flight[Blob] | None:
+    def get(self, reference: Reference) -> Flight[Readable] | None:
         """The pull of `reference` that is under way."""
         return self._flights.get(reference)
 
     def begin(
         self, reference: Reference, wanted: Known | None, rules: RepositoryRules
-    ) -> Flight[Blob]:
+    ) -> Flight[Readable]:
         """Pull the digest that is `wanted`, or if that is None what the source says it is.
 
-        None is under way for this reference. The flight's blob is held until all who wait have been
-        told; they acquire their own.
+        None is under way for this reference. The flight's image is held until all who wait have
+        been told; they acquire their own.
         """
         return self._flights.begin(
             reference,
             lambda flight: self._pull(reference, wanted, rules, flight),
-            after=Blob.release,
+            after=lambda image: image.release(),
         )
 
     async def close(self) -> None:
@@ -87,8 +90,8 @@ class Pulls:
         reference: Reference,
         wanted: Known | None,
         rules: RepositoryRules,
-        flight: Flight[Blob],
-    ) -> Blob:
+        flight: Flight[Readable],
+    ) -> Readable:
         try:
             source = self._provider(reference.repository)
             if wanted is not None and reference.tag is not None:
@@ -116,23 +119,48 @@ class Pulls:
         wanted: Known | None,
         source: Source,
         rules: RepositoryRules,
-        flight: Flight[Blob],
-    ) -> Blob:
+        flight: Flight[Readable],
+    ) -> Readable:
         """Make an image READY, switch `reference` to it, and hold it."""
         target = reference.at(wanted.digest) if wanted else reference
-        image, documents = await self._images.read(target, rules.platform, source)
+        image, documents = await self._images.read(target, rules, source)
         known = wanted or Known(reference, image.digest, self._reactor.seconds())
-        blob = await self._layer(reference.repository, image.layer, source, rules, flight)
+        readable = await self._image(reference.repository, image, source, rules, flight)
         try:
             for document in documents:
                 await self._space.put_manifest(
                     document.digest, document.content, document.media_type
                 )
         except Exception:
-            blob.release()
+            readable.release()
             raise
         self._known.learn(attrs.evolve(known, image=image))
-        return blob
+        return readable
+
+    async def _image(
+        self,
+        repository: Repository,
+        image: Image,
+        source: Source,
+        rules: RepositoryRules,
+        flight: Flight[Readable],
+    ) -> Readable:
+        """Make all layers that are served READY, each with a permit of its own, and hold them."""
+        layers = {layer.digest: layer for layer in image.served}
+        blobs = await _all(
+            [
+                Deferred.fromCoroutine(self._layer(repository, layer, source, rules, flight))
+                for layer in layers.values()
+            ]
+        )
+        try:
+            readable = await self._space.mount_image(image.digests)
+        finally:
+            for blob in blobs:
+                blob.release()
+        if readable is None:
+            raise SpaceContended
+        return readable
 
     async def _layer(
         self,
@@ -140,7 +168,7 @@ class Pulls:
         layer: Descriptor,
         source: Source,
         rules: RepositoryRules,
-        flight: Flight[Blob],
+        flight: Flight[Readable],
     ) -> Blob:
         digest = layer.digest
         is_foreign = not rules.listed and (
@@ -159,3 +187,22 @@ class Pulls:
 
     async def _mounted(self, digest: Digest) -> Blob | None:
         return self._space.acquire(digest) or await self._space.mount(digest)
+
+
+async def _all(bringing: list[Deferred[Blob]]) -> list[Blob]:
+    """What all of them bring; when one fails the others are waited for no longer, nothing is held.
+
+    :raises BlobserveError: what made the first fail.
+    """
+    try:
+        return await gatherResults(bringing, consumeErrors=True)
+    except FirstError as first:
+        for each in bringing:
+            each.addBoth(_give_back)
+            each.cancel()
+        raise cast("Exception", first.subFailure.value) from first
+
+
+def _give_back(outcome: Blob | Failure | None) -> None:
+    if isinstance(outcome, Blob):
+        outcome.release()

@@ -14,7 +14,7 @@ from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import Forbidden, NotHere, SpaceContended, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.oci.reference import Reference, Repository
-from blobserve.store.blobspace import Blob, BlobSpace
+from blobserve.store.blobspace import BlobSpace, Readable
 from blobserve.store.download import Downloads
 from blobserve.store.flight import own
 from blobserve.store.freshness import Freshness, Known
@@ -81,12 +81,12 @@ class RefStore:
         rules, known = self._rules(reference.repository), self._known.get(reference)
         if self._closed or rules is None or known is None or known.image is None:
             return None
-        if known.image.platform != rules.platform:
+        if not known.image.suits(rules):
             return None
         if known.freshness(rules, asked) is not Freshness.TRUSTED:
             return None
-        blob = self._space.acquire(known.image.layer.digest)
-        return None if blob is None else self._granted(blob, known, rules, asked, "hit")
+        image = self._space.acquire_image(known.image.digests)
+        return None if image is None else self._granted(image, known, rules, asked, "hit")
 
     @property
     def switches(self) -> int:
@@ -173,24 +173,23 @@ class RefStore:
         known = self._known.get(reference)
         if known is None or known.image is None:
             return None
-        digest = known.image.layer.digest
-        blob = self._space.acquire(digest) or await self._space.mount(digest)
-        if blob is None:
+        image = await self._space.mount_image(known.image.digests)
+        if image is None:
             return None
         if self._closed:
-            blob.release()
+            image.release()
             raise StoreClosed
-        lease = self._granted(blob, known, rules, asked, result)
+        lease = self._granted(image, known, rules, asked, result)
         self.count(lease.result)
         return lease
 
     def _granted(
-        self, blob: Blob, known: Known, rules: RepositoryRules, asked: float, result: Result
+        self, image: Readable, known: Known, rules: RepositoryRules, asked: float, result: Result
     ) -> Lease:
         if result == "hit" and known.is_stale(rules, asked):
             result = "stale"
         layers = known.image.layers if known.image else 0
-        return Lease(blob, known.digest, layers, result, known.trusted_until(rules))
+        return Lease(image, known.digest, layers, result, known.trusted_until(rules))
 
 
 def _plain(reference: Reference) -> Reference:

@@ -22,7 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-Checks: TypeAlias = Flights[tuple[ImageFilesystem, int, bytes], None]
+Checks: TypeAlias = Flights[tuple[ImageFilesystem, int, int, bytes], None]
 """The files that are being checked, each once however many wait to have it."""
 
 
@@ -72,7 +72,7 @@ class Hold:
         filesystem = self.lease.filesystem
         if filesystem.is_checked(entry):
             return
-        key = filesystem, entry.offset, entry.coding
+        key = filesystem, entry.layer, entry.offset, entry.coding
         check = self._checks.get(key) or self._checks.begin(key, lambda _: self._check(entry))
         await check.wait()
 
