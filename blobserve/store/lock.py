@@ -40,4 +40,6 @@ class OwnerLock:
 
     def release(self) -> None:
         """Let another owner in; once only."""
+        # Closing is not enough: a process that is just being forked has the descriptor too.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)
