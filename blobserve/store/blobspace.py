@@ -246,6 +246,10 @@ class BlobSpace:
         """
         await self._keep.room.ask(None, size)
 
+    async def relieve(self, size: int) -> bool:
+        """Evict `size` bytes because the disk itself is full; whether anything could go."""
+        return await self._keep.room.relieve(size)
+
     def release(self, size: int) -> None:
         """Stop counting reserved bytes."""
         self._bound.give(size)

@@ -19,6 +19,7 @@ import attrs
 
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
+from blobserve.store.damage import typed
 from blobserve.store.replay import IMPLIED, Node, Replay, join, parted
 from blobserve.store.tar import Member, Reader
 
@@ -117,22 +118,28 @@ class Index:
         self._replay.apply(member)
 
     def flush(self) -> None:
-        """Write what was added."""
-        self._database.executemany(
-            "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._members
-        )
-        self._members.clear()
-        self._nodes.flush()
+        """Write what was added.
+
+        :raises BlobserveError: when the disk is full, or fails; the index is lost then, for nobody
+            can tell how much was written.
+        """
+        with _final_errors():
+            self._database.executemany(
+                "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._members
+            )
+            self._members.clear()
+            self._nodes.flush()
         self._flushed = self.bound
 
     def finish(self, content_size: int) -> Built:
-        """Complete the tree and the file, and close it."""
+        """Complete the tree and the file, and close it. See `flush` for what it raises."""
         self.flush()
-        self._replay.finish()
-        self._nodes.flush()
-        self._database.execute("INSERT INTO content VALUES (?)", (content_size,))
-        self._database.execute("COMMIT")
-        self.close()
+        with _final_errors():
+            self._replay.finish()
+            self._nodes.flush()
+            self._database.execute("INSERT INTO content VALUES (?)", (content_size,))
+            self._database.execute("COMMIT")
+            self.close()
         with self._path.open("rb") as file:
             hash_ = sha256()
             while piece := file.read(_PIECE):
@@ -248,6 +255,15 @@ def disk_errors() -> Iterator[None]:
     except sqlite3.Error as error:
         number = errno.ENOSPC if "full" in str(error) else errno.EIO
         raise OSError(number, os.strerror(number)) from error
+
+
+@contextmanager
+def _final_errors() -> Iterator[None]:
+    """Turn SQLite's errors into those that are not worth trying again."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise typed(error) or error from error
 
 
 def _bound(payload: int) -> int:

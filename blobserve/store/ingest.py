@@ -194,14 +194,14 @@ class Ingest:
             self._pace()
             missing = await self._job(partial(extractor.feed, chunk), extractor.go_on)
             while missing:
-                extractor.grant(await self._more(missing))
+                extractor.grant(await self._more(missing, extractor.due))
                 missing = await self._job(extractor.go_on, extractor.go_on)
         return await self._job(extractor.finish)
 
-    async def _more(self, missing: int) -> int:
+    async def _more(self, missing: int, due: int) -> int:
         """Room for at least `missing` bytes; extents grow, so that large layers ask seldom."""
         wish, self._extent = self._extent, min(2 * self._extent, LARGEST_EXTENT)
-        return await self._interruptible(self._room.ask(self, missing, wish))
+        return await self._interruptible(self._room.ask(self, missing, wish, due))
 
     async def _job(self, job: Callable[[], T], again: Callable[[], T] | None = None) -> T:
         """Run `job` to its end, whatever happens meanwhile; nothing follows once it was stopped."""

@@ -37,6 +37,7 @@ class _Request:
     pull: Pull | None
     least: int
     wish: int
+    due: int
     answer: Deferred[int]
 
 
@@ -76,8 +77,11 @@ class Room:
             self._giving_way.remove(pull)
         self._bound.give(pull.held - kept)
 
-    def ask(self, pull: Pull | None, least: int, wish: int = 0) -> Deferred[int]:
+    def ask(self, pull: Pull | None, least: int, wish: int = 0, due: int = 0) -> Deferred[int]:
         """Take `wish` bytes, or when so many cannot be had `least`; fires with the number.
+
+        So many are `due` sooner or later, as far as is known: what they would be too many for is
+        refused now, before anything goes for it.
 
         `pull` None: for something small that is served before every pull, and for which none gives
         up. Cancelling withdraws.
@@ -86,15 +90,21 @@ class Room:
         :raises SpaceContended: when older pulls have the rest.
         :raises DiskFull: when all that is left is being read, or the disk has no more.
         """
-        request = _Request(pull, least, max(least, wish), Deferred(self._withdraw))
+        request = _Request(pull, least, max(least, wish), max(least, due), Deferred(self._withdraw))
         self._requests.append(request)
         if not self._serving:
             Deferred.fromCoroutine(self._serve())
         return request.answer
 
     async def shrink(self) -> None:
-        """Evict what is beyond the bound, as after it was lowered."""
-        await self._evict(self._shelf.victims(self._bound.missing()))
+        """Have go what is beyond the bound, as after it was lowered: blobs, then young pulls."""
+        while missing := self._bound.missing():
+            if victims := self._shelf.victims(missing):
+                await self._evict(victims)
+            elif self._pulls:
+                await self._pulls[-1].give_up(SpaceContended())
+            else:
+                return
 
     async def relieve(self, size: int) -> bool:
         """Evict `size` bytes because the disk itself is full; whether anything could go."""
@@ -147,7 +157,7 @@ class Room:
             return
         removable = self._shelf.size + sum(pull.held for pull in self._pulls)
         most = self._bound.limit - (self._bound.size - removable)
-        if request.pull.held + request.least > most:
+        if request.pull.held + request.due > most:
             raise ImageTooLarge(str(request.pull.digest), self._bound.limit)
 
     async def _make(self, size: int) -> bool:
