@@ -72,11 +72,19 @@ class Points:
         with self.space() as (location, scratch):
             done = injected(self.arguments(location), scratch, call, f"error={error}")
             if done.returncode != 0:
-                return f"an error that nobody raised on purpose: {done.stderr[-2000:]}"
+                return (
+                    f"an error that nobody raised on purpose: {done.stdout} {done.stderr[-2000:]}"
+                )
             said = json.loads(done.stdout)
             if wrong := {key: each for key, each in said.items() if each and key != "first"}:
                 return f"it does not recover: {wrong}"
             return self._settled(location)
+
+    def said(self, call: Call, error: str) -> dict[str, str]:
+        """What came of it when a call failed once."""
+        with self.space() as (location, scratch):
+            done = injected(self.arguments(location), scratch, call, f"error={error}")
+            return dict(json.loads(done.stdout))
 
     def _settled(self, location: Path) -> str:
         try:

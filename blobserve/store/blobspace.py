@@ -236,7 +236,7 @@ class BlobSpace:
         await self._manifests.put(Document(digest, media_type, content), self._reactor.seconds())
 
     async def get_manifest(self, digest: Digest) -> Document | None:
-        """A manifest that was put, and verified again; None if it is not here."""
+        """A manifest that was put, and verified again; None if it is not to be had here."""
         return await self._manifests.get(digest)
 
     async def reserve(self, size: int) -> None:

@@ -112,6 +112,12 @@ async def _nothing(location: Path) -> None:
     """A location that is not there."""
 
 
+async def _empty(location: Path) -> None:
+    """Nothing is here."""
+    async with opened(location):
+        pass
+
+
 async def _hot(location: Path) -> None:
     """One image is here."""
     async with opened(location) as stand:
@@ -194,6 +200,7 @@ async def _set_aside(stand: Stand) -> None:
 SCENARIOS = {
     "birth": Scenario(_nothing, None),
     "pull": Scenario(_hot, _pull),
+    "alone": Scenario(_empty, _pull),
     "evict": Scenario(_two, _evict, 2 * MIB),
     "reclaim": Scenario(_two, _reclaim),
     "recovery": Scenario(_crashed, None),

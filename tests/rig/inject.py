@@ -46,10 +46,10 @@ _WITHIN = 60.0
 
 @attrs.frozen
 class Call:
-    """One call that a process makes: the `number`-th of this name, from one."""
+    """One call that a process makes: the `number`-th of this name; ``2+``: all from the second."""
 
     name: str
-    number: int
+    number: int | str
     arguments: str = attrs.field(default="", eq=False)
 
     @property
