@@ -123,7 +123,8 @@ def test_f01_f02_f03_killed_at_every_call(name: str, points: Any) -> None:
     """Killed at any call that changes the disk, it leaves whole layers, and no trace of others."""
     at = spread(changing(points(name).calls), MOST)
     assert len(at) >= min(MOST, 5)
-    assert wrong([(call,) for call in at], points(name).killed) == {}
+    problems = wrong([(call,) for call in at], points(name).killed)
+    assert not problems, "\n".join(f"{each}: {problem}" for each, problem in problems.items())
 
 
 ERRORS = {
@@ -150,4 +151,5 @@ def _trials(found: list[Call]) -> list[tuple[Call, str]]:
 def test_f06_f07_f09_f10_failed_at_every_call(name: str, points: Any) -> None:
     """When one call fails, what was asked for fails as that or succeeds, and all is well again."""
     trials = _trials(points(name).calls)
-    assert wrong(trials, points(name).failed) == {}
+    problems = wrong(trials, points(name).failed)
+    assert not problems, "\n".join(f"{at}: {problem}" for at, problem in problems.items())
