@@ -211,3 +211,24 @@ async def test_damage_is_of_the_blob_it_was_met_in(tmp_path: Path) -> None:
             old.release()
             old.report(damage)
         assert (pulls(site), damaged(site, "content"), damaged(site, "coding")) == (2, 1, 0)
+
+
+@pytest.mark.parametrize("name", FILES)
+@within(30)
+async def test_f05_a_disk_that_fails(tmp_path: Path, name: str) -> None:
+    """Where the disk fails instead of giving bytes, no answer is wrong, and the next is right."""
+    async with warm(tmp_path) as site:
+        with (
+            await site.store.blob_for(Reference.parse(TAG)) as lease,
+            open("/proc/self/mem", "rb") as failing,
+        ):
+            entry = lease.filesystem.lookup(name.encode())
+            # Reading memory that is not there is an I/O error.
+            os.dup2(failing.fileno(), lease.filesystem.descriptor_of(entry))
+            raw = await site.exchange(
+                f"GET /{TAG}/{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+            )
+        if raw:
+            assert FILES[name].startswith(Response.parse(raw).body)
+        assert (await site.fetch(f"/{TAG}/{name}")).body == FILES[name]
+        assert (pulls(site), damaged(site, "content")) == (2, 1)

@@ -183,12 +183,14 @@ class Keep:
         """
         try:
             try:
-                filesystem = await self._threads.run(self._files.open, kept)
+                if kept.is_doubted:
+                    # It was right when it was opened: nothing says that it would not be again.
+                    filesystem = await self._repair(kept)
+                else:
+                    filesystem = await self._threads.run(self._files.open, kept)
             except IndexDamaged as damage:
-                if not kept.is_doubted:
-                    self._mending.count("index", damage)
+                self._mending.count("index", damage)
                 filesystem = await self._repair(kept)
-                _log.info("{digest} has its index again", digest=str(kept.digest))
         except BlobDamaged as damage:
             self._mending.count("content", damage)
             await self.set_aside(kept)
