@@ -114,7 +114,8 @@ def _run(
     options: Sequence[str], arguments: Sequence[str], scratch: Path
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment["PYTHONPATH"] = str(ROOT)
+    path = filter(None, [str(ROOT), environment.get("PYTHONPATH")])
+    environment["PYTHONPATH"] = os.pathsep.join(path)
     return subprocess.run(
         [program("strace"), *options, sys.executable, *arguments],
         cwd=scratch,
