@@ -56,6 +56,10 @@ class Limits:
     client_connections: int = 10_000
     client_connections_per_address: int | None = None
     response_cache_size: int = 28 * MIB
+    published_index_min_size: int = 8 * MIB
+    published_index_size: int = 64 * MIB
+    chunk_cache_size: int = 32 * MIB
+    parallel_chunk_reads: int = 8
 
 
 @attrs.frozen

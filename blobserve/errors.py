@@ -177,6 +177,10 @@ class BadLayer(Exception):
     """What is wrong with a layer, said where its name is not known; goes out as a `BadImage`."""
 
 
+class BadTable(Exception):
+    """What is wrong with a layer's published index: a reason not to use it, and no more."""
+
+
 @attrs.define(slots=False)
 class RuleTooLarge(UpstreamError):
     """A file too large for the rewriting rule that applies to it; sizes in bytes."""

@@ -79,6 +79,34 @@ class Metrics:
             ["coding"],
             registry=registry,
         )
+        self.early_served = Counter(
+            "blobserve_early_served_total",
+            "Files given out before their layer was verified.",
+            registry=registry,
+        )
+        self.early_aborted = Counter(
+            "blobserve_early_aborted_total",
+            "Of these, aborted: overtaken in the layer, damaged or abandoned with it.",
+            ["reason"],
+            registry=registry,
+        )
+        self.early_unconfirmed = Counter(
+            "blobserve_early_unconfirmed_total",
+            "Of these, those that had ended when it turned out that they should not be used.",
+            ["reason"],
+            registry=registry,
+        )
+        self.published_indexes = Counter(
+            "blobserve_published_indexes_total",
+            "Indexes that layers bring with them: used, refused, failed, or found wrong later.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.chunk_bytes = Counter(
+            "blobserve_chunk_bytes_total",
+            "Bytes of published indexes and chunks received, beside whole layers.",
+            registry=registry,
+        )
         self.size = Gauge(
             "blobserve_size_bytes",
             "Bytes the blob space takes, reservations included.",

@@ -45,6 +45,7 @@ _NEEDS_RESTART = {
     "listen": "listen",
     "blobSpace.location": "blob_space.location",
     "limits.parallelDownloads": "limits.parallel_downloads",
+    "limits.parallelChunkReads": "limits.parallel_chunk_reads",
     "accessLog": "access_log",
     "prometheusAddr": "prometheus_addr",
     "readinessProbeAddr": "readiness_addr",

@@ -124,6 +124,11 @@ class _Observed:
     ) -> None:
         await self._noted(self._registry.fetch(repository, descriptor, consumer))
 
+    async def read(
+        self, repository: Repository, descriptor: Descriptor, start: int, length: int
+    ) -> bytes:
+        return await self._noted(self._registry.read(repository, descriptor, start, length))
+
     async def _noted(self, asking: Coroutine[Deferred[Any], Any, T]) -> T:
         text = "ok"
         try:

@@ -26,7 +26,7 @@ def verified(rules: BlobSpaceRules, limits: Limits) -> tuple[list[str], bool]:
 def _lines(rules: BlobSpaceRules, found: Findings) -> Iterator[str]:
     yield (
         f"{rules.location}: {found.layers} layers with {found.entries} entries,"
-        f" {found.manifests} manifests; {_size(found.size)} read"
+        f" {found.trees} merged trees, {found.manifests} manifests; {_size(found.size)} read"
     )
     yield from _named("damaged: ", found.damaged)
     yield from _named("note: ", found.notes)

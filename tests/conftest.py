@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from hypothesis import settings
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from tests.cases_http import FILES
 from tests.examples import IS_LONG
@@ -128,3 +129,17 @@ async def taking(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     """A site to which any layer can be pushed."""
     async with serving(tmp_path_factory.mktemp("site")) as site:
         yield site
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What is logged as a warning, as text."""
+    said: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        if event.get("log_level") == LogLevel.warn:
+            said.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield said
+    globalLogPublisher.removeObserver(observe)

@@ -148,6 +148,40 @@ class SourceContract:
                     await source.fetch(tagged.repository, attrs.evolve(LAYER, size=size), sink)
                 assert sink.chunks == []
 
+    @within(20)
+    async def test_read(self) -> None:
+        """A part of a blob is given as it is stored: from its beginning, its middle and its end."""
+        async with self.holding(IMAGE) as (source, tagged):
+            for start, length in ((0, 1), (0, LAYER.size), (700, 5000), (LAYER.size - 1, 1)):
+                part = await source.read(tagged.repository, LAYER, start, length)
+                assert part == BLOB[start : start + length]
+
+    @within(20)
+    async def test_read_no_such_blob(self) -> None:
+        """Reading a part of a blob that is not there is a `BlobNotFound`."""
+        async with self.holding(IMAGE) as (source, tagged):
+            with pytest.raises(BlobNotFound, match=str(NOWHERE)):
+                await source.read(tagged.repository, Descriptor("", NOWHERE, 10), 2, 5)
+
+    @within(20)
+    async def test_read_wrong_size(self) -> None:
+        """A part of a blob of another size than its descriptor says is never given as right."""
+        async with self.holding(IMAGE) as (source, tagged):
+            for size in (LAYER.size - 1, LAYER.size + 1):
+                with pytest.raises(ContentMismatch, match=str(LAYER.digest)):
+                    await source.read(tagged.repository, attrs.evolve(LAYER, size=size), 1, 4)
+
+    @within(20)
+    async def test_reads_at_once(self) -> None:
+        """Parts of one blob that are read at the same time do not get mixed up."""
+        async with self.holding(IMAGE) as (source, tagged):
+            starts = range(0, 1000, 100)
+            reads = [
+                Deferred.fromCoroutine(source.read(tagged.repository, LAYER, start, 100))
+                for start in starts
+            ]
+            assert [await read for read in reads] == [BLOB[at : at + 100] for at in starts]
+
 
 def _fetching(source: Source, tagged: Reference, layer: Descriptor, sink: Sink) -> Deferred[None]:
     return Deferred.fromCoroutine(source.fetch(tagged.repository, layer, sink))

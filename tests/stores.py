@@ -87,6 +87,7 @@ async def standing(
     max_size: int | None = None,
     rules: dict[Repository, RepositoryRules] | None = None,
     threads: Threads | None = None,
+    pulls_behind: bool = True,
 ) -> AsyncIterator[Stand]:
     """An open ref store on the blob space in `directory`; both are closed in the end.
 
@@ -104,7 +105,13 @@ async def standing(
     space = BlobSpace(clock, BlobSpaceRules(directory, max_size), limits, threads, metrics)
     await space.open()
     store = RefStore(
-        space, provide, lambda name: rules.get(name, RepositoryRules()), clock, metrics, limits
+        space,
+        provide,
+        lambda name: rules.get(name, RepositoryRules()),
+        clock,
+        metrics,
+        limits,
+        pulls_behind,
     )
     try:
         await store.open()

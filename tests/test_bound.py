@@ -275,3 +275,55 @@ def test_a_blob_that_grows() -> None:
     stand.shelf.remove(stand.blobs[0])
     stand.shelf.grow(stand.blobs[0], 5)
     assert (stand.shelf.size, stand.blobs[0].size) == (10, 20)
+
+
+def test_the_parts_of_an_image_are_as_old_as_it() -> None:
+    """A layer that is begun late is as old as its image: those of younger images give up first."""
+    stand = Stand()
+    parts = [Digest.of(name) for name in (b"one", b"two", b"other")]
+    image = stand.room.begin(Digest.of(b"image"), frozenset(parts[:2]))
+    younger = stand.room.begin(Digest.of(b"younger"), frozenset(parts[2:]))
+    one, other, two = (Asker(stand.room, parts[n]) for n in (0, 2, 1))
+    for asker in (one, other, two):
+        stand.room.enter(asker)
+        now(asker.ask(30))
+    assert now(two.ask(30)) == 30
+    assert isinstance(other.error, SpaceContended)
+    assert (one.error, one.held, two.held) == (None, 30, 60)
+    stand.room.end(younger)
+    stand.room.end(image)
+
+
+def test_the_parts_of_an_image_fit_together_or_all_end() -> None:
+    """What one layer is refused as too large for ends its image's other layers, and no others."""
+    stand = Stand("ready", *"abcd")
+    parts = [Digest.of(name) for name in (b"ready", b"one", b"two", b"shared")]
+    large = stand.room.begin(Digest.of(b"large"), frozenset(parts))
+    stand.room.begin(Digest.of(b"small"), frozenset(parts[3:]))
+    one, two, shared, foreign = (Asker(stand.room, each) for each in (*parts[1:], parts[0]))
+    foreign.digest = Digest.of(b"foreign")
+    for asker in (one, two, shared, foreign):
+        stand.room.enter(asker)
+        now(asker.ask(10))
+    with pytest.raises(ImageTooLarge, match=str(large.image)):
+        now(one.ask(61))  # with the 10 bytes that are READY, and 10 of each part, 101
+    assert isinstance(two.error, ImageTooLarge)
+    assert shared.error is foreign.error is None
+    assert len(stand.left()) == 5
+    assert now(shared.ask(51)) == 51
+
+
+def test_an_image_alone_among_readers() -> None:
+    """When readers have what an image needs that is alone, its disk is full; nobody contends."""
+    stand = Stand(*"abcde")
+    for blob in stand.blobs:
+        blob.leases = 1
+    parts = [Digest.of(b"one"), Digest.of(b"two")]
+    stand.room.begin(Digest.of(b"image"), frozenset(parts))
+    one, two = (Asker(stand.room, each) for each in parts)
+    for asker in (one, two):
+        stand.room.enter(asker)
+        now(asker.ask(20))
+    with pytest.raises(DiskFull):
+        now(one.ask(20))
+    assert two.error is None

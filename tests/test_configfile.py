@@ -87,7 +87,7 @@ blobserve:
       workdir: /ide/
       replacements: [{path: /ide/index.html, search: a, replacement: ""}]
       inlineStatic: [{search: "{{BASE}}", replacement: "${ide}"}]
-      layers: first
+      layers: all
       platform: linux/arm64
       tagMaxAge: 2m
       immutableTags: ["commit-*"]
@@ -96,7 +96,7 @@ blobserve:
       listing: false
       fallback: /index.html
       notFound: /404.html
-      earlyServe: false
+      earlyServe: true
       source: oci:site
 """
     )
@@ -108,6 +108,7 @@ blobserve:
             workdir="/ide",
             replacements=(Replacement("ide/index.html", "a", ""),),
             inline_static=(InlineVariable("{{BASE}}", "${ide}"),),
+            layers="all",
             platform=Platform("linux", "arm64"),
             tag_max_age=120.0,
             immutable_tags=("commit-*",),
@@ -115,6 +116,7 @@ blobserve:
             headers=(("Access-Control-Allow-Origin", "*"),),
             fallback="/index.html",
             not_found="/404.html",
+            early_serve=True,
             source=tmp_path / "site",
         )
     }
@@ -465,9 +467,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"layers": "all"}, "layers: all: not yet"),
         ({"listing": True}, "listing: True: not yet"),
-        ({"earlyServe": True}, "earlyServe: True: not yet"),
         ({"layers": "last"}, 'layers: expected first or all, got text "last"'),
         ({"workdir": "/a/../b"}, "workdir: a path in an image has no .. in it"),
         (

@@ -16,7 +16,7 @@ import pytest
 from tests.rig.images import Image, Index, Layer, Link, files_below
 from tests.rig.registry import DockerRegistry, Requested
 from tests.rig.server import ROOT, Server
-from tests.rig.umoci import umoci_layout
+from tests.rig.umoci import umoci_layout, umoci_repacked
 
 
 def made_tree(seed: int = 1) -> dict[str, bytes]:
@@ -125,6 +125,36 @@ def test_an_image_made_by_umoci_is_served_from_its_first_layer(
     docker_registry.copy(f"oci:{layout}:made", "team/site:v1")
     server = serve(allowing(docker_registry, workdir="/ide"))
     compare(server, f"{docker_registry.host}/team/site:v1", files)
+
+
+def test_an_image_made_by_umoci_is_served_whole(docker_registry, part_directory, serve):
+    """Of an image by umoci all layers are served as one tree, also with its registry gone."""
+    files, layout_directory = made_tree(2), part_directory()
+    files["zzz"] = b"umoci leaves out what fills the last block of the last file"
+    later = {"index.html": b"later", "new/page.html": b"new", "zzz": b"the same"}
+    layout = umoci_layout(layout_directory, ("/ide", files), ("/ide", later))
+    docker_registry.copy(f"oci:{layout}:made", "team/site:v1")
+    server = serve(allowing(docker_registry, workdir="/ide", layers="all"))
+    base, merged = f"{docker_registry.host}/team/site:v1", {**files, **later}
+    compare(server, base, merged)
+    server.stop()
+    docker_registry.stop()
+    server.start()
+    compare(server, base, merged)
+
+
+def test_what_umoci_removes_is_not_served(docker_registry, part_directory, serve):
+    """What a later layer by umoci removes or replaces is served as umoci unpacks it."""
+    directory = part_directory()
+    layout = umoci_layout(directory, ("/", {"a": b"1", "d/x": b"x", "d/y": b"y", "e/z": b"z"}))
+    repacked = {"new": b"n", "d/y": b"changed"}
+    umoci_repacked(layout, directory, repacked, removed=("a", "e", "d/x"))
+    docker_registry.copy(f"oci:{layout}:made", "team/site:v1")
+    server = serve(allowing(docker_registry, layers="all"))
+    base = f"{docker_registry.host}/team/site:v1"
+    compare(server, base, repacked)
+    for gone in ("a", "e/z", "d/x", "e/"):
+        assert server.fetch(f"/{base}/{gone}").status == 404, gone
 
 
 @pytest.fixture

@@ -97,6 +97,8 @@ def test_the_pure_rooms_know_no_twisted() -> None:
     """Reading layers and references needs no Twisted."""
     pure = ["store.tar", "store.decompress", "store.index", "store.tree", "store.extractor"]
     pure += ["store.codings", "store.compress", "web.negotiate"]
+    pure += [f"store.published.{room}" for room in ("toc", "contents", "place", "chunk", "build")]
+    pure += ["store.published.filesystem", "store.published.compare"]
     pure += ["oci.digest", "oci.reference", "oci.manifest", "oci.challenge", "web.conditional"]
     knowing = set(importers("twisted"))
     assert [name for name in pure if f"blobserve.{name}" in knowing] == []

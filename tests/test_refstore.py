@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import (
@@ -42,20 +41,6 @@ from tests.rig.within import within
 from tests.stores import OTHER, SITE, Stand, an_image, content, now, standing
 
 DOWN = RegistryFailed("registry.example", "connection refused")
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """What is logged as a warning, as text."""
-    said: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        if event.get("log_level") == LogLevel.warn:
-            said.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield said
-    globalLogPublisher.removeObserver(observe)
 
 
 @pytest_twisted.ensureDeferred

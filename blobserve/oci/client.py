@@ -122,7 +122,7 @@ class Client:
         labels = (request.method.lower(), str(response.code))
         self._metrics.client_requests.labels(*labels).inc()
         self._metrics.client_duration.labels(*labels).observe(self._reactor.seconds() - begun)
-        return Response(response, origin, self._reactor, self._limits)
+        return Response(response, origin, request.url, self._reactor, self._limits)
 
     def _headers(self, request: Request) -> Headers:
         headers = {"User-Agent": self._user_agent, **request.headers}

@@ -65,8 +65,10 @@ class Response:
     """
 
     def __init__(
-        self, original: IResponse, origin: Origin, clock: IReactorTime, limits: Limits
+        self, original: IResponse, origin: Origin, url: str, clock: IReactorTime, limits: Limits
     ) -> None:
+        self.url = url
+        """Where it is from: not where the request was sent, if that was redirected."""
         self._original = original
         self._clock = clock
         self._limits = limits

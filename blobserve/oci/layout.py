@@ -76,6 +76,12 @@ class Layout:
         finally:
             consumer.unregisterProducer()
 
+    async def read(
+        self, repository: Repository, descriptor: Descriptor, start: int, length: int
+    ) -> bytes:
+        """See `Source.read`."""
+        return await self._threads.run(self._part, descriptor, start, length)
+
     def _document(self, reference: Reference) -> Document:
         listed = self._listed(reference)
         limit = self._limits.manifest_size
@@ -113,9 +119,11 @@ class Layout:
         return index
 
     def _chunk(self, descriptor: Descriptor, offset: int) -> bytes:
+        return self._part(descriptor, offset, min(_CHUNK, descriptor.size - offset))
+
+    def _part(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
         digest = str(descriptor.digest)
         try:
-            length = min(_CHUNK, descriptor.size - offset)
             content, size = _read(self._blob(descriptor.digest), offset, length)
         except FileNotFoundError as error:
             raise BlobNotFound(digest) from error

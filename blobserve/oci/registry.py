@@ -28,6 +28,7 @@ from blobserve.oci.credentials import Keychain
 from blobserve.oci.digest import Digest
 from blobserve.oci.exchange import Request, Response, TooLong
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from blobserve.oci.part import PART_TRIES, Part
 from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.session import Session
 from blobserve.oci.source import Document, Refreshed
@@ -36,6 +37,10 @@ from blobserve.threads import Threads
 
 _ACCEPT = ", ".join(MANIFEST_TYPES + INDEX_TYPES)
 _GONE = (404, 410)
+_STORAGE_LIFE = (
+    30.0  # The URLs of storage are good for minutes; it is asked for a few parts at once.
+)
+_STORAGES = 1000
 
 _log = Logger()
 
@@ -68,6 +73,7 @@ class Registry:
         self._reactor = reactor
         self._name = host
         self._limits = limits
+        self._storage: dict[tuple[Repository, Digest], tuple[str, float]] = {}
         self._session = Session(
             reactor, host, rules, keychain, named, disk, limits, metrics, user_agent
         )
@@ -94,6 +100,13 @@ class Registry:
 
         transfer = Transfer(ask, self._name, descriptor, consumer, self._reactor)
         await self._session.until_closed(transfer.run())
+
+    async def read(
+        self, repository: Repository, descriptor: Descriptor, start: int, length: int
+    ) -> bytes:
+        """See `Source.read`. A part that is cut off is asked for anew, a few times."""
+        part = Part(self._name, descriptor, start, length)
+        return await self._session.run(lambda: self._part(repository, part), PART_TRIES)
 
     async def close(self) -> None:
         """End everything at once, connections included; what was running fails: StoreClosed."""
@@ -138,6 +151,26 @@ class Registry:
         if response.status in (401, 403) and response.origin == self._session.origin:
             raise await self._refusal(repository, response)
         return response
+
+    async def _part(self, repository: Repository, part: Part) -> bytes:
+        """A part, asked for where the registry last sent us for the same blob, if that is new."""
+        key = repository, part.descriptor.digest
+        url, until = self._storage.pop(key, ("", 0.0))
+        if self._reactor.seconds() < until:
+            response = await self._session.ask_storage(Request("GET", url, part.headers))
+            if response.status in (200, 206):
+                self._storage[key] = url, until
+                return await part.receive(response)
+            response.abandon()
+        response = await self._blob(repository, part.descriptor, part.headers)
+        if response.origin != self._session.origin and response.status in (200, 206):
+            self._remember(key, response.url)
+        return await part.receive(response)
+
+    def _remember(self, key: tuple[Repository, Digest], url: str) -> None:
+        if len(self._storage) >= _STORAGES:
+            self._storage.clear()
+        self._storage[key] = url, self._reactor.seconds() + _STORAGE_LIFE
 
     async def _manifest(
         self, method: str, reference: Reference, headers: dict[str, str] | None = None

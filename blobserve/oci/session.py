@@ -124,6 +124,15 @@ class Session:
         self._patience.answered(response.origin.host)
         return response
 
+    async def ask_storage(self, request: Request) -> Response:
+        """The answer of where the registry has sent us before; the request's URL is whole.
+
+        :raises Transient: for one that says nothing about what was asked for, or none.
+        """
+        response = await self._client.ask(request)
+        await response.unless_transient()
+        return response
+
     async def _send(self, request: Request, authorization: str | None) -> Response:
         request = attrs.evolve(request, authorization=authorization)
         try:

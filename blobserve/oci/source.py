@@ -67,3 +67,15 @@ class Source(Protocol):
         :raises BlobNotFound: when the source does not have the blob.
         """
         ...
+
+    async def read(
+        self, repository: Repository, descriptor: Descriptor, start: int, length: int
+    ) -> bytes:
+        """Exactly `length` bytes of a blob as stored, from `start` on, all of them within it.
+
+        They are not checked against anything. Not for whole layers: they are held in memory.
+
+        :raises BlobNotFound: when the source does not have the blob.
+        :raises RegistryFailed: also when this source cannot give out parts of so large a blob.
+        """
+        ...

@@ -20,12 +20,7 @@ def parse_object(content: bytes) -> dict[str, object]:
     :raises ValueError: for anything else; its text quotes nothing of `content`.
     """
     try:
-        document = json.loads(
-            content.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_constant=_no_constant,
-        )
+        document = DECODER.decode(content.decode("utf-8"))
     except (ValueError, RecursionError):
         # Not chained: the decoder's own error carries the whole text, which may be a secret.
         raise ValueError("it is not strict JSON") from None
@@ -50,3 +45,9 @@ def _integer(text: str) -> int:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError("NaN or Infinity")
+
+
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_constant
+)
+"""For documents that are read part by part; raises ValueError, and RecursionError."""

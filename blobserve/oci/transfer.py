@@ -21,9 +21,8 @@ from blobserve.oci.retry import Transient, jitter, sleep
 
 _TRIES_WITHOUT_PROGRESS = 3
 _PROGRESS = 1 << 20
-_CONTENT_RANGE = re.compile(
-    r"bytes (0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,17})/([1-9][0-9]{0,17}|\*)"
-)
+CONTENT_RANGE = re.compile(r"bytes (0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,17})/([1-9][0-9]{0,17}|\*)")
+"""The field of a 206 with one part, RFC 9110 §14.4: first, last, and the size of all."""
 
 
 @implementer(IPushProducer)
@@ -145,7 +144,7 @@ class Transfer:
     def _ranged_length(self, response: Response) -> int:
         """How many bytes a 206 has; they must be those that come next. RFC 9110 §14.4."""
         values = response.values("content-range")
-        found = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
+        found = CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
         media_type = (response.value("content-type") or "").lower()
         if found is None or media_type.startswith("multipart/"):
             raise self._refuse_ranges("it sent a range that it did not describe")

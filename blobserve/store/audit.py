@@ -23,14 +23,14 @@ from blobserve.errors import BadLayer, BlobDamaged, IndexDamaged, MalformedRefer
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Codings
 from blobserve.store.compress import check as check_coding
-from blobserve.store.files import check
+from blobserve.store.files import check, check_index
 from blobserve.store.location import FURNITURE, Location, blocks, footprint, read
 from blobserve.store.recovery import check_content
 from blobserve.store.state import SLACK, Record, State
-from blobserve.store.tree import ImageFilesystem
+from blobserve.store.tree import ImageFilesystem, Tree
 
 _STATE = ("state", "state-wal", "state-shm", "state-journal", "state.damaged")
-_OWN = frozenset(("VERSION", "lock", "control", "ingest", "blobs", "manifests", *_STATE))
+_OWN = frozenset(("VERSION", "lock", "control", "ingest", "blobs", "trees", "manifests", *_STATE))
 _OF_A_BLOB = frozenset(("content", "index", "index.new", "codings"))
 _ALGORITHMS = ("sha256", "sha512")
 
@@ -40,6 +40,8 @@ class Findings:
     """What an audit found. Texts are for the operator, and may name paths of the host."""
 
     layers: int = 0
+    trees: int = 0
+    """Of several layers each."""
     entries: int = 0
     """Of all layers that are whole."""
     manifests: int = 0
@@ -76,10 +78,13 @@ class _Audit:
         self.findings = found = Findings()
         self._location = location
         self._limits = limits
-        records, media_types = self._remembered()
+        records, trees, media_types = self._remembered()
         for digest in sorted(location.blobs()):
             self._layer(digest, records.pop(digest, None))
         found.notes += [f"layer {each}: recorded, and not here" for each in records]
+        for digest in sorted(location.trees()):
+            self._tree(digest, trees.pop(digest, None))
+        found.notes += [f"tree {each}: recorded, and not here" for each in trees]
         for digest in sorted(location.manifests()):
             self._manifest(digest)
             media_types.discard(digest)
@@ -93,7 +98,7 @@ class _Audit:
         if found.taken > found.counted and not left:
             found.notes.append("it takes more on the disk than is counted")
 
-    def _remembered(self) -> tuple[dict[Digest, Record], set[Digest]]:
+    def _remembered(self) -> tuple[dict[Digest, Record], dict[Digest, Record], set[Digest]]:
         """What the state says, read from a copy of it: opening a database may change it."""
         root = self._location.root
         with TemporaryDirectory() as copy:
@@ -109,7 +114,8 @@ class _Audit:
                 if aside.exists():
                     self.findings.damaged.append("the state file: it is no database any more")
                 records = {each.digest: each for each in state.blobs()}
-                return records, {digest for digest, _ in state.manifests()}
+                trees = {each.digest: each for each in state.trees()}
+                return records, trees, {digest for digest, _ in state.manifests()}
             finally:
                 state.close()
 
@@ -150,6 +156,22 @@ class _Audit:
         finally:
             codings.close()
 
+    def _tree(self, digest: Digest, record: Record | None) -> None:
+        path, found = self._location.tree(digest), self.findings
+        found.trees += 1
+        found.counted += footprint(path)
+        if record is None:
+            found.notes.append(f"tree {digest}: not recorded, so it is removed at the next start")
+            return
+        try:
+            found.size += path.lstat().st_size
+            check_index(path, record)
+            Tree.open(path, digest, self._limits).close()
+        except BlobDamaged as damage:
+            found.damaged.append(f"tree {digest}: {damage.problem} (it can be made again)")
+        except OSError as error:
+            found.damaged.append(f"tree {digest}: {error.strerror} (it can be made again)")
+
     def _manifest(self, digest: Digest) -> None:
         found, path = self.findings, self._location.manifest(digest)
         found.manifests += 1
@@ -179,7 +201,7 @@ def _foreign(root: Path) -> Iterator[Path]:
     for path in _entries(root):
         if path.name not in _OWN or path.is_symlink():
             yield path.relative_to(root)
-    for kind in ("blobs", "manifests"):
+    for kind in ("blobs", "trees", "manifests"):
         for algorithm in _entries(root / kind):
             if algorithm.name not in _ALGORITHMS or not _is_directory(algorithm):
                 yield algorithm.relative_to(root)

@@ -1,8 +1,9 @@
-"""One READY blob, and the right to read it. Knows nothing of where it lies."""
+"""One READY blob or tree, and the right to read it. Knows nothing of where it lies."""
 
 from __future__ import annotations
 
 import enum
+import math
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -71,8 +72,15 @@ class KeptBlob:
 
     @property
     def digest(self) -> Digest:
-        """Of the layer as it is pulled."""
+        """Of the layer as it is pulled; of what makes it, if this is a tree."""
         return self.record.digest
+
+
+class KeptTree(KeptBlob):
+    """The READY tree of several layers: it has an index, and no content of its own."""
+
+    last_count = -math.inf
+    """When a use of it, and of all its layers, was last counted."""
 
 
 class Blob:

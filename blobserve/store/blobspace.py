@@ -9,15 +9,15 @@ Knows nothing of what references mean, and of no registry.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from blobserve.config import BlobSpaceRules, Limits
 from blobserve.errors import ImageTooLarge, SpaceUnusable, StoreClosed
@@ -25,21 +25,24 @@ from blobserve.metrics import Metrics
 from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Document
+from blobserve.store.background import Background
 from blobserve.store.behind import WriteBehind
 from blobserve.store.blob import Blob, BlobState, Readable
 from blobserve.store.bound import Bound
+from blobserve.store.early import EarlyFiles
 from blobserve.store.files import BlobFiles
 from blobserve.store.ingest import Ingest
 from blobserve.store.keep import Keep
-from blobserve.store.location import FURNITURE, Location
+from blobserve.store.location import BLOCK, FURNITURE, Location
 from blobserve.store.manifests import ManifestFiles, Manifests
 from blobserve.store.recovery import examine, survey
 from blobserve.store.references import References
+from blobserve.store.scratch import Scratch
 from blobserve.store.state import SLACK, Change, State
+from blobserve.store.treefiles import TreeFiles
+from blobserve.store.trees import Trees, parts_of
 from blobserve.store.workbench import Workbench
 from blobserve.threads import Threads
-
-T = TypeVar("T")
 
 __all__ = ["Blob", "BlobSpace", "BlobState", "Ingest", "Readable"]
 
@@ -68,21 +71,34 @@ class BlobSpace:
         self._limits = limits
         self._threads = threads
         self._disk = disk = disk or threads
+        self._background = background = Background(disk)
         self._location = location = Location(rules.location)
         self._state = state = State(rules.location / "state")
         self._bound = bound = Bound(rules.max_size, lambda: state.size)
         self._uses = WriteBehind(reactor, _USES_DELAY, self._write)
         self._remembered = WriteBehind(reactor, _REFERENCES_DELAY, self._write)
         files = BlobFiles(location, state, limits)
-        self._keep = Keep(files, disk, bound, self._uses, reactor, metrics, threads, self._do)
+        tree_files = TreeFiles(location, state, limits)
+        self._keep = Keep(
+            files, tree_files, disk, bound, self._uses, reactor, metrics, threads, background.do
+        )
         self._keep.is_verifying = rules.verify_on_read
+        self._tree_files = tree_files
+        self._trees = Trees(
+            self._keep,
+            tree_files,
+            threads,
+            reactor.seconds,
+            lambda kept: background.do(self._keep.settle(kept)),
+        )
         self._manifest_files = ManifestFiles(location, state, limits)
         self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
         self.references = References(self._remembered)
         """What references stand for; to be asked once the space is open."""
+        self.early = EarlyFiles(metrics)
+        """Files of layers that are being ingested."""
         self._unready: set[Digest] = set()
         self._ingests: set[Ingest] = set()
-        self._background: set[Deferred[Any]] = set()
         self._reclaiming: LoopingCall | None = None
         self._closed = False
         metrics.size.set_function(lambda: self.size)
@@ -107,8 +123,8 @@ class BlobSpace:
         :raises SpaceUnusable: when it cannot be used or another owner has it; nothing is held then.
         """
         try:
-            await self._to_the_end(self._location.take)
-            await self._to_the_end(self._state.open)
+            await self._background.to_the_end(self._location.take)
+            await self._background.to_the_end(self._state.open)
             await self._recover()
         except (OSError, sqlite3.Error) as error:
             await self.close()
@@ -129,9 +145,10 @@ class BlobSpace:
         if self._reclaiming is not None:
             self._reclaiming.stop()
         for ingest in list(self._ingests):
-            self._do(ingest.give_up(StoreClosed()))
-        self._do(self._keep.coder.close())
-        await Deferred.fromCoroutine(self._quiet()).addTimeout(_CLOSING, self._reactor)
+            self._background.do(ingest.give_up(StoreClosed()))
+        self._background.do(self._keep.coder.close())
+        self._background.do(self._trees.close())
+        await Deferred.fromCoroutine(self._background.quiet()).addTimeout(_CLOSING, self._reactor)
         await self._uses.flush()
         await self._remembered.flush()
         self._keep.close()
@@ -175,17 +192,43 @@ class BlobSpace:
 
     def is_ready(self, layers: tuple[Digest, ...]) -> bool:
         """Whether all that serving these layers takes is READY."""
-        return all(self._keep.shelf.get(digest) for digest in layers)
+        return all(self._keep.shelf.get(digest) for digest in parts_of(layers))
 
     def acquire_image(self, layers: tuple[Digest, ...]) -> Readable | None:
-        """The right to read the image that these layers make, the lowest first; see `acquire`."""
-        [layer] = layers
-        return self.acquire(layer)
+        """The right to read the image that these layers make, the lowest first; see `acquire`.
+
+        None also when their tree has not been made.
+        """
+        return self._trees.acquire(layers)
 
     async def mount_image(self, layers: tuple[Digest, ...]) -> Readable | None:
-        """The same, opening what is closed; see `mount`."""
-        [layer] = layers
-        return self.acquire(layer) or await self.mount(layer)
+        """The same, opening what is closed, and making the tree of several layers if it is missing.
+
+        None when a layer is not READY. Cancelling ends this wait alone.
+
+        :raises BadImage: when the layers together go beyond a limit.
+        :raises NoSpace: when there is no room for the tree.
+        """
+        return await self._trees.mount(layers)
+
+    @contextmanager
+    def pulling(self, image: Digest, layers: tuple[Descriptor, ...]) -> Iterator[None]:
+        """Have these layers, while they come in, count as one image that must fit together.
+
+        :raises ImageTooLarge: when they cannot, whatever is removed; later it is their ingests that
+            raise this, all of them at once.
+        """
+        sizes = {layer.digest: layer.size for layer in layers}
+        limit = self._bound.limit
+        if limit is not None and sum(sizes.values()) > limit:
+            raise ImageTooLarge(str(image), limit)
+        together = self._keep.room.begin(
+            image, frozenset(parts_of(tuple(each.digest for each in layers)))
+        )
+        try:
+            yield
+        finally:
+            self._keep.room.end(together)
 
     async def set_aside(self, digest: Digest) -> None:
         """Remove a layer that was found damaged, also while it is read."""
@@ -217,13 +260,14 @@ class BlobSpace:
         bench = Workbench(
             self._location, self._state, descriptor, self._limits, self._reactor.seconds
         )
-        ingest = Ingest(bench, self._threads, self._keep.room, self._ended)
+        passing = self.early.of(digest)
+        ingest = Ingest(bench, self._threads, self._keep.room, passing, self._ended)
         self._ingests.add(ingest)
         ingest.start()
         return ingest
 
     def mark_current(self, digests: frozenset[Digest]) -> None:
-        """Say which layers tags currently serve: they are evicted after all others."""
+        """Say which layers and trees tags currently serve: they are evicted after all others."""
         self._keep.shelf.current = digests
 
     async def reclaim(self) -> None:
@@ -254,10 +298,26 @@ class BlobSpace:
         """Stop counting reserved bytes."""
         self._bound.give(size)
 
+    async def scratch(self) -> Scratch:
+        """A directory for what is not to be kept; empty, and to be discarded."""
+        directory = await self._background.to_the_end(self._location.new_ingest)
+        scratch = Scratch(directory, self._threads, self.reserve, self._discard)
+        await scratch.reserve(2 * BLOCK)
+        return scratch
+
+    def index_of(self, digest: Digest) -> Path:
+        """Where the index of a layer is, for as long as that is READY."""
+        return self._location.blob(digest) / "index"
+
+    async def _discard(self, directory: Path, size: int) -> None:
+        await self._background.to_the_end(partial(self._location.discard, directory))
+        self.release(size)
+
     async def _recover(self) -> None:
-        found = await self._to_the_end(partial(survey, self._location, self._state))
-        manifests = await self._to_the_end(self._manifest_files.survey)
-        self.references.load(await self._to_the_end(self._state.references))
+        found = await self._background.to_the_end(partial(survey, self._location, self._state))
+        manifests = await self._background.to_the_end(self._manifest_files.survey)
+        trees = await self._background.to_the_end(self._tree_files.survey)
+        self.references.load(await self._background.to_the_end(self._state.references))
         if found.doubtful:
             _log.info("verifying {n} blobs", n=len(found.doubtful))
         examined = await gatherResults(
@@ -266,45 +326,19 @@ class BlobSpace:
         )
         self._bound.take(FURNITURE + SLACK)
         self._manifests.load(manifests)
-        self._keep.load([*filter(None, examined), *found.whole])
+        self._keep.load([*filter(None, examined), *found.whole, *trees])
 
     def _ended(self, ingest: Ingest) -> None:
         self._ingests.remove(ingest)
         self._unready.remove(ingest.digest)
         if ingest.kept is not None:
             self._keep.add(ingest.kept)
-            self._do(self._keep.settle(ingest.kept))
-
-    def _to_the_end(self, job: Callable[[], T]) -> Deferred[T]:
-        """Run a job that `close` waits for, even when whoever wanted it has been cancelled."""
-        waiter: Deferred[T] = Deferred()
-        running = self._disk.run(job)
-        self._background.add(running)
-
-        def ended(outcome: T | Failure) -> T | Failure:
-            self._background.discard(running)
-            return outcome
-
-        running.addBoth(ended).addCallbacks(waiter.callback, waiter.errback)
-        return waiter
-
-    def _do(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
-        """Run something that nobody waits for but `close`."""
-        running = Deferred.fromCoroutine(work)
-        if not running.called:
-            self._background.add(running)
-            running.addBoth(lambda _: self._background.discard(running))
-        running.addErrback(_log_failure)
-        return running
-
-    async def _quiet(self) -> None:
-        """Wait until nothing runs in the background; cancelling lets it run on, unheard."""
-        while self._background:
-            await DeferredList(list(self._background), consumeErrors=True)
+            ingest.passing.hold(lambda: self._keep.acquire(ingest.digest))
+            self._background.do(self._keep.settle(ingest.kept))
 
     def _reclaim_regularly(self, now: bool) -> None:
         # A new one each time: one that is started again in the middle of a pass runs twice.
-        self._reclaiming = LoopingCall(lambda: self._do(self.reclaim()))
+        self._reclaiming = LoopingCall(lambda: self._background.do(self.reclaim()))
         self._reclaiming.clock = self._reactor
         self._reclaiming.start(self._rules.gc_interval, now)
 
@@ -316,8 +350,3 @@ class BlobSpace:
             await self._keep.room.shrink()
         except (OSError, sqlite3.Error) as error:
             _log.warn("the state file cannot be written: {error}", error=error)
-
-
-def _log_failure(failure: Failure) -> None:
-    if not failure.check(CancelledError):
-        _log.failure("in the background", failure)

@@ -68,7 +68,8 @@ class Downloads:
     ) -> None:
         """Bring a layer into the blob space on behalf of `pull`; returns when it is READY.
 
-        Joins the download of the same layer that is under way. Cancelling ends this wait alone.
+        Joins the download of the same layer that is under way. Cancelling ends this wait; what has
+        begun goes on, what has not is dropped if no other pull needs it.
 
         :raises QueueFull: when too many wait already.
         :raises StoreClosed: after `close`, also when waiting by then.
@@ -84,6 +85,9 @@ class Downloads:
                 # Another repository's registry failed it; what its own will say is not known yet.
                 if download.repository == repository:
                     raise
+            finally:
+                download.pulls.remove(pull)
+                self._drop_unneeded(download)
 
     async def close(self) -> None:
         """Fail every wait, stop every download, and return when ingest is wiped. Idempotent."""
@@ -110,6 +114,12 @@ class Downloads:
             self._begin_turns()
         self._count()
         return download
+
+    def _drop_unneeded(self, download: _Download) -> None:
+        if not download.pulls and download in self._queue:
+            self._queue.remove(download)
+            del self._downloads[download.descriptor.digest]
+            self._count()
 
     def _follow_limits(self) -> None:
         """Have as many permits as the limits say now; they may say something else after a reload.

@@ -17,7 +17,9 @@ from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer, ContentMismatch
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.decompress import Decompressor
-from blobserve.store.index import Index, create, disk_errors
+from blobserve.store.index import Index
+from blobserve.store.nodes import create, disk_errors
+from blobserve.store.sightings import Seen
 from blobserve.store.tar import Member, Reader
 
 _EXTENT = 8 << 20
@@ -104,6 +106,26 @@ class Extractor:
             # Nothing more is written; only the hash goes on, to learn whose fault it was.
             self._problem = problem
             return 0
+
+    def look(self, names: frozenset[bytes]) -> Seen | None:
+        """See `Sightings.look`, once `go_on` has returned 0; None when the layer is bad.
+
+        :raises OSError: when the disk fails.
+        """
+        if self._problem is not None:
+            return None
+        with disk_errors():
+            return self._index.sightings.look(names)
+
+    @property
+    def content(self) -> int:
+        """The descriptor of the content, open for reading too; -1 when it has been closed."""
+        return self._content
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all bytes of the blob were fed, so that what is left is to verify it."""
+        return self._received >= self._descriptor.size
 
     def finish(self) -> Extracted:
         """Say that the blob is complete: check it, finish both files and close them.

@@ -95,16 +95,22 @@ def check(directory: Path, record: Record) -> None:
     """
     if not has_size(directory / "content", record.content_size):
         raise BlobDamaged(str(record.digest), "its content is not of the recorded size")
-    checksum = sha256()
+    check_index(directory / "index", record)
+
+
+def check_index(path: Path, record: Record) -> None:
+    """See that an index is what was recorded.
+
+    :raises IndexDamaged: otherwise.
+    """
+    checksum = None
     try:
-        if has_size(directory / "index", record.index_size):
-            with (directory / "index").open("rb") as index:
-                while piece := index.read(_PIECE):
-                    checksum.update(piece)
+        if has_size(path, record.index_size):
+            checksum = _checksum(path)
     except OSError as error:
         if not is_lost(error):
             raise
-    if checksum.digest() != record.index_sha256:
+    if checksum != record.index_sha256:
         raise IndexDamaged(str(record.digest), "its index is not the recorded one")
 
 
@@ -128,3 +134,12 @@ def rebuild(directory: Path, digest: Digest, used: float, limits: Limits) -> Rec
 def sync_blob(directory: Path) -> None:
     """Return when a published blob would survive a power cut, but for its codings."""
     sync(directory / "content", directory / "index", directory, directory.parent)
+
+
+def _checksum(path: Path) -> bytes:
+    """The SHA-256 of a file."""
+    hash_ = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            hash_.update(piece)
+    return hash_.digest()

@@ -15,6 +15,7 @@ from blobserve.oci.manifest import Descriptor, Index, Manifest, Platform, parse
 from blobserve.oci.reference import Reference
 from blobserve.oci.source import Document, Source
 from blobserve.store.blobspace import BlobSpace
+from blobserve.store.trees import parts_of
 
 _DOCUMENTS = 3
 """An index, an index nested in it, and a manifest: the longest way allowed."""
@@ -36,13 +37,19 @@ class Image:
     """What was arbitrary about the choice; each a clause without its subject."""
 
     @property
+    def parts(self) -> tuple[Digest, ...]:
+        """Of all that must be READY to serve it: the layers, and their tree if they are several."""
+        return parts_of(self.digests)
+
+    @property
     def digests(self) -> tuple[Digest, ...]:
         """Of the layers that are served, the lowest first."""
         return tuple(layer.digest for layer in self.served)
 
     def suits(self, rules: RepositoryRules) -> bool:
         """Whether it is what `rules` would choose."""
-        return self.platform == rules.platform
+        layers = self.layers if rules.layers == "all" else 1
+        return self.platform == rules.platform and len(self.served) == layers
 
 
 class Images:
@@ -75,9 +82,10 @@ class Images:
             warnings += [warning] if warning else []
         if not parsed.layers:
             raise NoLayers(str(reference))
-        if len(parsed.layers) > 1:
-            warnings.append(_several(reference, parsed))
-        served, layers = parsed.layers[:1], len(parsed.layers)
+        layers = len(parsed.layers)
+        served = parsed.layers if rules.layers == "all" else parsed.layers[:1]
+        if len(served) < layers:
+            warnings.append(_several(reference, layers))
         digest = documents[0].digest
         return Image(digest, served, layers, rules.platform, tuple(warnings)), documents
 
@@ -94,8 +102,8 @@ class Images:
         return await source.resolve(reference)
 
 
-def _several(reference: Reference, manifest: Manifest) -> str:
+def _several(reference: Reference, layers: int) -> str:
     return (
-        f"has {len(manifest.layers)} layers, of which the first alone is served: "
-        f'see repos."{reference.repository}".layers'
+        f"has {layers} layers, of which the first alone is served: "
+        f'repos."{reference.repository}".layers: all serves them together'
     )

@@ -19,12 +19,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from blobserve.config import KIB, MIB
-from blobserve.errors import BlobserveError
+from blobserve.errors import BadImage, BlobserveError, ContentMismatch
 from blobserve.store.blob import KeptBlob
 from blobserve.store.damage import is_full, typed
-from blobserve.store.extractor import Extracted
+from blobserve.store.early import Passing
+from blobserve.store.extractor import Extracted, Extractor
 from blobserve.store.location import BLOCK
 from blobserve.store.room import Room
+from blobserve.store.sightings import Seen
 from blobserve.store.workbench import Workbench
 from blobserve.threads import Threads
 
@@ -45,7 +47,12 @@ class Ingest:
     """A consumer that extracts a layer as it arrives. Made by `BlobSpace.ingest`."""
 
     def __init__(
-        self, bench: Workbench, threads: Threads, room: Room, ended: Callable[[Ingest], None]
+        self,
+        bench: Workbench,
+        threads: Threads,
+        room: Room,
+        passing: Passing,
+        ended: Callable[[Ingest], None],
     ) -> None:
         """`ended` hears that it is over before anybody else does."""
         self.digest = bench.digest
@@ -55,6 +62,8 @@ class Ingest:
         """Fires with the first failure, so that no more is downloaded; never on success."""
         self.kept: KeptBlob | None = None
         """What was published."""
+        self.passing = passing
+        """Who waits for files of the layer, and is told of those that are there."""
         self._bench = bench
         self._threads = threads
         self._room = room
@@ -92,7 +101,7 @@ class Ingest:
         if self._stopped is not None or self._ended:
             return
         self._buffer += data
-        if len(self._buffer) >= JOB_SIZE:
+        if len(self._buffer) >= JOB_SIZE or self.passing.is_awaited:
             self._wake()
         self._pace()
 
@@ -166,6 +175,7 @@ class Ingest:
         self._room.leave(self, self.kept.size if self.kept else 0)
         self._ended = True
         self._when_ended(self)
+        self.passing.end()
         self._tell()
 
     async def _fail(self, failure: Failure) -> None:
@@ -174,6 +184,8 @@ class Ingest:
         self._outcome = failure if error is None else Failure(error)
         self._stopped = self._outcome.value
         self._buffer.clear()
+        is_damaged = failure.check(ContentMismatch, BadImage)
+        self.passing.end("damaged" if is_damaged else "abandoned")
         if not failure.check(CancelledError):
             self.failure.errback(self._outcome)
         try:
@@ -184,19 +196,37 @@ class Ingest:
     async def _extract(self) -> Extracted:
         await self._interruptible(self._room.ask(self, OVERHEAD))
         extractor = await self._job(self._bench.begin, self._bench.begin)
+        self.passing.begin(extractor.content, self._wake)
         while self._buffer or not self._complete:
-            if len(self._buffer) < JOB_SIZE and not self._complete:
+            if self._is_job_due:
+                await self._take_in(extractor)
+            else:
                 self._idle = Deferred()
                 await self._interruptible(self._idle)
-                continue
-            chunk = bytes(self._buffer[:JOB_SIZE])
-            del self._buffer[:JOB_SIZE]
-            self._pace()
-            missing = await self._job(partial(extractor.feed, chunk), extractor.go_on)
-            while missing:
-                extractor.grant(await self._more(missing, extractor.due))
-                missing = await self._job(extractor.go_on, extractor.go_on)
         return await self._job(extractor.finish)
+
+    @property
+    def _is_job_due(self) -> bool:
+        if self._complete or len(self._buffer) >= JOB_SIZE or self.passing.is_asked:
+            return True
+        # Whoever waits for a file does not wait until a job is full.
+        return bool(self._buffer) and self.passing.is_awaited
+
+    async def _take_in(self, extractor: Extractor) -> None:
+        """Extract a job's worth of what came, and tell what has streamed past."""
+        chunk = bytes(self._buffer[:JOB_SIZE])
+        del self._buffer[:JOB_SIZE]
+        self._pace()
+        look = partial(extractor.look, self.passing.asked())
+        go_on = partial(_looking, extractor.go_on, look)
+        missing, seen = await self._job(
+            partial(_looking, partial(extractor.feed, chunk), look), go_on
+        )
+        while missing:
+            extractor.grant(await self._more(missing, extractor.due))
+            missing, seen = await self._job(go_on, go_on)
+        is_last = extractor.is_whole or (self._complete and not self._buffer)
+        self.passing.tell(seen, is_last)
 
     async def _more(self, missing: int, due: int) -> int:
         """Room for at least `missing` bytes; extents grow, so that large layers ask seldom."""
@@ -235,3 +265,9 @@ class Ingest:
             raise self._stopped or CancelledError from None
         finally:
             self._wait = None
+
+
+def _looking(step: Callable[[], int], look: Callable[[], Seen | None]) -> tuple[int, Seen | None]:
+    """What a step of an extraction lacks to go on, and else what there is to be seen after it."""
+    missing = step()
+    return missing, {} if missing else look()

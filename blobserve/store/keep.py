@@ -1,4 +1,4 @@
-"""READY blobs: read, counted, closed when nobody reads them, and removed.
+"""READY blobs and trees: read, counted, closed when nobody reads them, and removed.
 
 Runs on the reactor's thread; the files are touched in threads only. Whoever holds a `Blob` can read
 it to the end, whatever happens to it meanwhile. Knows nothing of how blobs come in.
@@ -16,17 +16,18 @@ from blobserve.errors import BlobDamaged, BlobserveError, IndexDamaged
 from blobserve.metrics import Metrics
 from blobserve.oci.digest import Digest
 from blobserve.store.behind import WriteBehind
-from blobserve.store.blob import Blob, KeptBlob
+from blobserve.store.blob import Blob, KeptBlob, KeptTree
 from blobserve.store.bound import Bound, Shelf
 from blobserve.store.coder import Coder
 from blobserve.store.damage import typed
 from blobserve.store.files import BlobFiles
 from blobserve.store.flight import Flights
 from blobserve.store.location import blocks
-from blobserve.store.mending import Background, Mending
+from blobserve.store.mending import InBackground, Mending
 from blobserve.store.room import Room
-from blobserve.store.state import was_used
+from blobserve.store.state import Table, was_used
 from blobserve.store.tree import ImageFilesystem
+from blobserve.store.treefiles import TreeFiles
 from blobserve.threads import Threads
 
 _log = Logger()
@@ -41,13 +42,14 @@ class Keep:
     def __init__(
         self,
         files: BlobFiles,
+        trees: TreeFiles,
         threads: Threads,
         bound: Bound,
         uses: WriteBehind,
         clock: IReactorTime,
         metrics: Metrics,
         compute: Threads,
-        background: Background,
+        background: InBackground,
     ) -> None:
         """Files are coded in `compute`; `threads` does the rest of what blocks.
 
@@ -63,6 +65,7 @@ class Keep:
         self._mending = Mending(self.shelf, self.set_aside, background, metrics)
         self._openings: Flights[KeptBlob, None] = Flights()
         self._files = files
+        self._trees = trees
         self._threads = threads
         self._bound = bound
         self._uses = uses
@@ -97,15 +100,13 @@ class Keep:
         self.shelf.add(kept)
         self.shelf.close(self._most_open)
 
-    def acquire(self, digest: Digest) -> Blob | None:
-        """See `BlobSpace.acquire`."""
+    def acquire(self, digest: Digest, is_use: bool = True) -> Blob | None:
+        """See `BlobSpace.acquire`; what is no use of it is not counted as one."""
         kept = self.shelf.get(digest)
         if kept is None or kept.filesystem is None or kept.is_doubted:
             return None
-        self.shelf.touch(kept)
-        # Later than every use before it, also when the clock was set back.
-        self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
-        self._uses.put(digest, was_used(digest, self._last_use))
+        if is_use:
+            self._count_use(kept)
         return self._lease(kept)
 
     async def mount(self, digest: Digest) -> Blob | None:
@@ -126,7 +127,7 @@ class Keep:
     async def settle(self, kept: KeptBlob) -> None:
         """Bring a blob to the disk; one that cannot be brought there is set aside."""
         try:
-            await self._threads.run(self._files.settle, kept)
+            await self._threads.run(self._files_of(kept).settle, kept)
         except OSError as error:
             # What was not written once is not written by trying again, whatever fsync says then.
             _log.error("{digest} is set aside: {error}", digest=str(kept.digest), error=error)
@@ -158,6 +159,13 @@ class Keep:
         self._most_open = 0
         self.shelf.close(self._most_open)
 
+    def _count_use(self, kept: KeptBlob) -> None:
+        self.shelf.touch(kept)
+        # Later than every use before it, also when the clock was set back.
+        self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
+        used = was_used(kept.digest, self._last_use, _table(kept))
+        self._uses.put(kept.digest, used)
+
     def _lease(self, kept: KeptBlob) -> Blob | None:
         """The right to read a READY blob that is open; does not count as a use."""
         if kept.filesystem is None or kept.is_doubted or kept not in self.shelf:
@@ -183,12 +191,14 @@ class Keep:
         """
         try:
             try:
-                if kept.is_doubted:
+                if kept.is_doubted and not isinstance(kept, KeptTree):
                     # It was right when it was opened: nothing says that it would not be again.
                     filesystem = await self._repair(kept)
                 else:
-                    filesystem = await self._threads.run(self._files.open, kept)
+                    filesystem = await self._threads.run(self._files_of(kept).open, kept)
             except IndexDamaged as damage:
+                if isinstance(kept, KeptTree):
+                    raise
                 self._mending.count("index", damage)
                 filesystem = await self._repair(kept)
         except BlobDamaged as damage:
@@ -200,7 +210,8 @@ class Keep:
             kept.is_doubted = False
         elif kept.filesystem is None and kept in self.shelf:
             self.shelf.opened(kept, filesystem)
-            self.coder.opened(kept)
+            if not isinstance(kept, KeptTree):
+                self.coder.opened(kept)
             self.shelf.close(self._most_open)
         else:
             filesystem.close()
@@ -221,7 +232,7 @@ class Keep:
             self.shelf.remove(kept)
             self._leaving[kept.digest] = []
         try:
-            await self._threads.run(self._files.remove, blobs)
+            await self._threads.run(self._remove_files, blobs)
         finally:
             for kept in blobs:
                 for waiter in self._leaving.pop(kept.digest):
@@ -229,6 +240,14 @@ class Keep:
                 if not kept.is_removed:  # the disk does not let go of it: it serves on
                     self.shelf.add(kept)
             await self._bury([kept for kept in blobs if kept.is_removed])
+
+    def _remove_files(self, blobs: list[KeptBlob]) -> None:
+        trees = [kept for kept in blobs if isinstance(kept, KeptTree)]
+        self._trees.remove(trees)
+        self._files.remove([kept for kept in blobs if kept not in trees])
+
+    def _files_of(self, kept: KeptBlob) -> BlobFiles | TreeFiles:
+        return self._trees if isinstance(kept, KeptTree) else self._files
 
     async def _bury(self, removed: list[KeptBlob]) -> None:
         """Close removed blobs that nobody reads, for only then does the disk have their bytes."""
@@ -244,6 +263,10 @@ class Keep:
             Deferred.fromCoroutine(self._bury([kept]))
         elif not self._most_open:
             self.shelf.close(self._most_open)
+
+
+def _table(kept: KeptBlob) -> Table:
+    return "trees" if isinstance(kept, KeptTree) else "blobs"
 
 
 def _close(blobs: list[KeptBlob]) -> None:

@@ -112,7 +112,7 @@ class KnownReferences:
                 self.mark_current()
 
     def mark_current(self) -> None:
-        """Tell the blob space which layers the tags of allowed repositories serve."""
+        """Tell the blob space what the tags of allowed repositories serve."""
         tags = [known for known in self._known.values() if known.image and known.reference.tag]
         repositories = {known.reference.repository for known in tags}
         allowed = {each for each in repositories if self._rules(each) is not None}
@@ -121,7 +121,7 @@ class KnownReferences:
                 digest
                 for known in tags
                 if known.image and known.reference.repository in allowed
-                for digest in known.image.digests
+                for digest in known.image.parts
             )
         )
 

@@ -9,6 +9,7 @@ from blobserve.errors import BlobDamaged
 from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import Readable
 from blobserve.store.codings import Uncoded
+from blobserve.store.published.layer import PublishedReadable, Reading
 from blobserve.store.tree import Entry, ImageFilesystem
 
 Result = Literal["hit", "pull", "wait", "stale"]
@@ -47,6 +48,20 @@ class Lease:
         """
         if self._image is not None:
             self._image.report(damage)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its files are not here yet, and read by a published index: see `reading`."""
+        return isinstance(self._image, PublishedReadable)
+
+    def reading(self, entry: Entry) -> Reading:
+        """A file of an image that is not here yet being read; of one that is not empty.
+
+        To be closed before this is released.
+        """
+        if not isinstance(self._image, PublishedReadable):
+            raise TypeError("an image that is here is read through its filesystem")
+        return self._image.reading(entry)
 
     def release(self) -> None:
         """Give the image up; once is enough, more is harmless."""

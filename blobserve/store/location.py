@@ -26,7 +26,7 @@ BLOCK = 4096
 FURNITURE = 16 * BLOCK
 """Bytes that are charged for what every blob space has: its directories, VERSION and lock."""
 
-_DIRECTORIES = ("ingest", "blobs", "manifests")
+_DIRECTORIES = ("ingest", "blobs", "trees", "manifests")
 
 
 class Location:
@@ -92,6 +92,14 @@ class Location:
     def blobs(self) -> Iterator[Digest]:
         """The digest of every directory that stands where a blob would."""
         yield from _digests(self.root / "blobs", stat.S_ISDIR)
+
+    def tree(self, digest: Digest) -> Path:
+        """Where the tree of several layers of this digest is, if it is here."""
+        return self.root / "trees" / digest.algorithm / digest.hex
+
+    def trees(self) -> Iterator[Digest]:
+        """The digest of every file that stands where a tree would."""
+        yield from _digests(self.root / "trees", stat.S_ISREG)
 
     def manifest(self, digest: Digest) -> Path:
         """Where the manifest of this digest is, if it is here."""

@@ -15,12 +15,12 @@ from twisted.logger import Logger
 
 from blobserve.errors import BlobDamaged, CodingDamaged, IndexDamaged
 from blobserve.metrics import Metrics
-from blobserve.store.blob import KeptBlob
+from blobserve.store.blob import KeptBlob, KeptTree
 from blobserve.store.bound import Shelf
 
 _log = Logger()
 
-Background = Callable[[Coroutine[Deferred[Any], Any, None]], object]
+InBackground = Callable[[Coroutine[Deferred[Any], Any, None]], object]
 
 
 class Mending:
@@ -30,7 +30,7 @@ class Mending:
         self,
         shelf: Shelf,
         set_aside: Callable[[KeptBlob], Coroutine[Deferred[Any], Any, None]],
-        background: Background,
+        background: InBackground,
         metrics: Metrics,
     ) -> None:
         """What `background` is given runs on, and is waited for when the blob space closes."""
@@ -52,7 +52,10 @@ class Mending:
                 kept.filesystem.forget_coding(damage.coding, damage.offset)
         elif isinstance(damage, IndexDamaged):
             self.count("index", damage)
-            kept.is_doubted = True
+            if isinstance(kept, KeptTree):  # which is made again from those of its layers
+                self._background(self._set_aside(kept))
+            else:
+                kept.is_doubted = True
         else:
             self.count("content", damage)
             self._background(self._set_aside(kept))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 import attrs
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -29,11 +29,15 @@ from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Source
 from blobserve.store.blobspace import Blob, BlobSpace, BlobState, Readable
 from blobserve.store.download import Downloads
+from blobserve.store.early import EarlyFile
 from blobserve.store.flight import Flight, Flights
 from blobserve.store.freshness import Known
 from blobserve.store.image import Image, Images
 from blobserve.store.known import KnownReferences
 from blobserve.store.missing import Missing
+from blobserve.store.published.indexes import PublishedIndexes
+from blobserve.store.published.layer import PublishedLayer
+from blobserve.store.published.offer import Offer, Offering
 
 _log = Logger()
 
@@ -51,16 +55,24 @@ class Pulls:
         known: KnownReferences,
         missing: Missing,
         downloads: Downloads,
+        indexes: PublishedIndexes,
         reactor: IReactorTime,
+        is_behind: bool = True,
     ) -> None:
+        """`is_behind`: whether layers that are served by a published index are pulled as well."""
         self._space = space
         self._provider = provider
         self._images = images
         self._known = known
         self._missing = missing
         self._downloads = downloads
+        self._indexes = indexes
+        self._is_behind = is_behind
         self._reactor = reactor
         self._flights: Flights[Reference, Readable] = Flights()
+        self._coming: dict[Reference, Flight[Image]] = {}
+        """Of each reference that is being pulled, the image, as soon as that is known."""
+        self._offers: dict[Reference, Flight[Offer | None]] = {}
 
     def get(self, reference: Reference) -> Flight[Readable] | None:
         """The pull of `reference` that is under way."""
@@ -74,16 +86,34 @@ class Pulls:
         None is under way for this reference. The flight's image is held until all who wait have
         been told; they acquire their own.
         """
+        self._offers[reference] = Flight()
         return self._flights.begin(
             reference,
             lambda flight: self._pull(reference, wanted, rules, flight),
             after=lambda image: image.release(),
         )
 
+    def early(self, reference: Reference, name: bytes) -> Deferred[EarlyFile]:
+        """A file of the image that `reference` is being pulled for, before it is READY.
+
+        See `Passing.wait`.
+        """
+        coming = self._coming.get(reference, Flight[Image]())
+        return Deferred.fromCoroutine(self._early(coming, name))
+
+    async def offer(self, reference: Reference) -> Offer | None:
+        """The image by its published index, as soon as it can be read by that.
+
+        None when it cannot, or its pull is over before; what came of that the flight says.
+        """
+        offer = self._offers.get(reference)
+        return None if offer is None else await offer.wait()
+
     async def close(self) -> None:
         """Fail every wait and abandon every pull; returns when ingest is wiped."""
         await self._flights.close(StoreClosed())
         await self._downloads.close()
+        await self._indexes.close()
 
     async def _pull(
         self,
@@ -92,6 +122,7 @@ class Pulls:
         rules: RepositoryRules,
         flight: Flight[Readable],
     ) -> Readable:
+        self._coming[reference] = Flight()
         try:
             source = self._provider(reference.repository)
             if wanted is not None and reference.tag is not None:
@@ -105,6 +136,15 @@ class Pulls:
             if isinstance(error, ImageNotFound):
                 self._lost(reference, wanted, error)
             raise
+        finally:
+            del self._coming[reference]
+            self._offers.pop(reference).land(None)
+
+    async def _early(self, coming: Flight[Image], name: bytes) -> EarlyFile:
+        image = await coming.wait()
+        file = await self._space.early.of(image.served[0].digest).wait(name)
+        file.image = image.digest
+        return file
 
     def _lost(self, reference: Reference, wanted: Known | None, error: ImageNotFound) -> None:
         """Draw the conclusion from there being no such image."""
@@ -124,8 +164,11 @@ class Pulls:
         """Make an image READY, switch `reference` to it, and hold it."""
         target = reference.at(wanted.digest) if wanted else reference
         image, documents = await self._images.read(target, rules, source)
+        if len(image.served) == 1:
+            self._coming[reference].land(image)
         known = wanted or Known(reference, image.digest, self._reactor.seconds())
-        readable = await self._image(reference.repository, image, source, rules, flight)
+        known = attrs.evolve(known, image=image)
+        readable = await self._offered(known, image, source, rules, flight)
         try:
             for document in documents:
                 await self._space.put_manifest(
@@ -134,8 +177,44 @@ class Pulls:
         except Exception:
             readable.release()
             raise
-        self._known.learn(attrs.evolve(known, image=image))
+        self._known.learn(known)
         return readable
+
+    async def _offered(
+        self,
+        known: Known,
+        image: Image,
+        source: Source,
+        rules: RepositoryRules,
+        flight: Flight[Readable],
+    ) -> Readable:
+        """Make an image READY, and until then offer it by its published index if it has one."""
+        repository = known.reference.repository
+        opening = self._opening(known, image, source)
+        offering = Offering(
+            known, self._offers[known.reference], opening, self._indexes, self._reactor
+        )
+        try:
+            if await offering.head_start() and not self._is_behind:
+                await Deferred()
+            readable = await self._image(repository, image, source, rules, flight)
+            offering.replace(self._space.acquire(image.served[0].digest))
+            return readable
+        finally:
+            offering.end()
+
+    def _opening(
+        self, known: Known, image: Image, source: Source
+    ) -> Deferred[PublishedLayer | None]:
+        """The one layer of an image by its published index; None where there is better."""
+        current = self._known.get(known.reference)
+        served = current.image.digests if current and current.image else ()
+        is_here = any(
+            self._space.state_of(each) is BlobState.READY for each in (*image.digests, *served)
+        )
+        if is_here or len(image.served) > 1:
+            return succeed(None)
+        return self._indexes.open(source, known.reference.repository, image.served[0])
 
     async def _image(
         self,
@@ -147,17 +226,18 @@ class Pulls:
     ) -> Readable:
         """Make all layers that are served READY, each with a permit of its own, and hold them."""
         layers = {layer.digest: layer for layer in image.served}
-        blobs = await _all(
-            [
-                Deferred.fromCoroutine(self._layer(repository, layer, source, rules, flight))
-                for layer in layers.values()
-            ]
-        )
-        try:
-            readable = await self._space.mount_image(image.digests)
-        finally:
-            for blob in blobs:
-                blob.release()
+        with self._space.pulling(image.digest, image.served):
+            blobs = await _all(
+                [
+                    Deferred.fromCoroutine(self._layer(repository, layer, source, rules, flight))
+                    for layer in layers.values()
+                ]
+            )
+            try:
+                readable = await self._space.mount_image(image.digests)
+            finally:
+                for blob in blobs:
+                    blob.release()
         if readable is None:
             raise SpaceContended
         return readable

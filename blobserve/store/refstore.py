@@ -7,6 +7,8 @@ of HTTP, on either side.
 
 from __future__ import annotations
 
+from typing import cast
+
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
@@ -16,13 +18,16 @@ from blobserve.metrics import Metrics
 from blobserve.oci.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace, Readable
 from blobserve.store.download import Downloads
-from blobserve.store.flight import own
+from blobserve.store.early import EarlyFile, sooner
+from blobserve.store.flight import Flight, own
 from blobserve.store.freshness import Freshness, Known
 from blobserve.store.image import Images
 from blobserve.store.known import KnownReferences, Rules
 from blobserve.store.lease import Lease, Result
 from blobserve.store.missing import Missing
 from blobserve.store.prepull import PrePulls
+from blobserve.store.published.indexes import PublishedIndexes
+from blobserve.store.published.offer import Offer
 from blobserve.store.pull import Provider, Pulls
 from blobserve.store.refresh import Refreshes
 
@@ -38,8 +43,13 @@ class RefStore:
         reactor: IReactorTime,
         metrics: Metrics,
         limits: Limits,
+        pulls_behind: bool = True,
     ) -> None:
-        """`provider` is asked for a repository's source anew at each pull, `rules` at each call."""
+        """`provider` is asked for a repository's source anew at each pull, `rules` at each call.
+
+        Without `pulls_behind`, a layer with a published index is served by that and never pulled:
+        for measuring what that costs.
+        """
         self._space = space
         self._rules = rules
         self._reactor = reactor
@@ -48,7 +58,17 @@ class RefStore:
         downloads = Downloads(space, metrics, limits)
         self._known = KnownReferences(space, images, rules)
         self._missing = Missing(reactor)
-        self._pulls = Pulls(space, provider, images, self._known, self._missing, downloads, reactor)
+        self._pulls = Pulls(
+            space,
+            provider,
+            images,
+            self._known,
+            self._missing,
+            downloads,
+            PublishedIndexes(space, metrics, limits),
+            reactor,
+            pulls_behind,
+        )
         self._refreshes = Refreshes(provider, self._known, self._pulls, reactor)
         self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)
         self._closed = False
@@ -70,7 +90,17 @@ class RefStore:
         :raises StoreClosed: after `close`, also when waiting by then.
         :raises BlobserveError: whatever else fails the pull; the next call starts anew.
         """
-        return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only))
+        return cast("Deferred[Lease]", self.lease_or_early(reference, None, read_only))
+
+    def lease_or_early(
+        self, reference: Reference, name: bytes | None, read_only: bool = False
+    ) -> Deferred[Lease | EarlyFile]:
+        """The same, or a file of the image while it is being pulled, whichever comes first.
+
+        The file is the regular one at the canonical path `name`, if that is not None, in the layer
+        that is served. It is given only where no READY image could be; whoever gets it closes it.
+        """
+        return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only, name))
 
     def lease_at_once(self, reference: Reference) -> Lease | None:
         """What `blob_for` gives where nothing is to be waited for or looked up; else None.
@@ -121,7 +151,9 @@ class RefStore:
             [Deferred.fromCoroutine(each.close()) for each in (self._refreshes, self._pulls)]
         )
 
-    async def _lease_for(self, reference: Reference, read_only: bool) -> Lease:
+    async def _lease_for(
+        self, reference: Reference, read_only: bool, name: bytes | None
+    ) -> Lease | EarlyFile:
         lease = self.lease_at_once(reference)
         if lease is not None:
             self.count(lease.result)
@@ -144,11 +176,42 @@ class RefStore:
                 raise own(missing)
             pull = self._pulls.begin(reference, self._known.get(reference), rules)
             result = "pull"
-        await pull.wait()
+        coming = Deferred.fromCoroutine(self._offered_or_ready(reference, pull, read_only, result))
+        if name is None:
+            found: Lease | EarlyFile | None = await coming
+        else:
+            found = await sooner(self._pulls.early(reference, name), coming)
+        if found is not None:
+            return found
         lease = await self._here(reference, rules, asked, result)
         if lease is None:
             raise SpaceContended
         return lease
+
+    async def _offered_or_ready(
+        self, reference: Reference, pull: Flight[Readable], read_only: bool, result: Result
+    ) -> Lease | None:
+        """A lease by the published index of an image that is being pulled; None: it is READY."""
+        if not read_only:
+            pull.urgent = True
+            offered = self._offered(await self._pulls.offer(reference), result)
+            if offered is not None:
+                return offered
+        await pull.wait()
+        return None
+
+    def _offered(self, offer: Offer | None, result: Result) -> Lease | None:
+        """A lease on an image that is being pulled, by its published index."""
+        image = None if offer is None else offer.take()
+        if offer is None or image is None:
+            return None
+        if self._closed:
+            image.release()
+            raise StoreClosed
+        self.count(result)
+        known = offer.known
+        layers = known.image.layers if known.image else 0
+        return Lease(image, known.digest, layers, result, 0.0)
 
     def _allowed(self, repository: Repository) -> RepositoryRules:
         rules = self._rules(repository)

@@ -9,31 +9,27 @@ replay of a next layer may go on over what the one before left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from blobserve.errors import BadLayer
 from blobserve.store.header import DIRECTORY, LINK, REGULAR, SYMLINK
+from blobserve.store.walk import TooManyLinks, clean, join, split, walk
 
 if TYPE_CHECKING:
     from blobserve.config import Limits
     from blobserve.store.tar import Member
 
-_HIDDEN = b".wh."
-_MADE = frozenset((REGULAR, LINK, SYMLINK, DIRECTORY, b"3", b"4", b"6"))
+WHITEOUT = b".wh."
+"""What the name of a whiteout begins with. OCI image-spec layer.md, "Whiteouts"."""
+
+_OPAQUE = b".wh..wh..opq"
+
+MADE = frozenset((REGULAR, LINK, SYMLINK, DIRECTORY, b"3", b"4", b"6"))
+"""The types of the entries that make something."""
+
 _STEPS_PER_ENTRY = 8
 _LINK_PER_STEP = 16
-
-
-class Linked(Protocol):
-    """What `walk` must know of a node."""
-
-    @property
-    def type(self) -> bytes: ...
-
-    @property
-    def link(self) -> bytes: ...
 
 
 class Node(NamedTuple):
@@ -45,8 +41,6 @@ class Node(NamedTuple):
 
 
 IMPLIED = Node(None, DIRECTORY, b"")
-
-N = TypeVar("N", bound=Linked)
 
 
 class Nodes(Protocol):
@@ -64,107 +58,56 @@ class Nodes(Protocol):
         """Remove everything below `key`, and not `key` itself."""
         ...
 
+    def remove(self, key: bytes) -> None:
+        """Remove the node at `key`; there is nothing below it."""
+        ...
+
     def links(self) -> Iterator[tuple[bytes, Node]]:
         """All nodes of type hard link; those that come after may be changed meanwhile."""
         ...
 
 
-class TooManyLinks(Exception):
-    """Following links took more hops, or more steps, than anyone should need."""
-
-
-def split(path: bytes) -> list[bytes]:
-    """The components of a path, the empty ones and ``.`` left out."""
-    return [part for part in path.split(b"/") if part not in (b"", b".")]
-
-
-def join(key: bytes, name: bytes) -> bytes:
-    """The key of `name` in the directory at `key`."""
-    return key + b"/" + name if key else name
-
-
-def parted(key: bytes) -> tuple[bytes, bytes]:
-    """The key of the directory that `key` is in, and its name there. Undoes `join`."""
-    directory, _, name = key.rpartition(b"/")
-    return directory, name
-
-
-def walk(
-    parts: list[bytes], get: Callable[[bytes], N | None], limits: Limits, start: bytes = b""
-) -> tuple[bytes, N | None, list[bytes]]:
-    """Go from the directory at `start` through `parts` as far as they lead, following every link.
-
-    Returns the key that was reached, the node there (None: a directory that was not looked at), and
-    the parts that are left: none when all of them are there; else the way went on from something
-    that is no directory, or to a name that is missing.
-
-    :raises TooManyLinks: when that takes too long.
-    """
-    key, node = start, None
-    todo = parts[::-1]  # Taken from its end: a hostile link has more than a thousand components.
-    hops = turns = 0
-    while todo:
-        turns += 1
-        if turns > limits.depth:
-            raise TooManyLinks
-        if todo[-1] == b"..":
-            todo.pop()
-            key, node = key.rpartition(b"/")[0], None
-            continue
-        names = list(takewhile(b"..".__ne__, reversed(todo)))
-        there, found = _descend(key, names, get)
-        if found is None:
-            break
-        del todo[len(todo) - there :]
-        key, node = join(key, b"/".join(names[:there])), found
-        if found.type == SYMLINK:
-            hops += 1
-            if hops > limits.link_hops:
-                raise TooManyLinks
-            key = b"" if found.link.startswith(b"/") else key.rpartition(b"/")[0]
-            node = None
-            todo += reversed(split(found.link))
-        elif found.type != DIRECTORY or there < len(names):
-            break
-    return key, node, todo[::-1]
-
-
-def _descend(
-    key: bytes, names: list[bytes], get: Callable[[bytes], N | None]
-) -> tuple[int, N | None]:
-    """How many of `names`, each within the one before, are there, and the node of the last."""
-    # A key is there only if all keys on the way to it are: try it whole, and bisect if it is not.
-    there, node, missing, probe = 0, None, len(names) + 1, len(names)
-    while there + 1 < missing:
-        found = get(join(key, b"/".join(names[:probe])))
-        if found is None:
-            missing = probe
-        else:
-            there, node = probe, found
-        probe = (there + missing) // 2
-    return there, node
-
-
 class Replay:
-    """Applies the entries of one layer, in stream order, to a tree.
+    """Applies the entries of one layer after another, in stream order, to a tree.
 
-    Whiteouts of a first layer have nothing to hide: they are left out, as is all below a name that
-    looks like one.
+    Of each layer first the whiteouts, by `hide`, if there is a lower one; then its entries, by
+    `apply`; then `finish`. Whiteouts so hide what lower layers have, never what their own has,
+    wherever in it they stand; they are no entries, nor is what is below a name that looks like one.
     """
 
     def __init__(self, nodes: Nodes, limits: Limits) -> None:
         self._nodes = nodes
         self._limits = limits
         self._last: tuple[bytes, bytes | None] | None = None  # A directory as written, and its key.
+        self._hiding: tuple[bytes, bytes | None] | None = None  # The same, where it is not made.
         self._pending = False  # Hard links to what had not come yet.
         self._steps = self._keys = self._implied = 0
+
+    def hide(self, name: bytes) -> None:
+        """Remove what a whiteout of this name hides; nothing if it hides nothing, or is none.
+
+        :raises BadLayer: when finding it goes beyond a limit.
+        """
+        above, _, last = name.rstrip(b"/").rpartition(b"/")
+        if not last.startswith(WHITEOUT):
+            return
+        if self._hiding is None or self._hiding[0] != above:
+            self._hiding = above, self._found(clean(above))
+        directory, hidden = self._hiding[1], last.removeprefix(WHITEOUT)
+        if directory is None:
+            return
+        if last == _OPAQUE:
+            self._hiding = None
+            self._nodes.clear(directory)
+        elif hidden not in (b"", b".", b"..") and not hidden.startswith(WHITEOUT):
+            self._remove(join(directory, hidden))
 
     def apply(self, member: Member) -> None:
         """Do what extracting this entry would do. Entries that cannot be made are left out.
 
         :raises BadLayer: when the tree goes beyond a limit.
         """
-        if member.type not in _MADE:
+        if member.type not in MADE:
             return
         key = self._place(member.name)
         if key is None:
@@ -176,8 +119,10 @@ class Replay:
 
     def finish(self) -> None:
         """Resolve the hard links to names that came later; those that lead nowhere stay links."""
+        self._last = self._hiding = None
         if not self._pending:
             return
+        self._pending = False
         for key, node in self._nodes.links():
             for _ in range(self._limits.link_hops):
                 target = self._target(node.link)
@@ -204,17 +149,17 @@ class Replay:
         """The key for an entry of this name, its directories made; None if it is not to be made."""
         above, _, last = name.rstrip(b"/").rpartition(b"/")
         if last in (b"", b".", b".."):
-            above, _, last = b"/".join(_clean(name)).rpartition(b"/")
-        if not last or last.startswith(_HIDDEN):
+            above, _, last = b"/".join(clean(name)).rpartition(b"/")
+        if not last or last.startswith(WHITEOUT):
             return None
         if self._last is None or self._last[0] != above:
-            self._last = above, self._directory(_clean(above))
+            self._last = above, self._directory(clean(above))
         key = self._last[1]
         return None if key is None else join(key, last)
 
     def _directory(self, parts: list[bytes]) -> bytes | None:
         """The key of a directory, made if it is missing; None for one that cannot be."""
-        if any(part.startswith(_HIDDEN) for part in parts):
+        if any(part.startswith(WHITEOUT) for part in parts):
             return None
         key = b""
         try:
@@ -228,6 +173,27 @@ class Replay:
         except TooManyLinks:
             return None
         return key
+
+    def _found(self, parts: list[bytes]) -> bytes | None:
+        """The key of a directory; None if it is not there."""
+        if any(part.startswith(WHITEOUT) for part in parts):
+            return None
+        try:
+            key, node, missing = walk(parts, self._get, self._limits)
+        except TooManyLinks:
+            return None
+        is_there = not missing and (node is None or node.type == DIRECTORY)
+        return key if is_there else None
+
+    def _remove(self, key: bytes) -> None:
+        node = self._get(key)
+        if node is None:
+            return
+        if node.type in (DIRECTORY, SYMLINK):
+            self._hiding = None
+        if node.type == DIRECTORY:
+            self._nodes.clear(key)
+        self._nodes.remove(key)
 
     def _target(self, link: bytes) -> bytes | None:
         """The key a hard link means: its last component is not followed."""
@@ -264,17 +230,3 @@ class Replay:
             if before.type == DIRECTORY:
                 self._nodes.clear(key)
         self._nodes.put(key, node)
-
-
-def _clean(name: bytes) -> list[bytes]:
-    """The components of an entry's name; ``..`` goes no higher than the root."""
-    parts = split(name)
-    if b".." not in parts:
-        return parts
-    kept: list[bytes] = []
-    for part in parts:
-        if part != b"..":
-            kept.append(part)
-        elif kept:
-            kept.pop()
-    return kept

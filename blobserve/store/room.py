@@ -2,11 +2,13 @@
 
 Requests are served one at a time, the oldest pull's first. To serve one, READY blobs that nobody
 reads are removed by last use; when none is left, the youngest pull gives up, so the oldest always
-gets on and no two wait for each other. Knows neither files nor how to evict.
+gets on and no two wait for each other. The parts of one image are as old as the image, and must fit
+together. Knows neither files nor how to evict.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -33,6 +35,16 @@ class Pull(Protocol):
 
 
 @attrs.frozen(eq=False)
+class Together:
+    """The parts of an image that is being pulled: its layers, and their tree."""
+
+    image: Digest
+    parts: frozenset[Digest]
+    since: int
+    """When it began, in the count by which pulls enter."""
+
+
+@attrs.frozen(eq=False)
 class _Request:
     pull: Pull | None
     least: int
@@ -53,9 +65,10 @@ class Room:
         self._bound = bound
         self._shelf = shelf
         self._evict = evict
-        self._pulls: list[Pull] = []
-        """The oldest first; last of all those that give way."""
-        self._giving_way: list[Pull] = []
+        self._pulls: dict[Pull, float] = {}
+        """When each entered; those that give way are the youngest for ever."""
+        self._images: list[Together] = []
+        self._entered = 0
         self._requests: list[_Request] = []
         self._serving = False
 
@@ -64,18 +77,24 @@ class Room:
 
         One that `gives_way` is no pull, and counts as younger than every pull, those to come too.
         """
-        at = len(self._pulls) - len(self._giving_way)
-        if gives_way:
-            at = len(self._pulls)
-            self._giving_way.append(pull)
-        self._pulls.insert(at, pull)
+        self._entered += 1
+        self._pulls[pull] = math.inf if gives_way else self._entered
 
     def leave(self, pull: Pull, kept: int) -> None:
         """Take back all that a pull holds but the bytes it has `kept` on disk; once only."""
-        self._pulls.remove(pull)
-        if pull in self._giving_way:
-            self._giving_way.remove(pull)
+        del self._pulls[pull]
         self._bound.give(pull.held - kept)
+
+    def begin(self, image: Digest, parts: frozenset[Digest]) -> Together:
+        """Have the pulls of these parts count as one image's, from now on until `end`."""
+        self._entered += 1
+        together = Together(image, parts, self._entered)
+        self._images.append(together)
+        return together
+
+    def end(self, together: Together) -> None:
+        """The image is READY, or has failed; once only."""
+        self._images.remove(together)
 
     def ask(self, pull: Pull | None, least: int, wish: int = 0, due: int = 0) -> Deferred[int]:
         """Take `wish` bytes, or when so many cannot be had `least`; fires with the number.
@@ -102,7 +121,8 @@ class Room:
             if victims := self._shelf.victims(missing):
                 await self._evict(victims)
             elif self._pulls:
-                await self._pulls[-1].give_up(SpaceContended())
+                youngest = max(self._pulls, key=self._since)
+                await youngest.give_up(SpaceContended())
             else:
                 return
 
@@ -115,8 +135,16 @@ class Room:
     def _withdraw(self, answer: Deferred[int]) -> None:
         self._requests = [each for each in self._requests if each.answer is not answer]
 
-    def _age(self, request: _Request) -> int:
-        return -1 if request.pull is None else self._pulls.index(request.pull)
+    def _age(self, request: _Request) -> float:
+        return -1.0 if request.pull is None else self._since(request.pull)
+
+    def _since(self, pull: Pull) -> float:
+        entered = self._pulls[pull]
+        images = () if entered == math.inf else self._images_of(pull)
+        return min([entered, *(each.since for each in images)])
+
+    def _images_of(self, pull: Pull) -> list[Together]:
+        return [each for each in self._images if pull.digest in each.parts]
 
     async def _serve(self) -> None:
         self._serving = True
@@ -141,24 +169,43 @@ class Room:
 
     async def _room_for(self, request: _Request) -> int:
         while request in self._requests:
-            self._refuse_if_too_large(request)
+            await self._refuse_if_too_large(request)
             for size in (request.wish, request.least):
                 if await self._make(size):
                     return size
-            youngest = self._pulls[-1] if self._pulls else None
-            if request.pull is None or request.pull is youngest or youngest is None:
+            youngest = max(self._pulls, key=self._since, default=None)
+            if request.pull is None or youngest is None:
                 raise SpaceContended if len(self._pulls) > 1 else DiskFull
+            since = self._since(request.pull)
+            if self._since(youngest) == since:  # it is itself, or of the same image
+                is_alone = all(self._since(each) == since for each in self._pulls)
+                raise DiskFull if is_alone else SpaceContended
             await youngest.give_up(SpaceContended())
         return 0
 
-    def _refuse_if_too_large(self, request: _Request) -> None:
-        """Nothing is evicted for what would not fit even if everything were."""
-        if self._bound.limit is None or request.pull is None:
+    async def _refuse_if_too_large(self, request: _Request) -> None:
+        """Nothing is evicted for what would not fit even if everything else were."""
+        pull, limit = request.pull, self._bound.limit
+        if limit is None or pull is None:
             return
-        removable = self._shelf.size + sum(pull.held for pull in self._pulls)
-        most = self._bound.limit - (self._bound.size - removable)
-        if request.pull.held + request.due > most:
-            raise ImageTooLarge(str(request.pull.digest), self._bound.limit)
+        images = [] if self._pulls[pull] == math.inf else self._images_of(pull)
+        held = min(map(self._held_by, images), default=pull.held)
+        removable = self._shelf.size + sum(each.held for each in self._pulls)
+        if held + request.due <= limit - (self._bound.size - removable):
+            return
+        error = ImageTooLarge(str(images[0].image if images else pull.digest), limit)
+        for each in list(self._pulls):
+            others = self._images_of(each)
+            if each is not pull and others and all(other in images for other in others):
+                await each.give_up(error)
+        raise error
+
+    def _held_by(self, image: Together) -> int:
+        """Bytes that the parts of an image take so far, READY or not."""
+        ready = filter(None, map(self._shelf.get, image.parts))
+        pulls = [pull for pull, since in self._pulls.items() if since != math.inf]
+        coming = (pull.held for pull in pulls if pull.digest in image.parts)
+        return sum(kept.size for kept in ready) + sum(coming)
 
     async def _make(self, size: int) -> bool:
         """Evict until `size` bytes are free; evict nothing if there is not enough to evict."""

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from twisted.logger import Logger
@@ -37,6 +37,10 @@ CREATE TABLE IF NOT EXISTS blobs (
     digest TEXT PRIMARY KEY, content_size INTEGER NOT NULL, index_size INTEGER NOT NULL,
     index_sha256 BLOB NOT NULL, used REAL NOT NULL, durable INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trees (
+    digest TEXT PRIMARY KEY, content_size INTEGER NOT NULL, index_size INTEGER NOT NULL,
+    index_sha256 BLOB NOT NULL, used REAL NOT NULL, durable INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS manifests (
     digest TEXT PRIMARY KEY, media_type TEXT NOT NULL, used REAL NOT NULL
 ) WITHOUT ROWID;
@@ -46,9 +50,12 @@ CREATE TABLE IF NOT EXISTS refs (
 """
 
 
+Table = Literal["blobs", "trees"]
+
+
 @attrs.frozen
 class Record:
-    """What a published blob must look like; sizes in bytes."""
+    """What a published blob must look like, or a tree, which has no content; sizes in bytes."""
 
     digest: Digest
     content_size: int
@@ -64,25 +71,25 @@ Change = tuple[str, Sequence[object]]
 """One SQL statement and its parameters; it changes one row."""
 
 
-def recorded(record: Record) -> Change:
-    """Remember a blob that is about to be published."""
+def recorded(record: Record, table: Table = "blobs") -> Change:
+    """Remember a blob, or a tree, that is about to be published."""
     digest, *rest = attrs.astuple(record, recurse=False)
-    return "REPLACE INTO blobs VALUES (?, ?, ?, ?, ?, ?)", (str(digest), *rest)
+    return f"REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?)", (str(digest), *rest)
 
 
-def made_durable(digest: Digest) -> Change:
-    """Mark a blob whose files have reached the disk."""
-    return "UPDATE blobs SET durable = 1 WHERE digest = ?", (str(digest),)
+def made_durable(digest: Digest, table: Table = "blobs") -> Change:
+    """Mark what has reached the disk."""
+    return f"UPDATE {table} SET durable = 1 WHERE digest = ?", (str(digest),)
 
 
-def was_used(digest: Digest, used: float) -> Change:
-    """Remember when a blob was last used."""
-    return "UPDATE blobs SET used = ? WHERE digest = ?", (used, str(digest))
+def was_used(digest: Digest, used: float, table: Table = "blobs") -> Change:
+    """Remember when it was last used."""
+    return f"UPDATE {table} SET used = ? WHERE digest = ?", (used, str(digest))
 
 
-def removed(digest: Digest) -> Change:
-    """Forget a blob that is gone."""
-    return "DELETE FROM blobs WHERE digest = ?", (str(digest),)
+def removed(digest: Digest, table: Table = "blobs") -> Change:
+    """Forget what is gone."""
+    return f"DELETE FROM {table} WHERE digest = ?", (str(digest),)
 
 
 def remembered(reference: str, digest: Digest, checked: float) -> Change:
@@ -139,6 +146,10 @@ class State:
     def blobs(self) -> list[Record]:
         """Every blob that was published and not removed since, the longest unused first."""
         return [Record(*row) for row in self._rows("SELECT * FROM blobs ORDER BY used")]
+
+    def trees(self) -> list[Record]:
+        """The same of trees."""
+        return [Record(*row) for row in self._rows("SELECT * FROM trees ORDER BY used")]
 
     def manifests(self) -> list[tuple[Digest, str]]:
         """Digest and media type of every manifest, the longest unused first."""

@@ -16,19 +16,20 @@ from typing import NamedTuple
 from blobserve.config import Limits
 from blobserve.errors import BlobDamaged, IndexDamaged, PathNotFound
 from blobserve.oci.digest import Digest
+from blobserve.store import index, merge
 from blobserve.store.codings import Codings, Uncoded
 from blobserve.store.content import Content
 from blobserve.store.entry import Entry, Kind
 from blobserve.store.header import DIRECTORY, REGULAR, SYMLINK
-from blobserve.store.index import APPLICATION_ID, VERSION
-from blobserve.store.replay import TooManyLinks, parted, split, walk
+from blobserve.store.walk import TooManyLinks, parted, split, walk
 
 __all__ = ["Entry", "ImageFilesystem", "Kind", "Tree"]
 
 _FIND = """
-SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime, 0
+SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime, {layer}
 FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? AND node.name = ?
 """
+_FIND_IN_BLOB, _FIND_MERGED = _FIND.format(layer="0"), _FIND.format(layer="layer")
 
 
 class _Found(NamedTuple):
@@ -44,12 +45,31 @@ class _Found(NamedTuple):
 class Tree:
     """The names of an image: an index that is open, of one thread alone."""
 
-    def __init__(self, digest: Digest, limits: Limits, database: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        digest: Digest,
+        limits: Limits,
+        database: sqlite3.Connection,
+        find: str = _FIND_IN_BLOB,
+    ) -> None:
         self.digest = digest
         """Of what makes the tree; of the layer, if that is one."""
         self._limits = limits
         self._database = database
         self._cursor = database.cursor()
+        self._find = find
+
+    @classmethod
+    def open(cls, path: Path, digest: Digest, limits: Limits) -> Tree:
+        """Open the tree of several layers, to be closed. Blocks; may be called in any thread.
+
+        :raises BlobDamaged: when there is no tree of our version at `path`.
+        """
+        try:
+            database = _opened(path, merge.APPLICATION_ID, merge.VERSION)
+        except (sqlite3.Error, ValueError) as error:
+            raise BlobDamaged(str(digest), str(error)) from error
+        return cls(digest, limits, database, _FIND_MERGED)
 
     def lookup(self, path: bytes) -> Entry:
         """See `ImageFilesystem.lookup`."""
@@ -82,7 +102,7 @@ class Tree:
         self._database.close()
 
     def _get(self, key: bytes) -> _Found | None:
-        row = self._cursor.execute(_FIND, parted(key)).fetchone()
+        row = self._cursor.execute(self._find, parted(key)).fetchone()
         return None if row is None else _Found(*row)
 
 
@@ -95,8 +115,8 @@ class ImageFilesystem:
     def __init__(self, tree: Tree, contents: Sequence[Content]) -> None:
         self.digest = tree.digest
         """Of what makes the tree; of the layer, if that is one."""
-        self._tree = tree
-        self._contents = contents
+        self.tree = tree
+        self.contents = contents
 
     @classmethod
     def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
@@ -118,7 +138,7 @@ class ImageFilesystem:
     @property
     def codings(self) -> Codings:
         """What has been made of the files of a single blob."""
-        return self._contents[0].codings
+        return self.contents[0].codings
 
     def lookup(self, path: bytes) -> Entry:
         """Find what `path` names, through links, from the root of the tree.
@@ -126,50 +146,50 @@ class ImageFilesystem:
         :raises PathNotFound: when that is no file and no directory, or not to be reached.
         :raises IndexDamaged: when the index cannot be read.
         """
-        return self._tree.lookup(path)
+        return self.tree.lookup(path)
 
     def names(self, directory: Entry) -> list[bytes]:
         """The names in a directory, sorted by their bytes; `lookup` tells which can be served."""
-        return self._tree.names(directory)
+        return self.tree.names(directory)
 
     def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
         """The same file in a content coding; None when that is not known yet."""
-        return self._contents[entry.layer].coded(entry, coding)
+        return self.contents[entry.layer].coded(entry, coding)
 
     def read(self, entry: Entry, offset: int, length: int) -> bytes:
         """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
 
         :raises BlobDamaged: when the disk has lost them, or has others.
         """
-        return self._contents[entry.layer].read(entry, offset, length)
+        return self.contents[entry.layer].read(entry, offset, length)
 
     def read_cached(self, entry: Entry, offset: int, length: int) -> bytes | None:
         """The same without blocking: what of it is in memory, None when nothing is."""
-        return self._contents[entry.layer].read_cached(entry, offset, length)
+        return self.contents[entry.layer].read_cached(entry, offset, length)
 
     def descriptor_of(self, entry: Entry) -> int:
         """The descriptor of the file that has an entry's bytes, from its `offset` on."""
-        return self._contents[entry.layer].descriptor_of(entry)
+        return self.contents[entry.layer].descriptor_of(entry)
 
     def is_cached(self, entry: Entry, offset: int, length: int) -> bool:
         """Whether all of that is in memory, as far as anybody can tell."""
-        return self._contents[entry.layer].is_cached(entry, offset, length)
+        return self.contents[entry.layer].is_cached(entry, offset, length)
 
     def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
         """Bring it into memory, where it stays as long as there is room. Blocks.
 
         :raises BlobDamaged: when the disk has lost it, or has something else.
         """
-        self._contents[entry.layer].read_ahead(entry, offset, length)
+        self.contents[entry.layer].read_ahead(entry, offset, length)
 
     def verify(self, is_verifying: bool) -> None:
         """Give no byte of a file away, from now on, before all of it was found to be right."""
-        for content in self._contents:
+        for content in self.contents:
             content.is_verifying = is_verifying
 
     def is_checked(self, entry: Entry) -> bool:
         """Whether a file may be given away, because it was checked or need not be."""
-        return self._contents[entry.layer].is_checked(entry)
+        return self.contents[entry.layer].is_checked(entry)
 
     def check(self, entry: Entry) -> Iterator[None]:
         """Compare a file with its SHA-256, a slice at each step; when it is right, that holds.
@@ -178,39 +198,48 @@ class ImageFilesystem:
 
         :raises BlobDamaged: when the disk has lost it, or has something else.
         """
-        return self._contents[entry.layer].check(entry)
+        return self.contents[entry.layer].check(entry)
 
     def damage(self, entry: Entry, problem: str) -> BlobDamaged:
         """The error that says what is wrong with the bytes of an entry."""
-        return self._contents[entry.layer].damage(entry, problem)
+        return self.contents[entry.layer].damage(entry, problem)
 
     def forget_coding(self, coding: bytes, offset: int) -> None:
         """Give away no longer the coded bytes of a single blob that begin there."""
-        self._contents[0].forget_coding(coding, offset)
+        self.contents[0].forget_coding(coding, offset)
 
     def take_index(self, other: ImageFilesystem) -> None:
         """Look up in the index of `other` from now on, the same blob opened anew; it is closed."""
-        self._tree, other._tree = other._tree, self._tree
+        self.tree, other.tree = other.tree, self.tree
         other.close()
 
     def close(self) -> None:
         """Close all files. Idempotent."""
-        self._tree.close()
-        for content in self._contents:
+        self.tree.close()
+        for content in self.contents:
             content.close()
 
 
 def _open_index(path: Path, content_size: int) -> sqlite3.Connection:
+    database = _opened(path, index.APPLICATION_ID, index.VERSION)
+    try:
+        if database.execute("SELECT size FROM content").fetchall() != [(content_size,)]:
+            raise ValueError("its content is of another size")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _opened(path: Path, application: int, version: int) -> sqlite3.Connection:
     # Immutable: no locks, and no look at whether it has changed.
     database = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
     )
     try:
-        version = (APPLICATION_ID, VERSION)
-        if (_pragma(database, "application_id"), _pragma(database, "user_version")) != version:
+        found = _pragma(database, "application_id"), _pragma(database, "user_version")
+        if found != (application, version):
             raise ValueError("its index is of another version")
-        if database.execute("SELECT size FROM content").fetchall() != [(content_size,)]:
-            raise ValueError("its content is of another size")
     except BaseException:
         database.close()
         raise

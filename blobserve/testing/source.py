@@ -15,7 +15,7 @@ from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Document, Refreshed
 from blobserve.testing.images import MadeImage
 
-Method = Literal["resolve", "refresh", "holds", "fetch"]
+Method = Literal["resolve", "refresh", "holds", "fetch", "read"]
 
 _CHUNK = 1 << 16
 
@@ -59,6 +59,8 @@ class MemorySource:
     def __init__(self) -> None:
         self.requests: list[tuple[Method, str]] = []
         """Every request so far: its method, and the reference or the blob's digest."""
+        self.parts: list[tuple[int, int]] = []
+        """Where each `read` began, and how many bytes it was for."""
         self.pause = 0.0
         """Seconds that `refresh` asks not to be asked again."""
         self._tags: dict[Reference, Digest] = {}
@@ -90,7 +92,7 @@ class MemorySource:
         self._errors.setdefault(method, []).extend(errors)
 
     def corrupt(self, digest: Digest, times: int, at: int = 4) -> None:
-        """Send another byte `at` that place, the next `times` that this blob is fetched.
+        """Send another byte `at` that place, the next `times` that this blob is fetched or read.
 
         At 4 a gzip stream holds part of a date: with another it is as good as before, but wrong.
         """
@@ -143,10 +145,7 @@ class MemorySource:
             raise BlobNotFound(str(digest))
         if len(blob) != descriptor.size:
             raise ContentMismatch(str(digest), f"it has {len(blob)} bytes, not {descriptor.size}")
-        times, at = self._corrupt.get(digest, (0, 0))
-        if times:
-            self._corrupt[digest] = times - 1, at
-            blob = blob[:at] + bytes([blob[at] ^ 0xFF]) + blob[at + 1 :]
+        blob = self._corrupted(digest, blob)
         producer = _Producer(consumer)
         consumer.registerProducer(producer, True)
         try:
@@ -156,6 +155,28 @@ class MemorySource:
             await producer.write(blob[after:])
         finally:
             consumer.unregisterProducer()
+
+    async def read(
+        self, repository: Repository, descriptor: Descriptor, start: int, length: int
+    ) -> bytes:
+        """See `Source.read`."""
+        digest = descriptor.digest
+        errors = self._begin("read", str(digest))
+        self.parts.append((start, length))
+        blob = self._blobs.get((repository, digest))
+        await self._pass("read", errors)
+        if blob is None:
+            raise BlobNotFound(str(digest))
+        if len(blob) != descriptor.size:
+            raise ContentMismatch(str(digest), f"it has {len(blob)} bytes, not {descriptor.size}")
+        return self._corrupted(digest, blob)[start : start + length]
+
+    def _corrupted(self, digest: Digest, blob: bytes) -> bytes:
+        times, at = self._corrupt.get(digest, (0, 0))
+        if not times:
+            return blob
+        self._corrupt[digest] = times - 1, at
+        return blob[:at] + bytes([blob[at] ^ 0xFF]) + blob[at + 1 :]
 
     def _begin(self, method: Method, subject: str) -> list[BlobserveError]:
         self.requests.append((method, subject))

@@ -5,6 +5,7 @@ Values, made by the rooms that decide, written to a connection by `blobserve.web
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -16,6 +17,8 @@ from blobserve.web.conditional import Range
 
 Header = tuple[bytes, bytes]
 
+# What caches obey beside, or before, Cache-Control; RFC 9213 for one.
+_KEEPING = (b"expires", b"surrogate-control", b"edge-control", b"x-accel-expires")
 _SANDBOX = (b"Content-Security-Policy", b"sandbox allow-scripts")
 
 
@@ -71,6 +74,14 @@ class Stored(Protocol):
         ...
 
 
+class Recallable(Protocol):
+    """What may turn out, while it is being sent, to be what nobody should have."""
+
+    def when_recalled(self, call: Callable[[], None]) -> None:
+        """Have `call` called then."""
+        ...
+
+
 @attrs.frozen
 class Content:
     """A body in memory. See `Body`."""
@@ -106,6 +117,8 @@ class Answer:
     headers: tuple[Header, ...] = ()
     body: Body = Content(b"")
     part: Range | None = None
+    recallable: Recallable | None = None
+    """What may recall it: nobody keeps such an answer, whatever is configured."""
 
     @property
     def is_refusal(self) -> bool:
@@ -128,8 +141,15 @@ class Answer:
         }
         if not rules.listed:
             configured[_SANDBOX[0].lower()] = _SANDBOX
+        if self.recallable is not None:
+            configured = {name: each for name, each in configured.items() if not _keeps(name)}
         if not configured:
             return self
         own = {name.lower(): (name, value) for name, value in self.headers}
         merged = {**configured, **own} if self.is_refusal else {**own, **configured}
         return attrs.evolve(self, headers=tuple(merged.values()))
+
+
+def _keeps(name: bytes) -> bool:
+    """Whether a field of this name, in lower case, tells a cache what it may keep."""
+    return name.endswith(b"cache-control") or name in _KEEPING

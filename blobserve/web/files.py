@@ -6,34 +6,39 @@ so, judged by the request's conditions. Heads are values of bytes; connections a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
 import attrs
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
 from blobserve.config import Config, RepositoryRules
-from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound, PullTimeout
+from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
+from blobserve.store.early import EarlyFile
 from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
+from blobserve.store.tree import Entry
 from blobserve.threads import Threads
 from blobserve.web.answer import Answer, Body, Content, Header
 from blobserve.web.conditional import Fields
+from blobserve.web.early import early_answer, early_name
 from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, vary
-from blobserve.web.hold import Checks, EntryBody, Hold
+from blobserve.web.hold import Checks, EntryBody, FetchedBody, Hold, too_slow
 from blobserve.web.pages import NeedsSlash
 from blobserve.web.paths import Location
 from blobserve.web.ready import LARGEST, Key, Ready, ReadyResponses, read_whole
 from blobserve.web.representation import Role, Variant
-from blobserve.web.rewrite import Views, parse_variables
+from blobserve.web.rewrite import Variables, Views, parse_variables
 from blobserve.web.selection import Selection, select
 from blobserve.web.status import ALLOW
 from blobserve.web.variant import accepted, choose
+
+Found = Lease | EarlyFile
 
 _VARIABLES = INLINE_VARIABLES.lower()
 _READ_ONLY = b"x-blobserve-readonly"
@@ -79,6 +84,8 @@ class Asked:
     """Of the repository, as soon as they are known."""
     cache: str | None = None
     digest: Digest | None = None
+    deadline: float = math.inf
+    """When, by the reactor's clock, its first bytes should be there."""
 
 
 class Files:
@@ -128,6 +135,7 @@ class Files:
         :raises BlobserveError: what is to be refused, and why.
         """
         head, config = asked.head, self._config()
+        asked.deadline = self._reactor.seconds() + config.timeout
         ready = self.at_once(head)
         if ready is not None:
             asked.rules, asked.cache, asked.digest = ready.rules, ready.result, ready.image
@@ -138,14 +146,30 @@ class Files:
             raise Forbidden(str(location.reference.repository))
         variables = parse_variables(head.fields.get(_VARIABLES))
         read_only = head.fields.get(_READ_ONLY, b"").lower() == b"true"
-        lease = await self._lease(location.reference, read_only, config.timeout)
+        name = early_name(location, rules, variables)
+        found = await self._found(location.reference, name, read_only, config.timeout)
+        if isinstance(found, EarlyFile):
+            asked.cache, asked.digest = "early", found.image
+            return early_answer(found, name or b"", self._disk)
+        return await self._answer(found, location, rules, variables, asked)
+
+    async def _answer(
+        self,
+        lease: Lease,
+        location: Location,
+        rules: RepositoryRules,
+        variables: Variables | None,
+        asked: Asked,
+    ) -> Answer:
+        """What `get` makes of a READY image."""
+        head = asked.head
         asked.cache, asked.digest = lease.result, lease.digest
         hold = Hold(lease, self._disk, self._checks)
         try:
             selection = select(lease, location, rules, variables)
             if isinstance(selection, NeedsSlash):
                 return _redirect(location, head.query)
-            variant, body = await self._variant(hold, selection, head.fields)
+            variant, body = await self._variant(hold, selection, asked)
             shown = selection.represented(variant, lease.digest, self._reactor.seconds())
         except BlobDamaged as damage:
             lease.report(damage)
@@ -155,15 +179,30 @@ class Files:
         return shown.answer(head.method, head.fields, body)
 
     async def _variant(
-        self, hold: Hold, selection: Selection, fields: Fields
+        self, hold: Hold, selection: Selection, asked: Asked
     ) -> tuple[Variant, Body]:
         entry = selection.page.entry
         if not selection.edits:
-            choice = choose(hold.lease, selection, fields)
-            return choice.variant, EntryBody(hold, choice.entry)
+            choice = choose(hold.lease, selection, asked.head.fields)
+            return choice.variant, self._body(hold, choice.entry, asked)
         limit = self._config().limits.rewrite_size
-        view = await self.views.view(hold, entry, selection.edits, limit)
+        making = Deferred.fromCoroutine(self.views.view(hold, entry, selection.edits, limit))
+        if hold.lease.is_published and not making.called:
+            making.addTimeout(self._patience(asked), self._reactor, too_slow)
+        view = await making
         return view.variant, Content(view.content)
+
+    def _body(self, hold: Hold, entry: Entry, asked: Asked) -> Body:
+        if not hold.lease.is_published:
+            return EntryBody(hold, entry)
+        if not entry.size:
+            return Content(b"")
+        reading = hold.lease.reading(entry)
+        return FetchedBody(hold, entry, reading, self._patience(asked), self._reactor)
+
+    def _patience(self, asked: Asked) -> float:
+        """Seconds that a request may still wait for its first bytes."""
+        return max(0.0, asked.deadline - self._reactor.seconds())
 
     def _made_ready(self, head: Head, key: Key) -> Ready | None:
         """The same as `get` makes, of a small file that is in memory."""
@@ -221,16 +260,14 @@ class Files:
             return None
         return self._config().rules_for(repository)
 
-    async def _lease(self, reference: Reference, read_only: bool, timeout: float) -> Lease:
-        wait = self._store.blob_for(reference, read_only)
+    async def _found(
+        self, reference: Reference, early: bytes | None, read_only: bool, timeout: float
+    ) -> Found:
+        """A lease, or if that comes first the file with the name `early`."""
+        wait = self._store.lease_or_early(reference, early, read_only)
         if not wait.called:
-            wait.addTimeout(timeout, self._reactor, _too_slow)
+            wait.addTimeout(timeout, self._reactor, too_slow)
         return await wait
-
-
-def _too_slow(outcome: Lease | Failure, seconds: float) -> Lease | Failure:
-    is_cancelled = isinstance(outcome, Failure) and outcome.check(CancelledError)
-    return Failure(PullTimeout()) if is_cancelled else outcome
 
 
 def _redirect(location: Location, query: bytes | None) -> Answer:

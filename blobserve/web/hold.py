@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from blobserve.errors import BlobDamaged
+from blobserve.errors import BlobDamaged, PullTimeout
 from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
+from blobserve.store.published.layer import Reading
 from blobserve.store.tree import Entry, ImageFilesystem
 from blobserve.threads import Threads
 
@@ -26,12 +28,18 @@ Checks: TypeAlias = Flights[tuple[ImageFilesystem, int, int, bytes], None]
 """The files that are being checked, each once however many wait to have it."""
 
 
-class Hold:
-    """A lease with a count of those who need it, at first one. The last to leave releases it."""
+class Shared:
+    """What is read, with a count of those who need it, at first one. The last to leave ends it."""
 
-    def __init__(self, lease: Lease, disk: Threads, checks: Checks | None = None) -> None:
-        self.lease = lease
-        self._checks: Checks = Flights() if checks is None else checks
+    def __init__(
+        self,
+        end: Callable[[], None],
+        disk: Threads,
+        damaged: Callable[[BlobDamaged], None] = lambda damage: None,
+    ) -> None:
+        """`damaged` is told of damage that is met."""
+        self._end = end
+        self._damaged = damaged
         self._disk = disk
         self._needed_by = 1
 
@@ -43,19 +51,16 @@ class Hold:
         """One who needed it does so no longer."""
         self._needed_by -= 1
         if not self._needed_by:
-            self.lease.release()
+            self._end()
 
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call `f`, which reads the image, in a thread. Cancelling ends the wait alone.
-
-        Damage that it meets is reported.
-        """
+        """Call `f`, which reads it, in a thread. Cancelling ends the wait alone."""
         waiter: Deferred[T] = Deferred()
         self.keep()
 
         def leave(outcome: object) -> object:
             if isinstance(outcome, Failure) and isinstance(outcome.value, BlobDamaged):
-                self.lease.report(outcome.value)
+                self._damaged(outcome.value)
             self.leave()
             return outcome
 
@@ -63,6 +68,23 @@ class Hold:
         job = self._disk.run(f, *args, **kwargs)
         job.addBoth(leave).addCallbacks(waiter.callback, waiter.errback)
         return waiter
+
+
+def _has_more(steps: Iterator[None]) -> bool:
+    """Go one step; whether there may be another."""
+    return next(steps, _END) is not _END
+
+
+_END = object()
+
+
+class Hold(Shared):
+    """A lease that is released when nobody needs it."""
+
+    def __init__(self, lease: Lease, disk: Threads, checks: Checks | None = None) -> None:
+        super().__init__(lease.release, disk, lease.report)
+        self.lease = lease
+        self._checks: Checks = Flights() if checks is None else checks
 
     async def checked(self, entry: Entry) -> None:
         """Return when a file that is to be checked before it is given away has been.
@@ -85,14 +107,6 @@ class Hold:
                 pass
         finally:
             self.leave()
-
-
-def _has_more(steps: Iterator[None]) -> bool:
-    """Go one step; whether there may be another."""
-    return next(steps, _END) is not _END
-
-
-_END = object()
 
 
 class EntryBody:
@@ -159,3 +173,54 @@ class EntryBody:
     ) -> T:
         await self._hold.checked(self._entry)
         return await self._hold.run(read, self._entry, offset, length)
+
+
+class FetchedBody:
+    """A file of an image that is not here yet, read from afar. See `Body`.
+
+    Until its first bytes have come, `patience` seconds are waited for them.
+    """
+
+    def __init__(
+        self, hold: Hold, entry: Entry, reading: Reading, patience: float, clock: IReactorTime
+    ) -> None:
+        hold.keep()
+        self._hold = hold
+        self._entry = entry
+        self._reading = reading
+        self._patience: float | None = patience
+        self._clock = clock
+
+    @property
+    def size(self) -> int:
+        """See `Body.size`."""
+        return self._entry.size
+
+    def read_cached(self, offset: int, length: int) -> None:
+        """See `Body.read_cached`: none can be read so."""
+
+    def read(self, offset: int, length: int) -> Deferred[bytes]:
+        """See `Body.read`.
+
+        :raises PullTimeout: when nothing has come in time.
+        """
+        read = Deferred.fromCoroutine(self._reading.read(offset, length))
+        patience, self._patience = self._patience, None
+        if patience is not None and not read.called:
+            read.addTimeout(patience, self._clock, too_slow)
+        return read
+
+    @property
+    def stored(self) -> None:
+        """See `Body.stored`."""
+
+    def close(self) -> None:
+        """See `Body.close`; once only."""
+        self._reading.close()
+        self._hold.leave()
+
+
+def too_slow(outcome: T | Failure, seconds: float) -> T | Failure:
+    """What becomes of a wait that was cancelled because its time was over."""
+    is_cancelled = isinstance(outcome, Failure) and outcome.check(CancelledError)
+    return Failure(PullTimeout()) if is_cancelled else outcome

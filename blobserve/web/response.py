@@ -36,11 +36,14 @@ def whole(answer: Answer, method: bytes) -> list[bytes]:
 async def send(request: Request, answer: Answer, pace: Pace) -> None:
     """Write `answer`, and wait until the transport has taken it; the caller finishes the request.
 
-    Closes the body. To be cancelled when the client leaves, as it is made to when it is too slow.
+    Closes the body. If the answer is recalled before, the connection is aborted. To be cancelled
+    when the client leaves, as it is made to when it is too slow.
 
     :raises Exception: what reading the body raised; headers may have been sent by then.
     """
     headers = framed(answer)
+    if answer.recallable is not None:
+        answer.recallable.when_recalled(lambda: abort(request))
     try:
         request.setResponseCode(answer.status, PHRASES[answer.status])
         for name, value in headers:

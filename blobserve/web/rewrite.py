@@ -12,6 +12,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import closing
 
 import attrs
 
@@ -129,6 +130,8 @@ class Views:
         kept = self.kept(hold.lease, entry, edits, limit)
         if kept is not None:
             return kept
+        if hold.lease.is_published:  # what is not verified as a whole is nothing to keep
+            return await _fetched(hold, entry, edits, limit)
         key = _key(hold.lease, entry, edits, limit)
         making = self._making.get(key) or self._making.begin(
             key,
@@ -173,7 +176,21 @@ async def _made(hold: Hold, entry: Entry, edits: Edits, limit: int) -> View:
 def _make(filesystem: ImageFilesystem, entry: Entry, edits: Edits, limit: int) -> View:
     """Read and rewrite an entry; blocks."""
     _check(entry, entry.size, edits[0], limit)
-    content = filesystem.read(entry, 0, entry.size)
+    return _edited(filesystem.read(entry, 0, entry.size), entry, edits, limit)
+
+
+async def _fetched(hold: Hold, entry: Entry, edits: Edits, limit: int) -> View:
+    """The same of an entry that is not here yet."""
+    _check(entry, entry.size, edits[0], limit)
+    content = bytearray()
+    if entry.size:
+        with closing(hold.lease.reading(entry)) as reading:
+            while len(content) < entry.size:
+                content += await reading.read(len(content), entry.size - len(content))
+    return await hold.run(_edited, bytes(content), entry, edits, limit)
+
+
+def _edited(content: bytes, entry: Entry, edits: Edits, limit: int) -> View:
     for edit in edits:
         grown = len(edit.replacement) - len(edit.search)
         # Before it is done: a page of one letter could grow a thousandfold.

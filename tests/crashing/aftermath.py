@@ -44,5 +44,6 @@ def _books(stand: Stand) -> None:
     held = sum(footprint(blob) for blob in location.glob("blobs/*/*"))
     held += sum(blocks(each.stat().st_size) for each in location.glob("manifests/*/*"))
     held += sum(footprint(each) for each in location.glob("state*"))
+    held += sum(footprint(each) for each in location.glob("trees/*/*"))
     assert size == FURNITURE + SLACK + held, f"{size} counted, {held} there"
     assert on_disk(location) <= size

@@ -35,9 +35,11 @@ def _files(seed: int) -> dict[str, bytes]:
     return {"index.html": draw.randbytes(300 * KIB), "text.txt": TEXT, **small}
 
 
-HOT, COLD, THIRD = "hot", "cold", "third"
+HOT, COLD, THIRD, MERGED = "hot", "cold", "third", "merged"
 FILES = {name: _files(seed) for seed, name in enumerate((HOT, COLD, THIRD))}
 IMAGES = {name: make_image(files) for name, files in FILES.items()}
+FILES[MERGED] = {**_files(7), "text.txt": b"of the second layer"}
+IMAGES[MERGED] = make_image(_files(7), {"text.txt": b"of the second layer"})
 
 
 def reference(name: str) -> Reference:
@@ -87,7 +89,8 @@ async def opened(location: Path, bound: int | None = BOUND) -> AsyncIterator[Sta
     clock, source, threads, metrics = Clock(), a_source(), InlineThreads(), Metrics()
     space = BlobSpace(clock, BlobSpaceRules(location, bound), Limits(), threads, metrics)
     await space.open()
-    store = RefStore(space, lambda _: source, lambda _: RepositoryRules(), clock, metrics, Limits())
+    rules = RepositoryRules(layers="all")
+    store = RefStore(space, lambda _: source, lambda _: rules, clock, metrics, Limits())
     try:
         await store.open()
         yield Stand(location, space, store, source)
@@ -162,6 +165,10 @@ def layer(name: str) -> Digest:
     return IMAGES[name].layers[0].digest
 
 
+async def _merge(stand: Stand) -> None:
+    await stand.read(MERGED)
+
+
 async def _pull(stand: Stand) -> None:
     await stand.read(COLD)
 
@@ -201,6 +208,7 @@ SCENARIOS = {
     "birth": Scenario(_nothing, None),
     "pull": Scenario(_hot, _pull),
     "alone": Scenario(_empty, _pull),
+    "merge": Scenario(_hot, _merge),
     "evict": Scenario(_two, _evict, 2 * MIB),
     "reclaim": Scenario(_two, _reclaim),
     "recovery": Scenario(_crashed, None),

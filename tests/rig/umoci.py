@@ -1,10 +1,12 @@
-"""Images as umoci makes them: a second opinion on what a layer looks like."""
+"""Images as umoci makes and unpacks them: a second opinion on what a layer is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from blobserve.store.location import remove
+from tests.rig.images import Image, write_layout
 from tests.rig.parts import give_away, run
 
 
@@ -27,3 +29,32 @@ def umoci_layout(directory: Path, *layers: tuple[str, Mapping[str, bytes]]) -> P
             give_away(made)
         run(["umoci", "insert", "--rootless", "--image", f"{layout}:made", tree, path], directory)
     return layout
+
+
+def umoci_repacked(
+    layout: Path, directory: Path, files: Mapping[str, bytes], removed: Iterable[str]
+) -> None:
+    """Add a layer to the image ``made``: it brings `files`, and removes names of lower ones."""
+    image, bundle = f"{layout}:made", directory / "repacked"
+    run(["umoci", "unpack", "--rootless", "--image", image, bundle], directory)
+    for name in removed:
+        remove(bundle / "rootfs" / name)
+    for name, content in files.items():
+        target = bundle / "rootfs" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        give_away(target)
+    run(["umoci", "repack", "--image", image, bundle], directory)
+
+
+def umoci_unpacked(directory: Path, image: Image) -> Path:
+    """The root file system that umoci makes of an image, in an ordinary user's `directory`.
+
+    :raises subprocess.CalledProcessError: when it refuses the image.
+    """
+    layout = write_layout(directory / "image", {"made": image})
+    for made in (layout, *layout.rglob("*")):
+        give_away(made)
+    bundle = directory / "bundle"
+    run(["umoci", "unpack", "--rootless", "--image", f"{layout}:made", bundle], directory)
+    return bundle / "rootfs"

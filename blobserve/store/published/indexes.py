@@ -1,0 +1,214 @@
+"""The published indexes of layers that are being pulled: read, checked and made ready to serve by.
+
+On the reactor's thread. Whatever goes wrong here is logged and counted, and nobody fails for it:
+the plain pull goes on. Knows nothing of references.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Coroutine
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from blobserve.config import Limits
+from blobserve.errors import BadTable, BlobDamaged, BlobserveError, StoreClosed
+from blobserve.metrics import Metrics
+from blobserve.oci.manifest import Descriptor
+from blobserve.oci.reference import Repository
+from blobserve.oci.source import Source
+from blobserve.store.blobspace import BlobSpace, Readable
+from blobserve.store.published.build import Builder
+from blobserve.store.published.chunks import ChunkCache, Chunks
+from blobserve.store.published.compare import differences
+from blobserve.store.published.filesystem import PublishedFilesystem
+from blobserve.store.published.layer import PublishedLayer
+from blobserve.store.published.place import Place, Promise
+from blobserve.store.scratch import Scratch
+
+_log = Logger()
+
+TAIL = 64 << 10
+"""Bytes at the end of an eStargz layer that are read first: often the whole index is in them."""
+_EXTENT = 1 << 20
+_SHOWN = 3
+_OPENED_AT_ONCE = 4  # Compressed tables are in memory while they are read and made use of.
+
+T = TypeVar("T")
+
+_Read = Callable[[int, int], Deferred[bytes]]
+
+
+class PublishedIndexes:
+    """All layers that are served by their published index, or soon will be."""
+
+    def __init__(self, space: BlobSpace, metrics: Metrics, limits: Limits) -> None:
+        self._space = space
+        self._metrics = metrics
+        self._limits = limits
+        self._cache = ChunkCache(limits)
+        self._reads = DeferredSemaphore(limits.parallel_chunk_reads)
+        self._turns = DeferredSemaphore(_OPENED_AT_ONCE)
+        self._layers: set[PublishedLayer] = set()
+        self._reading: set[Deferred[bytes]] = set()
+        self._running: set[Deferred[Any]] = set()
+        self._closed = False
+
+    def open(
+        self, source: Source, repository: Repository, layer: Descriptor
+    ) -> Deferred[PublishedLayer | None]:
+        """A layer by its index, to be left by the caller; None where it cannot be served so.
+
+        Never fails, and is not to be cancelled; soon over after `close`.
+        """
+        return self._run(self._open(source, repository, layer))
+
+    def replace(self, opened: PublishedLayer, ready: Readable) -> None:
+        """A layer is READY: whoever reads it goes on there, and its index is held against it."""
+        opened.become(ready)
+        opened.hold()
+        self._run(self._compare(opened))
+
+    async def close(self) -> None:
+        """Fail all reading with `StoreClosed`, end every read of a source. Idempotent."""
+        self._closed = True
+        for layer in list(self._layers):
+            layer.chunks.close()
+        for reading in list(self._reading):
+            reading.cancel()
+        await DeferredList(list(self._running))
+
+    def _run(self, work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+        """Do what `close` waits for."""
+        running = Deferred.fromCoroutine(work)
+        if not running.called:
+            ended: Deferred[None] = Deferred()
+            self._running.add(ended)
+
+            def end(outcome: T) -> T:
+                self._running.discard(ended)
+                ended.callback(None)
+                return outcome
+
+            running.addBoth(end)
+        return running
+
+    async def _open(
+        self, source: Source, repository: Repository, layer: Descriptor
+    ) -> PublishedLayer | None:
+        """Open a layer, held once; None where that cannot be, logged and counted."""
+        if layer.size < self._limits.published_index_min_size:
+            return None
+        try:
+            promise = Promise.of(layer, self._limits)
+            if promise is None:
+                return None
+            read = partial(self._read, source, repository, layer)
+            opened = await self._turns.run(self._made, promise, layer, read)
+        except (BadTable, BlobserveError, OSError, sqlite3.Error, CancelledError) as error:
+            if not self._closed:
+                is_bad = isinstance(error, BadTable)
+                self._metrics.published_indexes.labels("refused" if is_bad else "failed").inc()
+                _log.warn(
+                    "the published index of {digest} is not used: {error}",
+                    digest=str(layer.digest),
+                    error=error,
+                )
+            return None
+        self._metrics.published_indexes.labels("used").inc()
+        return opened
+
+    def _read(
+        self, source: Source, repository: Repository, layer: Descriptor, start: int, length: int
+    ) -> Deferred[bytes]:
+        """Bytes of a layer; its turn comes whatever is downloaded meanwhile."""
+
+        async def read() -> bytes:
+            self._check_open()
+            return await source.read(repository, layer, start, length)
+
+        reading = self._reads.run(lambda: Deferred.fromCoroutine(read()))
+        self._reading.add(reading)
+
+        def end(outcome: bytes | Failure) -> bytes | Failure:
+            self._reading.discard(reading)
+            if not isinstance(outcome, Failure):
+                self._metrics.chunk_bytes.inc(length)
+            return outcome
+
+        return reading.addBoth(end)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed
+
+    async def _made(self, promise: Promise, layer: Descriptor, read: _Read) -> PublishedLayer:
+        self._check_open()
+        place, tail, tail_start = promise.place, b"", layer.size
+        if place is None:
+            tail_start = max(0, layer.size - TAIL)
+            tail = await read(tail_start, layer.size - tail_start)
+            place = promise.found(tail, layer, self._limits)
+        packed = await self._packed(place, tail, tail_start, read)
+        scratch = await self._space.scratch()
+        try:
+            filesystem = await self._built(scratch, layer, place, packed)
+        except BaseException:
+            await scratch.discard()
+            raise
+        chunks = Chunks(layer.digest, read, scratch.threads, self._cache)
+        opened = PublishedLayer(filesystem, chunks, scratch, self._layers.discard)
+        self._layers.add(opened)
+        return opened
+
+    async def _packed(self, place: Place, tail: bytes, tail_start: int, read: _Read) -> bytes:
+        """The compressed table, of whose end some may be known."""
+        end = place.start + place.length
+        known = tail[max(0, place.start - tail_start) : end - tail_start] if tail else b""
+        missing = place.length - len(known)
+        return (await read(place.start, missing) if missing else b"") + known
+
+    async def _built(
+        self, scratch: Scratch, layer: Descriptor, place: Place, packed: bytes
+    ) -> PublishedFilesystem:
+        run, limits = scratch.threads.run, self._limits
+        builder = await run(Builder, scratch.directory, place, packed, limits)
+        try:
+            while (lacking := await run(builder.go_on)) is not None:
+                self._check_open()
+                if lacking:
+                    extent = max(lacking, _EXTENT)
+                    await scratch.reserve(extent)
+                    builder.grant(extent)
+            await run(builder.finish)
+        finally:
+            builder.close()
+        try:
+            return await run(PublishedFilesystem.open, scratch.directory, layer.digest, limits)
+        except BlobDamaged as error:
+            raise BadTable(str(error)) from error
+
+    async def _compare(self, opened: PublishedLayer) -> None:
+        """Log and count it when an index has said of files what is not so."""
+        try:
+            digest = opened.filesystem.digest
+            index = opened.scratch.directory / "index"
+            differing = await opened.scratch.threads.run(
+                lambda: list(islice(differences(index, self._space.index_of(digest)), _SHOWN))
+            )
+        except (OSError, sqlite3.Error):
+            return  # one of the two is gone already
+        finally:
+            opened.leave()
+        if differing:
+            self._metrics.published_indexes.labels("wrong").inc()
+            _log.warn(
+                "the published index of {digest} was wrong, as of {paths}",
+                digest=str(digest),
+                paths=", ".join(path.decode("utf-8", "backslashreplace") for path in differing),
+            )

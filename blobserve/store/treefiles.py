@@ -1,0 +1,146 @@
+"""The files of trees, each the one of several layers: made, opened, synced, removed, found again.
+
+Everything in them can be made again from the indexes of their layers, so what is doubtful is
+removed. Every function here blocks, and may run in any thread; see `blobserve.store.files`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from blobserve.config import Limits
+from blobserve.errors import BadImage, BadLayer, BlobDamaged
+from blobserve.oci.digest import Digest
+from blobserve.store.blob import KeptBlob, KeptTree
+from blobserve.store.files import check_index, has_size
+from blobserve.store.location import BLOCK, Location, footprint, remove, sync
+from blobserve.store.merge import merge
+from blobserve.store.nodes import disk_errors
+from blobserve.store.state import Record, State, made_durable, recorded, removed
+from blobserve.store.tree import ImageFilesystem, Tree
+
+_log = Logger()
+
+_OVERHEAD = 4 * BLOCK
+"""Bytes that one takes beside its file while it is made."""
+
+
+class TreeFiles:
+    """The files of all trees of one blob space. See `BlobFiles`."""
+
+    def __init__(self, location: Location, state: State, limits: Limits) -> None:
+        self._location = location
+        self._state = state
+        self._limits = limits
+
+    def make(
+        self,
+        digest: Digest,
+        layers: Sequence[Digest],
+        allowance: Callable[[], int],
+        seconds: Callable[[], float],
+    ) -> Generator[int, None, KeptTree]:
+        """Make the tree of blobs that are here, and publish it by one rename.
+
+        See `blobserve.store.merge.merge` for what is yielded. However it ends, nothing is left but
+        what was published.
+
+        :raises BadImage: when the layers together go beyond a limit.
+        """
+        while (lacking := _OVERHEAD - allowance()) > 0:
+            yield lacking
+        made = self._location.new_ingest()
+        try:
+            indexes = [self._location.blob(layer) / "index" for layer in layers]
+            try:
+                with disk_errors():
+                    steps = merge(
+                        made / "tree", indexes, self._limits, lambda: allowance() - _OVERHEAD
+                    )
+                    built = yield from steps
+            except BadLayer as problem:
+                raise BadImage("the image", str(problem)) from problem
+            record = Record(digest, 0, built.size, built.sha256, seconds())
+            return self._published(record, made / "tree")
+        finally:
+            self._location.discard(made)
+
+    def open(self, kept: KeptBlob) -> ImageFilesystem:
+        """Open a tree after checking it against its record.
+
+        :raises BlobDamaged: when it is not what was recorded.
+        """
+        path = self._location.tree(kept.digest)
+        check_index(path, kept.record)
+        return ImageFilesystem(Tree.open(path, kept.digest, self._limits), ())
+
+    def settle(self, kept: KeptBlob) -> None:
+        """Bring a tree to the disk, and mark it as durable."""
+        with kept.files:
+            if not kept.is_removed:
+                path = self._location.tree(kept.digest)
+                sync(path, path.parent)
+                self._state.change(made_durable(kept.digest, "trees"))
+
+    def remove(self, trees: Sequence[KeptBlob]) -> None:
+        """Remove trees; whoever has one open can read on. One that cannot be moved stays."""
+        for kept in trees:
+            with kept.files:
+                away = self._location.move_away(self._location.tree(kept.digest))
+                kept.is_removed = True
+            if away is not None:
+                remove(away)
+        self._state.change(*(removed(kept.digest, "trees") for kept in trees))
+
+    def survey(self) -> list[KeptTree]:
+        """Every tree that is whole; all that is in the place of one and is not is removed."""
+        records = {record.digest: record for record in self._state.trees()}
+        found = []
+        for digest in list(self._location.trees()):
+            record = records.pop(digest, None)
+            if record is not None and self._is_whole(record):
+                found.append(KeptTree(record, footprint(self._location.tree(digest))))
+            else:
+                self._location.discard(self._location.tree(digest))
+                self._state.change(removed(digest, "trees"))
+        self._state.change(*(removed(digest, "trees") for digest in records))
+        return found
+
+    def _is_whole(self, record: Record) -> bool:
+        """Whether a tree can be trusted: of one that is marked durable its size says so."""
+        path = self._location.tree(record.digest)
+        if record.durable:
+            return has_size(path, record.index_size)
+        try:
+            check_index(path, record)
+        except BlobDamaged as damage:
+            _log.warn("{damage}: it is made again", damage=damage)
+            return False
+        sync(path, path.parent)
+        self._state.change(made_durable(record.digest, "trees"))
+        return True
+
+    def _published(self, record: Record, made: Path) -> KeptTree:
+        kept = KeptTree(record, footprint(made))
+        tree = Tree.open(made, record.digest, self._limits)
+        try:
+            self._remember(record)
+            self._location.publish(made, self._location.tree(record.digest))
+        except BaseException:
+            tree.close()
+            raise
+        kept.filesystem = ImageFilesystem(tree, ())
+        return kept
+
+    def _remember(self, record: Record) -> None:
+        """Before the rename: a tree without a record is removed at the next start."""
+        try:
+            self._state.change(recorded(record, "trees"))
+        except sqlite3.Error as error:
+            _log.warn(
+                "{digest} will be made again: {error}", digest=str(record.digest), error=error
+            )

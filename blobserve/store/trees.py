@@ -1,0 +1,188 @@
+"""Images of several layers: the right to read all of them, through the tree that they make.
+
+A tree is made where it is missing, once however many ask, from layers that are READY; it stays when
+one of them goes, and is good again when that is back. Runs on the reactor's thread; each step of
+the making is a job of its own for the pool that extracts layers. Fetches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from blobserve.config import MIB
+from blobserve.errors import BlobDamaged, DiskFull, StoreClosed
+from blobserve.oci.digest import Digest
+from blobserve.store.blob import Blob, KeptTree, Readable
+from blobserve.store.codings import Uncoded
+from blobserve.store.damage import is_full, typed
+from blobserve.store.flight import Flights
+from blobserve.store.keep import Keep
+from blobserve.store.merge import tree_digest
+from blobserve.store.stepwise import Work
+from blobserve.store.tree import Entry, ImageFilesystem
+from blobserve.store.treefiles import TreeFiles
+from blobserve.threads import Threads
+
+_EXTENT = MIB
+_USES_APART = 1.0
+
+
+def parts_of(layers: tuple[Digest, ...]) -> tuple[Digest, ...]:
+    """All that must be READY to serve these layers: each of them once, and their tree if several.
+
+    An image of one layer is served from that layer's own index.
+    """
+    tree = (tree_digest(layers),) if len(layers) > 1 else ()
+    return (*dict.fromkeys(layers), *tree)
+
+
+class Layers:
+    """The right to read several layers through their tree. See `Readable`."""
+
+    def __init__(self, tree: Blob, layers: list[Blob]) -> None:
+        self.filesystem = ImageFilesystem(
+            tree.filesystem.tree, [layer.filesystem.contents[0] for layer in layers]
+        )
+        self._tree = tree
+        self._layers = layers
+
+    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
+        """See `Readable.coded`: it is made, and kept, beside the layer that has the file."""
+        layer = entry.layer
+        coded = self._layers[layer].coded(attrs.evolve(entry, layer=0), coding)
+        return attrs.evolve(coded, layer=layer) if isinstance(coded, Entry) else coded
+
+    def report(self, damage: BlobDamaged) -> None:
+        """See `Readable.report`."""
+        for blob in (self._tree, *self._layers):
+            if str(blob.filesystem.digest) == damage.digest:
+                blob.report(damage)
+                return
+
+    def release(self) -> None:
+        """See `Readable.release`."""
+        _release([self._tree, *self._layers])
+
+
+class Trees:
+    """The trees of a blob space."""
+
+    def __init__(
+        self,
+        keep: Keep,
+        files: TreeFiles,
+        threads: Threads,
+        seconds: Callable[[], float],
+        settle: Callable[[KeptTree], object],
+    ) -> None:
+        """`settle` has what was made brought to the disk, later."""
+        self._keep = keep
+        self._files = files
+        self._threads = threads
+        self._seconds = seconds
+        self._settle = settle
+        self._flights: Flights[Digest, None] = Flights()
+        self._works: set[Work] = set()
+        self._closed = False
+
+    def acquire(self, layers: tuple[Digest, ...]) -> Readable | None:
+        """See `BlobSpace.acquire_image`."""
+        if len(layers) == 1:
+            return self._keep.acquire(layers[0])
+        held: list[Blob] = []
+        # The tree first: what is not merged yet need not be looked at layer by layer.
+        tree = tree_digest(layers)
+        is_use = self._is_use(tree)
+        for digest in (tree, *layers):
+            blob = self._keep.acquire(digest, is_use)
+            if blob is None:
+                _release(held)
+                return None
+            held.append(blob)
+        return Layers(held[0], held[1:])
+
+    async def mount(self, layers: tuple[Digest, ...]) -> Readable | None:
+        """See `BlobSpace.mount_image`."""
+        if len(layers) == 1:
+            return await self._mount(layers[0])
+        held: list[Blob] = []
+        try:
+            for digest in layers:
+                layer = await self._mount(digest)
+                if layer is None:
+                    return None
+                held.append(layer)
+            tree = await self._tree(layers)
+            if tree is None:
+                return None
+            image, held = Layers(tree, held), []
+            return image
+        finally:
+            _release(held)
+
+    async def close(self) -> None:
+        """Have nothing made any more; returns when nothing is. Idempotent."""
+        self._closed = True
+        for work in list(self._works):
+            await work.give_up(StoreClosed())
+
+    def _is_use(self, tree: Digest) -> bool:
+        """Whether a use is to be counted: to count it for each layer takes longer than all else."""
+        kept, now = self._keep.shelf.get(tree), self._seconds()
+        if not isinstance(kept, KeptTree) or 0 <= now - kept.last_count < _USES_APART:
+            return False
+        kept.last_count = now
+        return True
+
+    async def _mount(self, digest: Digest) -> Blob | None:
+        return self._keep.acquire(digest) or await self._keep.mount(digest)
+
+    async def _tree(self, layers: tuple[Digest, ...]) -> Blob | None:
+        """The tree of layers that are held; made if it is missing."""
+        digest = tree_digest(layers)
+        tree = await self._mount(digest)
+        if tree is None:
+            making = self._flights.get(digest) or self._flights.begin(
+                digest, lambda _: self._make(digest, layers)
+            )
+            await making.wait()
+            tree = await self._mount(digest)
+        return tree
+
+    async def _make(self, digest: Digest, layers: tuple[Digest, ...]) -> None:
+        if self._closed:
+            raise StoreClosed
+        held = list(filter(None, map(self._keep.acquire, dict.fromkeys(layers))))
+        work = Work(digest, self._keep.room, self._threads)
+        self._works.add(work)
+        self._keep.room.enter(work)
+        kept: KeptTree | None = None
+        try:
+            await self._keep.left(digest)
+            kept = await self._made(work, digest, layers)
+        finally:
+            self._keep.room.leave(work, kept.size if kept else 0)
+            if kept is not None:
+                self._keep.add(kept)
+            _release(held)
+            self._works.remove(work)
+            work.ended.land(None)
+        self._settle(kept)
+
+    async def _made(self, work: Work, digest: Digest, layers: tuple[Digest, ...]) -> KeptTree:
+        while True:
+            steps = self._files.make(digest, layers, lambda: work.held, self._seconds)
+            try:
+                return await work.run(steps, _EXTENT)
+            except OSError as error:
+                if not is_full(error):
+                    raise typed(error) or error from error
+                if not await self._keep.room.relieve(_EXTENT):
+                    raise DiskFull from error
+
+
+def _release(blobs: Iterable[Blob]) -> None:
+    for blob in blobs:
+        blob.release()
