@@ -26,7 +26,7 @@ from tests.examples import IS_LONG
 from tests.rig.inject import CHANGING, READING, Call, calls, changing, injected, spread
 from tests.stores import now
 
-MOST = 100_000 if IS_LONG else 6
+MOST = 100_000 if IS_LONG else 5
 """Points of each scenario."""
 
 
