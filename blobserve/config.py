@@ -144,11 +144,15 @@ def default_location() -> Path:
 
 @attrs.frozen
 class BlobSpaceRules:
-    """Where layers are kept, and how many bytes all of it may take (None: no bound)."""
+    """Where layers are kept, and how many bytes all of it may take (None: no bound).
+
+    With `verify_on_read`, each file is checked against its hash once in every process.
+    """
 
     location: Path = attrs.field(factory=default_location)
     max_size: int | None = None
     gc_interval: float = 600.0
+    verify_on_read: bool = False
 
 
 @attrs.frozen

@@ -292,14 +292,41 @@ class DiskFull(NoSpace):
 
 
 @attrs.define(slots=False)
-class BlobDamaged(BlobserveError):
-    """A blob in the blob space that is no longer what it was when it was published."""
+class DiskFailed(ComeAgain):
+    """The disk fails, is read-only, or we have no descriptors left; `problem` in its own words.
+
+    Nothing is wrong with what was asked for, and what is here is served on.
+    """
+
+    problem: str
+    retry_after: float = 5.0
+
+    def __str__(self) -> str:
+        return f"the blob space cannot be used at the moment: {self.problem}"
+
+
+@attrs.define(slots=False)
+class BlobDamaged(ComeAgain):
+    """A blob in the blob space that is no longer what it was: set aside, and pulled again."""
 
     digest: str
     problem: str
 
     def __str__(self) -> str:
         return f"the stored layer {self.digest} is damaged: {self.problem}"
+
+
+class IndexDamaged(BlobDamaged):
+    """A blob whose index alone is damaged: that can be made again, without a pull."""
+
+
+@attrs.define(slots=False)
+class CodingDamaged(BlobDamaged):
+    """A coding of one of a blob's files that is damaged, of which the file itself is not."""
+
+    coding: bytes
+    offset: int
+    """Of the coded bytes, which tells one from the others."""
 
 
 # --- The request, the configuration, the start ---------------------------------------------------

@@ -61,6 +61,12 @@ class Metrics:
         self.evictions = Counter(
             "blobserve_evictions_total", "Blobs removed to make room or by age.", registry=registry
         )
+        self.damaged = Counter(
+            "blobserve_damaged_total",
+            "Damage met in the blob space: of a content, an index or a coding.",
+            ["part"],
+            registry=registry,
+        )
         self.codings = Counter(
             "blobserve_codings_total",
             "Files coded: made, useless, no-room, failed or damaged.",

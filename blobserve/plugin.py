@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 from twisted.application.service import IService, MultiService
@@ -25,7 +25,7 @@ from twisted.python.usage import UsageError
 
 from blobserve.config import DEFAULT_LISTEN, Config
 from blobserve.configfile import load
-from blobserve.errors import BlobserveError, ConfigError
+from blobserve.errors import BlobserveError, ConfigError, SpaceUnusable
 from blobserve.loglines import LogLines
 from blobserve.systemd import notify, watchdog_interval
 from blobserve.turns import Turns, longest_turn
@@ -47,7 +47,10 @@ class Options(UsageOptions):
         " text on standard error, or in the file that twist's --log-file names."
     )
     optParameters = [["config", "c", None, "The configuration file, see etc/blobserve.yaml."]]  # noqa: N815, RUF012
-    optFlags = [["check", None, "Only say whether the configuration can be used."]]  # noqa: N815, RUF012
+    optFlags = [  # noqa: N815, RUF012
+        ["check", None, "Only say whether the configuration can be used."],
+        ["verify", None, "Only read and hash the whole blob space, and say what is damaged."],
+    ]
 
     def parseArgs(self, *arguments: str) -> None:
         """Take nothing but options."""
@@ -76,6 +79,8 @@ def makeService(options: Options) -> IService:
             print(f"warning: {warning}")
         print(f"{path}: valid")
         raise SystemExit(0)
+    if options["verify"]:
+        _verify(config)
     try:
         longest = longest_turn()
     except ValueError as error:
@@ -84,6 +89,18 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: TID251
 
     return Daemon(reactor, path, config, options.log, longest)
+
+
+def _verify(config: Config) -> NoReturn:
+    """Print what there is to say of the blob space, and end with 0 if that is good."""
+    from blobserve.verify import verified
+
+    try:
+        lines, is_good = verified(config.blob_space, config.limits)
+    except (SpaceUnusable, OSError) as error:
+        raise SystemExit(f"cannot verify: {error}") from error
+    print("\n".join(lines))
+    raise SystemExit(0 if is_good else 1)
 
 
 def _configuration(path: Path) -> Config:

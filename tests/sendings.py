@@ -17,6 +17,7 @@ from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from blobserve.errors import BlobDamaged
 from blobserve.metrics import Metrics
 from blobserve.web.answer import Answer, Stored
 from blobserve.web.pace import Pace
@@ -75,6 +76,9 @@ class FileBody:
     def read_ahead(self, offset: int, length: int) -> Deferred[None]:
         self.waiting.append(Deferred())
         return self.waiting[-1]
+
+    def lost(self, problem: str) -> BlobDamaged:
+        return BlobDamaged("sha256:00", problem)
 
     def close(self) -> None:
         self.closed += 1

@@ -29,7 +29,9 @@ from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import Blob, BlobSpace, BlobState
 from blobserve.store.keep import MOST_OPEN
 from blobserve.testing import InlineThreads, MadeImage, make_image, make_index
+from tests.coded import of_files
 from tests.examples import more
+from tests.layers import File
 from tests.rig.within import within
 from tests.spaces import Made, Watched, made, names_in, on_disk, opened, pool, read, take_in
 from tests.stores import now
@@ -117,7 +119,7 @@ async def test_a_descriptor_beyond_the_bound(tmp_path: Path) -> None:
 @within(60)
 async def test_a_bomb_stays_within_the_bound(tmp_path: Path) -> None:
     """A layer that unpacks to a thousand times its size never takes more than the bound allows."""
-    bomb = made(1, content=bytes(64 * MIB))
+    bomb = of_files(*(File(b"%d" % n, bytes(MIB)) for n in range(64)))
     assert bomb.descriptor.size * 900 < 64 * MIB
     seen: list[int] = []
     with pool(1) as threads:
@@ -128,6 +130,23 @@ async def test_a_bomb_stays_within_the_bound(tmp_path: Path) -> None:
                 await take_in(space, bomb)
             assert names_in(tmp_path, "ingest") == []
     assert 4 * MIB < max(seen) <= 8 * MIB
+
+
+@pytest_twisted.ensureDeferred
+async def test_g10_a_bomb_that_says_so(tmp_path: Path) -> None:
+    """A file that its own header says cannot fit is refused before anything is evicted for it."""
+    bomb, layers = made(1, content=bytes(64 * MIB)), [made(n, MIB) for n in range(2, 6)]
+    seen: list[int] = []
+    watched = Watched(InlineThreads(), lambda: seen.append(on_disk(tmp_path)))
+    async with opened(tmp_path, 8 * MIB, watched, watched) as space:
+        for each in layers:
+            await take_in(space, each)
+        before = max(seen)
+        with pytest.raises(ImageTooLarge):
+            await take_in(space, bomb)
+        assert len(ready(space, layers)) == len(layers)
+        assert names_in(tmp_path, "ingest") == []
+        assert max(seen) < before + MIB
 
 
 @within(60)
@@ -543,3 +562,24 @@ async def _step(space: BlobSpace, action: str, n: int, held: dict[int, Blob]) ->
         held[n] = lease(space, layer)
     elif action == "drop" and n in held:
         held.pop(n).release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bound_lowered_under_a_pull(tmp_path: Path) -> None:
+    """A pull that holds more than a lowered bound allows gives up at once, the youngest first."""
+    one, two = made(1, 3 * MIB), made(2, 3 * MIB)
+    async with opened(tmp_path, 20 * MIB) as space:
+        old, young = await space.ingest(one.descriptor), await space.ingest(two.descriptor)
+        for ingest, layer in ((old, one), (young, two)):
+            ingest.failure.addErrback(lambda _: None)
+            ingest.write(layer.blob[:-1])
+        assert space.size > 9 * MIB
+        space.reconfigure(BlobSpaceRules(tmp_path, 9 * MIB))
+        assert max(space.size, on_disk(tmp_path)) <= 9 * MIB
+        with pytest.raises(SpaceContended):
+            await young.finish()
+        old.write(one.blob[-1:])
+        await old.finish()
+        assert len(read(space, one.digest)) == 3 * MIB
+        space.reconfigure(BlobSpaceRules(tmp_path, MIB))
+        assert max(space.size, on_disk(tmp_path)) <= MIB

@@ -142,8 +142,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(limit=st.sampled_from([BOUND, BOUND, MIB]))
     def reclaim(self, limit: int) -> None:
         """The bound is changed, perhaps, and kept; what is read stays."""
-        # What comes in keeps what it was given until it asks for more.
-        self._limit = limit = self._limit if self._coming else limit
+        self._limit = limit
         self._space.reconfigure(BlobSpaceRules(self._location, limit))
         done(self._space.reclaim())
         self._settle()

@@ -17,6 +17,7 @@ from blobserve import configfile
 from blobserve.config import (
     AccessLogRules,
     Address,
+    BlobSpaceRules,
     Config,
     InlineVariable,
     Limits,
@@ -148,7 +149,7 @@ blobserve:
   allowAnyRepo: true
   registries:
     "Registry.internal:5000": {insecure: true, ca: ca.pem, allowHosts: [minio, "auth:8443"]}
-  blobSpace: {location: cache, maxSizeBytes: 10GiB, gcInterval: 500ms}
+  blobSpace: {location: cache, maxSizeBytes: 10GiB, gcInterval: 500ms, verifyOnRead: true}
   limits: {manifestSize: 1KiB, depth: 7, silenceTimeout: 2s}
   trustedProxies: ["10.0.0.0/8", "::1"]
 accessLog: {format: json, file: access.log}
@@ -165,6 +166,7 @@ readinessProbeAddr: localhost:0
     assert config.registries == {"registry.internal:5000": expected}
     assert config.blob_space.location == tmp_path / "cache"
     assert (config.blob_space.max_size, config.blob_space.gc_interval) == (10 << 30, 0.5)
+    assert (config.blob_space.verify_on_read, BlobSpaceRules().verify_on_read) == (True, False)
     assert config.limits == Limits(manifest_size=1024, depth=7, silence_timeout=2.0)
     assert [str(network) for network in config.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
     assert config.access_log == AccessLogRules("json", str(tmp_path / "access.log"))

@@ -19,7 +19,18 @@ PUBLIC = [name for name in MODULES if not any(part.startswith("_") for part in n
 
 GROUND = ("errors", "config", "metrics", "threads", "systemd", "loglines", "tarheader")
 FLOORS = ("oci", "store", "web")
-TOP = ("service", "sources", "readiness", "prepull", "plugin", "turns", "testing", "configfile", "")
+TOP = (
+    "service",
+    "sources",
+    "readiness",
+    "prepull",
+    "plugin",
+    "turns",
+    "verify",
+    "testing",
+    "configfile",
+    "",
+)
 # The two values that the configuration speaks in.
 VALUES = ("blobserve.oci.manifest", "blobserve.oci.reference", "blobserve.oci.digest")
 

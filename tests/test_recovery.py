@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from blobserve.config import KIB, MIB
+from blobserve.errors import DiskFailed
 from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import BlobSpace, BlobState
 from blobserve.store.state import Record, State, recorded
@@ -200,7 +201,7 @@ async def test_out_of_descriptors(tmp_path: Path) -> None:
     await filled(tmp_path)
     disk = OutOfDescriptors()
     async with opened(tmp_path, disk=disk) as space:
-        with pytest.raises(OSError, match="Too many open files"):
+        with pytest.raises(DiskFailed, match="Too many open files"):
             await space.mount(ONE.digest)
         assert space.state_of(ONE.digest) is BlobState.READY
         disk.are_out = False

@@ -42,7 +42,7 @@ def text(answer: Answer) -> str:
         (errors.HeadTooLarge("too large"), 431),
         (errors.MethodNotAllowed("no"), 405),
         (errors.HeadTooSlow("too slow"), 408),
-        (errors.BlobDamaged("sha256:00", "cut short"), 500),
+        (errors.BlobDamaged("sha256:00", "cut short"), 503),
         (ZeroDivisionError("secret"), 500),
     ],
 )

@@ -156,6 +156,7 @@ _BLOB_SPACE: Keys = {
     "location": ("location", kinds.path),
     "maxSizeBytes": ("max_size", kinds.bound),
     "gcInterval": ("gc_interval", kinds.positive_duration),
+    "verifyOnRead": ("verify_on_read", kinds.flag),
 }
 
 _ACCESS_LOG: Keys = {

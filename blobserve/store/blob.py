@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from blobserve.errors import BlobDamaged
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Uncoded
 from blobserve.store.state import Record
@@ -34,6 +35,10 @@ class Readable(Protocol):
         """See `Lease.coded`."""
         ...
 
+    def report(self, damage: BlobDamaged) -> None:
+        """See `Lease.report`."""
+        ...
+
     def release(self) -> None:
         """Give it up; once is enough, more is harmless."""
         ...
@@ -54,6 +59,8 @@ class KeptBlob:
         """Held, in threads only, by whoever syncs, adds or removes its files."""
         self.is_removed = False
         """Whether its files have been moved away; read and set under `files`."""
+        self.is_doubted = False
+        """Whether its index was found damaged while it was open: it is to be opened anew."""
         self.is_gone = False
         """Whether it is off the books but for what is still open."""
 
@@ -85,18 +92,24 @@ class Blob:
         filesystem: ImageFilesystem,
         released: Callable[[KeptBlob], None],
         want: Callable[[KeptBlob, Entry, bytes], Uncoded],
+        damaged: Callable[[KeptBlob, BlobDamaged], None],
     ) -> None:
-        """`want` is asked for codings that are not there."""
+        """`want` is asked for codings that are not there, `damaged` told of damage."""
         self.filesystem = filesystem
         self._kept = kept
         self._released: Callable[[KeptBlob], None] | None = released
         self._want = want
+        self._damaged = damaged
         kept.leases += 1
 
     def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
         """See `Lease.coded`."""
         known = self.filesystem.coded(entry, coding)
         return self._want(self._kept, entry, coding) if known is None else known
+
+    def report(self, damage: BlobDamaged) -> None:
+        """See `Readable.report`."""
+        self._damaged(self._kept, damage)
 
     def release(self) -> None:
         """See `Readable.release`."""

@@ -71,7 +71,7 @@ class BlobSpace:
         self._limits = limits
         self._threads = threads
         self._disk = disk = disk or threads
-        self._background = Background(disk)
+        self._background = background = Background(disk)
         self._location = location = Location(rules.location)
         self._state = state = State(rules.location / "state")
         self._bound = bound = Bound(rules.max_size, lambda: state.size)
@@ -79,7 +79,10 @@ class BlobSpace:
         self._remembered = WriteBehind(reactor, _REFERENCES_DELAY, self._write)
         files = BlobFiles(location, state, limits)
         tree_files = TreeFiles(location, state, limits)
-        self._keep = Keep(files, tree_files, disk, bound, self._uses, reactor, metrics, threads)
+        self._keep = Keep(
+            files, tree_files, disk, bound, self._uses, reactor, metrics, threads, background.do
+        )
+        self._keep.is_verifying = rules.verify_on_read
         self._tree_files = tree_files
         self._trees = Trees(self._keep, tree_files, threads, reactor.seconds)
         self._manifest_files = ManifestFiles(location, state, limits)
@@ -147,8 +150,9 @@ class BlobSpace:
         await self._disk.run(self._location.leave)
 
     def reconfigure(self, rules: BlobSpaceRules) -> None:
-        """Follow another bound and interval from now on; the location stays what it is."""
+        """Follow other rules from now on, from the next lease on; the location stays what it is."""
         self._rules = rules
+        self._keep.is_verifying = rules.verify_on_read
         self._bound.limit = rules.max_size
         if self._reclaiming is not None and not self._closed:
             self._reclaiming.stop()
@@ -175,6 +179,8 @@ class BlobSpace:
         """The same, opening a blob that is closed, as those are that were not used for long.
 
         None when it is not READY, or turns out to be damaged beyond repair: it is gone then.
+
+        :raises ComeAgain: when it cannot be opened for now, as without descriptors.
         """
         return await self._keep.mount(digest)
 
@@ -268,7 +274,7 @@ class BlobSpace:
         await self._manifests.put(Document(digest, media_type, content), self._reactor.seconds())
 
     async def get_manifest(self, digest: Digest) -> Document | None:
-        """A manifest that was put, and verified again; None if it is not here."""
+        """A manifest that was put, and verified again; None if it is not to be had here."""
         return await self._manifests.get(digest)
 
     async def reserve(self, size: int) -> None:
@@ -277,6 +283,10 @@ class BlobSpace:
         :raises NoSpace: when no more can be evicted.
         """
         await self._keep.room.ask(None, size)
+
+    async def relieve(self, size: int) -> bool:
+        """Evict `size` bytes because the disk itself is full; whether anything could go."""
+        return await self._keep.room.relieve(size)
 
     def release(self, size: int) -> None:
         """Stop counting reserved bytes."""

@@ -17,14 +17,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from blobserve.config import KIB, MIB
-from blobserve.errors import BlobserveError, ComeAgain, NoSpace, StoreClosed
+from blobserve.errors import BlobDamaged, BlobserveError, ComeAgain, NoSpace, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.store.blob import Blob, KeptBlob
 from blobserve.store.bound import Shelf
 from blobserve.store.codings import CODINGS, Coded, Codings, Made, Uncoded
 from blobserve.store.compress import append, check
+from blobserve.store.damage import is_full
 from blobserve.store.files import BlobFiles
-from blobserve.store.ingest import is_full
 from blobserve.store.location import blocks
 from blobserve.store.room import Room
 from blobserve.store.stepwise import Work
@@ -149,6 +149,9 @@ class Coder:
             await self._do(work, wish, entry, blob.filesystem)
         except StoreClosed:
             pass
+        except BlobDamaged as damage:
+            self._refuse(wish, "failed")
+            blob.report(damage)
         except (NoSpace, ComeAgain):
             self._refuse(wish, "no-room")
         except Exception as error:  # noqa: BLE001 - files are served without, whatever it is

@@ -121,6 +121,12 @@ class Codings:
         if made is not None:
             self._made[coding][sha256] = made
 
+    def forget(self, coding: bytes, offset: int) -> None:
+        """Have no bytes there any more, found damaged as they are: another coding may be made."""
+        made = self._made.get(coding, {})
+        for sha256 in [s for s, m in made.items() if isinstance(m, Coded) and m.offset == offset]:
+            del made[sha256]
+
     def begin(self, directory: Path, is_needed: bool) -> int:
         """Remove what is no record; have a file if it `is_needed`. What it was charged with before.
 

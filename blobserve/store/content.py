@@ -6,20 +6,25 @@ does not matter. Knows nothing of names.
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
 from blobserve.config import KIB, MIB
-from blobserve.errors import BlobDamaged
+from blobserve.errors import BlobDamaged, CodingDamaged
 from blobserve.oci.digest import Digest
+from blobserve.store.checked import Checked
 from blobserve.store.codings import Coded, Codings, Uncoded
+from blobserve.store.damage import is_lost
 from blobserve.store.entry import Entry
 from blobserve.store.residency import Residency
 
 _AHEAD = 4 * MIB
 _TOUCH = 64 * KIB
+_SLICE = 8 * MIB
 
 
 class Content:
@@ -31,6 +36,9 @@ class Content:
     def __init__(self, digest: Digest, descriptor: int, codings: Codings) -> None:
         self.codings = codings
         """What has been made of its files."""
+        self.is_verifying = False
+        """See `ImageFilesystem.verify`."""
+        self._checked = Checked()
         self._digest = digest
         self._descriptor = descriptor
         self._residency = Residency()
@@ -64,19 +72,18 @@ class Content:
 
     def read(self, entry: Entry, offset: int, length: int) -> bytes:
         """See `ImageFilesystem.read`. Blocks."""
+        self._verify(entry)
         pieces = []
         at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
-        descriptor = self.descriptor_of(entry)
         while at < end:
-            piece = os.pread(descriptor, end - at, at)
-            if not piece:
-                raise BlobDamaged(str(self._digest), "its content is cut short")
-            pieces.append(piece)
+            pieces.append(piece := self._pread(entry, end - at, at))
             at += len(piece)
         return b"".join(pieces)
 
     def read_cached(self, entry: Entry, offset: int, length: int) -> bytes | None:
         """See `ImageFilesystem.read_cached`."""
+        if not self.is_checked(entry):
+            return None
         length = min(length, entry.size - offset)
         if length <= 0:
             return b""
@@ -94,20 +101,51 @@ class Content:
 
     def is_cached(self, entry: Entry, offset: int, length: int) -> bool:
         """See `ImageFilesystem.is_cached`."""
+        if not self.is_checked(entry):
+            return False
         return self._residency.has(self.descriptor_of(entry), entry.offset + offset, length)
 
     def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
         """See `ImageFilesystem.read_ahead`. Blocks."""
+        self._verify(entry)
         at, end = entry.offset + offset, entry.offset + min(offset + length, entry.size)
         descriptor = self.descriptor_of(entry)
         # The disk goes on with what is probably asked for next, while this is being sent.
         ahead = min(_AHEAD, entry.offset + entry.size - at)
         os.posix_fadvise(descriptor, at, ahead, os.POSIX_FADV_WILLNEED)
         while at < end:
-            touched = len(os.pread(descriptor, min(end - at, _TOUCH), at))
-            if not touched:
-                raise BlobDamaged(str(self._digest), "its content is cut short")
-            at += touched
+            at += len(self._pread(entry, min(end - at, _TOUCH), at))
+
+    def is_checked(self, entry: Entry) -> bool:
+        """See `ImageFilesystem.is_checked`."""
+        if not self.is_verifying or not entry.size:
+            return True
+        return self._checked.has(entry.offset, bool(entry.coding))
+
+    def check(self, entry: Entry) -> Iterator[None]:
+        """See `ImageFilesystem.check`. Steps block."""
+        at, end, hash_ = entry.offset, entry.offset + entry.size, hashlib.sha256()
+        while at < end:
+            slice_ends = min(end, at + _SLICE)
+            while at < slice_ends:
+                piece = self._pread(entry, min(slice_ends - at, MIB), at)
+                hash_.update(piece)
+                at += len(piece)
+            yield
+        if hash_.digest() != entry.sha256:
+            raise self.damage(entry, "a file is not what its digest says")
+        self._checked.add(entry.offset, bool(entry.coding))
+
+    def damage(self, entry: Entry, problem: str) -> BlobDamaged:
+        """See `ImageFilesystem.damage`."""
+        if entry.coding:
+            return CodingDamaged(str(self._digest), problem, entry.coding, entry.offset)
+        return BlobDamaged(str(self._digest), problem)
+
+    def forget_coding(self, coding: bytes, offset: int) -> None:
+        """Give away no longer the coded bytes that begin there, damaged as they are."""
+        self.codings.forget(coding, offset)
+        self._checked.remove_coded(offset)
 
     def close(self) -> None:
         """Close all files. Idempotent."""
@@ -115,3 +153,20 @@ class Content:
         if descriptor >= 0:
             os.close(descriptor)
         self.codings.close()
+
+    def _verify(self, entry: Entry) -> None:
+        if not self.is_checked(entry):
+            for _ in self.check(entry):
+                pass
+
+    def _pread(self, entry: Entry, length: int, at: int) -> bytes:
+        """Some of those bytes, at least one."""
+        try:
+            piece = os.pread(self.descriptor_of(entry), length, at)
+        except OSError as error:
+            if not is_lost(error):
+                raise
+            raise self.damage(entry, f"it cannot be read: {error.strerror}") from error
+        if not piece:
+            raise self.damage(entry, "its content is cut short")
+        return piece

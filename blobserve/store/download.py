@@ -17,7 +17,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from blobserve.config import Limits
-from blobserve.errors import ContentMismatch, NotFound, QueueFull, StoreClosed, UpstreamError
+from blobserve.errors import (
+    ContentMismatch,
+    DiskFull,
+    NotFound,
+    QueueFull,
+    StoreClosed,
+    UpstreamError,
+)
 from blobserve.metrics import Metrics
 from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor
@@ -162,6 +169,11 @@ class Downloads:
         except ContentMismatch as mismatch:
             # One bad node of a content delivery network need not be asked twice.
             _log.warn("{mismatch}; downloading it once more", mismatch=mismatch)
+            await self._attempt(download)
+        except DiskFull:
+            # Where the disk was full in the middle of something, making room then was too late.
+            if not await self._space.relieve(download.descriptor.size):
+                raise
             await self._attempt(download)
 
     async def _attempt(self, download: _Download) -> None:

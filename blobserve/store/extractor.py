@@ -95,6 +95,11 @@ class Extractor:
         self._pieces = iter(pieces)
         return self.go_on()
 
+    @property
+    def due(self) -> int:
+        """Bytes that must be granted sooner or later, by what the layer has said of itself."""
+        return max(0, self._reader.claimed + self._index.bound - self._allowance)
+
     def grant(self, n: int) -> None:
         """Allow `n` more bytes on disk."""
         self._allowance += n
@@ -106,8 +111,9 @@ class Extractor:
         What it writes never comes to more than was granted: the content by the extents that are
         reserved for it, the index by what it may come to at most.
 
-        :raises OSError: when the disk fails, or is full; full while room was being reserved, it can
-            go on once there is room.
+        :raises OSError: when the disk fails, or is full while room was being reserved: it can go on
+            once there is room.
+        :raises DiskFull: when the index has met a full disk, and is lost.
         """
         if self._problem is not None:
             return 0

@@ -11,10 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from blobserve.config import Limits
-from blobserve.errors import BadImage, BlobDamaged
+from blobserve.errors import BadImage, BlobDamaged, IndexDamaged
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob
 from blobserve.store.codings import Codings
+from blobserve.store.damage import is_lost
 from blobserve.store.index import Index
 from blobserve.store.location import Location, footprint, remove, sync
 from blobserve.store.state import Record, State, made_durable, recorded, removed
@@ -34,11 +35,17 @@ class BlobFiles:
     def open(self, kept: KeptBlob) -> ImageFilesystem:
         """Open a blob after checking it against its record; its content is not read.
 
-        :raises BlobDamaged: when it is not what was recorded.
+        :raises IndexDamaged: when its index is not what was recorded.
+        :raises BlobDamaged: when its content is not of the recorded size, or cannot be opened.
         """
         directory = self._location.blob(kept.digest)
-        check(directory, kept.record)
-        return ImageFilesystem.open(directory, kept.digest, self._limits)
+        try:
+            check(directory, kept.record)
+            return ImageFilesystem.open(directory, kept.digest, self._limits)
+        except OSError as error:
+            if not is_lost(error):
+                raise
+            raise BlobDamaged(str(kept.digest), f"{error.strerror}") from error
 
     def repair(self, kept: KeptBlob) -> tuple[ImageFilesystem, int]:
         """Make the index of a blob again from its content, and open it; with what it takes then.
@@ -48,7 +55,9 @@ class BlobFiles:
         directory = self._location.blob(kept.digest)
         try:
             kept.record = rebuild(directory, kept.digest, kept.record.used, self._limits)
-        except BadImage as error:
+        except (BadImage, OSError) as error:
+            if isinstance(error, OSError) and not is_lost(error):
+                raise
             raise BlobDamaged(str(kept.digest), "its index cannot be made again") from error
         self._state.change(recorded(kept.record))
         return self.open(kept), footprint(directory)
@@ -81,7 +90,8 @@ class BlobFiles:
 def check(directory: Path, record: Record) -> None:
     """See that the content is of the recorded size, and the index what was recorded.
 
-    :raises BlobDamaged: otherwise.
+    :raises BlobDamaged: when the content is not.
+    :raises IndexDamaged: when the index alone is not.
     """
     if not has_size(directory / "content", record.content_size):
         raise BlobDamaged(str(record.digest), "its content is not of the recorded size")
@@ -91,10 +101,17 @@ def check(directory: Path, record: Record) -> None:
 def check_index(path: Path, record: Record) -> None:
     """See that an index is what was recorded.
 
-    :raises BlobDamaged: otherwise.
+    :raises IndexDamaged: otherwise.
     """
-    if not has_size(path, record.index_size) or _checksum(path) != record.index_sha256:
-        raise BlobDamaged(str(record.digest), "its index is not the recorded one")
+    checksum = None
+    try:
+        if has_size(path, record.index_size):
+            checksum = _checksum(path)
+    except OSError as error:
+        if not is_lost(error):
+            raise
+    if checksum != record.index_sha256:
+        raise IndexDamaged(str(record.digest), "its index is not the recorded one")
 
 
 def has_size(path: Path, size: int) -> bool:

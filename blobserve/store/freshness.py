@@ -51,10 +51,10 @@ class Known:
 
     def freshness(self, rules: RepositoryRules, now: float) -> Freshness:
         """Whether to look it up. See the contract, section 5, "Tags"."""
-        if not moves(self.reference, rules) or now < self.quiet_until:
-            return Freshness.TRUSTED
         # A clock that was set back makes an age negative, which says nothing: look it up.
         age, most = now - self.checked, rules.tag_max_age
+        if not moves(self.reference, rules) or (age >= 0 and now < self.quiet_until):
+            return Freshness.TRUSTED
         if not most or not 0 <= age <= 2 * most:
             return Freshness.OLD
         return Freshness.TRUSTED if age <= most else Freshness.AGEING
@@ -83,7 +83,9 @@ class Known:
         delay = min(2.0 ** min(self.failures, 9), max(rules.tag_max_age, _RETRY_CEILING))
         if isinstance(error, ComeAgain):
             delay = max(delay, error.retry_after)
-        return attrs.evolve(self, quiet_until=now + delay, failures=self.failures + 1)
+        # A clock that was set back would have no delay count.
+        checked, failures = min(self.checked, now), self.failures + 1
+        return attrs.evolve(self, checked=checked, quiet_until=now + delay, failures=failures)
 
 
 def moves(reference: Reference, rules: RepositoryRules) -> bool:

@@ -8,10 +8,13 @@ that an owner can see in `bound` what it may come to, and grant it. Version 1 of
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
+from blobserve.store.damage import typed
 from blobserve.store.nodes import EMPTY, Built, FileNodes, begin, disk_errors, finish, row_bound
 from blobserve.store.replay import Replay
 from blobserve.store.sightings import Sightings
@@ -78,21 +81,27 @@ class Index:
         self._replay.apply(member)
 
     def flush(self) -> None:
-        """Write what was added."""
-        self._database.executemany(
-            "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._members
-        )
-        self._members.clear()
-        self._nodes.flush()
+        """Write what was added.
+
+        :raises BlobserveError: when the disk is full, or fails; the index is lost then, for nobody
+            can tell how much was written.
+        """
+        with _final_errors():
+            self._database.executemany(
+                "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._members
+            )
+            self._members.clear()
+            self._nodes.flush()
         self._flushed = self.bound
 
     def finish(self, content_size: int) -> Built:
-        """Complete the tree and the file, and close it."""
+        """Complete the tree and the file, and close it. See `flush` for what it raises."""
         self.flush()
-        self._replay.finish()
-        self._nodes.flush()
-        self._database.execute("INSERT INTO content VALUES (?)", (content_size,))
-        return finish(self._path, self._database, self._entries)
+        with _final_errors():
+            self._replay.finish()
+            self._nodes.flush()
+            self._database.execute("INSERT INTO content VALUES (?)", (content_size,))
+            return finish(self._path, self._database, self._entries)
 
     def close(self) -> None:
         """Give up an index that is not finished; whoever owns the directory removes the file."""
@@ -119,12 +128,13 @@ class Index:
                             index.flush()
                 reader.finish()
                 built = index.finish(reader.size)
+            path.replace(directory / "index")
         except BadLayer as problem:
-            path.unlink()
             raise BadImage("a blob on disk", str(problem)) from problem
         finally:
             index.close()
-        path.replace(directory / "index")
+            with suppress(OSError):  # as when it has taken its place
+                path.unlink()
         return built
 
 
@@ -144,3 +154,12 @@ class _Watched(FileNodes):
         """Write the newest."""
         self._sightings.wrote(self._fresh.keys())
         super().flush()
+
+
+@contextmanager
+def _final_errors() -> Iterator[None]:
+    """Turn SQLite's errors into those that are not worth trying again."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise typed(error) or error from error

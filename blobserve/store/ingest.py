@@ -10,7 +10,6 @@ in them.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -22,8 +21,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from blobserve.config import KIB, MIB
-from blobserve.errors import BadImage, BlobserveError, ContentMismatch, DiskFull
+from blobserve.errors import BadImage, BlobserveError, ContentMismatch
 from blobserve.store.blob import KeptBlob
+from blobserve.store.damage import is_full, typed
 from blobserve.store.early import Passing
 from blobserve.store.extractor import Extracted, Extractor
 from blobserve.store.location import BLOCK
@@ -182,7 +182,8 @@ class Ingest:
 
     async def _fail(self, failure: Failure) -> None:
         """Tell the first failure, then remove what has been written."""
-        self._outcome = Failure(DiskFull()) if is_full(failure.value) else failure
+        error = typed(failure.value)
+        self._outcome = failure if error is None else Failure(error)
         self._stopped = self._outcome.value
         self._buffer.clear()
         is_damaged = failure.check(ContentMismatch, BadImage)
@@ -248,15 +249,15 @@ class Ingest:
         go_on = partial(_looking, extractor.go_on, look)
         missing, seen = await self._job(partial(_looking, job, look), go_on)
         while missing:
-            extractor.grant(await self._more(missing))
+            extractor.grant(await self._more(missing, extractor.due))
             missing, seen = await self._job(go_on, go_on)
         is_last = extractor.is_whole or (self._complete and not self._buffer)
         self.passing.tell(seen, is_last)
 
-    async def _more(self, missing: int) -> int:
+    async def _more(self, missing: int, due: int) -> int:
         """Room for at least `missing` bytes; extents grow, so that large layers ask seldom."""
         wish, self._extent = self._extent, min(2 * self._extent, LARGEST_EXTENT)
-        return await self._interruptible(self._room.ask(self, missing, wish))
+        return await self._interruptible(self._room.ask(self, missing, wish, due))
 
     async def _job(self, job: Callable[[], T], again: Callable[[], T] | None = None) -> T:
         """Run `job` to its end, whatever happens meanwhile; nothing follows once it was stopped."""
@@ -300,8 +301,3 @@ def _looking(step: Callable[[], int], look: Callable[[], Seen | None]) -> tuple[
 
 async def _nothing() -> None:
     """What there is to extract before anything has been unpacked."""
-
-
-def is_full(error: BaseException | None) -> bool:
-    """Whether an error means that the disk, or our share of it, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

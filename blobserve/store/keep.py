@@ -12,15 +12,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from blobserve.errors import BlobDamaged, BlobserveError
+from blobserve.errors import BlobDamaged, BlobserveError, IndexDamaged
 from blobserve.metrics import Metrics
 from blobserve.oci.digest import Digest
 from blobserve.store.behind import WriteBehind
 from blobserve.store.blob import Blob, KeptBlob, KeptTree
 from blobserve.store.bound import Bound, Shelf
 from blobserve.store.coder import Coder
+from blobserve.store.damage import typed
 from blobserve.store.files import BlobFiles
+from blobserve.store.flight import Flights
 from blobserve.store.location import blocks
+from blobserve.store.mending import InBackground, Mending
 from blobserve.store.room import Room
 from blobserve.store.state import Table, was_used
 from blobserve.store.tree import ImageFilesystem
@@ -46,13 +49,21 @@ class Keep:
         clock: IReactorTime,
         metrics: Metrics,
         compute: Threads,
+        background: InBackground,
     ) -> None:
-        """Files are coded in `compute`; `threads` does the rest of what blocks."""
+        """Files are coded in `compute`; `threads` does the rest of what blocks.
+
+        What `background` is given, nobody waits for but whoever closes the blob space.
+        """
+        self.is_verifying = False
+        """Whether files are checked before they are first read; see `ImageFilesystem.check`."""
         self.shelf = Shelf()
         self.room = Room(bound, self.shelf, self.evict)
         self.coder = Coder(
             files, compute, self.room, self.shelf, self._lease, clock.seconds, metrics
         )
+        self._mending = Mending(self.shelf, self.set_aside, background, metrics)
+        self._openings: Flights[KeptBlob, None] = Flights()
         self._files = files
         self._trees = trees
         self._threads = threads
@@ -92,7 +103,7 @@ class Keep:
     def acquire(self, digest: Digest, is_use: bool = True) -> Blob | None:
         """See `BlobSpace.acquire`; what is no use of it is not counted as one."""
         kept = self.shelf.get(digest)
-        if kept is None or kept.filesystem is None:
+        if kept is None or kept.filesystem is None or kept.is_doubted:
             return None
         if is_use:
             self._count_use(kept)
@@ -101,10 +112,13 @@ class Keep:
     async def mount(self, digest: Digest) -> Blob | None:
         """See `BlobSpace.mount`."""
         kept = self.shelf.get(digest)
-        if kept is not None and kept.filesystem is None:
+        if kept is not None and (kept.filesystem is None or kept.is_doubted):
             kept.leases += 1
             try:
-                await self._open(kept)
+                opening = self._openings.get(kept) or self._openings.begin(
+                    kept, lambda _: self._opened(kept)
+                )
+                await opening.wait()
             finally:
                 kept.leases -= 1
                 self._released(kept)
@@ -154,9 +168,21 @@ class Keep:
 
     def _lease(self, kept: KeptBlob) -> Blob | None:
         """The right to read a READY blob that is open; does not count as a use."""
-        if kept.filesystem is None or kept not in self.shelf:
+        if kept.filesystem is None or kept.is_doubted or kept not in self.shelf:
             return None
-        return Blob(kept, kept.filesystem, self._released, self.coder.want)
+        kept.filesystem.verify(self.is_verifying)
+        report = self._mending.report
+        return Blob(kept, kept.filesystem, self._released, self.coder.want, report)
+
+    async def _opened(self, kept: KeptBlob) -> None:
+        """Open a blob as `_open` does, once for all who ask meanwhile.
+
+        :raises ComeAgain: when it cannot be opened for now.
+        """
+        try:
+            await self._open(kept)
+        except (OSError, sqlite3.Error) as error:
+            raise typed(error) or error from error
 
     async def _open(self, kept: KeptBlob) -> None:
         """Open a blob, or set it aside if it is damaged beyond repair.
@@ -165,17 +191,24 @@ class Keep:
         """
         try:
             try:
-                filesystem = await self._threads.run(self._files_of(kept).open, kept)
-            except BlobDamaged as damage:
+                if kept.is_doubted and not isinstance(kept, KeptTree):
+                    # It was right when it was opened: nothing says that it would not be again.
+                    filesystem = await self._repair(kept)
+                else:
+                    filesystem = await self._threads.run(self._files_of(kept).open, kept)
+            except IndexDamaged as damage:
                 if isinstance(kept, KeptTree):
                     raise
-                _log.warn("{damage}: its index is made again", damage=damage)
+                self._mending.count("index", damage)
                 filesystem = await self._repair(kept)
         except BlobDamaged as damage:
-            _log.warn("{damage}: it is set aside", damage=damage)
+            self._mending.count("content", damage)
             await self.set_aside(kept)
             return
-        if kept.filesystem is None and kept in self.shelf:
+        if kept.is_doubted and kept.filesystem is not None:
+            kept.filesystem.take_index(filesystem)
+            kept.is_doubted = False
+        elif kept.filesystem is None and kept in self.shelf:
             self.shelf.opened(kept, filesystem)
             if not isinstance(kept, KeptTree):
                 self.coder.opened(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Literal
 
+from blobserve.errors import BlobDamaged
 from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import Readable
 from blobserve.store.codings import Uncoded
@@ -38,6 +39,15 @@ class Lease:
         ask. Nothing is made of what is coded already, too small or too large, or after `release`.
         """
         return Uncoded.NEVER if self._image is None else self._image.coded(entry, coding)
+
+    def report(self, damage: BlobDamaged) -> None:
+        """Have it seen to that this damage was met in what is leased.
+
+        Who asks for the image from then on gets it whole, or waits until it is; what is leased
+        stays as it is. Nothing is done about it after `release`.
+        """
+        if self._image is not None:
+            self._image.report(damage)
 
     @property
     def is_published(self) -> bool:

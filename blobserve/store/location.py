@@ -64,6 +64,20 @@ class Location:
         if lock is not None:
             lock.release()
 
+    def look(self) -> None:
+        """Become its owner without touching anything in it but the lock.
+
+        :raises SpaceUnusable: when there is no blob space of our format, or it has an owner.
+        """
+        try:
+            if self._format() != FORMAT:
+                raise SpaceUnusable(str(self.root), f"it is not of format {FORMAT!r}")
+            self._lock = OwnerLock(self.root)
+        except FileNotFoundError as error:
+            raise SpaceUnusable(str(self.root), "there is no blob space there") from error
+        except OSError as error:
+            raise SpaceUnusable(str(self.root), _advice(error)) from error
+
     def is_readable(self) -> bool:
         """Whether the blob space can be read at all."""
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from blobserve.errors import SpaceUnusable
@@ -35,9 +36,13 @@ class OwnerLock:
         except OSError:
             os.close(self._fd)
             raise
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        # For the words above alone: a full disk does not keep what is here from being served.
+        with suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         """Let another owner in; once only."""
+        # Closing is not enough: a process that is just being forked has the descriptor too.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)

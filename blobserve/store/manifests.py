@@ -18,6 +18,7 @@ from blobserve.errors import BadImage, BlobserveError
 from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Index, parse
 from blobserve.oci.source import Document
+from blobserve.store.damage import is_lost
 from blobserve.store.location import Location, blocks, read, write
 from blobserve.store.state import State, manifest_put, manifest_removed
 
@@ -71,6 +72,10 @@ class ManifestFiles:
             content = read(path, self._limits.manifest_size)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if not is_lost(error):
+                raise
+            content = b""
         if Digest.of(content, digest.algorithm) == digest:
             return content
         _log.warn("the stored manifest {digest} is damaged: removed", digest=str(digest))
@@ -147,11 +152,15 @@ class Manifests:
             self._coming.remove(document.digest)
 
     async def get(self, digest: Digest) -> Document | None:
-        """A manifest that is here, and is still what it was."""
+        """A manifest that is here, can be read, and is still what it was."""
         held = self._held.get(digest)
         if held is None:
             return None
-        content = await self._threads.run(self._files.read, digest)
+        try:
+            content = await self._threads.run(self._files.read, digest)
+        except OSError as error:
+            _log.warn("{digest} cannot be read: {error}", digest=str(digest), error=error)
+            return None
         if content is None:
             await self._remove([digest])
             return None

@@ -66,7 +66,7 @@ def examine(
     try:
         if record is not None:
             check(directory, record)
-        _check_content(directory, digest, limits)
+        check_content(directory, digest, limits)
         if record is None:
             # The tree in the index has no hash of its own, and the longest unused goes first.
             record = rebuild(directory, digest, 0.0, limits)
@@ -82,8 +82,14 @@ def examine(
         return None
 
 
-def _check_content(directory: Path, digest: Digest, limits: Limits) -> None:
-    """Read the content again, and see that it holds what the index says, entry for entry."""
+def check_content(directory: Path, digest: Digest, limits: Limits) -> int:
+    """Read the content again, and see that it holds what the index says; how many entries it has.
+
+    :raises BlobDamaged: when it is something else.
+    :raises BadLayer: when it is no tar archive any more.
+    :raises OSError: when it cannot be read, `sqlite3.Error` when the index cannot.
+    """
+    entries = 0
     uri = f"{(directory / 'index').absolute().as_uri()}?mode=ro&immutable=1"
     reader = Reader(limits)
     with (
@@ -95,6 +101,8 @@ def _check_content(directory: Path, digest: Digest, limits: Limits) -> None:
             for member in reader.feed(piece):
                 if member != indexed.fetchone():
                     raise BlobDamaged(str(digest), "its content is not what its index says")
+                entries += 1
         reader.finish()
         if indexed.fetchone() is not None:
             raise BlobDamaged(str(digest), "its content is cut short")
+    return entries

@@ -49,6 +49,7 @@ class _Request:
     pull: Pull | None
     least: int
     wish: int
+    due: int
     answer: Deferred[int]
 
 
@@ -95,8 +96,11 @@ class Room:
         """The image is READY, or has failed; once only."""
         self._images.remove(together)
 
-    def ask(self, pull: Pull | None, least: int, wish: int = 0) -> Deferred[int]:
+    def ask(self, pull: Pull | None, least: int, wish: int = 0, due: int = 0) -> Deferred[int]:
         """Take `wish` bytes, or when so many cannot be had `least`; fires with the number.
+
+        So many are `due` sooner or later, as far as is known: what they would be too many for is
+        refused now, before anything goes for it.
 
         `pull` None: for something small that is served before every pull, and for which none gives
         up. Cancelling withdraws.
@@ -105,15 +109,22 @@ class Room:
         :raises SpaceContended: when older pulls have the rest.
         :raises DiskFull: when all that is left is being read, or the disk has no more.
         """
-        request = _Request(pull, least, max(least, wish), Deferred(self._withdraw))
+        request = _Request(pull, least, max(least, wish), max(least, due), Deferred(self._withdraw))
         self._requests.append(request)
         if not self._serving:
             Deferred.fromCoroutine(self._serve())
         return request.answer
 
     async def shrink(self) -> None:
-        """Evict what is beyond the bound, as after it was lowered."""
-        await self._evict(self._shelf.victims(self._bound.missing()))
+        """Have go what is beyond the bound, as after it was lowered: blobs, then young pulls."""
+        while missing := self._bound.missing():
+            if victims := self._shelf.victims(missing):
+                await self._evict(victims)
+            elif self._pulls:
+                youngest = max(self._pulls, key=self._since)
+                await youngest.give_up(SpaceContended())
+            else:
+                return
 
     async def relieve(self, size: int) -> bool:
         """Evict `size` bytes because the disk itself is full; whether anything could go."""
@@ -180,7 +191,7 @@ class Room:
         images = [] if self._pulls[pull] == math.inf else self._images_of(pull)
         held = min(map(self._held_by, images), default=pull.held)
         removable = self._shelf.size + sum(each.held for each in self._pulls)
-        if held + request.least <= limit - (self._bound.size - removable):
+        if held + request.due <= limit - (self._bound.size - removable):
             return
         error = ImageTooLarge(str(images[0].image if images else pull.digest), limit)
         for each in list(self._pulls):

@@ -90,6 +90,11 @@ class Reader:
         self.size = start + at
         return members
 
+    @property
+    def claimed(self) -> int:
+        """Bytes that the stream takes at least, by the last header: the body it tells of is due."""
+        return self.size + self._left
+
     def finish(self) -> None:
         """Say that the stream has ended.
 

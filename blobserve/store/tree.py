@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blobserve.config import Limits
-from blobserve.errors import BlobDamaged, ListingTooLarge, PathNotFound
+from blobserve.errors import BlobDamaged, IndexDamaged, ListingTooLarge, PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.store import index, merge
 from blobserve.store.codings import Codings, Uncoded
@@ -100,7 +100,7 @@ class Tree:
         except TooManyLinks as error:
             raise PathNotFound(_text(path)) from error
         except sqlite3.Error as error:
-            raise BlobDamaged(str(self.digest), "its index cannot be read") from error
+            raise IndexDamaged(str(self.digest), "its index cannot be read") from error
         entry = _entry(key, found)
         if entry is None:
             raise PathNotFound(_text(path))
@@ -131,7 +131,7 @@ class Tree:
                 if entry is not None:
                     yield name, entry
         except sqlite3.Error as error:
-            raise BlobDamaged(str(self.digest), "its index cannot be read") from error
+            raise IndexDamaged(str(self.digest), "its index cannot be read") from error
 
     def _led_to(self, directory: bytes, name: bytes, steps: _Steps) -> Entry | None:
         """What a link leads to, if that can be served."""
@@ -195,7 +195,7 @@ class ImageFilesystem:
     def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
         """Open the blob in `directory`, to be closed. Blocks; may be called in any thread.
 
-        :raises BlobDamaged: when an index of our version and a content of its size are not there.
+        :raises IndexDamaged: when an index of our version, and of this content, is not there.
         :raises OSError: when they cannot be opened.
         """
         with ExitStack() as failing:
@@ -204,7 +204,7 @@ class ImageFilesystem:
             try:
                 database = _open_index(directory / "index", content.size)
             except (sqlite3.Error, ValueError) as error:
-                raise BlobDamaged(str(digest), str(error)) from error
+                raise IndexDamaged(str(digest), str(error)) from error
             failing.pop_all()
         return cls(Tree(digest, limits, database), (content,))
 
@@ -217,7 +217,7 @@ class ImageFilesystem:
         """Find what `path` names, through links, from the root of the tree.
 
         :raises PathNotFound: when that is no file and no directory, or not to be reached.
-        :raises BlobDamaged: when the index cannot be read.
+        :raises IndexDamaged: when the index cannot be read.
         """
         return self.tree.lookup(path)
 
@@ -242,7 +242,7 @@ class ImageFilesystem:
     def read(self, entry: Entry, offset: int, length: int) -> bytes:
         """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
 
-        :raises BlobDamaged: when the content is shorter than the index says.
+        :raises BlobDamaged: when the disk has lost them, or has others.
         """
         return self.contents[entry.layer].read(entry, offset, length)
 
@@ -261,9 +261,40 @@ class ImageFilesystem:
     def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
         """Bring it into memory, where it stays as long as there is room. Blocks.
 
-        :raises BlobDamaged: when the content is shorter than the index says.
+        :raises BlobDamaged: when the disk has lost it, or has something else.
         """
         self.contents[entry.layer].read_ahead(entry, offset, length)
+
+    def verify(self, is_verifying: bool) -> None:
+        """Give no byte of a file away, from now on, before all of it was found to be right."""
+        for content in self.contents:
+            content.is_verifying = is_verifying
+
+    def is_checked(self, entry: Entry) -> bool:
+        """Whether a file may be given away, because it was checked or need not be."""
+        return self.contents[entry.layer].is_checked(entry)
+
+    def check(self, entry: Entry) -> Iterator[None]:
+        """Compare a file with its SHA-256, a slice at each step; when it is right, that holds.
+
+        Steps block.
+
+        :raises BlobDamaged: when the disk has lost it, or has something else.
+        """
+        return self.contents[entry.layer].check(entry)
+
+    def damage(self, entry: Entry, problem: str) -> BlobDamaged:
+        """The error that says what is wrong with the bytes of an entry."""
+        return self.contents[entry.layer].damage(entry, problem)
+
+    def forget_coding(self, coding: bytes, offset: int) -> None:
+        """Give away no longer the coded bytes of a single blob that begin there."""
+        self.contents[0].forget_coding(coding, offset)
+
+    def take_index(self, other: ImageFilesystem) -> None:
+        """Look up in the index of `other` from now on, the same blob opened anew; it is closed."""
+        self.tree, other.tree = other.tree, self.tree
+        other.close()
 
     def close(self) -> None:
         """Close all files. Idempotent."""

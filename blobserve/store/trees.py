@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from blobserve.config import MIB
-from blobserve.errors import DiskFull, StoreClosed
+from blobserve.errors import BlobDamaged, DiskFull, StoreClosed
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import Blob, KeptTree, Readable
 from blobserve.store.codings import Uncoded
+from blobserve.store.damage import is_full, typed
 from blobserve.store.flight import Flights
-from blobserve.store.ingest import is_full
 from blobserve.store.keep import Keep
 from blobserve.store.merge import tree_digest
 from blobserve.store.stepwise import Work
@@ -53,6 +53,13 @@ class Layers:
         layer = entry.layer
         coded = self._layers[layer].coded(attrs.evolve(entry, layer=0), coding)
         return attrs.evolve(coded, layer=layer) if isinstance(coded, Entry) else coded
+
+    def report(self, damage: BlobDamaged) -> None:
+        """See `Readable.report`."""
+        for blob in (self._tree, *self._layers):
+            if str(blob.filesystem.digest) == damage.digest:
+                blob.report(damage)
+                return
 
     def release(self) -> None:
         """See `Readable.release`."""
@@ -167,7 +174,7 @@ class Trees:
                 return await work.run(steps, _EXTENT)
             except OSError as error:
                 if not is_full(error):
-                    raise
+                    raise typed(error) or error from error
                 if not await self._keep.room.relieve(_EXTENT):
                     raise DiskFull from error
 

@@ -12,6 +12,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 
 from blobserve.config import RepositoryRules
+from blobserve.errors import BlobDamaged
 from blobserve.web.conditional import Range
 
 Header = tuple[bytes, bytes]
@@ -66,6 +67,10 @@ class Stored(Protocol):
 
     def read_ahead(self, offset: int, length: int) -> Deferred[None]:
         """Fires when they can; fails where the content has been lost."""
+        ...
+
+    def lost(self, problem: str) -> BlobDamaged:
+        """Report that bytes could not be sent because the disk has lost them; what to raise."""
         ...
 
 

@@ -15,10 +15,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from blobserve.config import Config, RepositoryRules
-from blobserve.errors import BlobserveError, Forbidden, NotFound
+from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.early import EarlyFile
+from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
 from blobserve.store.tree import Entry
@@ -27,7 +28,7 @@ from blobserve.web.answer import Answer, Body, Content, Header
 from blobserve.web.conditional import Fields
 from blobserve.web.early import early_answer, early_name
 from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, vary
-from blobserve.web.hold import EntryBody, FetchedBody, Hold, too_slow
+from blobserve.web.hold import Checks, EntryBody, FetchedBody, Hold, too_slow
 from blobserve.web.listing import listed
 from blobserve.web.pages import Directory, NeedsSlash
 from blobserve.web.paths import Location
@@ -103,6 +104,7 @@ class Files:
         self._config = config
         self._reactor = reactor
         self._disk = disk
+        self._checks: Checks = Flights()
         self.views = Views()
         self._ready = ReadyResponses(store, config, reactor)
 
@@ -164,7 +166,7 @@ class Files:
         """What `get` makes of a READY image."""
         head = asked.head
         asked.cache, asked.digest = lease.result, lease.digest
-        hold = Hold(lease, self._disk)
+        hold = Hold(lease, self._disk, self._checks)
         try:
             selection = select(lease, location, rules, variables)
             if isinstance(selection, NeedsSlash):
@@ -174,6 +176,9 @@ class Files:
             else:
                 variant, body = await self._variant(hold, selection, asked)
                 shown = selection.represented(variant, lease.digest, self._reactor.seconds())
+        except BlobDamaged as damage:
+            lease.report(damage)
+            raise
         finally:
             hold.leave()
         return shown.answer(head.method, head.fields, body)

@@ -6,29 +6,41 @@ number taken by another. Knows nothing of what is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from blobserve.errors import PullTimeout
+from blobserve.errors import BlobDamaged, PullTimeout
+from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
 from blobserve.store.published.layer import Reading
-from blobserve.store.tree import Entry
+from blobserve.store.tree import Entry, ImageFilesystem
 from blobserve.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
+Checks: TypeAlias = Flights[tuple[ImageFilesystem, int, int, bytes], None]
+"""The files that are being checked, each once however many wait to have it."""
+
+
 class Shared:
     """What is read, with a count of those who need it, at first one. The last to leave ends it."""
 
-    def __init__(self, end: Callable[[], None], disk: Threads) -> None:
+    def __init__(
+        self,
+        end: Callable[[], None],
+        disk: Threads,
+        damaged: Callable[[BlobDamaged], None] = lambda damage: None,
+    ) -> None:
+        """`damaged` is told of damage that is met."""
         self._end = end
+        self._damaged = damaged
         self._disk = disk
         self._needed_by = 1
 
@@ -48,6 +60,8 @@ class Shared:
         self.keep()
 
         def leave(outcome: object) -> object:
+            if isinstance(outcome, Failure) and isinstance(outcome.value, BlobDamaged):
+                self._damaged(outcome.value)
             self.leave()
             return outcome
 
@@ -57,12 +71,43 @@ class Shared:
         return waiter
 
 
+def _has_more(steps: Iterator[None]) -> bool:
+    """Go one step; whether there may be another."""
+    return next(steps, _END) is not _END
+
+
+_END = object()
+
+
 class Hold(Shared):
     """A lease that is released when nobody needs it."""
 
-    def __init__(self, lease: Lease, disk: Threads) -> None:
-        super().__init__(lease.release, disk)
+    def __init__(self, lease: Lease, disk: Threads, checks: Checks | None = None) -> None:
+        super().__init__(lease.release, disk, lease.report)
         self.lease = lease
+        self._checks: Checks = Flights() if checks is None else checks
+
+    async def checked(self, entry: Entry) -> None:
+        """Return when a file that is to be checked before it is given away has been.
+
+        :raises BlobDamaged: when it is not what it should be, which is reported.
+        """
+        filesystem = self.lease.filesystem
+        if filesystem.is_checked(entry):
+            return
+        key = filesystem, entry.layer, entry.offset, entry.coding
+        check = self._checks.get(key) or self._checks.begin(key, lambda _: self._check(entry))
+        await check.wait()
+
+    async def _check(self, entry: Entry) -> None:
+        """Slice by slice, so that others have the threads in between."""
+        self.keep()
+        try:
+            steps = self.lease.filesystem.check(entry)
+            while await self.run(_has_more, steps):
+                pass
+        finally:
+            self.leave()
 
 
 class EntryBody:
@@ -84,7 +129,7 @@ class EntryBody:
 
     def read(self, offset: int, length: int) -> Deferred[bytes]:
         """See `Body.read`."""
-        return self._hold.run(self._hold.lease.filesystem.read, self._entry, offset, length)
+        return self._run(self._hold.lease.filesystem.read, offset, length)
 
     @property
     def stored(self) -> EntryBody:
@@ -107,11 +152,28 @@ class EntryBody:
 
     def read_ahead(self, offset: int, length: int) -> Deferred[None]:
         """See `Stored.read_ahead`."""
-        return self._hold.run(self._hold.lease.filesystem.read_ahead, self._entry, offset, length)
+        return self._run(self._hold.lease.filesystem.read_ahead, offset, length)
+
+    def lost(self, problem: str) -> BlobDamaged:
+        """See `Stored.lost`."""
+        damage = self._hold.lease.filesystem.damage(self._entry, problem)
+        self._hold.lease.report(damage)
+        return damage
 
     def close(self) -> None:
         """See `Body.close`; once only."""
         self._hold.leave()
+
+    def _run(self, read: Callable[[Entry, int, int], T], offset: int, length: int) -> Deferred[T]:
+        if self._hold.lease.filesystem.is_checked(self._entry):
+            return self._hold.run(read, self._entry, offset, length)
+        return Deferred.fromCoroutine(self._run_checked(read, offset, length))
+
+    async def _run_checked(
+        self, read: Callable[[Entry, int, int], T], offset: int, length: int
+    ) -> T:
+        await self._hold.checked(self._entry)
+        return await self._hold.run(read, self._entry, offset, length)
 
 
 _PIECES_AT_ONCE = 16

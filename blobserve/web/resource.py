@@ -18,7 +18,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
 from blobserve.config import Config
-from blobserve.errors import BadRequest, MethodNotAllowed, StoreClosed
+from blobserve.errors import BadRequest, BlobDamaged, MethodNotAllowed, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
@@ -30,6 +30,9 @@ from blobserve.web.response import abort, send
 from blobserve.web.status import is_unexpected, refusal
 
 _log = Logger()
+
+_TRIES = 3
+"""How often an image is leased for a request that meets damage in it each time."""
 
 
 class ImageResource(Resource):
@@ -110,8 +113,20 @@ class ImageResource(Resource):
         elif request.content is not None and request.content.read(1):
             raise BadRequest("a GET or HEAD request has no body here")
         else:
-            answer = await self.files.get(asked)
+            await self._send_file(request, asked)
+            return
         await self._send(request, answer)
+
+    async def _send_file(self, request: Request, asked: Asked) -> None:
+        """Answer a GET or a HEAD; anew where the disk has lost what it was to be answered from."""
+        for tries in range(_TRIES):
+            try:
+                await self._send(request, await self.files.get(asked))
+                return
+            except BlobDamaged:
+                # By now the image is not leased as it is: asking for it means waiting for a pull.
+                if request.startedWriting or tries == _TRIES - 1:
+                    raise
 
     async def _send(self, request: Request, answer: Answer) -> None:
         answer = self.files.dressed(answer, self.accounts.of(request).asked)
@@ -121,15 +136,19 @@ class ImageResource(Resource):
 
     async def _refuse(self, request: Request, error: Exception) -> None:
         account = self.accounts.of(request)
+        request_id = account.request_id
         if is_unexpected(error):
-            failure, request_id = Failure(error), account.request_id
-            _log.failure("request {request_id} failed", failure=failure, request_id=request_id)
+            _log.failure("request {request_id} failed", Failure(error), request_id=request_id)
+        elif request.startedWriting:
+            _log.warn(
+                "request {request_id} is cut off: {error}", request_id=request_id, error=error
+            )
         if request.startedWriting:
             abort(request)
             # Returning would finish the response; the end of the connection cancels this.
             await Deferred()
         is_navigation = account.asked.head.is_navigation
-        await self._send(request, refusal(error, account.request_id, is_navigation))
+        await self._send(request, refusal(error, request_id, is_navigation))
 
 
 def head_of(request: Request) -> Head:

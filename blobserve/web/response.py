@@ -41,16 +41,23 @@ async def send(request: Request, answer: Answer, pace: Pace) -> None:
 
     :raises Exception: what reading the body raised; headers may have been sent by then.
     """
+    headers = framed(answer)
     if answer.recallable is not None:
         answer.recallable.when_recalled(lambda: abort(request))
     try:
         request.setResponseCode(answer.status, PHRASES[answer.status])
-        for name, value in framed(answer):
+        for name, value in headers:
             request.responseHeaders.setRawHeaders(name, [value])
         if request.method == b"HEAD" or answer.status in NO_BODY_CODES:
             request.write(b"")
         else:
             await _send_body(request, answer, pace)
+    except BaseException:
+        if not request.startedWriting:
+            # Another answer will be sent instead, which may have fewer.
+            for name, _ in headers:
+                request.responseHeaders.removeHeader(name)
+        raise
     finally:
         answer.body.close()
 
@@ -79,23 +86,33 @@ async def _send_pieces(request: Request, body: Body, part: Range, watch: Watch) 
     request.registerProducer(valve, True)
     try:
         at, left = part.start, part.length
+        # All of the first, since as long as the head has not gone, another answer can be given.
+        piece = await _piece(body, at, min(left, PIECE), is_whole=True)
         while left:
-            piece = body.read_cached(at, min(left, PIECE))
-            if not piece:
-                piece = await body.read(at, min(left, PIECE))
-            if not piece:
-                raise EOFError("the content of a file has been lost")
             request.write(piece)
             at, left = at + len(piece), left - len(piece)
             # After the last one too: a response that is finished while much of it is unsent can be
             # cut by the idle timeout (https://github.com/twisted/twisted/issues/12498).
             await valve.opened()
             watch.passed_on += len(piece)
+            piece = await _piece(body, at, min(left, PIECE))
         if not part.length:
             request.write(b"")
     finally:
         # Also where nothing could be read: a refusal is sent instead.
         request.unregisterProducer()
+
+
+async def _piece(body: Body, at: int, length: int, is_whole: bool = False) -> bytes:
+    """Some of the next `length` bytes of a body, or all of them."""
+    pieces, left = [], length
+    while left and (is_whole or left == length):
+        piece = body.read_cached(at, left) or await body.read(at, left)
+        if not piece:
+            raise EOFError("the content of a file has been lost")
+        pieces.append(piece)
+        at, left = at + len(piece), left - len(piece)
+    return b"".join(pieces)
 
 
 @implementer(IPushProducer)

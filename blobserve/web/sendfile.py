@@ -19,6 +19,7 @@ from twisted.internet.tcp import Server
 from twisted.web.server import Request
 from zope.interface import implementer
 
+from blobserve.store.damage import is_lost
 from blobserve.web.answer import Stored
 from blobserve.web.conditional import Range
 from blobserve.web.pace import Watch
@@ -27,7 +28,7 @@ TURN = 2 * 1024 * 1024
 """Bytes sent at most before the reactor has its turn, some 0.2 ms; also read ahead at a time."""
 
 _IMPOSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-_LOST = (
+_GONE = (
     errno.EPIPE,
     errno.ECONNRESET,
     errno.ECONNABORTED,
@@ -52,17 +53,20 @@ async def send_stored(request: Request, body: Stored, part: Range, watch: Watch)
     Returns how much the kernel has taken: all of it, or less where this file cannot be sent so. To
     be cancelled when the client leaves.
 
-    :raises EOFError: when the file has no such bytes.
-    :raises OSError: when they cannot be read.
+    :raises BlobDamaged: when the disk has lost them; before the head, if it is the first.
+    :raises OSError: when they cannot be read for another reason.
     """
+    # Before the head, so that something else can be sent where the disk has lost them.
+    await _at_hand(body, part.start, min(part.length, TURN))
     request.write(b"")
-    descriptor, sent = body.descriptor, 0
+    descriptor, sent, is_first = body.descriptor, 0, True
     with _turns(request, watch) as turns:
         while sent < part.length:
             await turns.next()
             at, length = part.start + sent, min(part.length - sent, TURN)
-            if not body.is_cached(at, length):
-                await body.read_ahead(at, length)
+            if not is_first:
+                await _at_hand(body, at, length)
+            is_first = False
             try:
                 taken = os.sendfile(turns.fileno(), descriptor, body.start + at, length)
             except BlockingIOError:
@@ -70,17 +74,25 @@ async def send_stored(request: Request, body: Stored, part: Range, watch: Watch)
             except OSError as error:
                 if error.errno in _IMPOSSIBLE:
                     break
-                if error.errno not in _LOST:
+                if is_lost(error):
+                    raise body.lost(f"it cannot be read: {error.strerror}") from error
+                if error.errno not in _GONE:
                     raise
                 turns.transport.abortConnection()
                 # The end of the connection cancels this.
                 await Deferred()
             if not taken:
-                raise EOFError("the content of a file has been lost")
+                raise body.lost("its content is cut short")
             sent += taken
             request.sentLength += taken
             watch.passed_on += taken
     return sent
+
+
+async def _at_hand(body: Stored, at: int, length: int) -> None:
+    """Return when those bytes can be sent without waiting for a disk."""
+    if not body.is_cached(at, length):
+        await body.read_ahead(at, length)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hashlib import sha256
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from blobserve.errors import ContentMismatch, PathNotFound, StoreClosed
+from blobserve.errors import BlobDamaged, ContentMismatch, PathNotFound, StoreClosed
 from blobserve.store.blob import Readable
 from blobserve.store.codings import Uncoded
 from blobserve.store.entry import Entry
@@ -98,7 +98,12 @@ class PublishedLayer:
         if own is None or (own.sha256, own.size) != (entry.sha256, entry.size):
             digest = str(self.filesystem.digest)
             raise ContentMismatch(digest, "it has another file than its index says")
-        return await self.scratch.threads.run(filesystem.read, own, offset, length)
+        try:
+            return await self.scratch.threads.run(filesystem.read, own, offset, length)
+        except BlobDamaged as damage:
+            if self.ready is not None:
+                self.ready.report(damage)
+            raise
 
 
 class PublishedReadable:
@@ -118,6 +123,11 @@ class PublishedReadable:
     def coded(self, entry: Entry, coding: bytes) -> Uncoded:
         """See `Lease.coded`: nothing is coded before it is here."""
         return Uncoded.NEVER
+
+    def report(self, damage: BlobDamaged) -> None:
+        """See `blobserve.store.blob.Readable.report`: nobody begins to read it so any more."""
+        if self._layer is not None:
+            self._layer.chunks.is_wrong = True
 
     def release(self) -> None:
         """See `blobserve.store.blob.Readable.release`."""
