@@ -194,7 +194,8 @@ class Soak:
     # --- The disk ---------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        while not self._over.wait(0.25):
+        # Not so often that the hundredth slowest request is one that had to wait for it.
+        while not self._over.wait(1.0):
             with self._process, stopped(self._server.pid):
                 self.peak = max(self.peak, on_disk(self._server.space))
             if self.peak > BOUND:
