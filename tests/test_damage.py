@@ -232,3 +232,38 @@ async def test_f05_a_disk_that_fails(tmp_path: Path, name: str) -> None:
             assert FILES[name].startswith(Response.parse(raw).body)
         assert (await site.fetch(f"/{TAG}/{name}")).body == FILES[name]
         assert (pulls(site), damaged(site, "content")) == (2, 1)
+
+
+@asynccontextmanager
+async def merged(tmp_path: Path) -> AsyncIterator[Serving]:
+    """A site whose image of two layers is here, none of whose files has been asked for."""
+    rules = RepositoryRules(REPOSITORY, layers="all")
+    many: Files = {f"{n:05}-{'x' * 100}.txt": b"%d" % n for n in range(5000)}
+    async with serving(tmp_path, many, FILES, repos={REPOSITORY: rules}) as site:
+        assert (await site.fetch(f"/{TAG}/nothing")).status == 404
+        assert pulls(site) == 2
+        yield site
+
+
+@within(30)
+async def test_lost_in_one_of_several_layers(tmp_path: Path) -> None:
+    """Of an image of several layers, the one that the disk has lost is pulled again, alone."""
+    async with merged(tmp_path) as site:
+        contents = (tmp_path / "space" / "blobs").glob("*/*/content")
+        os.truncate(min(contents, key=lambda each: each.stat().st_size), 1024)
+        assert (await site.fetch(f"/{TAG}/large")).body == LARGE
+        assert (pulls(site), damaged(site, "content")) == (3, 1)
+
+
+@within(30)
+async def test_f12_a_tree_that_is_damaged_while_open(tmp_path: Path) -> None:
+    """The tree of several layers is made again when it cannot be read, without a pull."""
+    async with merged(tmp_path) as site:
+        [tree] = (tmp_path / "space" / "trees").glob("*/*")
+        size = tree.stat().st_size
+        with tree.open("r+b") as file:
+            file.seek(4096)
+            file.write(bytes(size - 4096))
+        for n in range(100, 5000, 500):
+            assert (await site.fetch(f"/{TAG}/{n:05}-{'x' * 100}.txt")).body == b"%d" % n
+        assert (pulls(site), damaged(site, "index"), damaged(site, "content")) == (2, 1, 0)

@@ -109,7 +109,7 @@ class Room:
         :raises SpaceContended: when older pulls have the rest.
         :raises DiskFull: when all that is left is being read, or the disk has no more.
         """
-        request = _Request(pull, least, max(least, wish), max(least, due), Deferred(self._withdraw))
+        request = _Request(pull, least, max(least, wish), due, Deferred(self._withdraw))
         self._requests.append(request)
         if not self._serving:
             Deferred.fromCoroutine(self._serve())
@@ -191,7 +191,9 @@ class Room:
         images = [] if self._pulls[pull] == math.inf else self._images_of(pull)
         held = min(map(self._held_by, images), default=pull.held)
         removable = self._shelf.size + sum(each.held for each in self._pulls)
-        if held + request.due <= limit - (self._bound.size - removable):
+        most = limit - (self._bound.size - removable)
+        # What is taken beside blobs and pulls may be free by the time that all of it is due.
+        if held + request.least <= most and held + request.due <= limit:
             return
         error = ImageTooLarge(str(images[0].image if images else pull.digest), limit)
         for each in list(self._pulls):
