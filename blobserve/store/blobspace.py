@@ -296,7 +296,11 @@ class BlobSpace:
         """A directory for what is not to be kept; empty, and to be discarded."""
         directory = await self._background.to_the_end(self._location.new_ingest)
         scratch = Scratch(directory, self._threads, self.reserve, self._discard)
-        await scratch.reserve(2 * BLOCK)
+        try:
+            await scratch.reserve(2 * BLOCK)
+        except BaseException:
+            await scratch.discard()
+            raise
         return scratch
 
     def index_of(self, digest: Digest) -> Path:

@@ -85,9 +85,11 @@ class ManifestFiles:
     def write(self, document: Document, now: float) -> Held:
         """Keep a manifest, by one rename."""
         made = self._location.new_ingest()
-        write(made / "manifest", document.content)
-        self._location.publish(made / "manifest", self._location.manifest(document.digest))
-        made.rmdir()
+        try:
+            write(made / "manifest", document.content)
+            self._location.publish(made / "manifest", self._location.manifest(document.digest))
+        finally:
+            self._location.discard(made)
         self._state.change(manifest_put(document.digest, document.media_type, now))
         return self._held(document.digest, document.content, document.media_type)
 

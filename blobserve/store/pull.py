@@ -142,7 +142,7 @@ class Pulls:
 
     async def _early(self, coming: Flight[Image], name: bytes) -> EarlyFile:
         image = await coming.wait()
-        file = await self._space.early.of(image.served[0].digest).wait(name)
+        file = await self._space.early.of(image.served[0].kept_as).wait(name)
         file.image = image.digest
         return file
 
@@ -198,7 +198,7 @@ class Pulls:
             if await offering.head_start() and not self._is_behind:
                 await Deferred()
             readable = await self._image(repository, image, source, rules, flight)
-            offering.replace(self._space.acquire(image.served[0].digest))
+            offering.replace(self._space.acquire(image.served[0].kept_as))
             return readable
         finally:
             offering.end()
@@ -212,7 +212,7 @@ class Pulls:
         is_here = any(
             self._space.state_of(each) is BlobState.READY for each in (*image.digests, *served)
         )
-        if is_here or len(image.served) > 1:
+        if is_here or len(image.served) > 1 or image.served[0].file is not None:
             return succeed(None)
         return self._indexes.open(source, known.reference.repository, image.served[0])
 
