@@ -13,7 +13,8 @@ from blobserve.config import KIB
 from blobserve.store.blob import Blob
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.codings import Uncoded
-from blobserve.store.tree import Entry, ImageFilesystem
+from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from tests.layers import Entry as Written
 from tests.layers import File, descriptor, layer, zstd
 from tests.spaces import Made

@@ -8,8 +8,9 @@ from blobserve.config import Limits
 from blobserve.errors import PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor
+from blobserve.store.entry import Entry, Kind
 from blobserve.store.extractor import Extracted, Extractor
-from blobserve.store.tree import Entry, ImageFilesystem, Kind
+from blobserve.store.filesystem import ImageFilesystem
 from tests.layers import Compression, descriptor
 
 LIMITS = Limits()

@@ -9,9 +9,10 @@ from pathlib import Path
 from blobserve.config import Limits
 from blobserve.oci.digest import Digest
 from blobserve.store.content import Content
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.merge import merge, tree_digest
 from blobserve.store.nodes import Built
-from blobserve.store.tree import ImageFilesystem, Tree
+from blobserve.store.tree import Tree
 from tests.extracting import LIMITS, extract
 from tests.layers import Entry, descriptor, layer
 

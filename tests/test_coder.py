@@ -27,7 +27,7 @@ from blobserve.store.blobspace import BlobSpace, BlobState
 from blobserve.store.coder import LARGEST, MOST_WANTED, RETRY, SMALLEST
 from blobserve.store.codings import Uncoded
 from blobserve.store.compress import SLICE
-from blobserve.store.tree import Entry
+from blobserve.store.entry import Entry
 from blobserve.testing import InlineThreads
 from tests.coded import ask, codings_of, decoded, lease, noise, of_files, site, text
 from tests.examples import more

@@ -18,8 +18,8 @@ from blobserve.config import KIB, MIB
 from blobserve.errors import BlobDamaged
 from blobserve.store.codings import HEADER_SIZE, Coded, Uncoded
 from blobserve.store.compress import SLICE, append, check
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.location import blocks
-from blobserve.store.tree import ImageFilesystem
 from tests.coded import DECODE, noise, outcome, text
 from tests.examples import more
 from tests.extracting import serve

@@ -24,10 +24,10 @@ from blobserve.metrics import Metrics
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.blobspace import BlobSpace, BlobState
 from blobserve.store.early import EarlyFile
+from blobserve.store.entry import Kind
 from blobserve.store.index import Index
 from blobserve.store.ingest import Ingest
 from blobserve.store.tar import Member
-from blobserve.store.tree import Kind
 from tests.examples import more
 from tests.layers import (
     END,

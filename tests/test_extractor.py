@@ -18,7 +18,7 @@ from blobserve.config import Limits
 from blobserve.errors import BadImage, ContentMismatch
 from blobserve.oci.digest import Digest
 from blobserve.store.extractor import Extractor
-from blobserve.store.tree import ImageFilesystem
+from blobserve.store.filesystem import ImageFilesystem
 from tests.examples import more
 from tests.extracting import LIMITS, contents, extract
 from tests.layers import (

@@ -96,6 +96,7 @@ def test_each_library_has_its_home() -> None:
 def test_the_pure_rooms_know_no_twisted() -> None:
     """Reading layers and references needs no Twisted."""
     pure = ["store.tar", "store.decompress", "store.index", "store.tree", "store.extractor"]
+    pure += ["store.filesystem"]
     pure += ["store.codings", "store.compress", "web.negotiate"]
     pure += [f"store.published.{room}" for room in ("toc", "contents", "place", "chunk", "build")]
     pure += ["store.published.filesystem", "store.published.compare"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from blobserve.config import InlineVariable, Limits
 from blobserve.oci.reference import Reference
-from blobserve.store.tree import Entry, Kind
+from blobserve.store.entry import Entry, Kind
 from blobserve.web.listing import Recipe, link, prefers_json
 from blobserve.web.paths import Location
 from tests.examples import more

@@ -18,8 +18,9 @@ from blobserve.config import Limits
 from blobserve.errors import BadLayer, BlobDamaged, PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.store.entry import Kind
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.merge import merge, tree_digest
-from blobserve.store.tree import ImageFilesystem, Tree
+from blobserve.store.tree import Tree
 from tests.cases_merged import MERGED, OPAQUE, Merged
 from tests.examples import more
 from tests.extracting import LIMITS

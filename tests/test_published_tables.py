@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from blobserve.config import Limits
 from blobserve.errors import BadTable, PathNotFound
-from blobserve.store.entry import Entry
+from blobserve.store.entry import Entry, Kind
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.index import Index
 from blobserve.store.published.build import Builder
 from blobserve.store.published.chunk import LARGEST, Chunk, extract
@@ -25,7 +26,6 @@ from blobserve.store.published.compare import differences
 from blobserve.store.published.filesystem import PublishedFilesystem
 from blobserve.store.published.place import Place, Promise
 from blobserve.store.published.toc import Table
-from blobserve.store.tree import ImageFilesystem, Kind
 from tests.examples import more
 from tests.published import NAMES, Layer, chunked, estargz, position, retold
 

@@ -12,8 +12,8 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from blobserve.oci.digest import Digest
+from blobserve.store.entry import Entry, Kind
 from blobserve.store.lease import Lease
-from blobserve.store.tree import Entry, Kind
 from blobserve.web.answer import Answer, Body, Content
 from blobserve.web.conditional import Range
 from blobserve.web.hold import EntryBody, Hold

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from blobserve.config import InlineVariable, Limits, Replacement, RepositoryRules
 from blobserve.errors import BadRequest
-from blobserve.store.tree import Entry, Kind
+from blobserve.store.entry import Entry, Kind
 from blobserve.threads import OwnThreads
 from blobserve.web.rewrite import Edit, edits_for, parse_variables
 from blobserve.web.views import CAPACITY

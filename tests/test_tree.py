@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BlobDamaged, PathNotFound
 from blobserve.oci.digest import Digest
-from blobserve.store.tree import Entry, ImageFilesystem, Kind
+from blobserve.store.entry import Entry, Kind
+from blobserve.store.filesystem import ImageFilesystem
 from tests.examples import more
 from tests.extracting import LIMITS, contents, extract, serve
 from tests.hostile.trees import CHAIN

@@ -24,7 +24,7 @@ from benchmarks.warm.process import cpu_seconds
 from blobserve.config import Limits
 from blobserve.errors import PathNotFound
 from blobserve.oci.digest import Digest
-from blobserve.store.tree import ImageFilesystem
+from blobserve.store.filesystem import ImageFilesystem
 from tests.rig.server import Server
 
 Lines = Iterator["Figure | str"]

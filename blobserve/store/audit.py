@@ -24,10 +24,11 @@ from blobserve.oci.digest import Digest
 from blobserve.store.codings import Codings
 from blobserve.store.compress import check as check_coding
 from blobserve.store.files import check, check_index
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.location import FURNITURE, Location, blocks, footprint, read
 from blobserve.store.recovery import check_content
 from blobserve.store.state import SLACK, Record, State
-from blobserve.store.tree import ImageFilesystem, Tree
+from blobserve.store.tree import Tree
 
 _STATE = ("state", "state-wal", "state-shm", "state-journal", "state.damaged")
 _OWN = frozenset(("VERSION", "lock", "control", "ingest", "blobs", "trees", "manifests", *_STATE))

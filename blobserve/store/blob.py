@@ -11,8 +11,9 @@ from typing import Protocol
 from blobserve.errors import BlobDamaged
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Uncoded
+from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.state import Record
-from blobserve.store.tree import Entry, ImageFilesystem
 
 
 class BlobState(enum.Enum):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob
-from blobserve.store.tree import ImageFilesystem
+from blobserve.store.filesystem import ImageFilesystem
 
 
 class Bound:

@@ -24,11 +24,12 @@ from blobserve.store.bound import Shelf
 from blobserve.store.codings import CODINGS, Coded, Codings, Made, Uncoded
 from blobserve.store.compress import append, check
 from blobserve.store.damage import is_full
+from blobserve.store.entry import Entry
 from blobserve.store.files import BlobFiles
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.location import blocks
 from blobserve.store.room import Room
 from blobserve.store.stepwise import Work
-from blobserve.store.tree import Entry, ImageFilesystem
 from blobserve.threads import Threads
 
 _log = Logger()

@@ -17,8 +17,9 @@ from typing import Any, Protocol, cast
 from blobserve.config import KIB
 from blobserve.errors import BlobDamaged
 from blobserve.store.codings import HEADER_SIZE, Coded, Codings, Made
+from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.location import blocks
-from blobserve.store.tree import Entry, ImageFilesystem
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -16,10 +16,10 @@ from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob
 from blobserve.store.codings import Codings
 from blobserve.store.damage import is_lost
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.index import Index
 from blobserve.store.location import Location, footprint, remove, sync
 from blobserve.store.state import Record, State, made_durable, recorded, removed
-from blobserve.store.tree import ImageFilesystem
 
 _PIECE = 1 << 20
 

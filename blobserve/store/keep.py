@@ -21,12 +21,12 @@ from blobserve.store.bound import Bound, Shelf
 from blobserve.store.coder import Coder
 from blobserve.store.damage import typed
 from blobserve.store.files import BlobFiles
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.flight import Flights
 from blobserve.store.location import blocks
 from blobserve.store.mending import InBackground, Mending
 from blobserve.store.room import Room
 from blobserve.store.state import Table, was_used
-from blobserve.store.tree import ImageFilesystem
 from blobserve.store.treefiles import TreeFiles
 from blobserve.threads import Threads
 

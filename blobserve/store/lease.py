@@ -9,8 +9,9 @@ from blobserve.errors import BlobDamaged
 from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import Readable
 from blobserve.store.codings import Uncoded
+from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.published.layer import PublishedReadable, Reading
-from blobserve.store.tree import Entry, ImageFilesystem
 
 Result = Literal["hit", "pull", "wait", "stale"]
 

@@ -17,11 +17,12 @@ from blobserve.errors import BadImage, BadLayer
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob, KeptTree
 from blobserve.store.files import check_index, has_size
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.location import BLOCK, Location, footprint, remove
 from blobserve.store.merge import merge
 from blobserve.store.nodes import disk_errors
 from blobserve.store.state import Record, State, recorded, removed
-from blobserve.store.tree import ImageFilesystem, Tree
+from blobserve.store.tree import Tree
 
 _log = Logger()
 

@@ -17,11 +17,12 @@ from blobserve.oci.digest import Digest
 from blobserve.store.blob import Blob, KeptTree, Readable
 from blobserve.store.codings import Uncoded
 from blobserve.store.damage import is_full, typed
+from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.flight import Flights
 from blobserve.store.keep import Keep
 from blobserve.store.merge import tree_digest
 from blobserve.store.stepwise import Work
-from blobserve.store.tree import Entry, ImageFilesystem
 from blobserve.store.treefiles import TreeFiles
 from blobserve.threads import Threads
 

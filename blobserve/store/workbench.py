@@ -15,9 +15,9 @@ from blobserve.config import Limits
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.blob import KeptBlob
 from blobserve.store.extractor import Extracted, Extractor
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.location import Location, footprint
 from blobserve.store.state import Record, State, recorded
-from blobserve.store.tree import ImageFilesystem
 
 _log = Logger()
 

@@ -19,10 +19,10 @@ from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.early import EarlyFile
+from blobserve.store.entry import Entry
 from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
-from blobserve.store.tree import Entry
 from blobserve.threads import Threads
 from blobserve.web.answer import Answer, Body, Content, Header
 from blobserve.web.conditional import Fields

@@ -15,10 +15,11 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from blobserve.errors import BlobDamaged, PullTimeout
+from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
 from blobserve.store.published.layer import Reading
-from blobserve.store.tree import Entry, ImageFilesystem
 from blobserve.threads import Threads
 
 P = ParamSpec("P")

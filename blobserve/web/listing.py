@@ -23,7 +23,8 @@ from werkzeug.http import parse_accept_header
 from blobserve.config import MIB, RepositoryRules
 from blobserve.errors import ListingTooLarge
 from blobserve.oci.digest import Digest
-from blobserve.store.tree import Entry, ImageFilesystem, Kind
+from blobserve.store.entry import Entry, Kind
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.web.answer import Header
 from blobserve.web.conditional import Fields
 from blobserve.web.headers import cache_control, vary

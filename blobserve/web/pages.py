@@ -11,8 +11,9 @@ import attrs
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import PathNotFound
+from blobserve.store.entry import Entry, Kind
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.lease import Lease
-from blobserve.store.tree import Entry, ImageFilesystem, Kind
 from blobserve.web.paths import Location, shown
 from blobserve.web.representation import Role
 from blobserve.web.rewrite import INDEX

@@ -17,9 +17,9 @@ from twisted.internet.interfaces import IReactorTime
 from blobserve.config import Config, RepositoryRules
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
+from blobserve.store.entry import Entry
 from blobserve.store.lease import Lease, Result
 from blobserve.store.refstore import RefStore
-from blobserve.store.tree import Entry
 from blobserve.web.answer import Answer, Content
 from blobserve.web.conditional import ALL, UNCHANGED, Fields, Verdict
 from blobserve.web.representation import Representation

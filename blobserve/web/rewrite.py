@@ -14,7 +14,8 @@ import attrs
 
 from blobserve.config import InlineVariable, RepositoryRules
 from blobserve.errors import BadRequest, RuleTooLarge
-from blobserve.store.tree import Entry, ImageFilesystem
+from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.web.paths import shown
 from blobserve.web.views import View
 

@@ -12,8 +12,8 @@ import attrs
 from blobserve.errors import PathNotFound
 from blobserve.store.coder import LARGEST, SMALLEST
 from blobserve.store.codings import Uncoded
+from blobserve.store.entry import Entry, Kind
 from blobserve.store.lease import Lease
-from blobserve.store.tree import Entry, Kind
 from blobserve.web.conditional import Fields
 from blobserve.web.headers import entity_tag
 from blobserve.web.mime import is_compressible

@@ -15,9 +15,10 @@ from typing import Protocol
 import attrs
 
 from blobserve.oci.digest import Digest
+from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
-from blobserve.store.tree import Entry, ImageFilesystem
 from blobserve.web.headers import entity_tag
 from blobserve.web.hold import Hold
 from blobserve.web.representation import Variant

@@ -21,8 +21,8 @@ from blobserve.metrics import Metrics
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.blobspace import BlobSpace
+from blobserve.store.entry import Entry
 from blobserve.store.refstore import RefStore
-from blobserve.store.tree import Entry
 from blobserve.testing import InlineThreads, MemorySource, make_image
 
 TEXT = b"".join(b"line %d of a text that compresses\n" % n for n in range(300))

@@ -9,7 +9,8 @@ from blobserve.errors import PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.blobspace import BlobState
-from blobserve.store.tree import Entry, ImageFilesystem, Kind
+from blobserve.store.entry import Entry, Kind
+from blobserve.store.filesystem import ImageFilesystem
 from tests.hostile.case import Case
 from tests.rig.images import Image, Layer, digest_of
 from tests.sites import TAG, Serving, packed

@@ -14,8 +14,8 @@ from blobserve.config import Limits
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Uncoded
 from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.published.chunk import RECORD_SIZE, Chunk
-from blobserve.store.tree import ImageFilesystem
 
 
 class PublishedFilesystem(ImageFilesystem):

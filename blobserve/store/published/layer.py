@@ -17,11 +17,11 @@ from blobserve.errors import BlobDamaged, ContentMismatch, PathNotFound, StoreCl
 from blobserve.store.blob import Readable
 from blobserve.store.codings import Uncoded
 from blobserve.store.entry import Entry
+from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.published.chunk import Chunk
 from blobserve.store.published.chunks import Chunks
 from blobserve.store.published.filesystem import PublishedFilesystem
 from blobserve.store.scratch import Scratch
-from blobserve.store.tree import ImageFilesystem
 
 _log = Logger()
 
