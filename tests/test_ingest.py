@@ -19,7 +19,8 @@ from blobserve.config import KIB, MIB
 from blobserve.errors import BadImage, ContentMismatch, DiskFull, ImageTooLarge, StoreClosed
 from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import BlobState
-from blobserve.store.ingest import JOB_SIZE, MOST_WAITING, Ingest
+from blobserve.store.ingest import Ingest
+from blobserve.store.intake import CHUNK, MOST_WAITING
 from blobserve.testing import InlineThreads
 from tests.rig.within import within
 from tests.spaces import Held, Made, made, names_in, on_disk, opened, pool, read, take_in
@@ -71,7 +72,7 @@ async def test_chunks_are_joined(tmp_path: Path) -> None:
         held.go()
         for at in range(0, len(one.blob), 1000):
             ingest.write(one.blob[at : at + 1000])
-            assert len(held.jobs) == (at + 1000 >= JOB_SIZE)
+            assert len(held.jobs) == (at + 1000 >= CHUNK)
         finished = Deferred.fromCoroutine(ingest.finish())
         jobs = 0
         while held.jobs:
@@ -79,7 +80,7 @@ async def test_chunks_are_joined(tmp_path: Path) -> None:
             held.go()
             jobs += 1
         now(finished)
-        assert jobs <= 2 * (len(one.blob) // JOB_SIZE + 1) + 2
+        assert jobs <= 2 * (len(one.blob) // CHUNK + 1) + 2
 
 
 @pytest_twisted.ensureDeferred
@@ -89,8 +90,8 @@ async def test_what_waits_is_unpacked_meanwhile(tmp_path: Path) -> None:
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
         held.go()
-        for at in range(0, len(one.blob), JOB_SIZE):
-            ingest.write(one.blob[at : at + JOB_SIZE])
+        for at in range(0, len(one.blob), CHUNK):
+            ingest.write(one.blob[at : at + CHUNK])
         finished = Deferred.fromCoroutine(ingest.finish())
         seen = set()
         while held.jobs:
@@ -107,7 +108,7 @@ async def test_what_waits_is_unpacked_meanwhile(tmp_path: Path) -> None:
 async def test_neither_of_two_jobs_is_left_behind(tmp_path: Path, backwards: bool) -> None:
     """A pull that fails in one of its two threads is wiped when the other has ended too."""
     one, held = made(1, 4 * MIB), Held()
-    described = attrs.evolve(one.descriptor, size=2 * JOB_SIZE)
+    described = attrs.evolve(one.descriptor, size=2 * CHUNK)
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(described)
         told: list[Any] = []

@@ -20,12 +20,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from blobserve.config import KIB, MIB
+from blobserve.config import MIB
 from blobserve.errors import BadImage, BlobserveError, ContentMismatch
 from blobserve.store.blob import KeptBlob
 from blobserve.store.damage import is_full, typed
 from blobserve.store.early import Passing
 from blobserve.store.extractor import Extracted, Extractor
+from blobserve.store.intake import Intake
 from blobserve.store.location import BLOCK
 from blobserve.store.room import Room
 from blobserve.store.sightings import Seen
@@ -36,8 +37,6 @@ T = TypeVar("T")
 
 _log = Logger()
 
-JOB_SIZE = 512 * KIB
-MOST_WAITING = 2 * JOB_SIZE
 FIRST_EXTENT, LARGEST_EXTENT = MIB, 16 * MIB
 
 OVERHEAD = 4 * BLOCK
@@ -70,12 +69,8 @@ class Ingest:
         self._threads = threads
         self._room = room
         self._when_ended = ended
-        self._producer: IPushProducer | None = None
-        self._paused = False
-        self._buffer = bytearray()
-        self._complete = False
+        self._intake = Intake()
         self._extent = FIRST_EXTENT
-        self._idle: Deferred[None] | None = None
         self._wait: Deferred[Any] | None = None
         self._stopped: BaseException | None = None
         self._outcome: Failure | None = None
@@ -91,21 +86,19 @@ class Ingest:
         """See `IConsumer.registerProducer`. Push producers only: a layer is a stream."""
         if not streaming:
             raise TypeError("a layer comes from a push producer")
-        self._producer, self._paused = cast("IPushProducer", producer), False
-        self._pace()
+        self._intake.come_from(cast("IPushProducer", producer))
 
     def unregisterProducer(self) -> None:
         """See `IConsumer.unregisterProducer`."""
-        self._producer = None
+        self._intake.come_from(None)
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of the layer; once it failed or was stopped, they are dropped."""
         if self._stopped is not None or self._ended:
             return
-        self._buffer += data
-        if len(self._buffer) >= JOB_SIZE or self.passing.is_awaited:
-            self._wake()
-        self._pace()
+        self._intake.put(data)
+        if self._intake.has_chunk or self.passing.is_awaited:
+            self._intake.wake()
 
     async def finish(self) -> None:
         """The layer is complete: verify and publish it. Returns when it is READY.
@@ -115,8 +108,8 @@ class Ingest:
         :raises ContentMismatch: when its bytes are not those of its digest.
         :raises BlobserveError: whatever else made it fail.
         """
-        self._complete = True
-        self._wake()
+        self._intake.is_complete = True
+        self._intake.wake()
         await self._end()
         if self._outcome is not None:
             self._outcome.raiseException()
@@ -152,20 +145,6 @@ class Ingest:
         while self._waiting:
             self._waiting.pop(0).callback(None)
 
-    def _wake(self) -> None:
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.callback(None)
-
-    def _pace(self) -> None:
-        """Pause the producer when too much waits, and resume it some time later."""
-        full = len(self._buffer) > (JOB_SIZE if self._paused else MOST_WAITING)
-        if full == self._paused:
-            return
-        self._paused = full
-        if self._producer is not None:
-            self._producer.pauseProducing() if full else self._producer.resumeProducing()
-
     async def _work(self) -> None:
         try:
             extracted = await self._extract()
@@ -185,7 +164,7 @@ class Ingest:
         error = typed(failure.value)
         self._outcome = failure if error is None else Failure(error)
         self._stopped = self._outcome.value
-        self._buffer.clear()
+        self._intake.clear()
         is_damaged = failure.check(ContentMismatch, BadImage)
         self.passing.end("damaged" if is_damaged else "abandoned")
         if not failure.check(CancelledError):
@@ -198,18 +177,17 @@ class Ingest:
     async def _extract(self) -> Extracted:
         await self._interruptible(self._room.ask(self, OVERHEAD))
         extractor = await self._job(self._bench.begin, self._bench.begin)
-        self.passing.begin(extractor.content, self._wake)
+        self.passing.begin(extractor.content, self._intake.wake)
         pieces: list[bytes] = []
-        while (chunk := self._cut(extractor)) is not None or pieces or not self._complete:
+        while (chunk := self._cut(extractor)) is not None or pieces or not self._intake.is_complete:
             if chunk is None and not pieces and self.passing.is_asked:
                 await self._settle(extractor, extractor.go_on)
             elif chunk is None and not pieces:
-                self._idle = Deferred()
-                await self._interruptible(self._idle)
+                await self._interruptible(self._intake.wait())
             elif chunk is None:
                 await self._settle(extractor, partial(extractor.take, pieces))
                 pieces = []
-            elif pieces or not extractor.is_dry or len(self._buffer) >= JOB_SIZE:
+            elif pieces or not extractor.is_dry or self._intake.has_chunk:
                 pieces = await self._overlap(extractor, chunk, pieces)
             else:  # There is nothing that could be done meanwhile.
                 await self._settle(extractor, partial(extractor.feed, chunk))
@@ -219,14 +197,11 @@ class Ingest:
         """What is to be unpacked next; None when that is still to come, or all of it is done."""
         if not extractor.is_dry:
             return b""
-        # Whoever waits for a file does not wait until a job is full.
-        is_hurried = self._complete or self.passing.is_awaited
-        if len(self._buffer) < JOB_SIZE and not (self._buffer and is_hurried):
-            return None
-        chunk = bytes(self._buffer[:JOB_SIZE])
-        del self._buffer[:JOB_SIZE]
-        self._pace()
-        return chunk
+        intake = self._intake
+        # Whoever waits for a file does not wait until a chunk is full.
+        is_hurried = intake.is_complete or self.passing.is_awaited
+        is_due = intake.has_chunk or (is_hurried and not intake.is_empty)
+        return intake.cut() if is_due else None
 
     async def _overlap(
         self, extractor: Extractor, chunk: bytes, pieces: list[bytes]
@@ -251,7 +226,7 @@ class Ingest:
         while missing:
             extractor.grant(await self._more(missing, extractor.due))
             missing, seen = await self._job(go_on, go_on)
-        is_last = extractor.is_whole or (self._complete and not self._buffer)
+        is_last = extractor.is_whole or (self._intake.is_complete and self._intake.is_empty)
         self.passing.tell(seen, is_last)
 
     async def _more(self, missing: int, due: int) -> int:
