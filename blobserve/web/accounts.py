@@ -19,7 +19,7 @@ from blobserve.config import Config
 from blobserve.metrics import Metrics
 from blobserve.web.accesslog import Served, client_address
 from blobserve.web.answer import Answer
-from blobserve.web.files import Asked, Head
+from blobserve.web.asked import Asked, Head
 from blobserve.web.head import HeadCheck
 from blobserve.web.ready import Ready
 from blobserve.web.response import abort

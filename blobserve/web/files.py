@@ -6,17 +6,14 @@ so, judged by the request's conditions. Heads are values of bytes; connections a
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from blobserve.config import Config, RepositoryRules
 from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound
-from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.early import EarlyFile
 from blobserve.store.entry import Entry
@@ -25,6 +22,7 @@ from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
 from blobserve.web.answer import Answer, Body, Content, Header
+from blobserve.web.asked import READ_ONLY, VARIABLES, Asked, Head
 from blobserve.web.conditional import Fields
 from blobserve.web.early import early_answer, early_name
 from blobserve.web.headers import INLINE_VARIABLES, NO_SNIFF, vary
@@ -37,57 +35,12 @@ from blobserve.web.representation import Representation, Role, Variant
 from blobserve.web.rewrite import Rewriting, Variables, parse_variables
 from blobserve.web.selection import Selection, select
 from blobserve.web.status import ALLOW
-from blobserve.web.variant import accepted, choose
+from blobserve.web.variant import choose
 from blobserve.web.views import Recipe, View, Views
 
 Found = Lease | EarlyFile
 
-_VARIABLES = INLINE_VARIABLES.lower()
-_READ_ONLY = b"x-blobserve-readonly"
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
-
-
-def selector(fields: Fields) -> tuple[bytes, ...] | None:
-    """What fields of a request select by, beside its path; None where that cannot be kept."""
-    if _VARIABLES in fields or _READ_ONLY in fields:
-        return None
-    if b"range" not in fields:
-        return accepted(fields)
-    # A range is of the file as it is, unless the request knows of a coding.
-    return None if b"if-range" in fields or b"if-none-match" in fields else ()
-
-
-@attrs.define  # and not frozen: one is made for every request
-class Head:
-    """A request's head, as far as answers depend on it."""
-
-    method: bytes
-    target: bytes
-    """As it was sent."""
-    path: bytes
-    """Of the URL, relative to where ours begin: not decoded, without a slash in front."""
-    query: bytes | None
-    fields: Fields
-    selector: tuple[bytes, ...] | None
-    """See `selector`."""
-
-    @property
-    def is_navigation(self) -> bool:
-        """Whether a person waits for this to become a page."""
-        return self.fields.get(b"sec-fetch-mode") == b"navigate"
-
-
-@attrs.define
-class Asked:
-    """One request on its way to an answer, and what the log wants to know of it."""
-
-    head: Head
-    rules: RepositoryRules | None = None
-    """Of the repository, as soon as they are known."""
-    cache: str | None = None
-    digest: Digest | None = None
-    deadline: float = math.inf
-    """When, by the reactor's clock, its first bytes should be there."""
 
 
 class Files:
@@ -146,8 +99,8 @@ class Files:
         rules = asked.rules = config.rules_for(location.reference.repository)
         if rules is None:
             raise Forbidden(str(location.reference.repository))
-        variables = parse_variables(head.fields.get(_VARIABLES))
-        read_only = head.fields.get(_READ_ONLY, b"").lower() == b"true"
+        variables = parse_variables(head.fields.get(VARIABLES))
+        read_only = head.fields.get(READ_ONLY, b"").lower() == b"true"
         name = early_name(location, rules, variables)
         found = await self._found(location.reference, name, read_only, config.timeout)
         if isinstance(found, EarlyFile):

@@ -19,8 +19,9 @@ from twisted.web.http import datetimeToString
 
 from blobserve.config import Config
 from blobserve.web.accounts import Accounts
+from blobserve.web.asked import Head, selector
 from blobserve.web.conditional import Fields
-from blobserve.web.files import Files, Head, selector
+from blobserve.web.files import Files
 from blobserve.web.head import MAX_FIELDS, MAX_LINE, MAX_SIZE, TOKEN, is_host
 
 _END = b"\r\n\r\n"

@@ -8,7 +8,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from blobserve.errors import BlobserveError
-from blobserve.web.files import Asked
+from blobserve.web.asked import Asked
 from blobserve.web.resource import ImageResource, head_of
 from blobserve.web.response import send
 from blobserve.web.status import refusal

@@ -24,7 +24,8 @@ from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
 from blobserve.web.accounts import Accounts, Log
 from blobserve.web.answer import Answer
-from blobserve.web.files import Asked, Files, Head, selector
+from blobserve.web.asked import Asked, Head, selector
+from blobserve.web.files import Files
 from blobserve.web.pace import Pace
 from blobserve.web.response import abort, send
 from blobserve.web.status import is_unexpected, refusal
