@@ -7,27 +7,23 @@ is READY, and is left alone when the pull fails. Knows nothing of when a tag is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import attrs
-from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import (
     BlobNotFound,
     BlobserveError,
     ImageNotFound,
-    SpaceContended,
     StoreClosed,
 )
-from blobserve.oci.digest import Digest
-from blobserve.oci.manifest import Descriptor
 from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Source
-from blobserve.store.blobspace import Blob, BlobSpace, BlobState, Readable
+from blobserve.store.blobspace import BlobSpace, BlobState, Readable
+from blobserve.store.bring import Bringing
 from blobserve.store.download import Downloads
 from blobserve.store.early import EarlyFile
 from blobserve.store.flight import Flight, Flights
@@ -66,6 +62,7 @@ class Pulls:
         self._known = known
         self._missing = missing
         self._downloads = downloads
+        self._layers = Bringing(space, downloads)
         self._indexes = indexes
         self._is_behind = is_behind
         self._reactor = reactor
@@ -197,7 +194,7 @@ class Pulls:
         try:
             if await offering.head_start() and not self._is_behind:
                 await Deferred()
-            readable = await self._image(repository, image, source, rules, flight)
+            readable = await self._layers.bring(repository, image, source, rules, flight)
             offering.replace(self._space.acquire(image.served[0].kept_as))
             return readable
         finally:
@@ -215,74 +212,3 @@ class Pulls:
         if is_here or len(image.served) > 1 or image.served[0].file is not None:
             return succeed(None)
         return self._indexes.open(source, known.reference.repository, image.served[0])
-
-    async def _image(
-        self,
-        repository: Repository,
-        image: Image,
-        source: Source,
-        rules: RepositoryRules,
-        flight: Flight[Readable],
-    ) -> Readable:
-        """Make all layers that are served READY, each with a permit of its own, and hold them."""
-        layers = {layer.kept_as: layer for layer in image.served}
-        with self._space.pulling(image.digest, image.served):
-            blobs = await _all(
-                [
-                    Deferred.fromCoroutine(self._layer(repository, layer, source, rules, flight))
-                    for layer in layers.values()
-                ]
-            )
-            try:
-                readable = await self._space.mount_image(image.digests)
-            finally:
-                for blob in blobs:
-                    blob.release()
-        if readable is None:
-            raise SpaceContended
-        return readable
-
-    async def _layer(
-        self,
-        repository: Repository,
-        layer: Descriptor,
-        source: Source,
-        rules: RepositoryRules,
-        flight: Flight[Readable],
-    ) -> Blob:
-        digest = layer.kept_as
-        is_foreign = not rules.listed and (
-            self._downloads.wants(digest) or self._space.state_of(digest) is not BlobState.UNKNOWN
-        )
-        # A digest is no secret: who may see the layer, the repository's own registry must say.
-        if is_foreign and not await source.holds(repository, layer):
-            raise BlobNotFound(str(layer.digest))
-        blob = await self._mounted(digest)
-        if blob is None:
-            await self._downloads.pull(source, repository, layer, flight)
-            blob = await self._mounted(digest)
-        if blob is None:
-            raise SpaceContended
-        return blob
-
-    async def _mounted(self, digest: Digest) -> Blob | None:
-        return self._space.acquire(digest) or await self._space.mount(digest)
-
-
-async def _all(bringing: list[Deferred[Blob]]) -> list[Blob]:
-    """What all of them bring; when one fails the others are waited for no longer, nothing is held.
-
-    :raises BlobserveError: what made the first fail.
-    """
-    try:
-        return await gatherResults(bringing, consumeErrors=True)
-    except FirstError as first:
-        for each in bringing:
-            each.addBoth(_give_back)
-            each.cancel()
-        raise cast("Exception", first.subFailure.value) from first
-
-
-def _give_back(outcome: Blob | Failure | None) -> None:
-    if isinstance(outcome, Blob):
-        outcome.release()
