@@ -32,7 +32,7 @@ from blobserve.store.published.offer import HEAD_START
 from blobserve.testing import InlineThreads
 from blobserve.web.hold import FetchedBody, Hold
 from tests.layers import zstd
-from tests.published import NAMES, Layer, chunked, retold
+from tests.published import NAMES, Layer, chunked, image_of, retold
 from tests.rig.within import within
 from tests.stores import OTHER, SITE, now, standing
 
@@ -623,6 +623,32 @@ async def test_a_tag_that_moves(tmp_path: Path) -> None:
         gate.open()
         with now(stand.ask()) as lease:
             assert lease.filesystem.digest == CHUNKED.descriptor.digest
+
+
+@within(20)
+async def test_before_early_serving(tmp_path: Path) -> None:
+    """A file that can be read by an index is not given out unverified as well."""
+    async with standing(tmp_path, limits=ANY_SIZE) as stand:
+        stand.source.push(SITE, CURRENT.image)
+        stand.source.hold("fetch", after=30_000)
+        now(stand.ask()).release()
+        found = now(stand.store.lease_or_early(SITE, b"index.html"))
+        assert isinstance(found, Lease)
+        assert found.is_published
+        found.release()
+
+
+@within(20)
+async def test_several_layers(tmp_path: Path) -> None:
+    """An image of which several layers are served is waited for, whatever indexes it has."""
+    image = image_of(CURRENT, CHUNKED)
+    async with standing(tmp_path, limits=ANY_SIZE) as stand:
+        stand.rules[SITE.repository] = RepositoryRules(layers="all")
+        stand.source.push(SITE, image)
+        with now(stand.ask()) as lease:
+            assert not lease.is_published
+            assert lease.filesystem.lookup(b"stargz.index.json").layer == 0
+        assert stand.source.count("read") == 0
 
 
 @within(20)

@@ -177,7 +177,8 @@ class RefStore:
             pull = self._pulls.begin(reference, self._known.get(reference), rules)
             result = "pull"
         coming = Deferred.fromCoroutine(self._offered_or_ready(reference, pull, read_only, result))
-        if name is None:
+        # What is checked by an index goes before what is not checked at all.
+        if name is None or coming.called:
             found: Lease | EarlyFile | None = await coming
         else:
             found = await sooner(self._pulls.early(reference, name), coming)

@@ -59,29 +59,35 @@ class Layer:
     @property
     def image(self) -> MadeImage:
         """An image of this layer alone."""
-        layer, config = self.descriptor, b"{}"
-        content = json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST_TYPES[0],
-                "config": {
-                    "mediaType": "application/vnd.oci.image.config.v1+json",
-                    "digest": str(Digest.of(config)),
-                    "size": len(config),
-                },
-                "layers": [
-                    {
-                        "mediaType": layer.media_type,
-                        "digest": str(layer.digest),
-                        "size": layer.size,
-                        "annotations": dict(layer.annotations),
-                    }
-                ],
-            }
-        ).encode()
-        document = Document(Digest.of(content), MANIFEST_TYPES[0], content)
-        blobs = {layer.digest: self.blob, Digest.of(config): config}
-        return MadeImage((document,), (layer,), blobs)
+        return image_of(self)
+
+
+def image_of(*layers: Layer) -> MadeImage:
+    """An image of these layers, the lowest first."""
+    descriptors, config = tuple(layer.descriptor for layer in layers), b"{}"
+    content = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPES[0],
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": str(Digest.of(config)),
+                "size": len(config),
+            },
+            "layers": [
+                {
+                    "mediaType": each.media_type,
+                    "digest": str(each.digest),
+                    "size": each.size,
+                    "annotations": dict(each.annotations),
+                }
+                for each in descriptors
+            ],
+        }
+    ).encode()
+    document = Document(Digest.of(content), MANIFEST_TYPES[0], content)
+    blobs = {Digest.of(blob): blob for blob in (config, *(layer.blob for layer in layers))}
+    return MadeImage((document,), descriptors, blobs)
 
 
 NAMES = ("current.tar.gz", "inner.tar.gz", "legacy.tar.gz", "chunked.tar.zst")
