@@ -266,6 +266,7 @@ class BlobSpace:
 
     async def reclaim(self) -> None:
         """Make the blob space keep its bound, and remove manifests that nothing needs."""
+        await self._disk.run(self._location.sweep)
         await self._keep.room.shrink()
         await self._manifests.reclaim(digest for _, digest, _ in self.references.all())
 

@@ -18,7 +18,7 @@ from blobserve.store.codings import Codings
 from blobserve.store.damage import is_lost
 from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.index import Index
-from blobserve.store.location import Location, footprint, remove, sync
+from blobserve.store.location import Location, footprint, sync
 from blobserve.store.state import Record, State, made_durable, recorded, removed
 
 _PIECE = 1 << 20
@@ -83,7 +83,7 @@ class BlobFiles:
                 away = self._location.move_away(self._location.blob(kept.digest))
                 kept.is_removed = True
             if away is not None:
-                remove(away)
+                self._location.dispose(away)
         self._state.change(*(removed(kept.digest) for kept in blobs))
 
 

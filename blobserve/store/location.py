@@ -36,6 +36,7 @@ class Location:
         self.root = root
         self._ingest = root / "ingest"
         self._lock: OwnerLock | None = None
+        self._left: list[Path] = []
 
     def take(self) -> None:
         """Become its owner: make what is missing, check the format, wipe `ingest`.
@@ -126,7 +127,20 @@ class Location:
         """Remove what stands at `path`, if anything does: whole or not at all, also in a crash."""
         away = self.move_away(path)
         if away is not None:
+            self.dispose(away)
+
+    def dispose(self, away: Path) -> None:
+        """Remove what was moved away; what the disk does not let go of, `sweep` tries again."""
+        try:
             remove(away)
+        except OSError:
+            self._left.append(away)
+
+    def sweep(self) -> None:
+        """Try again to remove what could not be removed, as for want of descriptors."""
+        left, self._left = self._left, []
+        for away in filter(os.path.lexists, left):
+            self.dispose(away)
 
     def move_away(self, path: Path) -> Path | None:
         """Take what stands at `path`, if anything does, to where it is to be removed."""

@@ -18,7 +18,7 @@ from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob, KeptTree
 from blobserve.store.files import check_index, has_size
 from blobserve.store.filesystem import ImageFilesystem
-from blobserve.store.location import BLOCK, Location, footprint, remove
+from blobserve.store.location import BLOCK, Location, footprint
 from blobserve.store.merge import merge
 from blobserve.store.nodes import disk_errors
 from blobserve.store.state import Record, State, recorded, removed
@@ -86,7 +86,7 @@ class TreeFiles:
                 away = self._location.move_away(self._location.tree(kept.digest))
                 kept.is_removed = True
             if away is not None:
-                remove(away)
+                self._location.dispose(away)
         self._state.change(*(removed(kept.digest, "trees") for kept in trees))
 
     def survey(self) -> list[KeptTree]:

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from blobserve.errors import BlobserveError
+from tests.crashing.aftermath import books
 from tests.crashing.scenarios import HOT, IMAGES, SCENARIOS, Scenario, Stand, opened
 
 BEGIN, END = "/blobserve-begins", "/blobserve-has-ended"
@@ -52,6 +53,8 @@ async def main(name: str, location: Path) -> dict[str, str]:
         if scenario.deed is not None:
             said |= await _watched(scenario, stand)
         said["hot"] = await tried(lambda: stand.read(HOT))
+        await stand.space.reclaim()
+        books(stand)
     return said
 
 

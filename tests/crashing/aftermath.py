@@ -25,19 +25,19 @@ async def settled(name: str, location: Path) -> None:
         damaged = audit(location, Limits()).damaged
         assert not [each for each in damaged if _MENDABLE not in each], damaged
     async with opened(location, scenario.bound) as stand:
-        _books(stand)
+        books(stand)
         await stand.read(HOT)
         if name in _KEEPS_HOT:
             assert stand.source.count("fetch") == 0, "what was here was pulled again"
         for image in IMAGES:
             await stand.read(image)
         await stand.code(HOT)
-        _books(stand)
+        books(stand)
     found = audit(location, Limits())
     assert (found.damaged, found.notes, found.foreign) == ([], [], [])
 
 
-def _books(stand: Stand) -> None:
+def books(stand: Stand) -> None:
     """Nothing is left of what was begun, and as much is counted as there is."""
     location, size = stand.location, stand.space.size
     assert names_in(location, "ingest") == [], "something is left in ingest"
