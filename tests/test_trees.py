@@ -373,7 +373,7 @@ async def test_images_that_need_each_others_room(tmp_path: Path) -> None:
     async with merging(tmp_path, max_size=5 * MIB) as stand:
         for reference, image in zip((SITE, OTHER), images, strict=True):
             stand.source.push(reference, image)
-        gate = stand.source.hold("fetch", after=300 * KIB)
+        gate = stand.source.hold("fetch", after=600 * KIB)
         first, second = stand.ask(SITE), stand.ask(OTHER)
         gate.open()
         with now(first) as lease:
