@@ -134,6 +134,8 @@ class Extractor:
         if self._problem is not None or self._unpacker.is_bad:
             return None
         with disk_errors():
+            if names:
+                self._index.flush()
             return self._index.sightings.look(names)
 
     @property
@@ -181,8 +183,8 @@ class Extractor:
             if lacking > 0:
                 return lacking
             self._reserve(self._written + len(self._piece))
-            self._index.flush()
-            if self._members:
+            if self._members:  # It is full: a few entries at a time would cost more to write.
+                self._index.flush()
                 continue
             self._write()
             piece = next(self._pieces, b"")
