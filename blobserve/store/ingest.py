@@ -1,46 +1,35 @@
 """One layer on its way in: the reactor's side of its extraction.
 
-Chunks are joined to jobs for a thread. A chunk that comes when nothing else is to be done is one
-job; of those that wait, one is unpacked while what the one before unpacked to is extracted. The
-producer is paused while more than two chunks wait, so memory stays flat however slow the disk is.
-Room is asked for between jobs, never inside one. However an ingest ends, its directory is gone and
-its room given back by the time anybody is told. Knows neither where the bytes come from nor what is
-in them.
+The producer is paused while more than two chunks wait, so memory stays flat however slow the disk
+is. However an ingest ends, its directory is gone and its room given back by the time anybody is
+told. Knows neither where the bytes come from nor what is in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from blobserve.config import MIB
 from blobserve.errors import BadImage, BlobserveError, ContentMismatch
 from blobserve.store.blob import KeptBlob
-from blobserve.store.damage import is_full, typed
+from blobserve.store.damage import typed
 from blobserve.store.early import Passing
-from blobserve.store.extractor import Extracted, Extractor
+from blobserve.store.extraction import Extraction
 from blobserve.store.intake import Intake
-from blobserve.store.location import BLOCK
 from blobserve.store.room import Room
-from blobserve.store.sightings import Seen
 from blobserve.store.workbench import Workbench
 from blobserve.threads import Threads
 
 T = TypeVar("T")
 
 _log = Logger()
-
-FIRST_EXTENT, LARGEST_EXTENT = MIB, 16 * MIB
-
-OVERHEAD = 4 * BLOCK
-"""Bytes a blob takes beside its two files: a directory, its name, and two blocks partly used."""
 
 
 @implementer(IConsumer)
@@ -70,9 +59,7 @@ class Ingest:
         self._room = room
         self._when_ended = ended
         self._intake = Intake()
-        self._extent = FIRST_EXTENT
-        self._wait: Deferred[Any] | None = None
-        self._stopped: BaseException | None = None
+        self._extraction = Extraction(threads, room, self, self._intake, passing)
         self._outcome: Failure | None = None
         self._ended = False
         self._waiting: list[Deferred[None]] = []
@@ -94,7 +81,7 @@ class Ingest:
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of the layer; once it failed or was stopped, they are dropped."""
-        if self._stopped is not None or self._ended:
+        if self._extraction.stopped is not None or self._ended:
             return
         self._intake.put(data)
         if self._intake.has_chunk or self.passing.is_awaited:
@@ -119,19 +106,13 @@ class Ingest:
 
         Returns when the running job has ended, the directory is gone and its room is given back.
         """
-        self._stop(CancelledError())
+        self._extraction.stop(CancelledError())
         await self._end()
 
     async def give_up(self, error: BlobserveError) -> None:
         """Fail with `error`, as if it had happened here. Returns as `abandon` does."""
-        self._stop(error)
+        self._extraction.stop(error)
         await self._end()
-
-    def _stop(self, reason: Exception) -> None:
-        if self._stopped is None:
-            self._stopped = reason
-            if self._wait is not None:
-                self._wait.cancel()
 
     def _end(self) -> Deferred[None]:
         """A new Deferred that fires when it is over, however it ended."""
@@ -147,10 +128,10 @@ class Ingest:
 
     async def _work(self) -> None:
         try:
-            extracted = await self._extract()
+            extracted = await self._extraction.run(self._bench.begin)
             # From here on it can no longer be stopped.
             publish = partial(self._bench.publish, extracted)
-            self.kept = await self._run(publish, publish)
+            self.kept = await self._extraction.do(publish, publish)
         except Exception:  # noqa: BLE001 - kept for those who wait, whatever it is
             await self._fail(Failure())
         self._room.leave(self, self.kept.size if self.kept else 0)
@@ -163,7 +144,7 @@ class Ingest:
         """Tell the first failure, then remove what has been written."""
         error = typed(failure.value)
         self._outcome = failure if error is None else Failure(error)
-        self._stopped = self._outcome.value
+        self._extraction.stop(cast("Exception", self._outcome.value))
         self._intake.clear()
         is_damaged = failure.check(ContentMismatch, BadImage)
         self.passing.end("damaged" if is_damaged else "abandoned")
@@ -173,106 +154,3 @@ class Ingest:
             await self._threads.run(self._bench.wipe)
         except Exception:  # noqa: BLE001 - it is over all the same
             _log.failure("wiping an ingest of {digest}", digest=str(self.digest))
-
-    async def _extract(self) -> Extracted:
-        await self._interruptible(self._room.ask(self, OVERHEAD))
-        extractor = await self._job(self._bench.begin, self._bench.begin)
-        self.passing.begin(extractor.content, self._intake.wake)
-        pieces: list[bytes] = []
-        while (chunk := self._cut(extractor)) is not None or pieces or not self._intake.is_complete:
-            if chunk is None and not pieces and self.passing.is_asked:
-                await self._settle(extractor, extractor.go_on)
-            elif chunk is None and not pieces:
-                await self._interruptible(self._intake.wait())
-            elif chunk is None:
-                await self._settle(extractor, partial(extractor.take, pieces))
-                pieces = []
-            elif pieces or not extractor.is_dry or self._intake.has_chunk:
-                pieces = await self._overlap(extractor, chunk, pieces)
-            else:  # There is nothing that could be done meanwhile.
-                await self._settle(extractor, partial(extractor.feed, chunk))
-        return await self._job(extractor.finish)
-
-    def _cut(self, extractor: Extractor) -> bytes | None:
-        """What is to be unpacked next; None when that is still to come, or all of it is done."""
-        if not extractor.is_dry:
-            return b""
-        intake = self._intake
-        # Whoever waits for a file does not wait until a chunk is full.
-        is_hurried = intake.is_complete or self.passing.is_awaited
-        is_due = intake.has_chunk or (is_hurried and not intake.is_empty)
-        return intake.cut() if is_due else None
-
-    async def _overlap(
-        self, extractor: Extractor, chunk: bytes, pieces: list[bytes]
-    ) -> list[bytes]:
-        """Unpack `chunk`, and extract the `pieces` of the one before meanwhile."""
-        unpack, take = partial(extractor.unpack, chunk), partial(extractor.take, pieces)
-        unpacking = Deferred.fromCoroutine(self._job(unpack))
-        taking = Deferred.fromCoroutine(self._settle(extractor, take) if pieces else _nothing())
-        # Neither may be left behind running: what follows a failure is the removal of the files.
-        both: list[Deferred[Any]] = [unpacking, taking]
-        outcomes = await DeferredList(both, consumeErrors=True)
-        for succeeded, outcome in outcomes:
-            if not succeeded:
-                outcome.raiseException()
-        return cast("list[bytes]", outcomes[0][1])
-
-    async def _settle(self, extractor: Extractor, job: Callable[[], int]) -> None:
-        """Do `job`, go on as often as there must be more room first, tell what has passed."""
-        look = partial(extractor.look, self.passing.asked())
-        go_on = partial(_looking, extractor.go_on, look)
-        missing, seen = await self._job(partial(_looking, job, look), go_on)
-        while missing:
-            extractor.grant(await self._more(missing, extractor.due))
-            missing, seen = await self._job(go_on, go_on)
-        is_last = extractor.is_whole or (self._intake.is_complete and self._intake.is_empty)
-        self.passing.tell(seen, is_last)
-
-    async def _more(self, missing: int, due: int) -> int:
-        """Room for at least `missing` bytes; extents grow, so that large layers ask seldom."""
-        wish, self._extent = self._extent, min(2 * self._extent, LARGEST_EXTENT)
-        return await self._interruptible(self._room.ask(self, missing, wish, due))
-
-    async def _job(self, job: Callable[[], T], again: Callable[[], T] | None = None) -> T:
-        """Run `job` to its end, whatever happens meanwhile; nothing follows once it was stopped."""
-        result = await self._run(job, again)
-        if self._stopped is not None:
-            raise self._stopped
-        return result
-
-    async def _run(self, job: Callable[[], T], again: Callable[[], T] | None) -> T:
-        """Run `job` in a thread; when the disk is full, evict old blobs and go on with `again`."""
-        while True:
-            try:
-                return await self._threads.run(job)
-            except OSError as error:
-                if (
-                    again is None
-                    or not is_full(error)
-                    or not await self._room.relieve(self._extent)
-                ):
-                    raise
-                job = again
-
-    async def _interruptible(self, wait: Deferred[T]) -> T:
-        """Wait for something that need not be waited for once this is stopped."""
-        self._wait = wait
-        try:
-            if self._stopped is not None:
-                wait.cancel()
-            return await wait
-        except CancelledError:
-            raise self._stopped or CancelledError from None
-        finally:
-            self._wait = None
-
-
-def _looking(step: Callable[[], int], look: Callable[[], Seen | None]) -> tuple[int, Seen | None]:
-    """What a step of an extraction lacks to go on, and else what there is to be seen after it."""
-    missing = step()
-    return missing, {} if missing else look()
-
-
-async def _nothing() -> None:
-    """What there is to extract before anything has been unpacked."""
