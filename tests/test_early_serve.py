@@ -26,8 +26,8 @@ from tests.sites import TAG, Client, Response, Serving, packed, serving
 from tests.sources import until
 from tests.test_published_http import CHUNKED, standing
 
-NOISE = random.Random(3).randbytes(6 * MIB)
-LARGE = NOISE[: 5 * MIB]
+NOISE = random.Random(3).randbytes(12 * MIB)
+LARGE = NOISE[: 11 * MIB]
 """More than sockets hold."""
 
 SITE: Files = {

@@ -113,7 +113,8 @@ class Extraction:
         """Unpack `chunk`, and extract the `pieces` of the one before meanwhile."""
         unpack, take = partial(extractor.unpack, chunk), partial(extractor.take, pieces)
         unpacking = Deferred.fromCoroutine(self._job(unpack))
-        taking = Deferred.fromCoroutine(self._settle(extractor, take) if pieces else _nothing())
+        settling = self._settle(extractor, take, is_last=False) if pieces else _nothing()
+        taking = Deferred.fromCoroutine(settling)
         # Neither may be left behind running: what follows a failure is the removal of the files.
         both: list[Deferred[Any]] = [unpacking, taking]
         outcomes = await DeferredList(both, consumeErrors=True)
@@ -122,15 +123,22 @@ class Extraction:
                 outcome.raiseException()
         return cast("list[bytes]", outcomes[0][1])
 
-    async def _settle(self, extractor: Extractor, job: Callable[[], int]) -> None:
-        """Do `job`, go on as often as there must be more room first, tell what has passed."""
+    async def _settle(
+        self, extractor: Extractor, job: Callable[[], int], is_last: bool | None = None
+    ) -> None:
+        """Do `job`, go on as often as there must be more room first, tell what has passed.
+
+        `is_last`: whether no bytes of the layer follow; None: that is seen afterwards.
+        """
         look = partial(extractor.look, self._passing.asked())
         go_on = partial(_looking, extractor.go_on, look)
         missing, seen = await self._job(partial(_looking, job, look), go_on)
         while missing:
             extractor.grant(await self._more(missing, extractor.due))
             missing, seen = await self._job(go_on, go_on)
-        self._passing.tell(seen, is_last=extractor.is_whole or self._is_over)
+        if is_last is None:
+            is_last = extractor.is_whole or self._is_over
+        self._passing.tell(seen, is_last)
 
     async def _more(self, missing: int, due: int) -> int:
         """Room for at least `missing` bytes; extents grow, so that large layers ask seldom."""
