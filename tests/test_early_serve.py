@@ -503,10 +503,10 @@ async def test_a_crowd(tmp_path: Path, docker_registry: DockerRegistry) -> None:
 @within(60)
 async def test_a_real_mismatch(tmp_path: Path, docker_registry: DockerRegistry) -> None:
     """A real registry's layer that turns out wrong at its end resets what is being sent of it."""
-    files = {"large.bin": LARGE, "rest.bin": NOISE[: 600 * KIB]}
+    files = {"large.bin": LARGE, "rest.bin": NOISE[: 4 * MIB]}
     docker_registry.push(Image.of(files), "team/site:v1")
     async with faulty(docker_registry.port) as proxy:
-        wrong = Fault(bandwidth=8 * MIB, corrupt=len(LARGE) + 500 * KIB)
+        wrong = Fault(bandwidth=8 * MIB, corrupt=len(LARGE) + 3900 * KIB)
         proxy.always("blobs", wrong)
         config = configured(tmp_path, allowing(proxy.host, {"earlyServe": True}))
         async with running(config) as server:

@@ -99,8 +99,9 @@ async def _send_pieces(request: Request, body: Body, part: Range, watch: Watch) 
         if not part.length:
             request.write(b"")
     finally:
-        # Also where nothing could be read: a refusal is sent instead.
-        request.unregisterProducer()
+        # Also where nothing could be read: a refusal is sent instead. Unless the client has left.
+        if request.channel is not None:
+            request.unregisterProducer()
 
 
 async def _piece(body: Body, at: int, length: int, is_whole: bool = False) -> bytes:
