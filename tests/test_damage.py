@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -213,6 +215,17 @@ async def test_damage_is_of_the_blob_it_was_met_in(tmp_path: Path) -> None:
         assert (pulls(site), damaged(site, "content"), damaged(site, "coding")) == (2, 1, 0)
 
 
+@contextmanager
+def memory_of_another() -> Iterator[BinaryIO]:
+    """A file to read which is an I/O error, as there is no memory at low addresses."""
+    with subprocess.Popen(["sleep", "60"]) as sleeping:
+        try:
+            with open(f"/proc/{sleeping.pid}/mem", "rb") as failing:
+                yield failing
+        finally:
+            sleeping.kill()
+
+
 @pytest.mark.parametrize("name", FILES)
 @within(30)
 async def test_f05_a_disk_that_fails(tmp_path: Path, name: str) -> None:
@@ -220,10 +233,9 @@ async def test_f05_a_disk_that_fails(tmp_path: Path, name: str) -> None:
     async with warm(tmp_path) as site:
         with (
             await site.store.blob_for(Reference.parse(TAG)) as lease,
-            open("/proc/self/mem", "rb") as failing,
+            memory_of_another() as failing,
         ):
             entry = lease.filesystem.lookup(name.encode())
-            # Reading memory that is not there is an I/O error.
             os.dup2(failing.fileno(), lease.filesystem.descriptor_of(entry))
             raw = await site.exchange(
                 f"GET /{TAG}/{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()

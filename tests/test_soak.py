@@ -18,8 +18,8 @@ from tests.test_bad_input import eventually
 from tests.turns import slow_turns
 
 QUIET = 3.0
-LONGEST = 20
-"""Milliseconds of CPU time that a turn may take."""
+LONGEST = 50
+"""Milliseconds of CPU time that a turn may take: of a machine that is full, the kernel's too."""
 
 
 def test_soak(

@@ -140,7 +140,7 @@ class Crowd:
         storm.space.reconfigure(BlobSpaceRules(self._location, 1))
         # What is leased stays, and with it its files.
         await until(lambda: not any(map(storm.is_ready, self._shelf.layers)), 60)
-        await until(lambda: not open_layers(), 60)
+        await until(lambda: not open_layers(self._location), 60)
         storm.space.reconfigure(BlobSpaceRules(self._location, BOUND))
         await until(lambda: storm.counted("connections") == 0)
         # Those to a registry are kept on purpose, as many as were needed at once.
@@ -155,13 +155,14 @@ class Crowd:
         return {"descriptors": len(os.listdir("/proc/self/fd")), **alive}
 
 
-def open_layers() -> list[str]:
-    """The files of layers that this process has open, removed ones included."""
+def open_layers(location: Path) -> list[str]:
+    """The files of layers there that this process has open, removed ones included."""
     found = []
     for number in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):
             path = os.readlink(f"/proc/self/fd/{number}").removesuffix(" (deleted)")
-            found += [path] if path.endswith(("/content", "/index")) else []
+            is_layer = path.endswith(("/content", "/index"))
+            found += [path] if is_layer and path.startswith(str(location)) else []
     return found
 
 

@@ -233,6 +233,9 @@ class Keep:
             self._leaving[kept.digest] = []
         try:
             await self._threads.run(self._remove_files, blobs)
+        except sqlite3.Error as error:
+            # That they are gone is seen at the next start.
+            _log.warn("the state file cannot be written: {error}", error=error)
         finally:
             for kept in blobs:
                 for waiter in self._leaving.pop(kept.digest):
