@@ -169,10 +169,12 @@ class State:
         with self._lock:
             database = self._opened()
             for start in range(0, len(changes), MOST_CHANGES):
-                with database:
-                    for statement, values in changes[start : start + MOST_CHANGES]:
-                        database.execute(statement, values)
-                self._measure()
+                try:
+                    with database:
+                        for statement, values in changes[start : start + MOST_CHANGES]:
+                            database.execute(statement, values)
+                finally:
+                    self._measure()
 
     def close(self) -> None:
         """Write everything back and close; nothing can be changed any more. Idempotent."""

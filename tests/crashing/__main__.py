@@ -90,6 +90,6 @@ if __name__ == "__main__":
     Deferred.fromCoroutine(main(sys.argv[1], Path(sys.argv[2]))).addBoth(outcomes.append)
     [outcome] = outcomes or [Failure(AssertionError("it has not ended"))]
     if isinstance(outcome, Failure):
-        outcome.printTraceback()
+        print(outcome.getTraceback())
         raise SystemExit(1)
     print(json.dumps(outcome))
