@@ -89,7 +89,7 @@ class ManifestFiles:
             write(made / "manifest", document.content)
             self._location.publish(made / "manifest", self._location.manifest(document.digest))
         finally:
-            self._location.discard(made)
+            self._location.dispose(made)
         self._state.change(manifest_put(document.digest, document.media_type, now))
         return self._held(document.digest, document.content, document.media_type)
 

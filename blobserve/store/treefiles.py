@@ -68,7 +68,7 @@ class TreeFiles:
             record = Record(digest, 0, built.size, built.sha256, seconds())
             return self._published(record, made / "tree")
         finally:
-            self._location.discard(made)
+            self._location.dispose(made)
 
     def open(self, kept: KeptBlob) -> ImageFilesystem:
         """Open a tree after checking it against its record.
