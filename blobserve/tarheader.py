@@ -15,7 +15,15 @@ from zlib import adler32
 from blobserve.errors import BadLayer
 
 BLOCK = 512
+ZEROS = bytes(BLOCK)
+"""What an archive ends with, twice, and what fills it up."""
+
 REGULAR, LINK, SYMLINK, DIRECTORY = b"0", b"1", b"2", b"5"
+BODILESS = frozenset((LINK, SYMLINK, b"3", b"4", DIRECTORY, b"6"))
+"""The types of entries that have no body, whatever their size says."""
+
+EXTENSIONS = frozenset((b"x", b"g", b"L", b"K"))
+"""The types of headers that tell of the entry after them: PAX's two, and GNU's long names."""
 
 _FIELDS = struct.Struct("100s8s16x12s12s8x1s100s8s80x155s12x")
 _LARGEST = (1 << 63) - 1

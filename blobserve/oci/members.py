@@ -16,9 +16,12 @@ from blobserve.config import Limits
 from blobserve.errors import BadLayer
 from blobserve.tarheader import (
     BLOCK,
+    BODILESS,
+    EXTENSIONS,
     LINK,
     REGULAR,
     SYMLINK,
+    ZEROS,
     Header,
     describe,
     is_intact,
@@ -26,13 +29,11 @@ from blobserve.tarheader import (
     parse_pax,
     parse_pax_size,
 )
+from blobserve.tarnames import clean
 
 MOST = 100_000
 """Members of an archive: of a few images, each of some hundred layers, a hundredth of that."""
 
-_ZEROS = bytes(BLOCK)
-_BODILESS = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
-_EXTENSIONS = frozenset((b"x", b"g", b"L", b"K"))
 _GNU_NAMES = {b"L": b"path", b"K": b"linkpath"}
 
 Read = Callable[[int, int], bytes]
@@ -96,9 +97,9 @@ def _entries(read: Read, size: int, limits: Limits) -> Iterator[tuple[Header, in
     """The entries of an archive in their order, each with where its body begins."""
     at = extensions = 0
     records: dict[bytes, bytes] = {}
-    while (block := read(at, BLOCK)) != _ZEROS:
+    while (block := read(at, BLOCK)) != ZEROS:
         head, body = _header(block, at), at + BLOCK
-        is_extension = head.type in _EXTENSIONS
+        is_extension = head.type in EXTENSIONS
         if not is_extension:
             head, extensions, records = _extended(head, records), 0, {}
         if body + head.size > size:
@@ -139,16 +140,9 @@ def _extended(head: Header, records: Mapping[bytes, bytes]) -> Header:
     return head._replace(
         name=records.get(b"path", head.name),
         link=records.get(b"linkpath", head.link),
-        size=0 if head.type in _BODILESS else size,
+        size=0 if head.type in BODILESS else size,
     )
 
 
 def _cleaned(name: bytes) -> bytes:
-    """A name without what means nothing; ``..`` goes no higher than the archive's root."""
-    kept: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            del kept[-1:]
-        elif part not in (b"", b"."):
-            kept.append(part)
-    return b"/".join(kept)
+    return b"/".join(clean(name))

@@ -11,7 +11,7 @@ from blobserve.errors import BlobNotFound, BlobserveError, ContentMismatch, Regi
 from blobserve.oci.exchange import Response
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.retry import Transient
-from blobserve.oci.transfer import CONTENT_RANGE
+from blobserve.oci.transfer import described_range
 
 PART_TRIES = 3
 MOST_SKIPPED = 16 << 20
@@ -86,17 +86,16 @@ class Part:
 
     def _check_range(self, response: Response) -> None:
         """RFC 9110 §14.4: the range must be the one asked for, of a blob of this size."""
-        values = response.values("content-range")
-        found = CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
-        media_type = (response.value("content-type") or "").lower()
-        if found is None or media_type.startswith("multipart/"):
+        described = described_range(response)
+        if described is None:
             raise self._failed("it sent a range that it did not describe")
+        *found, total = described
         size = self.descriptor.size
-        if found[3] not in ("*", str(size)):
-            problem = f"it has {found[3]} bytes, not {size}"
+        if total not in (None, size):
+            problem = f"it has {total} bytes, not {size}"
             raise ContentMismatch(str(self.descriptor.digest), problem)
         last = self._start + self._length - 1
-        if (int(found[1]), int(found[2])) != (self._start, last):
+        if found != [self._start, last]:
             raise self._failed("it sent another range than the one asked for")
         if response.length not in (None, self._length):
             raise self._failed("it sent a range of another length than it announced")

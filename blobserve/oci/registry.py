@@ -37,9 +37,8 @@ from blobserve.threads import Threads
 
 _ACCEPT = ", ".join(MANIFEST_TYPES + INDEX_TYPES)
 _GONE = (404, 410)
-_STORAGE_LIFE = (
-    30.0  # The URLs of storage are good for minutes; it is asked for a few parts at once.
-)
+# The URLs of storage are good for minutes; it is asked for a few parts at once.
+_STORAGE_LIFE = 30.0
 _STORAGES = 1000
 
 _log = Logger()

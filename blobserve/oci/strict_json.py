@@ -19,11 +19,7 @@ def parse_object(content: bytes) -> dict[str, object]:
 
     :raises ValueError: for anything else; its text quotes nothing of `content`.
     """
-    try:
-        document = DECODER.decode(content.decode("utf-8"))
-    except (ValueError, RecursionError):
-        # Not chained: the decoder's own error carries the whole text, which may be a secret.
-        raise ValueError("it is not strict JSON") from None
+    document = _decoded(content)
     if not isinstance(document, dict):
         raise ValueError("it is no JSON object")
     return document
@@ -34,13 +30,18 @@ def parse_list(content: bytes) -> list[object]:
 
     :raises ValueError: for anything else.
     """
-    try:
-        document = DECODER.decode(content.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise ValueError("it is not strict JSON") from None
+    document = _decoded(content)
     if not isinstance(document, list):
         raise ValueError("it is no JSON array")
     return document
+
+
+def _decoded(content: bytes) -> object:
+    try:
+        return DECODER.decode(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        # Not chained: the decoder's own error carries the whole text, which may be a secret.
+        raise ValueError("it is not strict JSON") from None
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -21,8 +21,22 @@ from blobserve.oci.retry import Transient, jitter, sleep
 
 _TRIES_WITHOUT_PROGRESS = 3
 _PROGRESS = 1 << 20
-CONTENT_RANGE = re.compile(r"bytes (0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,17})/([1-9][0-9]{0,17}|\*)")
-"""The field of a 206 with one part, RFC 9110 §14.4: first, last, and the size of all."""
+_CONTENT_RANGE = re.compile(
+    r"bytes (0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,17})/([1-9][0-9]{0,17}|\*)"
+)
+
+
+def described_range(response: Response) -> tuple[int, int, int | None] | None:
+    """The first and the last byte that a 206 has, and how many there are in all, if it says that.
+
+    None where it does not describe one range. RFC 9110 §14.4.
+    """
+    values = response.values("content-range")
+    found = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
+    media_type = (response.value("content-type") or "").lower()
+    if found is None or media_type.startswith("multipart/"):
+        return None
+    return int(found[1]), int(found[2]), None if found[3] == "*" else int(found[3])
 
 
 @implementer(IPushProducer)
@@ -143,14 +157,12 @@ class Transfer:
 
     def _ranged_length(self, response: Response) -> int:
         """How many bytes a 206 has; they must be those that come next. RFC 9110 §14.4."""
-        values = response.values("content-range")
-        found = CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
-        media_type = (response.value("content-type") or "").lower()
-        if found is None or media_type.startswith("multipart/"):
+        described = described_range(response)
+        if described is None:
             raise self._refuse_ranges("it sent a range that it did not describe")
-        first, last, total = int(found[1]), int(found[2]), found[3]
+        first, last, total = described
         size = self._descriptor.size
-        if first != self._written or not first <= last < size or total not in ("*", str(size)):
+        if first != self._written or not first <= last < size or total not in (None, size):
             raise self._refuse_ranges("it sent another range than the one asked for")
         return last - first + 1
 

@@ -12,7 +12,6 @@ from twisted.python.failure import Failure
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobNotFound, SpaceContended
-from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.reference import Repository
 from blobserve.oci.source import Source
@@ -70,16 +69,13 @@ class Bringing:
         # A digest is no secret: who may see the layer, the repository's own registry must say.
         if is_foreign and not await source.holds(repository, layer):
             raise BlobNotFound(str(layer.digest))
-        blob = await self._mounted(digest)
+        blob = await self._space.mount(digest)
         if blob is None:
             await self._downloads.pull(source, repository, layer, flight)
-            blob = await self._mounted(digest)
+            blob = await self._space.mount(digest)
         if blob is None:
             raise SpaceContended
         return blob
-
-    async def _mounted(self, digest: Digest) -> Blob | None:
-        return self._space.acquire(digest) or await self._space.mount(digest)
 
 
 async def _all(bringing: list[Deferred[Blob]]) -> list[Blob]:

@@ -20,7 +20,7 @@ from blobserve.store.checked import Checked
 from blobserve.store.codings import Coded, Codings, Uncoded
 from blobserve.store.damage import is_lost
 from blobserve.store.entry import Entry
-from blobserve.store.residency import Residency
+from blobserve.store.residency import Residency, read_resident
 
 _AHEAD = 4 * MIB
 _TOUCH = 64 * KIB
@@ -87,13 +87,7 @@ class Content:
         length = min(length, entry.size - offset)
         if length <= 0:
             return b""
-        buffer = bytearray(length)
-        try:
-            at = entry.offset + offset
-            read = os.preadv(self.descriptor_of(entry), [buffer], at, os.RWF_NOWAIT)
-        except OSError:  # Not in memory; or a file system that cannot tell.
-            return None
-        return bytes(memoryview(buffer)[:read]) or None
+        return read_resident(self.descriptor_of(entry), entry.offset + offset, length)
 
     def descriptor_of(self, entry: Entry) -> int:
         """See `ImageFilesystem.descriptor_of`."""

@@ -21,6 +21,8 @@ from twisted.logger import Logger
 from blobserve.metrics import Metrics
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import Blob
+from blobserve.store.needed import Needed
+from blobserve.store.residency import read_resident
 from blobserve.store.sightings import Place, Seen
 
 Reason = Literal["overtaken", "damaged", "abandoned"]
@@ -31,26 +33,19 @@ T = TypeVar("T")
 _log = Logger()
 
 
-class Content:
+class Content(Needed):
     """The content of an ingest, open for as long as anybody reads it, whatever becomes of it."""
 
     def __init__(self, descriptor: int) -> None:
+        super().__init__(self._close)
         self.descriptor = os.dup(descriptor)
         self.blob: Blob | None = None
         """The READY blob that it has become, which stays as long."""
-        self._needed_by = 1
 
-    def keep(self) -> None:
-        """One more reads it."""
-        self._needed_by += 1
-
-    def leave(self) -> None:
-        """One does so no longer; the last closes it."""
-        self._needed_by -= 1
-        if not self._needed_by:
-            os.close(self.descriptor)
-            if self.blob is not None:
-                self.blob.release()
+    def _close(self) -> None:
+        os.close(self.descriptor)
+        if self.blob is not None:
+            self.blob.release()
 
 
 @attrs.define(eq=False)
@@ -91,12 +86,7 @@ class EarlyFile:
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
-        buffer = bytearray(length)
-        try:
-            read = os.preadv(self._content.descriptor, [buffer], self._at + offset, os.RWF_NOWAIT)
-        except OSError:  # Not in memory; or a file system that cannot tell.
-            return None
-        return bytes(memoryview(buffer)[:read]) or None
+        return read_resident(self._content.descriptor, self._at + offset, length)
 
     def read(self, offset: int, length: int) -> bytes:
         """Some of what is there, none only at its end. Blocks; for any thread."""

@@ -7,7 +7,7 @@ that it goes, is not known here.
 from __future__ import annotations
 
 import stat
-from hashlib import sha256
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from blobserve.config import Limits
@@ -18,10 +18,8 @@ from blobserve.store.codings import Codings
 from blobserve.store.damage import is_lost
 from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.index import Index
-from blobserve.store.location import Location, footprint, sync
+from blobserve.store.location import Location, checksum, footprint, sync
 from blobserve.store.state import Record, State, made_durable, recorded, removed
-
-_PIECE = 1 << 20
 
 
 class BlobFiles:
@@ -78,13 +76,20 @@ class BlobFiles:
 
     def remove(self, blobs: list[KeptBlob]) -> None:
         """Remove blobs; whoever has one open can read on. One that cannot be moved stays."""
-        for kept in blobs:
-            with kept.files:
-                away = self._location.move_away(self._location.blob(kept.digest))
-                kept.is_removed = True
-            if away is not None:
-                self._location.dispose(away)
+        remove_kept(blobs, self._location, self._location.blob)
         self._state.change(*(removed(kept.digest) for kept in blobs))
+
+
+def remove_kept(
+    blobs: Iterable[KeptBlob], location: Location, path: Callable[[Digest], Path]
+) -> None:
+    """Remove what lies at the `path` of each, and say of it that it is removed."""
+    for kept in blobs:
+        with kept.files:
+            away = location.move_away(path(kept.digest))
+            kept.is_removed = True
+        if away is not None:
+            location.dispose(away)
 
 
 def check(directory: Path, record: Record) -> None:
@@ -103,14 +108,14 @@ def check_index(path: Path, record: Record) -> None:
 
     :raises IndexDamaged: otherwise.
     """
-    checksum = None
+    found = None
     try:
         if has_size(path, record.index_size):
-            checksum = _checksum(path)
+            found = checksum(path)
     except OSError as error:
         if not is_lost(error):
             raise
-    if checksum != record.index_sha256:
+    if found != record.index_sha256:
         raise IndexDamaged(str(record.digest), "its index is not the recorded one")
 
 
@@ -134,12 +139,3 @@ def rebuild(directory: Path, digest: Digest, used: float, limits: Limits) -> Rec
 def sync_blob(directory: Path) -> None:
     """Return when a published blob would survive a power cut, but for its codings."""
     sync(directory / "content", directory / "index", directory, directory.parent)
-
-
-def _checksum(path: Path) -> bytes:
-    """The SHA-256 of a file."""
-    hash_ = sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            hash_.update(piece)
-    return hash_.digest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
@@ -26,8 +26,6 @@ from blobserve.store.intake import Intake
 from blobserve.store.room import Room
 from blobserve.store.workbench import Workbench
 from blobserve.threads import Threads
-
-T = TypeVar("T")
 
 _log = Logger()
 

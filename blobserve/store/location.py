@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 from blobserve.errors import MalformedReference, SpaceUnusable
@@ -26,6 +27,7 @@ BLOCK = 4096
 FURNITURE = 16 * BLOCK
 """Bytes that are charged for what every blob space has: its directories, VERSION and lock."""
 
+_PIECE = 1 << 20
 _DIRECTORIES = ("ingest", "blobs", "trees", "manifests")
 
 
@@ -225,6 +227,15 @@ def write(path: Path, content: bytes) -> None:
     """Write a whole file, as it is on disk only after `sync`."""
     with open(path, "wb", opener=_opener) as file:
         file.write(content)
+
+
+def checksum(path: Path) -> bytes:
+    """The SHA-256 of a file."""
+    hash_ = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            hash_.update(piece)
+    return hash_.digest()
 
 
 def sync(*paths: Path) -> None:

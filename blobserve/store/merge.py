@@ -18,7 +18,7 @@ from typing import Any
 from blobserve.config import Limits
 from blobserve.errors import BadLayer
 from blobserve.oci.digest import Digest
-from blobserve.store.nodes import EMPTY, Built, FileNodes, begin, finish, row_bound
+from blobserve.store.nodes import EMPTY, Built, FileNodes, begin, finish, opened, row_bound
 from blobserve.store.replay import MADE, Node, Replay
 from blobserve.store.tar import Member
 from blobserve.store.walk import parted
@@ -76,7 +76,7 @@ def merge(
     """
     lower = 0
     for index in indexes:
-        with closing(_opened(index)) as layer:
+        with closing(opened(index)) as layer:
             lower += _last(layer) + 1
     if lower > limits.entries:
         raise BadLayer(f"its layers have {lower} entries together, more than {limits.entries}")
@@ -84,7 +84,7 @@ def merge(
     try:
         lower = 0
         for number, index in enumerate(indexes):
-            with closing(_opened(index)) as layer:
+            with closing(opened(index)) as layer:
                 steps = merging.layer(layer, number, lower)
                 lower += _last(layer) + 1
                 for _ in steps:
@@ -194,11 +194,6 @@ class _Nodes(FileNodes):
 def _pages(rows: sqlite3.Cursor) -> Iterator[list[Any]]:
     while page := rows.fetchmany(_PAGE):
         yield page
-
-
-def _opened(index: Path) -> sqlite3.Connection:
-    uri = f"{index.absolute().as_uri()}?mode=ro&immutable=1"
-    return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
 
 def _last(index: sqlite3.Connection) -> int:

@@ -11,11 +11,11 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 import attrs
 
+from blobserve.store.location import checksum
 from blobserve.store.replay import IMPLIED, Node
 from blobserve.store.walk import join, parted
 
@@ -44,7 +44,6 @@ _LINKS = """
 SELECT directory, node.name, entry, type, link FROM node JOIN entry ON seq = entry
 WHERE (directory, node.name) > (?, ?) AND type = X'31' ORDER BY directory, node.name LIMIT 500
 """
-_PIECE = 1 << 20
 
 
 @attrs.frozen
@@ -73,11 +72,14 @@ def finish(path: Path, database: sqlite3.Connection, entries: int) -> Built:
     """Complete the file and close it."""
     database.execute("COMMIT")
     database.close()
-    with path.open("rb") as file:
-        hash_ = sha256()
-        while piece := file.read(_PIECE):
-            hash_.update(piece)
-        return Built(file.tell(), hash_.digest(), entries)
+    return Built(path.stat().st_size, checksum(path), entries)
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """Open an index file that is finished, for reading."""
+    # Immutable: no locks, and no look at whether it has changed.
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
 
 class FileNodes:

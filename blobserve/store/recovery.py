@@ -21,6 +21,7 @@ from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob
 from blobserve.store.files import check, has_size, rebuild, sync_blob
 from blobserve.store.location import Location, footprint
+from blobserve.store.nodes import opened
 from blobserve.store.state import Record, State, recorded, removed
 from blobserve.store.tar import Reader
 
@@ -90,10 +91,9 @@ def check_content(directory: Path, digest: Digest, limits: Limits) -> int:
     :raises OSError: when it cannot be read, `sqlite3.Error` when the index cannot.
     """
     entries = 0
-    uri = f"{(directory / 'index').absolute().as_uri()}?mode=ro&immutable=1"
     reader = Reader(limits)
     with (
-        closing(sqlite3.connect(uri, uri=True)) as index,
+        closing(opened(directory / "index")) as index,
         (directory / "content").open("rb") as content,
     ):
         indexed = index.execute("SELECT * FROM entry ORDER BY seq")

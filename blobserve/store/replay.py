@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from blobserve.errors import BadLayer
-from blobserve.store.walk import TooManyLinks, clean, join, split, walk
+from blobserve.store.walk import TooManyLinks, join, steps, walk
 from blobserve.tarheader import DIRECTORY, LINK, REGULAR, SYMLINK
+from blobserve.tarnames import clean, split
 
 if TYPE_CHECKING:
     from blobserve.config import Limits
@@ -29,7 +30,6 @@ MADE = frozenset((REGULAR, LINK, SYMLINK, DIRECTORY, b"3", b"4", b"6"))
 """The types of the entries that make something."""
 
 _STEPS_PER_ENTRY = 8
-_LINK_PER_STEP = 16
 
 
 class Node(NamedTuple):
@@ -213,8 +213,7 @@ class Replay:
 
     def _get(self, key: bytes) -> Node | None:
         node = self._nodes.get(key)
-        # To follow a link of a thousand components is the work of as many look-ups.
-        self._steps += 1 if node is None else 1 + len(node.link) // _LINK_PER_STEP
+        self._steps += steps(node)
         if self._steps > _STEPS_PER_ENTRY * self._limits.entries:
             raise BadLayer("its links are too tangled")
         return node

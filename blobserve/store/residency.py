@@ -61,6 +61,16 @@ def is_resident(descriptor: int, offset: int, length: int) -> bool:
     return not failed and b"\0" not in pages.raw
 
 
+def read_resident(descriptor: int, offset: int, length: int) -> bytes | None:
+    """What of those bytes is in memory, from the first on; None when that is nothing."""
+    buffer = bytearray(length)
+    try:
+        read = os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT)
+    except OSError:  # Not in memory; or a file system that cannot tell.
+        return None
+    return bytes(memoryview(buffer)[:read]) or None
+
+
 def _load() -> ctypes.CDLL | None:
     # With 32 bits an offset may not fit, and an address space is soon full.
     if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) < 8:

@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import blobserve.tarheader as header
 from blobserve.errors import BadLayer
-from blobserve.tarheader import BLOCK, DIRECTORY, REGULAR, Header
+from blobserve.tarheader import BLOCK, BODILESS, DIRECTORY, EXTENSIONS, REGULAR, ZEROS, Header
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
     from blobserve.config import Limits
-
-_ZEROS = bytes(BLOCK)
-_BODILESS = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
-_EXTENSIONS = frozenset((b"x", b"g", b"L", b"K"))
 
 
 class Member(NamedTuple):
@@ -108,7 +104,7 @@ class Reader:
 
     def _begin(self, block: bytes, offset: int, members: list[Member]) -> None:
         """Take a whole header block, whose body lies at `offset`."""
-        if block == _ZEROS:
+        if block == ZEROS:
             if self._extensions:
                 raise BadLayer("an extension header has no entry after it")
             self._ended = self._zeros
@@ -120,7 +116,7 @@ class Reader:
             first = offset == BLOCK
             raise BadLayer(header.describe(block) if first else "the checksum of a header is wrong")
         head = header.parse(block)
-        if head.type in _EXTENSIONS:
+        if head.type in EXTENSIONS:
             self._begin_extension(head)
         else:
             self._begin_entry(head, offset)
@@ -149,7 +145,7 @@ class Reader:
             if b"mtime" in records:
                 mtime = header.parse_pax_mtime(records[b"mtime"])
             self._extensions, self._pax, self._gnu = 0, {}, {}
-        if type_ in _BODILESS:
+        if type_ in BODILESS:
             size = 0
         elif type_ == REGULAR and name.endswith(b"/"):
             # A directory, to v7 and to most; with a body, no two readers agree on what follows.

@@ -16,8 +16,10 @@ from blobserve.errors import BlobDamaged, IndexDamaged, ListingTooLarge, PathNot
 from blobserve.oci.digest import Digest
 from blobserve.store import index, merge
 from blobserve.store.entry import Entry, Kind
-from blobserve.store.walk import TooManyLinks, join, parted, split, walk
+from blobserve.store.nodes import opened
+from blobserve.store.walk import TooManyLinks, join, parted, steps, walk
 from blobserve.tarheader import DIRECTORY, REGULAR, SYMLINK
+from blobserve.tarnames import split
 
 _FIND = """
 SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime, {layer}
@@ -28,7 +30,6 @@ SELECT node.name, ifnull(type, X'35'), link, offset, size, sha256, mtime, {layer
 FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? ORDER BY node.name
 """
 _STEPS_PER_NAME = 8
-_LINK_PER_STEP = 16
 
 
 class _Queries(NamedTuple):
@@ -121,7 +122,7 @@ class Tree:
 
     def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
         """See `ImageFilesystem.entries`."""
-        steps = _Steps(self._database, self._queries.find, most * _STEPS_PER_NAME)
+        budget = _Budget(self._database, self._queries.find, most * _STEPS_PER_NAME)
         try:
             rows = self._database.execute(self._queries.list, (directory.path,))
             for count, (name, *row) in enumerate(rows):
@@ -129,20 +130,20 @@ class Tree:
                     raise ListingTooLarge(_text(directory.path), f"{most} entries")
                 found = _Found(*row)
                 if found.type == SYMLINK:
-                    entry = self._led_to(directory.path, name, steps)
+                    entry = self._led_to(directory.path, name, budget)
                 else:
                     entry = _entry(join(directory.path, name), found)
-                if steps.left < 0:
+                if budget.left < 0:
                     raise ListingTooLarge(_text(directory.path), "the time its links may take")
                 if entry is not None:
                     yield name, entry
         except sqlite3.Error as error:
             raise IndexDamaged(str(self.digest), "its index cannot be read") from error
 
-    def _led_to(self, directory: bytes, name: bytes, steps: _Steps) -> Entry | None:
+    def _led_to(self, directory: bytes, name: bytes, budget: _Budget) -> Entry | None:
         """What a link leads to, if that can be served."""
         try:
-            key, found, missing = walk([name], steps.get, self._limits, directory)
+            key, found, missing = walk([name], budget.get, self._limits, directory)
         except TooManyLinks:
             return None
         return None if missing else _entry(key, found)
@@ -155,7 +156,7 @@ class Tree:
         return _find(self._cursor, self._queries.find, key)
 
 
-class _Steps:
+class _Budget:
     """Look-ups for one thread, and how many more of them there may be."""
 
     def __init__(self, database: sqlite3.Connection, find: str, most: int) -> None:
@@ -166,7 +167,7 @@ class _Steps:
     def get(self, key: bytes) -> _Found | None:
         """The node at `key`, to which links without end are as good as none."""
         found = _find(self._cursor, self._find, key)
-        self.left -= 1 if found is None else 1 + len(found.link or b"") // _LINK_PER_STEP
+        self.left -= steps(found)
         return found if self.left >= 0 else None
 
 
@@ -188,10 +189,7 @@ def _entry(key: bytes, found: _Found | None) -> Entry | None:
 def _opened(
     path: Path, application: int, version: int, content_size: int | None = None
 ) -> sqlite3.Connection:
-    # Immutable: no locks, and no look at whether it has changed.
-    database = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
-    )
+    database = opened(path)
     try:
         found = _pragma(database, "application_id"), _pragma(database, "user_version")
         if found != (application, version):

@@ -16,7 +16,7 @@ from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob, KeptTree
-from blobserve.store.files import check_index, has_size
+from blobserve.store.files import check_index, has_size, remove_kept
 from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.location import BLOCK, Location, footprint
 from blobserve.store.merge import merge
@@ -81,12 +81,7 @@ class TreeFiles:
 
     def remove(self, trees: Sequence[KeptBlob]) -> None:
         """Remove trees; whoever has one open can read on. One that cannot be moved stays."""
-        for kept in trees:
-            with kept.files:
-                away = self._location.move_away(self._location.tree(kept.digest))
-                kept.is_removed = True
-            if away is not None:
-                self._location.dispose(away)
+        remove_kept(trees, self._location, self._location.tree)
         self._state.change(*(removed(kept.digest, "trees") for kept in trees))
 
     def survey(self) -> list[KeptTree]:

@@ -104,11 +104,11 @@ class Trees:
     async def mount(self, layers: tuple[Digest, ...]) -> Readable | None:
         """See `BlobSpace.mount_image`."""
         if len(layers) == 1:
-            return await self._mount(layers[0])
+            return await self._keep.mount(layers[0])
         held: list[Blob] = []
         try:
             for digest in layers:
-                layer = await self._mount(digest)
+                layer = await self._keep.mount(digest)
                 if layer is None:
                     return None
                 held.append(layer)
@@ -134,19 +134,16 @@ class Trees:
         kept.last_count = now
         return True
 
-    async def _mount(self, digest: Digest) -> Blob | None:
-        return self._keep.acquire(digest) or await self._keep.mount(digest)
-
     async def _tree(self, layers: tuple[Digest, ...]) -> Blob | None:
         """The tree of layers that are held; made if it is missing."""
         digest = tree_digest(layers)
-        tree = await self._mount(digest)
+        tree = await self._keep.mount(digest)
         if tree is None:
             making = self._flights.get(digest) or self._flights.begin(
                 digest, lambda _: self._make(digest, layers)
             )
             await making.wait()
-            tree = await self._mount(digest)
+            tree = await self._keep.mount(digest)
         return tree
 
     async def _make(self, digest: Digest, layers: tuple[Digest, ...]) -> None:

@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from blobserve.tarheader import DIRECTORY, SYMLINK
+from blobserve.tarnames import split
 
 if TYPE_CHECKING:
     from blobserve.config import Limits
@@ -27,14 +28,11 @@ class Linked(Protocol):
 
 N = TypeVar("N", bound=Linked)
 
+_LINK_PER_STEP = 16
+
 
 class TooManyLinks(Exception):
     """Following links took more hops, or more steps, than anyone should need."""
-
-
-def split(path: bytes) -> list[bytes]:
-    """The components of a path, the empty ones and ``.`` left out."""
-    return [part for part in path.split(b"/") if part not in (b"", b".")]
 
 
 def join(key: bytes, name: bytes) -> bytes:
@@ -104,15 +102,7 @@ def _descend(
     return there, node
 
 
-def clean(name: bytes) -> list[bytes]:
-    """The components of an entry's name; ``..`` goes no higher than the root."""
-    parts = split(name)
-    if b".." not in parts:
-        return parts
-    kept: list[bytes] = []
-    for part in parts:
-        if part != b"..":
-            kept.append(part)
-        elif kept:
-            kept.pop()
-    return kept
+def steps(found: Linked | None) -> int:
+    """What a look-up with this outcome counts for, where there may be only so many."""
+    # To follow a link of a thousand components is the work of as many look-ups.
+    return 1 if found is None else 1 + len(found.link or b"") // _LINK_PER_STEP

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from blobserve.config import RepositoryRules
 from blobserve.store.early import EarlyFile
 from blobserve.store.entry import Entry, Kind
-from blobserve.store.walk import split
+from blobserve.tarnames import split
 from blobserve.threads import Threads
 from blobserve.web.answer import Answer
 from blobserve.web.headers import NO_SNIFF

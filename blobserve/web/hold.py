@@ -19,6 +19,7 @@ from blobserve.store.entry import Entry
 from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.flight import Flights
 from blobserve.store.lease import Lease
+from blobserve.store.needed import Needed
 from blobserve.store.published.layer import Reading
 from blobserve.threads import Threads
 
@@ -30,8 +31,8 @@ Checks: TypeAlias = Flights[tuple[ImageFilesystem, int, int, bytes], None]
 """The files that are being checked, each once however many wait to have it."""
 
 
-class Shared:
-    """What is read, with a count of those who need it, at first one. The last to leave ends it."""
+class Shared(Needed):
+    """What is read by threads too, each of which needs it."""
 
     def __init__(
         self,
@@ -40,20 +41,9 @@ class Shared:
         damaged: Callable[[BlobDamaged], None] = lambda damage: None,
     ) -> None:
         """`damaged` is told of damage that is met."""
-        self._end = end
+        super().__init__(end)
         self._damaged = damaged
         self._disk = disk
-        self._needed_by = 1
-
-    def keep(self) -> None:
-        """One more needs it."""
-        self._needed_by += 1
-
-    def leave(self) -> None:
-        """One who needed it does so no longer."""
-        self._needed_by -= 1
-        if not self._needed_by:
-            self._end()
 
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call `f`, which reads it, in a thread. Cancelling ends the wait alone."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from blobserve.store.nodes import opened
+
 _NODES = """
 SELECT directory, node.name, ifnull(type, X'35'), ifnull(link, X''), ifnull(sha256, X'')
 FROM node LEFT JOIN entry ON seq = entry ORDER BY directory, node.name
@@ -18,7 +20,7 @@ _Row = tuple[bytes, bytes, bytes, bytes, bytes]
 
 def differences(published: Path, own: Path) -> Iterator[bytes]:
     """The paths at which two indexes, both files on disk, say different things."""
-    with closing(_opened(published)) as first, closing(_opened(own)) as second:
+    with closing(opened(published)) as first, closing(opened(own)) as second:
         yield from _differing(_rows(first), _rows(second))
 
 
@@ -37,10 +39,6 @@ def _differing(first: Iterator[_Row], second: Iterator[_Row]) -> Iterator[bytes]
         else:
             yield _path(one)
             one, other = next(first, None), next(second, None)
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
 def _rows(database: sqlite3.Connection) -> Iterator[_Row]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 from blobserve.errors import BadTable
 from blobserve.store.published.records import Records, Stretch
 from blobserve.store.tar import Member
-from blobserve.store.walk import split
 from blobserve.tarheader import DIRECTORY, LINK, REGULAR, SYMLINK
+from blobserve.tarnames import split
 
 if TYPE_CHECKING:
     from blobserve.config import Limits

@@ -71,7 +71,7 @@ class PublishedIndexes:
     def replace(self, opened: PublishedLayer, ready: Readable) -> None:
         """A layer is READY: whoever reads it goes on there, and its index is held against it."""
         opened.become(ready)
-        opened.hold()
+        opened.keep()
         self._run(self._compare(opened))
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from blobserve.store.blob import Readable
 from blobserve.store.codings import Uncoded
 from blobserve.store.entry import Entry
 from blobserve.store.filesystem import ImageFilesystem
+from blobserve.store.needed import Needed
 from blobserve.store.published.chunk import Chunk
 from blobserve.store.published.chunks import Chunks
 from blobserve.store.published.filesystem import PublishedFilesystem
@@ -32,7 +33,7 @@ _MOST_AHEAD = 256  # Chunks that are asked for in one turn of the reactor.
 _PIECES = 16  # Of these there are as many in the first window; a short range fetches less.
 
 
-class PublishedLayer:
+class PublishedLayer(Needed):
     """A layer by its index; held by its pull, from the first, and by those who read it."""
 
     def __init__(
@@ -43,6 +44,7 @@ class PublishedLayer:
         unused: Callable[[PublishedLayer], None],
     ) -> None:
         """`unused` is called once, when nobody holds it any more."""
+        super().__init__(self._close)
         self.filesystem = filesystem
         self.chunks = chunks
         self.ready: Readable | None = None
@@ -50,31 +52,12 @@ class PublishedLayer:
         self.scratch = scratch
         """Where its index lies."""
         self._unused = unused
-        self._holders = 1
         self._is_open = True
 
     @property
     def is_open(self) -> bool:
         """Whether more may begin to read it."""
         return self._is_open and not self.chunks.is_wrong
-
-    def hold(self) -> None:
-        """One more needs it."""
-        self._holders += 1
-
-    def leave(self) -> None:
-        """One who needed it does so no longer."""
-        self._holders -= 1
-        if not self._holders:
-            self._is_open = False
-            ready, self.ready = self.ready, None
-            if ready is not None:
-                ready.release()
-            self.chunks.retire()
-            self.filesystem.close()
-            self._unused(self)
-            discarding = Deferred.fromCoroutine(self.scratch.discard())
-            discarding.addErrback(lambda why: _log.failure("removing an index", failure=why))
 
     def become(self, ready: Readable) -> None:
         """The layer is READY: whoever is reading goes on in it. It is released in the end."""
@@ -105,12 +88,23 @@ class PublishedLayer:
                 self.ready.report(damage)
             raise
 
+    def _close(self) -> None:
+        self._is_open = False
+        ready, self.ready = self.ready, None
+        if ready is not None:
+            ready.release()
+        self.chunks.retire()
+        self.filesystem.close()
+        self._unused(self)
+        discarding = Deferred.fromCoroutine(self.scratch.discard())
+        discarding.addErrback(lambda why: _log.failure("removing an index", failure=why))
+
 
 class PublishedReadable:
     """The right to read a layer that is not here. See `blobserve.store.blob.Readable`."""
 
     def __init__(self, layer: PublishedLayer) -> None:
-        layer.hold()
+        layer.keep()
         self.filesystem: ImageFilesystem = layer.filesystem
         self._layer: PublishedLayer | None = layer
 
