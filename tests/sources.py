@@ -1,4 +1,4 @@
-"""What tests of sources need beside them: a client of the scripted registry, and a consumer."""
+"""What tests of sources need beside them: images, a client of the scripted registry, a consumer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blobserve.metrics import Metrics
 from blobserve.oci.credentials import Credential
 from blobserve.oci.reference import Repository
 from blobserve.oci.registry import Registry
-from blobserve.testing import InlineThreads
+from blobserve.testing import InlineThreads, MadeImage
 
 QUICK = Limits(connect_timeout=2.0, header_timeout=0.4, silence_timeout=0.4)
 """Limits under which a test that is about a time-out ends soon."""
@@ -33,6 +33,22 @@ class FixedKeychain:
         """See `Keychain.for_repository`."""
         self.asked.append(repository)
         return self.credential
+
+
+@attrs.frozen
+class RigImage:
+    """An image as `tests.rig` has it, and as its registries and layouts take it."""
+
+    manifest: bytes
+    blobs: tuple[bytes, ...]
+    media_type: str
+    digest: str
+
+    @classmethod
+    def of(cls, image: MadeImage) -> RigImage:
+        """The same image."""
+        top = image.documents[0]
+        return cls(top.content, tuple(image.blobs.values()), top.media_type, str(top.digest))
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from tests.rig.within import within
 from tests.scripted import Answer, Asked, Scripted, cut, listening
 from tests.services import Running, allowing, configured
 from tests.services import running as serving
-from tests.sources import until
+from tests.sources import RigImage, until
 from tests.test_published import large
 
 LAYERS = {name: Layer.named(name) for name in NAMES}
@@ -190,7 +190,7 @@ async def test_nginx(ranges: str, tmp_path: Path, part_directory: Any, running: 
     directory = part_directory()
     storage = running(Nginx(directory, f"{ranges} root {directory}/storage;"))
     registry = running(DockerRegistry(directory, redirect(f"http://{storage.host}/")))
-    registry.put(_RigImage.of(CURRENT), "team/site:v1")
+    registry.put(RigImage.of(CURRENT.image), "team/site:v1")
     config = allowing(registry.host, limits={"publishedIndexMinSize": 1})
     config["registries"][registry.host]["allowHosts"] = [storage.host]
     async with serving(configured(tmp_path, config)) as server:
@@ -203,7 +203,7 @@ async def test_nginx(ranges: str, tmp_path: Path, part_directory: Any, running: 
 async def test_docker_registry(tmp_path: Path, docker_registry: Any) -> None:
     """Out of a real registry, every file is the same by the index and by the layer."""
     for name, layer in LAYERS.items():
-        docker_registry.put(_RigImage.of(layer), f"team/{name.partition('.')[0]}:v1")
+        docker_registry.put(RigImage.of(layer.image), f"team/{name.partition('.')[0]}:v1")
     config = allowing(docker_registry.host, limits={"publishedIndexMinSize": 1})
     async with serving(configured(tmp_path, config)) as server:
         for name, layer in LAYERS.items():
@@ -214,23 +214,6 @@ async def test_docker_registry(tmp_path: Path, docker_registry: Any) -> None:
         await until(lambda: server.counted("blobserve_pulls_total", outcome="ready") == 4, 20)
         assert server.counted("blobserve_published_indexes_total", outcome="used") == 4
         assert server.counted("blobserve_published_indexes_total", outcome="wrong") == 0
-
-
-@attrs.frozen
-class _RigImage:
-    """An image as `tests.rig` has it."""
-
-    manifest: bytes
-    blobs: tuple[bytes, ...]
-    media_type: str
-    digest: str
-
-    @classmethod
-    def of(cls, layer: Layer) -> _RigImage:
-        """The image of a layer."""
-        image = layer.image
-        top = image.documents[0]
-        return cls(top.content, tuple(image.blobs.values()), top.media_type, str(top.digest))
 
 
 @within(30)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
 from blobserve.config import Limits
@@ -22,7 +21,7 @@ from tests.contract_source import SourceContract
 from tests.rig.archives import packed, saved_of_old
 from tests.rig.images import write_layout
 from tests.scripted import listening
-from tests.sources import registry_at
+from tests.sources import RigImage, registry_at
 
 SITE = Reference.parse("registry.example/team/site:v1")
 
@@ -58,7 +57,7 @@ class TestDockerRegistry(SourceContract):
     @asynccontextmanager
     async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
         """See `SourceContract.holding`."""
-        self.real.put(_RigImage.of(image), "team/site:v1")
+        self.real.put(RigImage.of(image), "team/site:v1")
         async with registry_at(self.real.host) as registry:
             yield registry, Reference.parse(f"{self.real.host}/team/site:v1")
 
@@ -75,7 +74,7 @@ class TestLayout(SourceContract):
         """See `SourceContract.holding`."""
         from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
-        write_layout(self.directory, {"v1": _RigImage.of(image)})
+        write_layout(self.directory, {"v1": RigImage.of(image)})
         threads = OwnThreads(reactor, 2, "layout")
         threads.start()
         try:
@@ -110,7 +109,7 @@ class TestOciArchive(Kept):
     @asynccontextmanager
     async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
         """See `SourceContract.holding`."""
-        layout = write_layout(self.directory / "layout", {"v1": _RigImage.of(image)})
+        layout = write_layout(self.directory / "layout", {"v1": RigImage.of(image)})
         archive = self.directory / "archive.tar"
         archive.write_bytes(packed(layout))
         async with self.threads() as threads:
@@ -128,19 +127,3 @@ class TestDockerArchive(Kept):
         archive.write_bytes(saved_of_old({"site:v1": layers}))
         async with self.threads() as threads:
             yield Layout(DockerArchive(archive, threads, Limits()), threads), SITE
-
-
-@attrs.frozen
-class _RigImage:
-    """An image as `tests.rig` has it."""
-
-    manifest: bytes
-    blobs: tuple[bytes, ...]
-    media_type: str
-    digest: str
-
-    @classmethod
-    def of(cls, image: MadeImage) -> _RigImage:
-        """The same image."""
-        top = image.documents[0]
-        return cls(top.content, tuple(image.blobs.values()), top.media_type, str(top.digest))
