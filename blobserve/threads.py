@@ -24,6 +24,10 @@ class Threads(Protocol):
         """Call `f` in a thread; fires with what it returns or raises. Once begun it goes on."""
         ...
 
+    def soon(self, f: Callable[[], None]) -> None:
+        """Have `f` called in the reactor's thread; for any other."""
+        ...
+
 
 class OwnThreads:
     """A pool of at most `size` threads, of our own. See `Threads`."""
@@ -43,3 +47,7 @@ class OwnThreads:
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """See `Threads.run`."""
         return cast("Deferred[T]", deferToThreadPool(self._reactor, self._pool, f, *args, **kwargs))
+
+    def soon(self, f: Callable[[], None]) -> None:
+        """See `Threads.soon`."""
+        self._reactor.callFromThread(f)

@@ -141,6 +141,10 @@ class Watched:
 
         return self._threads.run(job)
 
+    def soon(self, f: Callable[[], None]) -> None:
+        """See `Threads.soon`."""
+        self._threads.soon(f)
+
 
 class Held:
     """Threads whose jobs wait until they are told to go on."""
@@ -157,6 +161,10 @@ class Held:
             (name, lambda: InlineThreads().run(f, *args, **kwargs).chainDeferred(done))
         )
         return done
+
+    def soon(self, f: Callable[[], None]) -> None:
+        """See `Threads.soon`; it is called at once."""
+        f()
 
     def go(self) -> None:
         """Do the next job."""

@@ -1,15 +1,16 @@
 """The reactor's side of an extractor: its jobs for threads, and the room between them.
 
-A chunk that comes when nothing else is to be done is one job; of those that wait, one is unpacked
-while what the one before unpacked to is extracted. Room is asked for between jobs, never inside
-one. Knows neither where the bytes come from nor what is in them.
+A chunk that comes when nothing else is to be done is one job; of those that wait, and of what comes
+meanwhile, one thread unpacks one after another while a second extracts. Room is asked for between
+jobs, never inside one. Knows neither where the bytes come from nor what is in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar, cast
+from itertools import islice
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
@@ -26,6 +27,8 @@ from blobserve.threads import Threads
 T = TypeVar("T")
 
 FIRST_EXTENT, LARGEST_EXTENT = MIB, 16 * MIB
+
+_IN_TURN = 16  # Chunks that are unpacked in one job: the layers of others wait for the threads.
 
 OVERHEAD = 4 * BLOCK
 """Bytes a blob takes beside its two files: a directory, its name, and two blocks partly used."""
@@ -59,17 +62,16 @@ class Extraction:
         await self._interruptible(self._room.ask(self._pull, OVERHEAD))
         extractor = await self._job(begin, begin)
         self._passing.begin(extractor.content, self._intake.wake)
-        pieces: list[bytes] = []
-        while (chunk := self._cut(extractor)) is not None or pieces or not self._is_over:
-            if chunk is None and not pieces:
-                await self._wait_for_more(extractor)
-            elif chunk is None:
-                await self._settle(extractor, partial(extractor.take, pieces))
-                pieces = []
-            elif pieces or not extractor.is_dry or self._intake.has_chunk:
-                pieces = await self._overlap(extractor, chunk, pieces)
-            else:  # There is nothing that could be done meanwhile.
+        while not (self._is_over and extractor.is_dry):
+            # Whoever waits for a file does not wait until a chunk is full.
+            if self._intake.is_complete or self._passing.is_awaited:
+                self._intake.cut()
+            if not extractor.is_dry or self._intake.chunks > 1:
+                await self._overlap(extractor)
+            elif chunk := self._intake.take():  # There is nothing that could be done meanwhile.
                 await self._settle(extractor, partial(extractor.feed, chunk))
+            else:
+                await self._wait_for_more(extractor)
         return await self._job(extractor.finish)
 
     async def do(self, job: Callable[[], T], again: Callable[[], T] | None) -> T:
@@ -97,48 +99,34 @@ class Extraction:
         else:
             await self._interruptible(self._intake.wait())
 
-    def _cut(self, extractor: Extractor) -> bytes | None:
-        """What is to be unpacked next; None when that is still to come, or all of it is done."""
-        if not extractor.is_dry:
-            return b""
-        intake = self._intake
-        # Whoever waits for a file does not wait until a chunk is full.
-        is_hurried = intake.is_complete or self._passing.is_awaited
-        is_due = intake.has_chunk or (is_hurried and not intake.is_empty)
-        return intake.cut() if is_due else None
-
-    async def _overlap(
-        self, extractor: Extractor, chunk: bytes, pieces: list[bytes]
-    ) -> list[bytes]:
-        """Unpack `chunk`, and extract the `pieces` of the one before meanwhile."""
-        unpack, take = partial(extractor.unpack, chunk), partial(extractor.take, pieces)
+    async def _overlap(self, extractor: Extractor) -> None:
+        """Unpack what waits, and extract what that gives meanwhile."""
+        unpack = partial(extractor.unpack, islice(self._chunks(), _IN_TURN))
         unpacking = Deferred.fromCoroutine(self._job(unpack))
-        settling = self._settle(extractor, take, is_last=False) if pieces else _nothing()
-        taking = Deferred.fromCoroutine(settling)
+        taking = Deferred.fromCoroutine(self._settle(extractor, extractor.take))
         # Neither may be left behind running: what follows a failure is the removal of the files.
         both: list[Deferred[Any]] = [unpacking, taking]
-        outcomes = await DeferredList(both, consumeErrors=True)
-        for succeeded, outcome in outcomes:
+        for succeeded, outcome in await DeferredList(both, consumeErrors=True):
             if not succeeded:
                 outcome.raiseException()
-        return cast("list[bytes]", outcomes[0][1])
 
-    async def _settle(
-        self, extractor: Extractor, job: Callable[[], int], is_last: bool | None = None
-    ) -> None:
-        """Do `job`, go on as often as there must be more room first, tell what has passed.
+    def _chunks(self) -> Iterator[bytes]:
+        """The chunks that wait, for a thread, until there is something better to do."""
+        while self.stopped is None and not self._passing.is_asked:
+            chunk = self._intake.take()
+            if chunk is None:
+                return
+            yield chunk
 
-        `is_last`: whether no bytes of the layer follow; None: that is seen afterwards.
-        """
+    async def _settle(self, extractor: Extractor, job: Callable[[], int]) -> None:
+        """Do `job`, go on as often as there must be more room first, tell what has passed."""
         look = partial(extractor.look, self._passing.asked())
         go_on = partial(_looking, extractor.go_on, look)
         missing, seen = await self._job(partial(_looking, job, look), go_on)
         while missing:
             extractor.grant(await self._more(missing, extractor.due))
             missing, seen = await self._job(go_on, go_on)
-        if is_last is None:
-            is_last = extractor.is_whole or self._is_over
-        self._passing.tell(seen, is_last)
+        self._passing.tell(seen, is_last=extractor.is_whole or self._is_over)
 
     async def _more(self, missing: int, due: int) -> int:
         """Room for at least `missing` bytes; extents grow, so that large layers ask seldom."""
@@ -169,7 +157,3 @@ def _looking(step: Callable[[], int], look: Callable[[], Seen | None]) -> tuple[
     """What a step of an extraction lacks to go on, and else what there is to be seen after it."""
     missing = step()
     return missing, {} if missing else look()
-
-
-async def _nothing() -> None:
-    """What there is to extract before anything has been unpacked."""

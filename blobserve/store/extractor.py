@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -18,6 +18,7 @@ import attrs
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
 from blobserve.oci.manifest import Descriptor
+from blobserve.store.belt import Belt
 from blobserve.store.index import Index
 from blobserve.store.nodes import create, disk_errors
 from blobserve.store.plain import stage_for
@@ -50,6 +51,7 @@ class Extractor:
         self._unpacker = Unpacker(descriptor, stage_for(descriptor, limits))
         self._reader = Reader(limits)
         self._problem: BadLayer | None = None
+        self._belt = Belt()
         self._pieces: Iterator[bytes] = iter(())
         self._members: deque[Member] = deque()
         self._piece = memoryview(b"")
@@ -65,8 +67,8 @@ class Extractor:
 
     @property
     def is_dry(self) -> bool:
-        """Whether all that was fed has been unpacked."""
-        return self._unpacker.is_dry
+        """Whether all that was fed has been unpacked, and taken."""
+        return self._unpacker.is_dry and self._belt.is_empty
 
     def feed(self, chunk: bytes) -> int:
         """Take the next bytes of the blob, unpack and extract them; see `go_on` for the result.
@@ -75,24 +77,26 @@ class Extractor:
         :raises OSError: when the disk fails, or is full.
         """
         self._unpacker.feed(chunk)
-        return self.take(self._unpacker.pieces())
+        self._pieces = self._unpacker.pieces()
+        return self.go_on()
 
-    def unpack(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes of the blob and unpack some; the pieces are to be given to `take`.
+    def unpack(self, chunks: Iterator[bytes]) -> None:
+        """Take the next bytes of the blob, and unpack as many of them as may well wait.
 
-        Until `is_dry`, there is more to be had for no bytes at all.
+        Until `is_dry`, there is more to be had of those that were taken.
 
         :raises ContentMismatch: when the blob is longer than promised.
         """
-        self._unpacker.feed(chunk)
-        return self._unpacker.some()
+        with self._belt.giving():
+            while self._hand_over() and (chunk := next(chunks, None)) is not None:
+                self._unpacker.feed(chunk)
 
-    def take(self, pieces: Iterable[bytes]) -> int:
-        """Extract the next pieces, those before being done; see `go_on` for the result.
+    def take(self) -> int:
+        """Extract what `unpack` makes, and has made; see `go_on` for the result.
 
         :raises OSError: when the disk fails, or is full.
         """
-        self._pieces = iter(pieces)
+        self._pieces = self._belt.pieces()
         return self.go_on()
 
     @property
@@ -116,9 +120,10 @@ class Extractor:
         :raises DiskFull: when the index has met a full disk, and is lost.
         """
         if self._problem is not None:
+            self._belt.clear()
             return 0
         try:
-            with disk_errors():
+            with disk_errors(), self._belt.taking():
                 return self._advance()
         except BadLayer as problem:
             # Nothing more is written; only the hash goes on, to learn whose fault it was.
@@ -174,6 +179,10 @@ class Extractor:
         if content >= 0:
             os.close(content)
         self._index.close()
+
+    def _hand_over(self) -> bool:
+        """Unpack what was fed; whether all of it could be handed over."""
+        return all(self._belt.put(piece) for piece in self._unpacker.pieces())
 
     def _advance(self) -> int:
         while True:

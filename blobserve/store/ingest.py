@@ -1,6 +1,6 @@
 """One layer on its way in: the reactor's side of its extraction.
 
-The producer is paused while more than two chunks wait, so memory stays flat however slow the disk
+The producer is paused while more than four chunks wait, so memory stays flat however slow the disk
 is. However an ingest ends, its directory is gone and its room given back by the time anybody is
 told. Knows neither where the bytes come from nor what is in them.
 """
@@ -56,7 +56,7 @@ class Ingest:
         self._threads = threads
         self._room = room
         self._when_ended = ended
-        self._intake = Intake()
+        self._intake = Intake(threads.soon)
         self._extraction = Extraction(threads, room, self, self._intake, passing)
         self._outcome: Failure | None = None
         self._ended = False
@@ -82,7 +82,7 @@ class Ingest:
         if self._extraction.stopped is not None or self._ended:
             return
         self._intake.put(data)
-        if self._intake.has_chunk or self.passing.is_awaited:
+        if self._intake.chunks or self.passing.is_awaited:
             self._intake.wake()
 
     async def finish(self) -> None:

@@ -12,8 +12,6 @@ from blobserve.errors import BadLayer, ContentMismatch
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.decompress import Stage
 
-_MOST = 3 << 20
-
 
 class Unpacker:
     """Unpacks one layer: feed it chunks, and after each take the pieces until there are no more."""
@@ -63,19 +61,6 @@ class Unpacker:
                 break
             yield piece
         self.is_dry = True
-
-    def some(self) -> list[bytes]:
-        """The next pieces, as many as may well wait in memory; see `is_dry` for whether it is all.
-
-        Bounded however little they came from.
-        """
-        pieces, size = [], 0
-        for piece in self.pieces():
-            pieces.append(piece)
-            size += len(piece)
-            if size >= _MOST:
-                break
-        return pieces
 
     def give_up(self) -> None:
         """Unpack no more, and check only that the bytes are the promised ones. From any thread."""

@@ -17,3 +17,7 @@ class InlineThreads:
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """See `Threads.run`; the Deferred has fired already."""
         return execute(f, *args, **kwargs)
+
+    def soon(self, f: Callable[[], None]) -> None:
+        """See `Threads.soon`; it is called at once."""
+        f()
