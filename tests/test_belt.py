@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from blobserve.config import KIB, MIB
 from blobserve.store.belt import Belt
@@ -29,7 +30,7 @@ def take(belt: Belt) -> list[bytes]:
         return list(belt.pieces())
 
 
-def both(belt: Belt, *jobs: Callable[[], list[bytes]]) -> list[list[bytes]]:
+def both(*jobs: Callable[[], list[bytes]]) -> list[list[bytes]]:
     """What comes of jobs, each in a thread."""
     with ThreadPoolExecutor(len(jobs)) as pool:
         return [job.result(WITHIN) for job in [pool.submit(job) for job in jobs]]
@@ -49,14 +50,15 @@ def test_all_of_it_arrives_in_order() -> None:
     """Whoever begins first, pieces come as they were given, each once."""
     chance = random.Random(1)
     pieces = [b"%d" % n + bytes(chance.randrange(MIB)) for n in range(200)]
-    for first in (0, 1):
-        belt, left, got = Belt(), pieces, list[bytes]()
-        while left or not belt.is_empty:
-            sides = [lambda left=left: give(belt, left), lambda: take(belt)]  # type: ignore[misc]
-            outcomes = both(belt, sides[first], sides[1 - first])
-            left = outcomes[first]
-            got += outcomes[1 - first]
-        assert got == pieces
+    belt, left, got = Belt(), pieces, list[bytes]()
+    giver_first = True
+    while left or not belt.is_empty:
+        sides = [partial(give, belt, left), partial(take, belt)]
+        outcomes = both(*(sides if giver_first else sides[::-1]))
+        left, new = outcomes if giver_first else outcomes[::-1]
+        got += new
+        giver_first = not giver_first
+    assert got == pieces
 
 
 def test_who_takes_may_go_away() -> None:
@@ -69,7 +71,7 @@ def test_who_takes_may_go_away() -> None:
                 pass
             return [next(belt.pieces())]
 
-    left, got = both(belt, lambda: give(belt, [PIECE] * 40), one_piece)
+    left, got = both(partial(give, belt, [PIECE] * 40), one_piece)
     assert len(got) == 1
     assert 40 - len(left) in (12, 13)
 
