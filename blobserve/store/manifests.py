@@ -90,7 +90,12 @@ class ManifestFiles:
             self._location.publish(made / "manifest", self._location.manifest(document.digest))
         finally:
             self._location.dispose(made)
-        self._state.change(manifest_put(document.digest, document.media_type, now))
+        try:
+            self._state.change(manifest_put(document.digest, document.media_type, now))
+        except sqlite3.Error:
+            # Nobody could tell what it is after a restart, and it is not counted.
+            self._location.discard(self._location.manifest(document.digest))
+            raise
         return self._held(document.digest, document.content, document.media_type)
 
     def remove(self, digests: Iterable[Digest]) -> None:
