@@ -25,6 +25,7 @@ from blobserve.store.published.chunk import LARGEST, Chunk, extract
 from blobserve.store.published.compare import differences
 from blobserve.store.published.filesystem import PublishedFilesystem
 from blobserve.store.published.place import Place, Promise
+from blobserve.store.published.table import WholeTable
 from blobserve.store.published.toc import Table
 from tests.examples import more
 from tests.published import NAMES, Layer, chunked, estargz, position, retold
@@ -44,7 +45,7 @@ def build(directory: Path, layer: Layer, limits: Limits = USUAL) -> PublishedFil
     """The files of a layer by its index."""
     place = placed(layer, limits)
     packed = layer.blob[place.start : place.start + place.length]
-    builder, granted = Builder(directory, place, packed, limits), 0
+    builder, granted = Builder(directory, WholeTable(place, packed, limits), limits), 0
     try:
         while (lacking := builder.go_on()) is not None:
             builder.grant(lacking)

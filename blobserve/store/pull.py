@@ -33,7 +33,7 @@ from blobserve.store.known import KnownReferences
 from blobserve.store.missing import Missing
 from blobserve.store.published.indexes import PublishedIndexes
 from blobserve.store.published.layer import PublishedLayer
-from blobserve.store.published.offer import Offer, Offering
+from blobserve.store.published.offer import Offer, Offering, Offers
 
 _log = Logger()
 
@@ -69,7 +69,7 @@ class Pulls:
         self._flights: Flights[Reference, Readable] = Flights()
         self._coming: dict[Reference, Flight[Image]] = {}
         """Of each reference that is being pulled, the image, as soon as that is known."""
-        self._offers: dict[Reference, Flight[Offer | None]] = {}
+        self._offers: dict[Reference, Offers] = {}
 
     def get(self, reference: Reference) -> Flight[Readable] | None:
         """The pull of `reference` that is under way."""
@@ -83,7 +83,7 @@ class Pulls:
         None is under way for this reference. The flight's image is held until all who wait have
         been told; they acquire their own.
         """
-        self._offers[reference] = Flight()
+        self._offers[reference] = Offers()
         return self._flights.begin(
             reference,
             lambda flight: self._pull(reference, wanted, rules, flight),
@@ -98,13 +98,13 @@ class Pulls:
         coming = self._coming.get(reference, Flight[Image]())
         return Deferred.fromCoroutine(self._early(coming, name))
 
-    async def offer(self, reference: Reference) -> Offer | None:
-        """The image by its published index, as soon as it can be read by that.
+    async def offer(self, reference: Reference, name: bytes | None = None) -> Offer | None:
+        """The image by its published index, as soon as it can be read by that; see `Offers.wait`.
 
         None when it cannot, or its pull is over before; what came of that the flight says.
         """
-        offer = self._offers.get(reference)
-        return None if offer is None else await offer.wait()
+        offers = self._offers.get(reference)
+        return None if offers is None else await offers.wait(name)
 
     async def close(self) -> None:
         """Fail every wait and abandon every pull; returns when ingest is wiped."""
@@ -211,4 +211,5 @@ class Pulls:
         )
         if is_here or len(image.served) > 1 or image.served[0].file is not None:
             return succeed(None)
-        return self._indexes.open(source, known.reference.repository, image.served[0])
+        glance = self._offers[known.reference].glance
+        return self._indexes.open(source, known.reference.repository, image.served[0], glance)

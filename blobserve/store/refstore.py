@@ -95,10 +95,11 @@ class RefStore:
     def lease_or_early(
         self, reference: Reference, name: bytes | None, read_only: bool = False
     ) -> Deferred[Lease | EarlyFile]:
-        """The same, or a file of the image while it is being pulled, whichever comes first.
+        """The same for who wants the regular file at the canonical path `name` alone, if not None.
 
-        The file is the regular one at the canonical path `name`, if that is not None, in the layer
-        that is served. It is given only where no READY image could be; whoever gets it closes it.
+        Where the image is not READY the lease may have no other file. Where rules say so it may be
+        that file of the layer that is served, while it is being pulled, whichever comes first;
+        whoever gets it closes it.
         """
         return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only, name))
 
@@ -176,9 +177,11 @@ class RefStore:
                 raise own(missing)
             pull = self._pulls.begin(reference, self._known.get(reference), rules)
             result = "pull"
-        coming = Deferred.fromCoroutine(self._offered_or_ready(reference, pull, read_only, result))
+        coming = Deferred.fromCoroutine(
+            self._offered_or_ready(reference, pull, name, read_only, result)
+        )
         # What is checked by an index goes before what is not checked at all.
-        if name is None or coming.called:
+        if name is None or coming.called or not rules.early_serve:
             found: Lease | EarlyFile | None = await coming
         else:
             found = await sooner(self._pulls.early(reference, name), coming)
@@ -190,12 +193,17 @@ class RefStore:
         return lease
 
     async def _offered_or_ready(
-        self, reference: Reference, pull: Flight[Readable], read_only: bool, result: Result
+        self,
+        reference: Reference,
+        pull: Flight[Readable],
+        name: bytes | None,
+        read_only: bool,
+        result: Result,
     ) -> Lease | None:
         """A lease by the published index of an image that is being pulled; None: it is READY."""
         if not read_only:
             pull.urgent = True
-            offered = self._offered(await self._pulls.offer(reference), result)
+            offered = self._offered(await self._pulls.offer(reference, name), result)
             if offered is not None:
                 return offered
         await pull.wait()

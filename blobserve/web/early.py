@@ -25,8 +25,11 @@ from blobserve.web.rewrite import INDEX, Variables, edits_for, is_index
 def early_name(
     location: Location, rules: RepositoryRules, variables: Variables | None
 ) -> bytes | None:
-    """The canonical path of the file that may answer a request early; None: none may."""
-    if not rules.early_serve or location.path is None:
+    """The canonical path of the one regular file that answers a request if it is there.
+
+    None where that may be another, or is not to be said yet. See the law of this room.
+    """
+    if location.path is None:
         return None
     name = b"/".join(split(rules.workdir.encode() + b"/" + location.path))
     if location.asks_directory:

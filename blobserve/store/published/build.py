@@ -1,8 +1,8 @@
-"""From a compressed table of contents to an index that files can be looked up in.
+"""From what a table of contents says to an index that files can be looked up in.
 
 A machine in steps, each a job for a thread, that writes no more than it was granted; the index is
 like that of a blob, and where a blob has its content there are records of chunks. Blocks on the
-disk only. Nothing it made may be used before `finish` has checked what the table's digest says.
+disk only. Nothing it made may be used before its source has been read whole.
 """
 
 from __future__ import annotations
@@ -12,107 +12,33 @@ from collections import deque
 from pathlib import Path
 from typing import Protocol
 
-import blobserve.tarheader as header
 from blobserve.config import Limits
 from blobserve.errors import BadLayer, BadTable
-from blobserve.oci.digest import Digest
-from blobserve.store.decompress import Decompressor
 from blobserve.store.index import Index
 from blobserve.store.nodes import create, disk_errors
 from blobserve.store.published.contents import Contents
-from blobserve.store.published.place import Place
-from blobserve.store.published.toc import Table
 from blobserve.store.tar import Member
-from blobserve.tarheader import BLOCK
-
-INDEX_NAME = b"stargz.index.json"
-_MOST_PARTS = 16
 
 
-class _Json(Protocol):
-    """Takes the decompressed stream, gives the JSON that is in it."""
+class Source(Protocol):
+    """Where entries come from."""
 
-    def feed(self, piece: bytes) -> bytes: ...
+    contents: Contents
+    """What has been read."""
 
-    def finish(self) -> None: ...
+    def read(self) -> bool:
+        """Read on; False: that was all, and it is what it should be.
 
-
-class _Whole:
-    """The stream is the JSON. See `_Json`."""
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-
-    def feed(self, piece: bytes) -> bytes:
-        self._left -= len(piece)
-        if self._left < 0:
-            raise BadTable("it is larger than it may be")
-        return piece
-
-    def finish(self) -> None:
-        pass
-
-
-class _Wrapped:
-    """The JSON is the one file of a tar archive, and has the digest. See `_Json`."""
-
-    def __init__(self, limit: int, digest: Digest) -> None:
-        self.size = 0
-        """Bytes of the JSON, once its header is here."""
-        self._limit = limit
-        self._digest = digest
-        self._hash = digest.hasher()
-        self._head: bytes = b""
-        self._left = -1
-
-    def feed(self, piece: bytes) -> bytes:
-        if self._left < 0:
-            self._head += piece
-            if len(self._head) < BLOCK:
-                return b""
-            self._begin(self._head[:BLOCK])
-            piece, self._head = self._head[BLOCK:], b""
-        piece = piece[: self._left]
-        self._left -= len(piece)
-        self._hash.update(piece)
-        return piece
-
-    def _begin(self, block: bytes) -> None:
-        try:
-            head = header.parse(block) if header.is_intact(block) else None
-        except BadLayer as error:
-            raise BadTable(str(error)) from error
-        if head is None or head.name != INDEX_NAME or head.type != header.REGULAR:
-            raise BadTable("it is not where its layer says")
-        if head.size > self._limit:
-            raise BadTable(f"it is larger than {self._limit} bytes")
-        self.size = self._left = head.size
-
-    def finish(self) -> None:
-        if self._left or self._hash.hexdigest() != self._digest.hex:
-            raise BadTable("it has another digest than the manifest says")
+        :raises BadTable: when it is not, or says what cannot be.
+        """
+        ...
 
 
 class Builder:
     """Makes the files `index` and `content` in `directory`, which is empty."""
 
-    def __init__(self, directory: Path, place: Place, packed: bytes, limits: Limits) -> None:
-        """`packed`: the compressed table.
-
-        :raises BadTable: when it is known at once not to be what the manifest says.
-        """
-        self._place = place
-        self._json: _Json
-        if place.is_gzip:
-            self._json = _Wrapped(limits.published_index_size, place.digest)
-        else:
-            self._json = _Whole(limits.published_index_size)
-            if Digest.of(packed, place.digest.algorithm) != place.digest:
-                raise BadTable("it has another digest than the manifest says")
-        self._stage = Decompressor("", most_parts=_MOST_PARTS)
-        self._stage.feed(packed)
-        self._table = Table()
-        self._contents = Contents(limits, place.end)
+    def __init__(self, directory: Path, source: Source, limits: Limits) -> None:
+        self._source = source
         self._members: deque[Member] = deque()
         self._written = self._allowance = 0
         self._is_read = False
@@ -159,12 +85,13 @@ class Builder:
     def _advance(self) -> int | None:
         while self._members and not self._index.full:
             self._index.add(self._members.popleft())
-        records = self._contents.records.packed
-        lacking = self._written + len(records) + self._index.bound - self._allowance
+        records = self._source.contents.records
+        packed = records.packed
+        lacking = self._written + len(packed) + self._index.bound - self._allowance
         if lacking > 0:
             return lacking
-        self._contents.records.clear()
-        view = memoryview(records)
+        records.clear()
+        view = memoryview(packed)
         while view:
             written = os.write(self._content, view)
             self._written += written
@@ -174,32 +101,7 @@ class Builder:
             return 0
         if self._is_read:
             return None
-        self._read()
+        self._is_read = not self._source.read()
+        self._members.extend(self._source.contents.members)
+        self._source.contents.members.clear()
         return 0
-
-    def _read(self) -> None:
-        """Take the next piece of the table."""
-        contents = self._contents
-        piece = self._stage.read()
-        if piece:
-            for entry in self._table.feed(self._json.feed(piece)):
-                contents.take(entry)
-        else:
-            self._is_read = True
-            self._stage.finish()
-            self._json.finish()
-            self._table.finish()
-            self._finish_contents()
-        self._members.extend(contents.members)
-        contents.members.clear()
-
-    def _finish_contents(self) -> None:
-        contents, place = self._contents, self._place
-        contents.finish()
-        if isinstance(self._json, _Wrapped) and place.digest.algorithm == "sha256":
-            # The layer has it as a file; it is as good as the others, for its digest is known.
-            digest = bytes.fromhex(place.digest.hex)
-            contents.add_itself(INDEX_NAME, self._json.size, place.start, BLOCK, digest)
-            contents.records.finish(place.start + place.length)
-        else:
-            contents.records.finish(place.end)

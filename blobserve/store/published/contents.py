@@ -90,6 +90,18 @@ class Contents:
             digest = _EMPTY if type_ == REGULAR else None
             self.members.append(Member(seq, name, type_, 0, mtime, link, 0, 0, digest))
 
+    def skip(self, entry: dict[str, object]) -> None:
+        """Read the next entry, and of that nothing but where its chunk lies.
+
+        :raises BadTable: when it cannot lie there.
+        """
+        if entry.get("type") == "chunk":
+            raise BadTable("the chunks of a file are less than it has bytes")
+        self._end_file()
+        offset = _number(entry, "offset")
+        if offset > self.records.newest:
+            self.records.seal(offset)
+
     def finish(self) -> None:
         """Say that all entries have been read.
 

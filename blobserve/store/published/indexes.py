@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -24,11 +25,15 @@ from blobserve.oci.reference import Repository
 from blobserve.oci.source import Source
 from blobserve.store.blobspace import BlobSpace, Readable
 from blobserve.store.published.build import Builder
+from blobserve.store.published.build import Source as TableSource
 from blobserve.store.published.chunks import ChunkCache, Chunks
 from blobserve.store.published.compare import differences
+from blobserve.store.published.excerpt import Excerpt
 from blobserve.store.published.filesystem import PublishedFilesystem
+from blobserve.store.published.glance import Glance
 from blobserve.store.published.layer import PublishedLayer
 from blobserve.store.published.place import Place, Promise
+from blobserve.store.published.table import WholeTable
 from blobserve.store.scratch import Scratch
 
 _log = Logger()
@@ -60,13 +65,14 @@ class PublishedIndexes:
         self._closed = False
 
     def open(
-        self, source: Source, repository: Repository, layer: Descriptor
+        self, source: Source, repository: Repository, layer: Descriptor, glance: Glance
     ) -> Deferred[PublishedLayer | None]:
         """A layer by its index, to be left by the caller; None where it cannot be served so.
 
-        Never fails, and is not to be cancelled; soon over after `close`.
+        Who waits at `glance` is told before all of the index has been made. Never fails, and is not
+        to be cancelled; soon over after `close`.
         """
-        return self._run(self._open(source, repository, layer))
+        return self._run(self._open(source, repository, layer, glance))
 
     def replace(self, opened: PublishedLayer, ready: Readable) -> None:
         """A layer is READY: whoever reads it goes on there, and its index is held against it."""
@@ -99,7 +105,7 @@ class PublishedIndexes:
         return running
 
     async def _open(
-        self, source: Source, repository: Repository, layer: Descriptor
+        self, source: Source, repository: Repository, layer: Descriptor, glance: Glance
     ) -> PublishedLayer | None:
         """Open a layer, held once; None where that cannot be, logged and counted."""
         if layer.size < self._limits.published_index_min_size:
@@ -109,7 +115,7 @@ class PublishedIndexes:
             if promise is None:
                 return None
             read = partial(self._read, source, repository, layer)
-            opened = await self._turns.run(self._made, promise, layer, read)
+            opened = await self._turns.run(self._made, promise, layer, read, glance)
         except (BadTable, BlobserveError, OSError, sqlite3.Error, CancelledError) as error:
             if not self._closed:
                 is_bad = isinstance(error, BadTable)
@@ -120,7 +126,8 @@ class PublishedIndexes:
                     error=error,
                 )
             return None
-        self._metrics.published_indexes.labels("used").inc()
+        if not glance.is_met:
+            self._metrics.published_indexes.labels("used").inc()
         return opened
 
     def _read(
@@ -147,7 +154,9 @@ class PublishedIndexes:
         if self._closed:
             raise StoreClosed
 
-    async def _made(self, promise: Promise, layer: Descriptor, read: _Read) -> PublishedLayer:
+    async def _made(
+        self, promise: Promise, layer: Descriptor, read: _Read, glance: Glance
+    ) -> PublishedLayer:
         self._check_open()
         place, tail, tail_start = promise.place, b"", layer.size
         if place is None:
@@ -155,9 +164,25 @@ class PublishedIndexes:
             tail = await read(tail_start, layer.size - tail_start)
             place = promise.found(tail, layer, self._limits)
         packed = await self._packed(place, tail, tail_start, read)
+        if names := glance.take():
+            # Whatever goes wrong is met again below, where all of it is read.
+            with suppress(BadTable, BlobserveError, OSError, sqlite3.Error):
+                source = partial(Excerpt, place, packed, names, self._limits)
+                first = await self._indexed(source, layer, read)
+                glance.land(first)
+                first.leave()
+            if glance.is_met:
+                self._metrics.published_indexes.labels("used").inc()
+        glance.land(None)
+        return await self._indexed(partial(WholeTable, place, packed, self._limits), layer, read)
+
+    async def _indexed(
+        self, source: Callable[[], TableSource], layer: Descriptor, read: _Read
+    ) -> PublishedLayer:
+        """A layer by what `source` says of it, held once."""
         scratch = await self._space.scratch()
         try:
-            filesystem = await self._built(scratch, layer, place, packed)
+            filesystem = await self._built(scratch, layer, source)
         except BaseException:
             await scratch.discard()
             raise
@@ -174,10 +199,10 @@ class PublishedIndexes:
         return (await read(place.start, missing) if missing else b"") + known
 
     async def _built(
-        self, scratch: Scratch, layer: Descriptor, place: Place, packed: bytes
+        self, scratch: Scratch, layer: Descriptor, source: Callable[[], TableSource]
     ) -> PublishedFilesystem:
         run, limits = scratch.threads.run, self._limits
-        builder = await run(Builder, scratch.directory, place, packed, limits)
+        builder = await run(lambda: Builder(scratch.directory, source(), limits))
         try:
             while (lacking := await run(builder.go_on)) is not None:
                 self._check_open()

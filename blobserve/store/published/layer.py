@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from blobserve.errors import BlobDamaged, ContentMismatch, PathNotFound, StoreClosed
 from blobserve.store.blob import Readable
 from blobserve.store.codings import Uncoded
-from blobserve.store.entry import Entry
+from blobserve.store.entry import Entry, Kind
 from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.needed import Needed
 from blobserve.store.published.chunk import Chunk
@@ -58,6 +58,15 @@ class PublishedLayer(Needed):
     def is_open(self) -> bool:
         """Whether more may begin to read it."""
         return self._is_open and not self.chunks.is_wrong
+
+    def has(self, name: bytes) -> bool:
+        """Whether there is a regular file at a canonical path, and no link on the way to it."""
+        if not self.is_open:
+            return False
+        with suppress(PathNotFound):
+            found = self.filesystem.lookup(name)
+            return found.kind is Kind.FILE and found.path == name
+        return False
 
     def become(self, ready: Readable) -> None:
         """The layer is READY: whoever is reading goes on in it. It is released in the end."""

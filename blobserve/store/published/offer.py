@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from blobserve.store.blobspace import Readable
 from blobserve.store.flight import Flight
 from blobserve.store.freshness import Known
+from blobserve.store.published.glance import Glance
 from blobserve.store.published.indexes import PublishedIndexes
 from blobserve.store.published.layer import PublishedLayer, PublishedReadable
 
@@ -32,19 +33,46 @@ class Offer:
         return PublishedReadable(self.layer) if self.layer.is_open else None
 
 
+class Offers:
+    """What is offered of one image that is being pulled: some of its files first, then all."""
+
+    def __init__(self) -> None:
+        self.known: Known | None = None
+        """What the reference will stand for, once that is known."""
+        self.glance = Glance()
+        self._flight: Flight[Offer | None] = Flight()
+
+    async def wait(self, name: bytes | None) -> Offer | None:
+        """The image, as soon as it can be read; None when it cannot, or its pull is over before.
+
+        `name`: of the one regular file that is wanted, if that is known. What is offered may have
+        no other.
+        """
+        if name is not None:
+            layer = await self.glance.ask(name)
+            if layer is not None and self.known is not None:
+                return Offer(layer, self.known)
+        return await self._flight.wait()
+
+    def land(self, offer: Offer | None) -> None:
+        """Offer it, or say that there will be nothing. Only the first call counts."""
+        self.glance.land(None)
+        self._flight.land(offer)
+
+
 class Offering:
-    """The index of one image on its way to `flight`; belongs to a pull, which ends it."""
+    """The index of one image on its way to `offers`; belongs to a pull, which ends it."""
 
     def __init__(
         self,
         known: Known,
-        flight: Flight[Offer | None],
+        offers: Offers,
         opening: Deferred[PublishedLayer | None],
         indexes: PublishedIndexes,
         clock: IReactorTime,
     ) -> None:
-        self._known = known
-        self._flight = flight
+        self._known = offers.known = known
+        self._offers = offers
         self._is_over = False
         self._indexes = indexes
         self._clock = clock
@@ -83,5 +111,5 @@ class Offering:
             layer.leave()
             return
         self._layer = layer
-        self._flight.land(None if layer is None else Offer(layer, self._known))
+        self._offers.land(None if layer is None else Offer(layer, self._known))
         self._go.land(None)

@@ -30,7 +30,8 @@ class Records:
 
     def __init__(self, end: int) -> None:
         """`end`: where in the layer the last of them ends at the latest."""
-        self._end = end
+        self.end = end
+        """Where the last of them ends at the latest."""
         self._packed: list[bytes] = []
         self._count = 0
         self._open: list[tuple[Stretch, int]] = []
@@ -41,6 +42,11 @@ class Records:
     def offset(self) -> int:
         """Where the record of the next chunk will be, counted from the first."""
         return RECORD_SIZE * self._count
+
+    @property
+    def newest(self) -> int:
+        """Where in the layer the member or frame begins that the newest chunk is in."""
+        return self._at
 
     @property
     def packed(self) -> bytes:
@@ -64,7 +70,7 @@ class Records:
                 raise BadTable("its chunks overlap, or are not in order")
             if at == self._at and skip < self._inner:
                 raise BadTable("two chunks overlap")
-            if at >= self._end or end > self._end or (end and at >= end):
+            if at >= self.end or end > self.end or (end and at >= end):
                 raise BadTable("a chunk lies outside of its layer or of its file")
             if size + skip > LARGEST:
                 raise BadTable(f"a chunk is larger than {LARGEST} bytes")
@@ -72,6 +78,16 @@ class Records:
         if end:
             self._seal(end)
             self._free = end
+
+    def seal(self, end: int) -> None:
+        """Say that what was put in last ends at `end` at the latest, and what follows lies behind.
+
+        :raises BadTable: when that cannot be.
+        """
+        if not self._at < end <= self.end:
+            raise BadTable("its chunks overlap, or are not in order")
+        self._seal(end)
+        self._free = max(self._free, end)
 
     def add_last(self, stretch: Stretch) -> None:
         """Put in a chunk that lies where the others end."""

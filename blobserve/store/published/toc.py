@@ -19,7 +19,8 @@ _S = r"[ \t\n\r]*"
 _SIMPLE = rf'{_S}"\w+"{_S}:{_S}(?:[0-9]+|"[^"\\]*")'
 _HEAD = re.compile(rf'{_S}\{{(?:{_SIMPLE}{_S},)*{_S}"entries"{_S}:{_S}\[{_S}', re.ASCII)
 _TAIL = re.compile(rf"\](?:{_S},{_SIMPLE})*{_S}\}}{_S}", re.ASCII)
-_NEXT = re.compile(rf"{_S},{_S}(?=\{{)")
+NEXT = re.compile(rf"{_S},{_S}(?=\{{)")
+"""What stands between two entries."""
 _LAST = re.compile(rf"{_S}(?=\])")
 
 
@@ -90,7 +91,7 @@ class Table:
                 return at, entries
             except RecursionError as error:
                 raise BadTable("an entry is nested too deep") from error
-            following = _NEXT.match(text, end) or _LAST.match(text, end)
+            following = NEXT.match(text, end) or _LAST.match(text, end)
             if following is None:
                 return at, entries
             if type(entry) is not dict:
