@@ -122,6 +122,54 @@ async def test_round_trips(name: str, requests: int, tmp_path: Path) -> None:
 
 
 @within(20)
+@pytest.mark.parametrize("name", NAMES)
+async def test_what_is_asked_for_goes_first(name: str, tmp_path: Path) -> None:
+    """Who asks for a file in time gets it by an index that has no other; the rest get them all."""
+    layer = LAYERS[name]
+    async with standing(tmp_path, limits=ANY_SIZE) as stand:
+        stand.source.push(SITE, layer.image)
+        index, layer_ = stand.source.hold("read"), stand.source.hold("fetch")
+        asked = stand.store.lease_or_early(SITE, b"index.html")
+        absent = stand.store.lease_or_early(SITE, b"nowhere")
+        anything = stand.ask()
+        assert not any(each.called for each in (asked, absent, anything))
+        index.open()
+        with now(asked) as first, now(absent) as second, now(anything) as third:  # type: ignore[union-attr]
+            assert isinstance(first, Lease)
+            assert first.filesystem is not third.filesystem
+            assert second.filesystem is third.filesystem
+            assert await fetched(first, "index.html") == layer.files["index.html"]
+            assert await fetched(third, "last.txt") == layer.files["last.txt"]
+            for lease, path in ((first, b"last.txt"), (second, b"nowhere")):
+                with pytest.raises(PathNotFound):
+                    lease.filesystem.lookup(path)
+        with now(stand.store.lease_or_early(SITE, b"last.txt")) as later:  # type: ignore[union-attr]
+            assert isinstance(later, Lease)
+            assert await fetched(later, "last.txt") == layer.files["last.txt"]
+        assert stand.counted("published_indexes_total", outcome="used") == 1
+        layer_.open()
+        assert wiped(tmp_path)
+
+
+@within(20)
+async def test_many_are_not_looked_up_one_by_one(tmp_path: Path) -> None:
+    """However many files are asked for in time, only a few are looked up before all the others."""
+    async with standing(tmp_path, limits=ANY_SIZE) as stand:
+        stand.source.push(SITE, CHUNKED.image)
+        index, layer = stand.source.hold("read"), stand.source.hold("fetch")
+        names = [*(b"no/%d" % n for n in range(100)), b"index.html"]
+        asked = [stand.store.lease_or_early(SITE, name) for name in names]
+        index.open()
+        leases = [now(each) for each in asked]
+        assert len({id(lease.filesystem) for lease in leases if isinstance(lease, Lease)}) == 1
+        for lease in leases:
+            assert isinstance(lease, Lease)
+            lease.release()
+        layer.open()
+        assert wiped(tmp_path)
+
+
+@within(20)
 async def test_an_index_longer_than_the_end(tmp_path: Path) -> None:
     """An eStargz index of which the end of the layer has a part is read with one request more."""
     layer = retold(CURRENT, lambda entries: entries[0].update(xattrs={"user.x": _noise(TAIL)}))

@@ -6,6 +6,7 @@ import gzip
 import json
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from blobserve.errors import BadTable, PathNotFound
 from blobserve.store.entry import Entry, Kind
 from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.index import Index
-from blobserve.store.published.build import Builder
+from blobserve.store.published.build import Builder, Source
 from blobserve.store.published.chunk import LARGEST, Chunk, extract
 from blobserve.store.published.compare import differences
+from blobserve.store.published.excerpt import Excerpt
 from blobserve.store.published.filesystem import PublishedFilesystem
 from blobserve.store.published.place import Place, Promise
 from blobserve.store.published.table import WholeTable
@@ -44,8 +46,27 @@ def placed(layer: Layer, limits: Limits = USUAL) -> Place:
 def build(directory: Path, layer: Layer, limits: Limits = USUAL) -> PublishedFilesystem:
     """The files of a layer by its index."""
     place = placed(layer, limits)
-    packed = layer.blob[place.start : place.start + place.length]
-    builder, granted = Builder(directory, WholeTable(place, packed, limits), limits), 0
+    return made(directory, layer, WholeTable(place, packed_of(layer, place), limits), limits)
+
+
+def packed_of(layer: Layer, place: Place) -> bytes:
+    """The compressed table of a layer."""
+    return layer.blob[place.start : place.start + place.length]
+
+
+def glanced(
+    directory: Path, layer: Layer, *names: bytes, limits: Limits = USUAL
+) -> PublishedFilesystem:
+    """What a glance at its index says of a layer's files."""
+    place = placed(layer, limits)
+    return made(directory, layer, Excerpt(place, packed_of(layer, place), names, limits), limits)
+
+
+def made(
+    directory: Path, layer: Layer, source: Source, limits: Limits = USUAL
+) -> PublishedFilesystem:
+    """The files of a layer by what a source says of it."""
+    builder, granted = Builder(directory, source, limits), 0
     try:
         while (lacking := builder.go_on()) is not None:
             builder.grant(lacking)
@@ -115,6 +136,65 @@ def test_the_same_tree(name: str, tmp_path: Path) -> None:
         published.lookup(b"fifo")
     published.close()
     own.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_glance(name: str, tmp_path: Path) -> None:
+    """What is picked out of a table says the same of a file as all of it, and no more."""
+    layer = LAYERS[name]
+    whole = build(_made(tmp_path / "whole"), layer)
+    found = 0
+    for number, path in enumerate(map(str.encode, layer.files)):
+        one = glanced(_made(tmp_path / str(number)), layer, path)
+        other = whole.lookup(path)
+        with suppress(PathNotFound):  # as of a hard link: what it leads to was not looked for
+            entry = one.lookup(path)
+            found += 1
+            assert attrs.evolve(entry, offset=0) == attrs.evolve(other, offset=0)
+            assert content_of(one, entry, layer) == layer.files[path.decode()]
+            if entry.size:
+                ends = zip(chunks_of(one, entry), chunks_of(whole, other), strict=True)
+                assert all(0 <= mine.end - its.end < 4500 for mine, its in ends)
+        with pytest.raises(PathNotFound):
+            one.lookup(b"last.txt" if path != b"last.txt" else b"index.html")
+        one.close()
+    assert found > 8
+    whole.close()
+
+
+def test_a_glance_at_several(tmp_path: Path) -> None:
+    """Each of several files is found, with what may be the same in a coding, and nothing else."""
+    layer = LAYERS["chunked.tar.zst"]
+
+    def change(entries: list[dict[str, Any]]) -> None:
+        entries[1]["name"] = "index.html.br"
+
+    told = retold(layer, change)
+    one = glanced(tmp_path, told, b"index.html", b"last.txt", b"no/such")
+    assert one.lookup(b"index.html.br").size
+    assert one.lookup(b"last.txt").size
+    for absent in (b"index.html", b"no/such", b"assets/exact.bin"):
+        with pytest.raises(PathNotFound):
+            one.lookup(absent)
+    one.close()
+
+
+def test_a_glance_through_a_link(tmp_path: Path) -> None:
+    """A file whose directory is a link is not taken for one that is there."""
+    layer = LAYERS["chunked.tar.zst"]
+
+    def change(entries: list[dict[str, Any]]) -> None:
+        at = entries.index(by_name(entries, "static"))
+        assert entries[at]["type"] == "symlink"
+        entries[1]["name"] = "static/index.html"
+
+    told = retold(layer, change)
+    whole = build(_made(tmp_path / "whole"), told)
+    one = glanced(_made(tmp_path / "one"), told, b"static/index.html")
+    for each in (whole, one):
+        with pytest.raises(PathNotFound):
+            each.lookup(b"static/index.html")
+        each.close()
 
 
 def test_differences(tmp_path: Path) -> None:
