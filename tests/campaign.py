@@ -147,23 +147,29 @@ def run(campaign: Campaign, size: str) -> tuple[list[Case], bool]:
         return read(report), done.returncode == 0
 
 
+def _ran(campaign: Campaign, size: str) -> tuple[list[Case], bool]:
+    return run(campaign, size) if campaign.files else ([], False)
+
+
 def row(*cells: object) -> str:
     """A line of the table."""
     return "{:16} {:>8} {:>8} {:>8}".format(*map(str, cells))
 
 
-def table(results: Iterable[tuple[Campaign, list[Case], bool]]) -> tuple[list[str], bool]:
-    """The table, and whether all is well."""
-    lines, below, all_cases, is_well = [row("campaign", "cases", "passed", "time")], [], [], True
+def table(results: Iterable[tuple[Campaign, list[Case], bool]]) -> bool:
+    """Print the table, each line as soon as it is known; whether all is well."""
+    below, all_cases, is_well = [], [], True
+    print(row("campaign", "cases", "passed", "time"), flush=True)
     for campaign, cases, is_content in results:
-        lines.append(row(campaign.name, *sums(cases)))
+        print(row(campaign.name, *sums(cases)), flush=True)
         below += [f"{campaign.name}: {each.figure}" for each in cases if each.figure]
         below += [f"{campaign.name}: failed: {e.name}" for e in cases if not e.has_passed]
         if not cases:
             below.append(f"{campaign.name}: there is none")
         is_well &= bool(cases) and is_content and all(each.has_passed for each in cases)
         all_cases += cases
-    return [*lines, row("in all", *sums(all_cases)), *below], is_well
+    print(row("in all", *sums(all_cases)), *below, sep="\n", flush=True)
+    return is_well
 
 
 def sums(cases: Sequence[Case]) -> tuple[int, int, str]:
@@ -190,12 +196,9 @@ def main(arguments: Sequence[str]) -> int:
     chosen = [each for each in CAMPAIGNS if not asked.names or each.name in asked.names]
     if asked.read is not None:
         cases = read(asked.read)
-        results = [(each, [case for case in cases if each.has(case)], True) for each in chosen]
+        is_well = table((each, [case for case in cases if each.has(case)], True) for each in chosen)
     else:
-        results = [(each, *run(each, asked.size or "whole")) for each in chosen if each.files]
-        results += [(each, [], False) for each in chosen if not each.files]
-    lines, is_well = table(results)
-    print("\n".join(lines))
+        is_well = table((each, *_ran(each, asked.size or "whole")) for each in chosen)
     return 0 if is_well else 1
 
 
