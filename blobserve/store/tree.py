@@ -7,9 +7,9 @@ to its directory meanwhile does not matter. Knows nothing of what a path means t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blobserve.config import Limits
 from blobserve.errors import BlobDamaged, IndexDamaged, ListingTooLarge, PathNotFound
@@ -99,7 +99,10 @@ class Tree:
     def lookup(self, path: bytes) -> Entry:
         """See `ImageFilesystem.lookup`."""
         try:
-            key, found = path, self._get(path)
+            row = self._cursor.execute(self._queries.find, parted(path)).fetchone()
+            if row is not None and row[0] == REGULAR:
+                return _file(path, row)
+            key, found = path, None if row is None else _Found(*row)
             if found is None or found.type == SYMLINK:
                 key, found, missing = walk(split(path), self._get, self._limits)
                 if missing or (path.endswith(b"/") and found and found.type != DIRECTORY):
@@ -180,9 +183,11 @@ def _entry(key: bytes, found: _Found | None) -> Entry | None:
     """The file or the directory at a key (None: a directory not looked at), if it is one."""
     if found is None or found.type == DIRECTORY:
         return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
-    if found.type != REGULAR:
-        return None
-    _, _, offset, size, sha256, mtime, layer = found
+    return _file(key, found) if found.type == REGULAR else None
+
+
+def _file(key: bytes, row: Sequence[Any]) -> Entry:
+    _, _, offset, size, sha256, mtime, layer = row
     return Entry(key, Kind.FILE, offset, size, sha256, mtime, b"", layer)
 
 
