@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http.client import HTTPException
@@ -112,6 +113,9 @@ class Soak:
         """Held by whoever stops the process, for good or for a moment."""
         self._seeing = Lock()
         self._over = Event()
+        self._elsewhere = ThreadPoolExecutor(1, initializer=_yield)
+        registry.stop()
+        self._elsewhere.submit(registry.start).result()
         for tag in range(TAGS):
             self._move(tag)
 
@@ -166,9 +170,9 @@ class Soak:
 
     def _move(self, tag: int) -> None:
         # Known before it is there: it may be served before this returns.
-        image = image_of(tag, len(self._digests[tag]) + 1)
+        image = self._elsewhere.submit(image_of, tag, len(self._digests[tag]) + 1).result()
         self._digests[tag].append(image.digest)
-        self._registry.put(image, f"team/t{tag}:v1")
+        self._elsewhere.submit(self._registry.put, image, f"team/t{tag}:v1").result()
 
     def _reload(self) -> None:
         self._server.configure(*configuration(self._registry, self._chance.randrange(1000)))
@@ -187,7 +191,7 @@ class Soak:
         with self._outage():
             self._registry.stop()
             self._over.wait(self._chance.uniform(0.2, 1.5))
-            self._registry.start()
+            self._elsewhere.submit(self._registry.start).result()
             # Who comes now may still join a pull that has failed.
             self._over.wait(1.0)
 
@@ -211,8 +215,7 @@ class Soak:
             raise
 
     def _ask(self, chance: random.Random) -> None:
-        # Clients have machines of their own: here they take what the server leaves.
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
+        _yield()
         known: dict[tuple[int, str], tuple[str, int]] = {}
         while not self._over.is_set() and not self.wrong:
             was_down, was_out = self._down.watch(), self._outage.watch()
@@ -296,6 +299,14 @@ class Soak:
         self.outcomes[outcome] += 1
         if not is_right:
             self.wrong.append(what)
+
+
+def _yield() -> None:
+    """Have this thread, and what it starts, take what the server leaves.
+
+    Clients, the registry and who pushes to it have machines of their own.
+    """
+    os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
 
 
 def configuration(
