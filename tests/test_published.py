@@ -157,7 +157,7 @@ async def test_many_are_not_looked_up_one_by_one(tmp_path: Path) -> None:
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         index, layer = stand.source.hold("read"), stand.source.hold("fetch")
-        names = [*(b"no/%d" % n for n in range(100)), b"index.html"]
+        names = [b"d/" * 30 + b"f", b"f" * 2000, *(b"no/%d" % n for n in range(100)), b"index.html"]
         asked = [stand.store.lease_or_early(SITE, name) for name in names]
         index.open()
         leases = [now(each) for each in asked]

@@ -19,7 +19,7 @@ from blobserve.store.published.place import Place
 from blobserve.store.published.table import Text
 from blobserve.store.published.toc import NEXT
 
-LARGEST = 16 << 20
+LARGEST = 8 << 20
 """Bytes of a table that is searched; a larger one is read piece by piece only."""
 
 _MOST = 10_000  # Entries that are picked.

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred, succeed
 from blobserve.store.flight import Flight
 from blobserve.store.published.layer import PublishedLayer
 
-_MOST = 16
+# A table is searched for all of them in one go, in which no other thread of Python runs.
+_MOST, _DEEPEST, _LONGEST = 4, 16, 1024
 
 
 class Glance:
@@ -24,9 +25,12 @@ class Glance:
 
     def ask(self, name: bytes) -> Deferred[PublishedLayer | None]:
         """The layer by an index that has this name, if it is asked for in time; held by nobody."""
-        if self._names is None or (name not in self._names and len(self._names) >= _MOST):
+        names = self._names
+        if names is None or name.count(b"/") > _DEEPEST or len(name) > _LONGEST:
             return succeed(None)
-        self._names.add(name)
+        if name not in names and len(names) == _MOST:
+            return succeed(None)
+        names.add(name)
         waiting = self._flight.wait()
         return waiting.addCallback(self._found, name)
 
