@@ -1,8 +1,9 @@
-"""Asks for one file again and again until its standard input ends, and says how long it took.
+"""Asks for one file again and again until it is told to stop, and says how long it took.
 
-A program of its own, so that nothing which goes on in a test stands in its way. Prints one JSON
-object: answers that were right, that were wrong, that failed visibly, and quantiles of the seconds
-of all but these.
+A program of its own, so that nothing which goes on in a test stands in its way. It is told by a
+JSON list, pairs of times between which the server was made to stand still: what was asked for then
+says nothing of the server. Prints one JSON object: answers that were right, that were wrong, that
+failed visibly, and quantiles of the seconds of all but these.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PAUSE = 0.002
 
 def main(port: int, target: str, digest: str) -> None:
     """Ask until told to stop."""
-    times: list[float] = []
+    taken: list[tuple[float, float]] = []
     wrong = failed = 0
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     while not select.select([sys.stdin], [], [], PAUSE)[0]:
@@ -35,11 +36,16 @@ def main(port: int, target: str, digest: str) -> None:
         if answer.status in (502, 503):
             failed += 1
             continue
-        times.append(perf_counter() - began)
+        taken.append((began, perf_counter()))
         wrong += "sha256:" + hashlib.sha256(body).hexdigest() != digest
     connection.close()
-    times.sort()
-    counts = {"right": len(times) - wrong, "wrong": wrong, "failed": failed}
+    stood_still = json.loads(sys.stdin.read())
+    times = sorted(
+        ended - began
+        for began, ended in taken
+        if not any(since < ended and began < until for since, until in stood_still)
+    )
+    counts = {"right": len(taken) - wrong, "wrong": wrong, "failed": failed}
     print(json.dumps({**counts, "p50": at(times, 0.5), "p99": at(times, 0.99)}))
 
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -102,6 +102,8 @@ class Soak:
         self.outcomes: Counter[str] = Counter()
         self.peak = 0
         """The most bytes that were on disk when somebody looked."""
+        self.stood_still: list[tuple[float, float]] = []
+        """When the server was stopped for that, from when till when."""
         self._server = server
         self._registry = registry
         self._chance = random.Random(seed)
@@ -198,10 +200,12 @@ class Soak:
     # --- The disk ---------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        # Not so often that the hundredth slowest request is one that had to wait for it.
         while not self._over.wait(1.0):
-            with self._process, stopped(self._server.pid):
-                self.peak = max(self.peak, on_disk(self._server.space))
+            with self._process:
+                since = monotonic()
+                with stopped(self._server.pid):
+                    self.peak = max(self.peak, on_disk(self._server.space))
+                self.stood_still.append((since, monotonic()))
             if self.peak > BOUND:
                 self.wrong.append(f"{self.peak} bytes on disk")
 
@@ -352,8 +356,11 @@ class Probe:
             stdout=subprocess.PIPE,
         )
 
-    def stop(self) -> dict[str, float]:
-        """End it; how many answers were `right`, and `wrong`, and the `p99` of their seconds."""
-        said, _ = self._process.communicate(b"", 60)
+    def stop(self, stood_still: Sequence[tuple[float, float]] = ()) -> dict[str, float]:
+        """End it; how many answers were `right`, and `wrong`, and the `p99` of their seconds.
+
+        Without those of requests that had to wait because the server was made to stand still.
+        """
+        said, _ = self._process.communicate(json.dumps(stood_still).encode(), 60)
         found: dict[str, float] = json.loads(said)
         return found

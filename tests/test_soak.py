@@ -45,7 +45,7 @@ def test_soak(
     probe = Probe(server.port, hot, content)
     with soak.going_on():
         soak.run(sized(15.0, 240.0, 3600.0))
-    meanwhile = probe.stop()
+    meanwhile = probe.stop(soak.stood_still)
     times = meanwhile["p99"] / before["p99"]
     figure = (
         f"a hot file's p99 is {1000 * meanwhile['p99']:.1f} ms, {times:.1f} times that of quiet;"
