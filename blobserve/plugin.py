@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 import attrs
 from twisted.application.service import IService, MultiService
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
@@ -131,6 +132,7 @@ class Daemon(MultiService):
         self._logged = log
         self._blobserve = Blobserve(reactor, config)
         self._blobserve.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self._reloading = DeferredLock()
         self._watchdog = LoopingCall(notify, "WATCHDOG=1")
         self._watchdog.clock = reactor
         self._turns = None
@@ -179,9 +181,16 @@ class Daemon(MultiService):
     def _reload(self) -> None:
         self._logged.reopen()
         self._blobserve.reopen_logs()
+        # One after another, or an older configuration could overtake a newer one.
+        self._reloading.run(lambda: Deferred.fromCoroutine(self._read_again()))
+
+    async def _read_again(self) -> None:
         notify("RELOADING=1")
+        # A thousand repositories take longer to read than a request should wait for.
+        threads = self._reactor.getThreadPool()
+        reading = deferToThreadPool(self._reactor, threads, _configuration, self._path)
         try:
-            self._blobserve.reload(_configuration(self._path))
+            self._blobserve.reload(await reading)
         except ConfigError as error:
             for problem in error.problems:
                 _log.error("configuration not loaded: {problem}", problem=problem)

@@ -22,6 +22,7 @@ from blobserve.config import Config, RepositoryRules
 from blobserve.plugin import announcement
 from tests.rig.parts import answers, end, free_port, program, wait_until
 from tests.rig.server import ROOT, Server
+from tests.turns import slow_turns
 
 EXAMPLE = ROOT / "etc" / "example"
 REPOSITORY = "blobserve.example/site"
@@ -232,6 +233,18 @@ def test_a_reload(serve: Callable[..., Server]) -> None:
     server.configure({**SERVED, "repos": {}})
     server.reload()
     assert eventually(lambda: server.fetch(PAGE).status == 403)
+
+
+def test_a_large_reload(tmp_path: Path, running: Callable[[Server], Server]) -> None:
+    """While a configuration of very many repositories is read, the reactor goes on."""
+    many = {f"registry.example/team{n}/*": {"tagMaxAge": "1s"} for n in range(3000)}
+    config = {**SERVED, "repos": {**SERVED["repos"], **many}}
+    server = running(Server(tmp_path, config, **slow_turns(100)))
+    before = server.output.read_text()
+    server.reload()
+    assert eventually(lambda: "configuration loaded" in server.output.read_text())
+    assert server.fetch(PAGE).status == 200
+    assert "a turn of the reactor took" not in server.output.read_text().removeprefix(before)
 
 
 def test_a_reload_that_is_refused(serve: Callable[..., Server]) -> None:
