@@ -127,7 +127,7 @@ async def test_neither_of_two_jobs_is_left_behind(tmp_path: Path, backwards: boo
 
 @pytest_twisted.ensureDeferred
 async def test_the_producer_is_paused(tmp_path: Path) -> None:
-    """The producer is paused while more than four chunks wait, and resumed when they are done."""
+    """The producer is paused while more than two chunks wait, and resumed when they are done."""
     one, held, producer = made(1, 4 * MIB), Held(), Producer()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)

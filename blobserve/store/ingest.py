@@ -1,6 +1,6 @@
 """One layer on its way in: the reactor's side of its extraction.
 
-The producer is paused while more than four chunks wait, so memory stays flat however slow the disk
+The producer is paused while more than two chunks wait, so memory stays flat however slow the disk
 is. However an ingest ends, its directory is gone and its room given back by the time anybody is
 told. Knows neither where the bytes come from nor what is in them.
 """

@@ -16,7 +16,7 @@ from blobserve.config import KIB
 CHUNK = 512 * KIB
 """Bytes that are taken at a time, or a little more."""
 
-MOST_WAITING = 4 * CHUNK
+MOST_WAITING = 2 * CHUNK
 
 
 class Intake:
