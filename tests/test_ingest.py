@@ -66,7 +66,7 @@ async def test_from_unready_to_ready(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_chunks_are_joined(tmp_path: Path) -> None:
     """Small chunks that come slowly become jobs of half a megabyte, one at a time."""
-    one, held = made(1, 1000 * KIB), Held()
+    one, held = made(1, 1200 * KIB), Held()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
         held.go()
@@ -128,7 +128,7 @@ async def test_neither_of_two_jobs_is_left_behind(tmp_path: Path, backwards: boo
 @pytest_twisted.ensureDeferred
 async def test_the_producer_is_paused(tmp_path: Path) -> None:
     """The producer is paused while more than two chunks wait, and resumed when they are done."""
-    one, held, producer = made(1, 4 * MIB), Held(), Producer()
+    one, held, producer = made(1, 2 * MIB), Held(), Producer()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
         ingest.registerProducer(producer, True)
@@ -442,6 +442,6 @@ async def test_memory_stays_flat(tmp_path: Path) -> None:
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
-            assert flood.pauses > 4
-            assert peak < 7 * MIB
+            assert flood.pauses > 10
+            assert peak < 4 * MIB
             assert len(read(space, one.digest)) == 16 * MIB

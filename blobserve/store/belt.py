@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition
 
-_MOST = 3 << 20
-_ENOUGH = 1 << 20
+_MOST = 1 << 20
+_ENOUGH = _MOST // 2
 
 
 class Belt:

@@ -64,7 +64,8 @@ class Extraction:
         self._passing.begin(extractor.content, self._intake.wake)
         while not (self._is_over and extractor.is_dry):
             # Whoever waits for a file does not wait until a chunk is full.
-            if self._intake.is_complete or self._passing.is_awaited:
+            is_hurried = self._intake.is_complete or self._passing.is_awaited
+            if is_hurried and not self._intake.chunks:
                 self._intake.cut()
             if not extractor.is_dry or self._intake.chunks > 1:
                 await self._overlap(extractor)
