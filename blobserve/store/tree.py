@@ -99,6 +99,7 @@ class Tree:
     def lookup(self, path: bytes) -> Entry:
         """See `ImageFilesystem.lookup`."""
         try:
+            # Most that is looked up is a file, and is there: of that one value is made, not two.
             row = self._cursor.execute(self._queries.find, parted(path)).fetchone()
             if row is not None and row[0] == REGULAR:
                 return _file(path, row)
