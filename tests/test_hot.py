@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from socket import socketpair
 from typing import Any
 
@@ -19,6 +20,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from blobserve.config import Config, RepositoryRules
+from blobserve.errors import RegistryFailed
+from blobserve.oci.reference import Reference
 from blobserve.testing import InlineThreads
 from blobserve.web.channel import ImageChannel
 from blobserve.web.hot import is_between_requests
@@ -297,9 +300,12 @@ def test_heads_split_at_every_byte(pair: Pair) -> None:
         assert pair.exchange([head[:at], head[at:]]) == [whole, whole]
 
 
-def asked(name: str, *lines: str, version: str = "HTTP/1.1") -> bytes:
+def asked(name: str, *lines: str, version: str = "HTTP/1.1", image: Reference = SITE) -> bytes:
     """A request with a Host and these lines."""
-    return "\r\n".join([f"GET /{SITE}/{name} {version}", "Host: x", *lines, "", ""]).encode()
+    return "\r\n".join([f"GET /{image}/{name} {version}", "Host: x", *lines, "", ""]).encode()
+
+
+SECOND = attrs.evolve(SITE, tag="v2")
 
 
 ODD = [
@@ -429,6 +435,63 @@ def test_what_is_too_large_is_looked_for_once(pair: Pair) -> None:
     assert pair.exchange([asked("large.bin")]) == first
     pair.hot.flush()
     assert not ready.is_too_large(key)
+
+
+@asynccontextmanager
+async def moving(directory: Path) -> AsyncIterator[tuple[Stand, ImageSite]]:
+    """A site of two tags, whose app.js are ready, and from here on have others in the registry."""
+    reactor: Any = MemoryReactorClock()
+    async with standing(directory, clock=reactor) as stand:
+        rules = RepositoryRules(REPOSITORY)
+        site = a_site(stand, reactor, Config(repos={REPOSITORY: rules}), MemoryLog())
+        for tag in (SITE, SECOND):
+            stand.source.push(tag, made({"app.js": str(tag).encode()}))
+            for _ in range(2):  # pulled, and made ready
+                assert answered(site, asked("app.js", image=tag)) == str(tag).encode()
+        for tag in (SITE, SECOND):
+            stand.source.push(tag, made({"app.js": b"new"}))
+        yield stand, site
+
+
+def answered(site: ImageSite, request: bytes) -> bytes:
+    """The body that somebody gets who connects and asks."""
+    connection = Connection(site.reactor, site)
+    connection.receive(request)
+    sent = connection.socket.sent
+    connection.leave()
+    return sent.partition(b"\r\n\r\n")[2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tag_that_is_looked_up_stays_hot(tmp_path: Path) -> None:
+    """While a tag is ageing, and until its look-up is answered, requests take the short way."""
+    async with moving(tmp_path) as (stand, site):
+        stand.clock.advance(61)
+        gate = stand.source.hold("refresh")
+        connection = Connection(site.reactor, site)
+        for _ in range(10):
+            assert site.hot.answer(connection.channel, asked("app.js"))
+        assert stand.source.count("refresh") == 1
+        gate.open()
+        assert answered(site, asked("app.js")) == b"new"
+        connection.leave()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_switch_elsewhere_costs_nothing(tmp_path: Path) -> None:
+    """When a tag moves, what is ready of others stays so, and nothing old is answered of it."""
+    async with moving(tmp_path) as (stand, site):
+        kept = site.images.files._ready._kept
+        before = dict(kept)
+        assert len(before) == 2
+        stand.clock.advance(61)
+        answered(site, asked("app.js", image=SECOND))
+        assert answered(site, asked("app.js", image=SECOND)) == b"new"
+        stand.source.fail("refresh", RegistryFailed("x", "down"))
+        assert answered(site, asked("app.js")) == str(SITE).encode()
+        assert [key for key in before if kept.get(key) is before[key]] == [
+            (f"{SITE}/app.js".encode(), ())
+        ]
 
 
 def test_a_client_that_takes_little_gets_all(pair: Pair) -> None:

@@ -87,6 +87,25 @@ async def test_ageing(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_ageing_at_once(tmp_path: Path) -> None:
+    """Who cannot wait is given what is ageing, too, and has it looked up; who only reads, not."""
+    async with standing(tmp_path) as stand:
+        await _moved(stand)
+        stand.clock.advance(61)
+        gate = stand.source.hold("refresh")
+        for read_only, look_ups in ((True, 0), (False, 1), (False, 1)):
+            lease = stand.store.lease_at_once(SITE, read_only)
+            assert lease is not None
+            with lease:
+                assert (lease.result, content(lease)) == ("stale", b"one")
+            assert stand.source.count("refresh") == look_ups
+        gate.open()
+        assert content(now(stand.ask())) == b"two"
+        stand.clock.advance(121)
+        assert stand.store.lease_at_once(SITE) is None
+
+
+@pytest_twisted.ensureDeferred
 async def test_old(tmp_path: Path) -> None:
     """A request for an old tag waits for the look-up, and is served what that confirms."""
     async with standing(tmp_path) as stand:

@@ -103,8 +103,8 @@ class RefStore:
         """
         return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only, name))
 
-    def lease_at_once(self, reference: Reference) -> Lease | None:
-        """What `blob_for` gives where nothing is to be waited for or looked up; else None.
+    def lease_at_once(self, reference: Reference, read_only: bool = False) -> Lease | None:
+        """What `blob_for` gives where nothing is to be waited for; else None.
 
         It is not counted as a use, see `count`: the caller may have no use for it after all.
         """
@@ -114,10 +114,15 @@ class RefStore:
             return None
         if not known.image.suits(rules):
             return None
-        if known.freshness(rules, asked) is not Freshness.TRUSTED:
+        freshness = known.freshness(rules, asked)
+        if freshness is Freshness.OLD:
             return None
         image = self._space.acquire_image(known.image.digests)
-        return None if image is None else self._granted(image, known, rules, asked, "hit")
+        if image is None:
+            return None
+        if freshness is Freshness.AGEING and not read_only:
+            self._refreshes.look_up(known, rules)
+        return self._granted(image, known, rules, asked, "hit")
 
     @property
     def switches(self) -> int:
@@ -155,7 +160,7 @@ class RefStore:
     async def _lease_for(
         self, reference: Reference, read_only: bool, name: bytes | None
     ) -> Lease | EarlyFile:
-        lease = self.lease_at_once(reference)
+        lease = self.lease_at_once(reference, read_only)
         if lease is not None:
             self.count(lease.result)
             return lease

@@ -1,9 +1,9 @@
 """Ready responses: small representations in memory, with the heads that go in front of them.
 
 Kept by all of a request that selects them, up to a bound, forgotten by last use, and all at once
-when a reference comes to stand for something else, or another configuration is in force. What is
-kept is believed for a second; then its image is leased again, which counts the use and asks
-whether it is still what the URL names.
+when another configuration is in force. What is kept is believed for a second, and no longer than
+until some reference comes to stand for something else; then its image is leased again, which counts
+the use and asks whether it is still what the URL names.
 """
 
 from __future__ import annotations
@@ -52,16 +52,19 @@ class Ready:
     result: Result = "hit"
     _believed_from: float = 0.0
     _believed_until: float = 0.0
+    _believed_under: int = 0
     _all: Head | None = None
     _unchanged: Head | None = None
 
-    def is_believed(self, now: float) -> bool:
-        """Whether it is so young that its image need not be asked for."""
+    def is_believed(self, now: float, switches: int) -> bool:
+        """Whether its image need not be asked for, after as many `RefStore.switches`."""
         # Also when the clock was set back: nothing is believed before it was found out.
-        return self._believed_from <= now < self._believed_until
+        is_young = self._believed_from <= now < self._believed_until
+        return is_young and switches == self._believed_under
 
-    def believe(self, lease: Lease, now: float) -> None:
+    def believe(self, lease: Lease, now: float, switches: int) -> None:
         """Take up what a lease that was just given says of the image."""
+        self._believed_under = switches
         self.result = "stale" if lease.result == "stale" else "hit"
         self._believed_from = now
         self._believed_until = min(now + _BELIEVED, lease.trusted_until)
@@ -130,13 +133,17 @@ class ReadyResponses:
 
     def get(self, key: Key) -> Ready | None:
         """What is kept under `key`, if it is still what the URL names; counts as a use."""
-        if self._switches != self._store.switches or self._under is not self._config():
+        if self._under is not self._config():
             self.flush()
-            self._switches, self._under = self._store.switches, self._config()
+            self._under = self._config()
+        now, switches = self._clock.seconds(), self._store.switches
+        if self._switches != switches:
+            self._large.clear()
+            self._switches = switches
         ready = self._kept.get(key)
         if ready is None:
             return None
-        if ready.content is not None and ready.is_believed(self._clock.seconds()):
+        if ready.content is not None and ready.is_believed(now, switches):
             self._whole.move_to_end(key)
         elif not self._is_confirmed(key, ready):
             self._forget(key)
@@ -147,7 +154,7 @@ class ReadyResponses:
 
     def keep(self, key: Key, ready: Ready, lease: Lease) -> Ready:
         """Keep what was just made of `lease`, where `get` had nothing; returns it."""
-        ready.believe(lease, self._clock.seconds())
+        ready.believe(lease, self._clock.seconds(), self._store.switches)
         self._kept[key] = ready
         self.size += _OVERHEAD
         self._add_body(key, ready)
@@ -166,7 +173,7 @@ class ReadyResponses:
         if lease is None:
             return False
         with lease:
-            ready.believe(lease, self._clock.seconds())
+            ready.believe(lease, self._clock.seconds(), self._store.switches)
             if lease.digest != ready.image:
                 return False
             if ready.content is None and ready.source is not None:
