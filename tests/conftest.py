@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,14 @@ async def taking(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         yield site
 
 
+@contextmanager
+def observed(observer: Callable[[LogEvent], None]) -> Iterator[None]:
+    """Each event that is logged meanwhile is shown to `observer`."""
+    globalLogPublisher.addObserver(observer)
+    yield
+    globalLogPublisher.removeObserver(observer)
+
+
 @pytest.fixture
 def warnings() -> Iterator[list[str]]:
     """What is logged as a warning, as text."""
@@ -159,6 +167,18 @@ def warnings() -> Iterator[list[str]]:
         if event.get("log_level") == LogLevel.warn:
             said.append(formatEvent(event))
 
-    globalLogPublisher.addObserver(observe)
-    yield said
-    globalLogPublisher.removeObserver(observe)
+    with observed(observe):
+        yield said
+
+
+@pytest.fixture
+def failures() -> Iterator[list[type[BaseException]]]:
+    """The kinds of the errors that are logged."""
+    logged: list[type[BaseException]] = []
+
+    def observe(event: LogEvent) -> None:
+        if "log_failure" in event:
+            logged.append(event["log_failure"].type)
+
+    with observed(observe):
+        yield logged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from socket import socketpair
@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from blobserve.config import Config, RepositoryRules
 from blobserve.errors import RegistryFailed
 from blobserve.oci.reference import Reference
+from blobserve.portions import PORTION
 from blobserve.testing import InlineThreads
 from blobserve.web.channel import ImageChannel
 from blobserve.web.hot import is_between_requests
@@ -525,3 +526,71 @@ def test_a_site_that_drains_takes_no_short_way(pair: Pair) -> None:
     assert b"503" in other.socket.sent
     assert other.is_over
     connection.leave()
+
+
+# --- When there is much to do ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def busy(pair: Pair) -> Iterator[ImageSite]:
+    """A site that has done so much that what is to be read waits for the next turn."""
+    site = a_site(pair.stand, pair.reactor, Config(repos=pair.repos), MemoryLog())
+    site.portions.do(lambda: pair.reactor.advance(2 * PORTION))
+    yield site
+    pair.reactor.advance(1)
+
+
+def test_what_is_hot_does_not_wait(pair: Pair, busy: ImageSite) -> None:
+    """A site that has much to read answers at once what is ready, and the rest a turn later."""
+    cold, hot = Connection(pair.reactor, busy), Connection(pair.reactor, busy)
+    cold.receive(asked("large.bin"))
+    hot.receive(asked("app.js"))
+    assert hot.socket.sent.endswith(TEXT)
+    assert not cold.socket.sent
+    assert cold.transport not in pair.reactor.readers
+    assert not cold.channel.is_idle
+    assert not cold.channel.is_spare
+    pair.reactor.advance(0)
+    assert cold.transport in pair.reactor.readers
+    cold.write()
+    assert cold.socket.sent.endswith(FILES["large.bin"])
+    assert cold.channel.is_spare
+    for connection in (cold, hot):
+        connection.leave()
+
+
+def test_what_comes_meanwhile_is_read_after_it(pair: Pair, busy: ImageSite) -> None:
+    """A transport that hands out more although it was paused loses nothing."""
+    connection = Connection(pair.reactor, busy)
+    stream = asked("large.bin") + asked("small.txt") + asked("empty.bin", "Connection: close")
+    for at in range(0, len(stream), 50):
+        connection.receive(stream[at : at + 50])
+    assert not connection.socket.sent
+    pair.reactor.advance(0)
+    connection.write()
+    assert connection.socket.sent.count(b"HTTP/1.1 200 OK") == 3
+    assert connection.is_over
+
+
+def test_who_left_meanwhile_is_forgotten(
+    pair: Pair, busy: ImageSite, failures: list[type[BaseException]]
+) -> None:
+    """A client that has gone before it was read is not answered, and nothing of it stays."""
+    connection = Connection(pair.reactor, busy)
+    connection.receive(asked("app.js", "Connection: close"))
+    connection.leave()
+    pair.reactor.advance(0)
+    assert not busy.channels
+    assert failures == []
+
+
+def test_a_site_that_drains_answers_what_was_not_read_yet(pair: Pair, busy: ImageSite) -> None:
+    """Who asked just before the end is told that it is near."""
+    connection = Connection(pair.reactor, busy)
+    connection.receive(asked("app.js", "Connection: close"))
+    busy.drain(1)
+    assert not connection.is_over
+    pair.reactor.advance(0)
+    connection.write()
+    assert connection.socket.sent.startswith(b"HTTP/1.1 503 ")
+    assert connection.is_over

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Coroutine, Hashable
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -19,15 +20,25 @@ from blobserve.errors import BlobserveError
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
+Do = Callable[[Callable[[], object]], object]
+"""Calls what it is given once, now or later; whatever is given first, first."""
+
 _log = Logger()
+
+
+def do_now(work: Callable[[], object]) -> None:
+    """Call it. See `Do`."""
+    work()
 
 
 class Flight(Generic[T]):
     """The outcome of one piece of work, for all who wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, do: Do = do_now) -> None:
+        """`do` is given what tells each who waits, in their order."""
         self.urgent = False
         """Whether somebody waits, or waited: such work goes before the rest."""
+        self._do = do
         self._waiting: dict[Deferred[T], None] = {}
         self._outcome: tuple[T] | Exception | None = None
 
@@ -36,7 +47,7 @@ class Flight(Generic[T]):
         self.urgent = self.urgent or urgent
         waiter: Deferred[T] = Deferred(self._waiting.pop)
         self._waiting[waiter] = None
-        self._tell()
+        self._tell(waiter)
         return waiter
 
     def land(self, outcome: T) -> None:
@@ -46,25 +57,27 @@ class Flight(Generic[T]):
         """
         if self._outcome is None:
             self._outcome = (outcome,)
-            self._tell()
+            self._tell_all()
 
     def fail(self, error: Exception) -> None:
         """Land with an error."""
         if self._outcome is None:
             self._outcome = error
-            self._tell()
+            self._tell_all()
 
-    def _tell(self) -> None:
-        if self._outcome is None:
-            return
+    def _tell_all(self) -> None:
         for waiter in list(self._waiting):
-            if waiter not in self._waiting:
-                continue  # one who was told before has cancelled it
-            del self._waiting[waiter]
-            if isinstance(self._outcome, Exception):
-                waiter.errback(own(self._outcome))
-            else:
-                waiter.callback(self._outcome[0])
+            self._do(partial(self._tell, waiter))
+
+    def _tell(self, waiter: Deferred[T]) -> None:
+        # One who was told before may have cancelled it.
+        if self._outcome is None or waiter not in self._waiting:
+            return
+        del self._waiting[waiter]
+        if isinstance(self._outcome, Exception):
+            waiter.errback(own(self._outcome))
+        else:
+            waiter.callback(self._outcome[0])
 
 
 def own(error: Exception) -> Exception:
@@ -87,7 +100,9 @@ def reason_of(failure: Failure) -> Exception:
 class Flights(Generic[K, T]):
     """At most one flight for each key at a time, and an end to all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, do: Do = do_now) -> None:
+        """`do`: see `Flight`."""
+        self._do = do
         self._flights: dict[K, tuple[Flight[T], Deferred[None]]] = {}
         self._closed_by: BlobserveError | None = None
 
@@ -112,7 +127,7 @@ class Flights(Generic[K, T]):
             raise own(self._closed_by)
         if key in self._flights:
             raise RuntimeError(f"{key} is under way already")
-        flight: Flight[T] = Flight()
+        flight: Flight[T] = Flight(self._do)
 
         def land(outcome: T | Failure) -> None:
             del self._flights[key]  # first: whoever asks again, having been told, starts anew
@@ -120,7 +135,7 @@ class Flights(Generic[K, T]):
                 flight.fail(reason_of(outcome))
             else:
                 flight.land(outcome)
-                after(outcome)
+                self._do(lambda: after(outcome))
 
         work_ended = Deferred.fromCoroutine(work(flight))
         self._flights[key] = flight, cast("Deferred[None]", work_ended)

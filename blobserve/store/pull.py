@@ -22,6 +22,7 @@ from blobserve.errors import (
 )
 from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Source
+from blobserve.portions import Portions
 from blobserve.store.blobspace import BlobSpace, BlobState, Readable
 from blobserve.store.bring import Bringing
 from blobserve.store.download import Downloads
@@ -66,7 +67,7 @@ class Pulls:
         self._indexes = indexes
         self._is_behind = is_behind
         self._reactor = reactor
-        self._flights: Flights[Reference, Readable] = Flights()
+        self._flights: Flights[Reference, Readable] = Flights(Portions(reactor).do)
         self._coming: dict[Reference, Flight[Image]] = {}
         """Of each reference that is being pulled, the image, as soon as that is known."""
         self._offers: dict[Reference, Offers] = {}

@@ -52,14 +52,15 @@ class ImageChannel(http.HTTPChannel):
         super().__init__()
         self._check = HeadCheck()
         self._is_refused = False
+        self._held = b""
         self.since = self.active_at = 0.0
         self.lost: Deferred[None] = Deferred()
         """Fires when the connection has ended."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way."""
-        return not self.requests
+        """Whether no request is under way, or waits to be read."""
+        return not (self.requests or self._held)
 
     @property
     def is_busy(self) -> bool:
@@ -69,7 +70,7 @@ class ImageChannel(http.HTTPChannel):
     @property
     def is_spare(self) -> bool:
         """See `Member.is_spare`."""
-        return not (self.requests or self._is_ending or self._patience.is_in_head)
+        return self.is_idle and not (self._is_ending or self._patience.is_in_head)
 
     @cached_property
     def peer(self) -> str:
@@ -105,8 +106,25 @@ class ImageChannel(http.HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """See `IProtocol.dataReceived`."""
-        if self._is_refused or self.site.hot.answer(self, data):
+        if self._held:  # TLS hands out what it has, paused or not
+            self._held += data
+        elif self._is_refused or self.site.hot.answer(self, data):
             return
+        elif self.requests:
+            self._read(data)
+        else:
+            self._held = data
+            if not self.site.portions.do(self._go_on):
+                # Nor is it seen, until then, that the client says no more.
+                self.transport.pauseProducing()
+
+    def _go_on(self) -> None:
+        data, self._held = self._held, b""
+        if not self.lost.called:
+            self.transport.resumeProducing()
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         super().dataReceived(data)
         self._look_at_rest()
 

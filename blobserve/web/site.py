@@ -17,6 +17,7 @@ from twisted.web.server import Request, Site
 from blobserve.config import Config, Limits
 from blobserve.errors import TooManyConnections
 from blobserve.metrics import Metrics
+from blobserve.portions import Portions
 from blobserve.store.refstore import RefStore
 from blobserve.threads import Threads
 from blobserve.web.accounts import Accounts, Log
@@ -58,6 +59,8 @@ class ImageSite(Site):
         super().__init__(resource, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self.images = resource
         self.connections: Connections[ImageChannel] = Connections(config, reactor, metrics)
+        self.portions = Portions(reactor)
+        """In which what is not answered at once is read."""
         self.is_draining = False
         self._config = config
 
@@ -111,7 +114,7 @@ class ImageSite(Site):
         for channel in list(self.channels):
             if channel.is_idle:
                 channel.loseConnection()
-            else:
+            elif channel.requests:  # and not before one that has not been read
                 channel.persistent = False
         return Deferred.fromCoroutine(self._drain(timeout))
 
