@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-PORTION = 0.001
+PORTION = 0.005
 """Seconds of work after which the rest is left to later turns."""
 
 _log = Logger()

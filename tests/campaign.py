@@ -72,7 +72,7 @@ CAMPAIGNS = [
     Campaign("trees", ("test_cases_merged.py", "test_merge.py", "test_trees.py")),
     Campaign("indexes", ("test_published*.py", "test_registry_parts.py")),
     Campaign("early", ("test_early*.py",)),
-    Campaign("storms", ("test_cases_storms.py", "test_storms.py")),
+    Campaign("storms", ("test_cases_storms.py", "test_storms.py", "test_crowd.py")),
     Campaign("soak", ("test_soak.py",)),
     Campaign("clients", ("test_hostile_clients.py",)),
     Campaign("requests", ("test_cases_raw.py", "test_cases_proxies.py")),

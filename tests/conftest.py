@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -53,6 +54,15 @@ def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
         request.node.user_properties += [(name, str(value)) for name, value in found.items()]
 
     return tell
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process, and the server it starts, hold a thousand connections open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture

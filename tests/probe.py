@@ -46,7 +46,8 @@ def main(port: int, target: str, digest: str) -> None:
         if not any(since < ended and began < until for since, until in stood_still)
     )
     counts = {"right": len(taken) - wrong, "wrong": wrong, "failed": failed}
-    print(json.dumps({**counts, "p50": at(times, 0.5), "p99": at(times, 0.99)}))
+    quantiles = {"p50": at(times, 0.5), "p99": at(times, 0.99), "worst": at(times, 1)}
+    print(json.dumps({**counts, **quantiles}))
 
 
 def at(times: list[float], share: float) -> float:

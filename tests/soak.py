@@ -357,7 +357,7 @@ class Probe:
         )
 
     def stop(self, stood_still: Sequence[tuple[float, float]] = ()) -> dict[str, float]:
-        """End it; how many answers were `right`, and `wrong`, and the `p99` of their seconds.
+        """End it; how many answers were `right`, and `wrong`; `p99` and `worst` of their seconds.
 
         Without those of requests that had to wait because the server was made to stand still.
         """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -155,15 +153,6 @@ def test_what_umoci_removes_is_not_served(docker_registry, part_directory, serve
     compare(server, base, repacked)
     for gone in ("a", "e/z", "d/x", "e/"):
         assert server.fetch(f"/{base}/{gone}").status == 404, gone
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    """Let this process, and the server it starts, hold a thousand connections open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("many_files")

@@ -117,7 +117,7 @@ def test_an_error_is_told_to_who_can_hear_it(failures: list[type[BaseException]]
 def test_many_who_wait_for_one_thing() -> None:
     """Of a flight each who waits is told in his turn; then comes what was to come after them."""
     desk = Desk()
-    flights: Flights[str, str] = Flights(desk.portions.do)
+    flights: Flights[str, str] = Flights(lambda: desk.portions.do)
     work: Deferred[str] = Deferred()
 
     async def working(_: Flight[str]) -> str:

@@ -100,9 +100,9 @@ def reason_of(failure: Failure) -> Exception:
 class Flights(Generic[K, T]):
     """At most one flight for each key at a time, and an end to all of them."""
 
-    def __init__(self, do: Do = do_now) -> None:
-        """`do`: see `Flight`."""
-        self._do = do
+    def __init__(self, doing: Callable[[], Do] = lambda: do_now) -> None:
+        """`doing` makes what each `Flight` is given: no crowd waits for that of another."""
+        self._doing = doing
         self._flights: dict[K, tuple[Flight[T], Deferred[None]]] = {}
         self._closed_by: BlobserveError | None = None
 
@@ -127,7 +127,8 @@ class Flights(Generic[K, T]):
             raise own(self._closed_by)
         if key in self._flights:
             raise RuntimeError(f"{key} is under way already")
-        flight: Flight[T] = Flight(self._do)
+        do = self._doing()
+        flight: Flight[T] = Flight(do)
 
         def land(outcome: T | Failure) -> None:
             del self._flights[key]  # first: whoever asks again, having been told, starts anew
@@ -135,7 +136,7 @@ class Flights(Generic[K, T]):
                 flight.fail(reason_of(outcome))
             else:
                 flight.land(outcome)
-                self._do(lambda: after(outcome))
+                do(lambda: after(outcome))
 
         work_ended = Deferred.fromCoroutine(work(flight))
         self._flights[key] = flight, cast("Deferred[None]", work_ended)

@@ -67,7 +67,8 @@ class Pulls:
         self._indexes = indexes
         self._is_behind = is_behind
         self._reactor = reactor
-        self._flights: Flights[Reference, Readable] = Flights(Portions(reactor).do)
+        # Of each its own: as long as not all are told, the image is held, and takes up room.
+        self._flights: Flights[Reference, Readable] = Flights(lambda: Portions(reactor).do)
         self._coming: dict[Reference, Flight[Image]] = {}
         """Of each reference that is being pulled, the image, as soon as that is known."""
         self._offers: dict[Reference, Offers] = {}
