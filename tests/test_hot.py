@@ -543,6 +543,7 @@ def busy(pair: Pair) -> Iterator[ImageSite]:
 def test_what_is_hot_does_not_wait(pair: Pair, busy: ImageSite) -> None:
     """A site that has much to read answers at once what is ready, and the rest a turn later."""
     cold, hot = Connection(pair.reactor, busy), Connection(pair.reactor, busy)
+    pair.reactor.rightNow += PORTION / 2
     cold.receive(asked("large.bin"))
     hot.receive(asked("app.js"))
     assert hot.socket.sent.endswith(TEXT)
@@ -550,6 +551,7 @@ def test_what_is_hot_does_not_wait(pair: Pair, busy: ImageSite) -> None:
     assert cold.transport not in pair.reactor.readers
     assert not cold.channel.is_idle
     assert not cold.channel.is_spare
+    assert cold.channel.active_at == pair.reactor.seconds()
     pair.reactor.advance(0)
     assert cold.transport in pair.reactor.readers
     cold.write()

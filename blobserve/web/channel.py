@@ -115,6 +115,7 @@ class ImageChannel(http.HTTPChannel):
         else:
             self._held = data
             if not self.site.portions.do(self._go_on):
+                self.resetTimeout()
                 # Nor is it seen, until then, that the client says no more.
                 self.transport.pauseProducing()
 
