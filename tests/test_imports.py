@@ -17,7 +17,17 @@ MODULES = {
 }
 PUBLIC = [name for name in MODULES if not any(part.startswith("_") for part in name.split("."))]
 
-GROUND = ("errors", "config", "metrics", "threads", "systemd", "loglines", "tarheader", "tarnames")
+GROUND = (
+    "errors",
+    "config",
+    "metrics",
+    "threads",
+    "portions",
+    "systemd",
+    "loglines",
+    "tarheader",
+    "tarnames",
+)
 FLOORS = ("oci", "store", "web")
 TOP = (
     "service",
