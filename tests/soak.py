@@ -102,6 +102,8 @@ class Soak:
         self.outcomes: Counter[str] = Counter()
         self.peak = 0
         """The most bytes that were on disk when somebody looked."""
+        self.pause = 0.0
+        """Seconds that a client lets pass after an answer, on average."""
         self.stood_still: list[tuple[float, float]] = []
         """When the server was stopped for that, from when till when."""
         self._server = server
@@ -222,6 +224,8 @@ class Soak:
         _yield()
         known: dict[tuple[int, str], tuple[str, int]] = {}
         while not self._over.is_set() and not self.wrong:
+            if self.pause:
+                self._over.wait(chance.expovariate(1 / self.pause))
             was_down, was_out = self._down.watch(), self._outage.watch()
             asked = self._choose(chance, known)
             try:
