@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -14,6 +16,7 @@ from blobserve.errors import ImageNotFound, RegistryBusy, RegistryFailed
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.freshness import Freshness, Known
+from blobserve.testing.source import Gate
 from tests.stores import SITE, Stand, an_image, content, now, standing
 
 DOWN = RegistryFailed("registry.example", "connection refused")
@@ -58,6 +61,15 @@ async def _moved(stand: Stand) -> None:
     stand.source.push(SITE, an_image("two"))
 
 
+@asynccontextmanager
+async def ageing(directory: Path) -> AsyncIterator[tuple[Stand, Gate]]:
+    """A tag past tagMaxAge that has moved, and what holds back the answer to its look-up."""
+    async with standing(directory) as stand:
+        await _moved(stand)
+        stand.clock.advance(61)
+        yield stand, stand.source.hold("refresh")
+
+
 @pytest_twisted.ensureDeferred
 async def test_trusted(tmp_path: Path) -> None:
     """Within tagMaxAge a tag's digest is served without asking the registry."""
@@ -72,10 +84,7 @@ async def test_trusted(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_ageing(tmp_path: Path) -> None:
     """Past tagMaxAge the known digest is served at once, while the tag is looked up once."""
-    async with standing(tmp_path) as stand:
-        await _moved(stand)
-        stand.clock.advance(61)
-        gate = stand.source.hold("refresh")
+    async with ageing(tmp_path) as (stand, gate):
         for _ in range(100):
             with now(stand.ask()) as lease:
                 assert (lease.result, content(lease)) == ("stale", b"one")
@@ -89,10 +98,7 @@ async def test_ageing(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_ageing_at_once(tmp_path: Path) -> None:
     """Who cannot wait is given what is ageing, too, and has it looked up; who only reads, not."""
-    async with standing(tmp_path) as stand:
-        await _moved(stand)
-        stand.clock.advance(61)
-        gate = stand.source.hold("refresh")
+    async with ageing(tmp_path) as (stand, gate):
         for read_only, look_ups in ((True, 0), (False, 1), (False, 1)):
             lease = stand.store.lease_at_once(SITE, read_only)
             assert lease is not None

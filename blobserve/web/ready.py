@@ -136,14 +136,14 @@ class ReadyResponses:
         if self._under is not self._config():
             self.flush()
             self._under = self._config()
-        now, switches = self._clock.seconds(), self._store.switches
+        switches = self._store.switches
         if self._switches != switches:
             self._large.clear()
             self._switches = switches
         ready = self._kept.get(key)
         if ready is None:
             return None
-        if ready.content is not None and ready.is_believed(now, switches):
+        if ready.content is not None and ready.is_believed(self._clock.seconds(), switches):
             self._whole.move_to_end(key)
         elif not self._is_confirmed(key, ready):
             self._forget(key)
