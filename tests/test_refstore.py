@@ -28,7 +28,7 @@ from blobserve.errors import (
 )
 from blobserve.oci.digest import Digest
 from blobserve.oci.manifest import Platform
-from blobserve.oci.reference import Reference
+from blobserve.oci.reference import Reference, Repository
 from blobserve.store.blobspace import BlobState
 from blobserve.store.freshness import Known
 from blobserve.store.image import Image, Images
@@ -616,6 +616,49 @@ async def test_bounded_memory(tmp_path: Path) -> None:
         remembered = {reference for reference, *_ in stand.space.references.all()}
         assert len(remembered) == MOST
         assert str(SITE) in remembered
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_tags_cost_a_pull_nothing(tmp_path: Path) -> None:
+    """What a tag switches to is learned without a look at the thousands of others."""
+    async with standing(tmp_path) as stand:
+        asked = []
+
+        def rules(repository: Repository) -> RepositoryRules:
+            asked.append(repository)
+            return RepositoryRules()
+
+        known = KnownReferences(stand.space, Images(stand.space, Limits()), rules)
+        for n in range(2, 200):
+            image = Image(Digest.of(str(n).encode()), an_image().layers[:1], 1, None, ())
+            tag = Reference.parse(f"registry.example/team/number-{n}:v1")
+            known.learn(Known(tag, image.digest, 0, image))
+        asked.clear()
+        image = Image(an_image().digest, an_image().layers[:1], 1, None, ())
+        known.learn(Known(SITE, image.digest, 0, image))
+        assert asked == [SITE.repository]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_allowed_tags_serve_goes_last(tmp_path: Path) -> None:
+    """What a tag serves outlives what was used later, as long as its repository is allowed."""
+    async with standing(tmp_path, max_size=20 << 20) as stand:
+        images = [_large(str(n)) for n in range(5)]
+        stand.source.push(SITE, images[0])
+        await stand.read()
+        for n, image in enumerate(images[1:], 1):
+            stand.source.push(attrs.evolve(OTHER, tag=f"v{n}"), image)
+            await stand.read(OTHER.at(image.digest))
+            if n == 3:
+                assert _ready(stand, images) == [0, 2, 3]
+                stand.rules[SITE.repository] = None
+                stand.store.reload()
+        assert _ready(stand, images) == [2, 3, 4]
+
+
+def _ready(stand: Stand, images: list[MadeImage]) -> list[int]:
+    states = [stand.space.state_of(image.layers[0].digest) for image in images]
+    return [n for n, state in enumerate(states) if state is BlobState.READY]
 
 
 @pytest_twisted.ensureDeferred

@@ -21,7 +21,7 @@ _HEX_LENGTHS = {"sha256": 64, "sha512": 128}
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)
 class Digest:
     """An algorithm and the lower-case hexadecimal hash of some content.
 

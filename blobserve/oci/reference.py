@@ -35,7 +35,7 @@ _NO_REPOSITORY = "no repository: a reference is <registry>/<repository>:<tag>"
 _NO_TAG = "no tag and no digest: add :<tag> or @sha256:<digest>"
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Repository:
     """One repository of one registry, in canonical form.
 
@@ -73,7 +73,7 @@ class Repository:
         return f"{self.registry}/{self.path}"
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Reference:
     """One image of a repository, by tag, by digest, or by both: then the digest counts.
 

@@ -9,7 +9,7 @@ Knows nothing of what references mean, and of no registry.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -260,8 +260,11 @@ class BlobSpace:
         ingest.start()
         return ingest
 
-    def mark_current(self, digests: frozenset[Digest]) -> None:
-        """Say which layers and trees tags currently serve: they are evicted after all others."""
+    def mark_current(self, digests: Container[Digest]) -> None:
+        """Say which layers and trees tags currently serve: they are evicted after all others.
+
+        What is in `digests` is looked at whenever something is to be evicted.
+        """
         self._keep.shelf.current = digests
 
     async def reclaim(self) -> None:

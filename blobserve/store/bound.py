@@ -8,7 +8,7 @@ holds.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob
@@ -46,7 +46,7 @@ class Shelf:
     """The READY blobs, the longest unused first, and which of them tags currently serve."""
 
     def __init__(self) -> None:
-        self.current: frozenset[Digest] = frozenset()
+        self.current: Container[Digest] = ()
         self.size = 0
         """Bytes that all of them take."""
         self._blobs: OrderedDict[Digest, KeptBlob] = OrderedDict()

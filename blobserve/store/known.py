@@ -15,6 +15,7 @@ from blobserve.config import RepositoryRules
 from blobserve.errors import BlobserveError, MalformedReference
 from blobserve.oci.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace
+from blobserve.store.current import Current
 from blobserve.store.freshness import Known
 from blobserve.store.image import Images
 from blobserve.store.references import MOST
@@ -32,6 +33,8 @@ class KnownReferences:
         self._images = images
         self._rules = rules
         self._known: dict[Reference, Known] = {}
+        self._current = Current()
+        space.mark_current(self._current)
         self.switches = 0
         """How often a reference has come to stand for something else than before."""
 
@@ -49,7 +52,6 @@ class KnownReferences:
             rules = self._rules(reference.repository)
             if rules is not None:
                 await self.recall(reference, rules)
-        self.mark_current()
 
     def get(self, reference: Reference) -> Known | None:
         """What is known of `reference`; counts as a use of it."""
@@ -86,8 +88,6 @@ class KnownReferences:
             else:
                 self.switches += reference in self._known
                 self._remember(learned)
-        if known.reference.tag is not None:
-            self.mark_current()
 
     def is_current(self, known: Known) -> bool:
         """Whether the reference has neither been switched nor forgotten since."""
@@ -100,6 +100,8 @@ class KnownReferences:
             return
         before = self._known[known.reference]
         after = self._known[known.reference] = change(before)
+        if after.image is not before.image:
+            self._mark(after)
         if after.checked != before.checked:
             self._remember(after)
 
@@ -107,26 +109,26 @@ class KnownReferences:
         """Know nothing of `reference` any more."""
         if self._known.pop(reference, None):
             self.switches += 1
+            self._current.serves(reference, ())
             self._space.references.forget(str(reference))
-            if reference.tag is not None:
-                self.mark_current()
 
-    def mark_current(self) -> None:
-        """Tell the blob space what the tags of allowed repositories serve."""
-        tags = [known for known in self._known.values() if known.image and known.reference.tag]
-        repositories = {known.reference.repository for known in tags}
-        allowed = {each for each in repositories if self._rules(each) is not None}
-        self._space.mark_current(
-            frozenset(
-                digest
-                for known in tags
-                if known.image and known.reference.repository in allowed
-                for digest in known.image.parts
-            )
-        )
+    def follow_rules(self) -> None:
+        """Count what tags serve by rules that have changed: those of allowed repositories do."""
+        for known in self._known.values():
+            self._mark(known)
 
     def _remember(self, known: Known) -> None:
         if known.reference not in self._known and len(self._known) >= MOST:
             self.forget(next(iter(self._known)))  # the longest unused
+        before = self._known.get(known.reference)
         self._known[known.reference] = known
+        if before is None or before.image is not known.image:
+            self._mark(known)
         self._space.references.remember(str(known.reference), known.digest, known.checked)
+
+    def _mark(self, known: Known) -> None:
+        """Tell the blob space what a tag serves."""
+        reference, image = known.reference, known.image
+        if reference.tag is not None:
+            is_served = image is not None and self._rules(reference.repository) is not None
+            self._current.serves(reference, image.parts if image and is_served else ())

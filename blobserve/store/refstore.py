@@ -146,7 +146,7 @@ class RefStore:
     def reload(self) -> None:
         """Follow rules that have changed."""
         self._missing.clear()
-        self._known.mark_current()
+        self._known.follow_rules()
         self._pre_pulls.reload()
 
     async def close(self) -> None:
