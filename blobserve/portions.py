@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -17,6 +19,20 @@ PORTION = 0.005
 """Seconds of work after which the rest is left to later turns."""
 
 _log = Logger()
+
+
+def put_off(reactor: IReactorTime, work: Callable[[], object]) -> None:
+    """Have `work` done in a later turn, after all that comes until then has been seen to."""
+    # What a socket's event puts off is done before sockets are looked at again; what that puts
+    # off is not.
+    reactor.callLater(0, reactor.callLater, 0, work)
+
+
+def a_later_turn(reactor: IReactorTime) -> Deferred[None]:
+    """Fires in such a turn: between what is done before and after it others are seen to."""
+    turn: Deferred[None] = Deferred()
+    put_off(reactor, partial(turn.callback, None))
+    return turn
 
 
 class Portions:
@@ -39,7 +55,7 @@ class Portions:
         """
         if self._waiting or self._spent_by(self._reactor.seconds()) > PORTION:
             if not self._waiting:
-                self._reactor.callLater(0, self._go_on)
+                put_off(self._reactor, self._go_on)
             self._waiting.append(work)
             return False
         self._do(work)

@@ -485,6 +485,7 @@ async def test_hub() -> None:
         clock, "docker.io", RegistryRules(), None, frozenset(), InlineThreads(), Limits(), Metrics()
     )
     asking = _outcome(registry.resolve(Reference.parse("docker.io/alpine:3")))
+    clock.advance(0)
     await registry.close()
     assert await asking is StoreClosed
     assert names == ["registry-1.docker.io"]

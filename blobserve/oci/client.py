@@ -34,6 +34,7 @@ from blobserve.oci.unanswered import (
     is_untrusted,
     problem_of,
 )
+from blobserve.portions import a_later_turn
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -116,6 +117,8 @@ class Client:
             key = self._rules.plain_key(origin.host, origin.port)
             problem = f"{origin.authority} may not be spoken to without TLS; to allow it, {key}"
             raise self._failed(problem)
+        # It takes half a millisecond to make a request, as does what led to it.
+        await a_later_turn(self._reactor)
         begun = self._reactor.seconds()
         wire = _Exactly(self._agent, request)
         response = await self._answer(wire.send(self._reactor, self._headers(request)), origin)
