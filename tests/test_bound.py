@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -84,6 +84,34 @@ def test_the_longest_unused_goes_first() -> None:
     assert now(stand.pull().ask(15)) == 15
     assert stand.left() == [0, 3, 4, 5, 6, 7, 8, 9]
     assert stand.bound.size == 95
+
+
+def test_what_is_used_again_goes_last() -> None:
+    """Who uses a blob without asking for it anew keeps it, for as long as that goes on."""
+    stand = Stand(*"abcdefghij")
+    for _ in range(3):
+        stand.blobs[0].use_again()
+        now(stand.pull().ask(10))
+    assert stand.left() == [0, 4, 5, 6, 7, 8, 9]
+    now(stand.pull().ask(70))
+    assert stand.left() == []
+
+
+def test_what_is_used_again_stays_open() -> None:
+    """Nor is it closed, if others can be."""
+    stand = Stand(*"abc")
+    for blob in stand.blobs:
+        stand.shelf.opened(blob, cast("Any", Nothing()))
+    stand.blobs[0].use_again()
+    stand.shelf.close(1)
+    assert [blob.filesystem is not None for blob in stand.blobs] == [True, False, False]
+
+
+class Nothing:
+    """A filesystem that can be closed."""
+
+    def close(self) -> None:
+        """See `ImageFilesystem.close`."""
 
 
 def test_what_is_read_stays() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +24,7 @@ from blobserve.config import Config, RepositoryRules
 from blobserve.errors import RegistryFailed
 from blobserve.oci.reference import Reference
 from blobserve.portions import PORTION
+from blobserve.store.blobspace import BlobState
 from blobserve.testing import InlineThreads
 from blobserve.web.channel import ImageChannel
 from blobserve.web.hot import is_between_requests
@@ -493,6 +495,25 @@ async def test_a_switch_elsewhere_costs_nothing(tmp_path: Path) -> None:
         assert [key for key in before if kept.get(key) is before[key]] == [
             (f"{SITE}/app.js".encode(), ())
         ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_hot_is_kept(tmp_path: Path) -> None:
+    """An image whose files come from memory alone outlives those that are pulled meanwhile."""
+    reactor: Any = MemoryReactorClock()
+    async with standing(tmp_path, clock=reactor, max_size=16 << 20) as stand:
+        config = Config(repos={REPOSITORY: RepositoryRules(REPOSITORY)})
+        site = a_site(stand, reactor, config, MemoryLog())
+        hot, request = made({"app.js": b"hot"}), asked("app.js")
+        stand.source.push(SITE, hot)
+        answered(site, request)
+        for n in range(2, 9):
+            other = attrs.evolve(SITE, tag=f"v{n}")
+            files = {"app.js": b"other", "junk": random.Random(n).randbytes(4 << 20)}
+            stand.source.push(other, made(files))
+            assert answered(site, request) == b"hot"
+            assert answered(site, asked("app.js", image=other)) == b"other"
+        assert stand.space.state_of(hot.layers[0].digest) is BlobState.READY
 
 
 def test_a_client_that_takes_little_gets_all(pair: Pair) -> None:

@@ -32,6 +32,10 @@ class Readable(Protocol):
 
     filesystem: ImageFilesystem
 
+    def use_again(self) -> None:
+        """See `Lease.use_again`."""
+        ...
+
     def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
         """See `Lease.coded`."""
         ...
@@ -64,6 +68,12 @@ class KeptBlob:
         """Whether its index was found damaged while it was open: it is to be opened anew."""
         self.is_gone = False
         """Whether it is off the books but for what is still open."""
+        self.is_used_again = False
+        """Whether it was used since a `Shelf` last looked, by who did not ask for it anew."""
+
+    def use_again(self) -> None:
+        """See `Lease.use_again`."""
+        self.is_used_again = True
 
     def close(self) -> None:
         """Close its files, if they are open."""
@@ -97,6 +107,7 @@ class Blob:
     ) -> None:
         """`want` is asked for codings that are not there, `damaged` told of damage."""
         self.filesystem = filesystem
+        self.use_again = kept.use_again
         self._kept = kept
         self._released: Callable[[KeptBlob], None] | None = released
         self._want = want

@@ -8,7 +8,7 @@ holds.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from blobserve.oci.digest import Digest
 from blobserve.store.blob import KeptBlob
@@ -94,6 +94,7 @@ class Shelf:
 
     def close(self, most: int) -> None:
         """Close the longest unused of those that nobody reads, so that `most` of them stay open."""
+        self._look_for_uses(self._open)
         idle = [blob for blob in self._open.values() if not blob.leases]
         for blob in idle[: max(0, len(idle) - most)]:
             del self._open[blob.digest]
@@ -101,6 +102,7 @@ class Shelf:
 
     def victims(self, size: int) -> list[KeptBlob]:
         """The blobs that go first, just as many as take `size` bytes, or all that may go."""
+        self._look_for_uses(self._blobs)
         victims: list[KeptBlob] = []
         for is_current in (False, True):  # what tags currently serve goes last
             for blob in self:
@@ -110,3 +112,9 @@ class Shelf:
                     victims.append(blob)
                     size -= blob.size
         return victims
+
+    def _look_for_uses(self, blobs: Mapping[Digest, KeptBlob]) -> None:
+        """Count the uses of which nobody told: what was used again goes behind the rest."""
+        for blob in [each for each in blobs.values() if each.is_used_again]:
+            blob.is_used_again = False
+            self.touch(blob)

@@ -101,12 +101,14 @@ class Keep:
         self.shelf.close(self._most_open)
 
     def acquire(self, digest: Digest, is_use: bool = True) -> Blob | None:
-        """See `BlobSpace.acquire`; what is no use of it is not counted as one."""
+        """See `BlobSpace.acquire`; what is no use of its own counts as `Lease.use_again` does."""
         kept = self.shelf.get(digest)
         if kept is None or kept.filesystem is None or kept.is_doubted:
             return None
         if is_use:
             self._count_use(kept)
+        else:
+            kept.use_again()
         return self._lease(kept)
 
     async def mount(self, digest: Digest) -> Blob | None:

@@ -8,6 +8,7 @@ the making is a job of its own for the pool that extracts layers. Fetches nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import attrs
 
@@ -46,6 +47,7 @@ class Layers:
         self.filesystem = ImageFilesystem(
             tree.filesystem.tree, [layer.filesystem.contents[0] for layer in layers]
         )
+        self.use_again = partial(_use_all, [each.use_again for each in (tree, *layers)])
         self._tree = tree
         self._layers = layers
 
@@ -175,6 +177,11 @@ class Trees:
                     raise typed(error) or error from error
                 if not await self._keep.room.relieve(_EXTENT):
                     raise DiskFull from error
+
+
+def _use_all(uses: Iterable[Callable[[], None]]) -> None:
+    for use_again in uses:
+        use_again()
 
 
 def _release(blobs: Iterable[Blob]) -> None:

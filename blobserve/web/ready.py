@@ -2,8 +2,8 @@
 
 Kept by all of a request that selects them, up to a bound, forgotten by last use, and all at once
 when another configuration is in force. What is kept is believed for a second, and no longer than
-until some reference comes to stand for something else; then its image is leased again, which counts
-the use and asks whether it is still what the URL names.
+until some reference comes to stand for something else; then its image is leased again, which asks
+whether it is still what the URL names. Each use is one of the image, which nobody reads meanwhile.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Ready:
     rules: RepositoryRules
     reference: Reference
     image: Digest
+    use_again: Callable[[], None] = attrs.field(repr=False)
+    """See `Lease.use_again`."""
     result: Result = "hit"
     _believed_from: float = 0.0
     _believed_until: float = 0.0
@@ -65,6 +67,7 @@ class Ready:
     def believe(self, lease: Lease, now: float, switches: int) -> None:
         """Take up what a lease that was just given says of the image."""
         self._believed_under = switches
+        self.use_again = lease.use_again
         self.result = "stale" if lease.result == "stale" else "hit"
         self._believed_from = now
         self._believed_until = min(now + _BELIEVED, lease.trusted_until)
@@ -145,6 +148,7 @@ class ReadyResponses:
             return None
         if ready.content is not None and ready.is_believed(self._clock.seconds(), switches):
             self._whole.move_to_end(key)
+            ready.use_again()
         elif not self._is_confirmed(key, ready):
             self._forget(key)
             return None

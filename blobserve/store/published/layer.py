@@ -117,6 +117,9 @@ class PublishedReadable:
         self.filesystem: ImageFilesystem = layer.filesystem
         self._layer: PublishedLayer | None = layer
 
+    def use_again(self) -> None:
+        """See `Lease.use_again`: there is nothing yet that could be evicted."""
+
     def reading(self, entry: Entry) -> Reading:
         """A reading of one file that is not empty; to be closed before this is released."""
         if self._layer is None:
