@@ -1,9 +1,11 @@
-"""Asks for one file again and again until it is told to stop, and says how long it took.
+"""Asks for a file again and again until it is told to stop, and says how long it took.
+
+Of several servers, each in turn: what the machine does meanwhile it does to all of them.
 
 A program of its own, so that nothing which goes on in a test stands in its way. It is told by a
 JSON list, pairs of times between which the server was made to stand still: what was asked for then
-says nothing of the server. Prints one JSON object: answers that were right, that were wrong, that
-failed visibly, and quantiles of the seconds of all but these.
+says nothing of the server. Prints a JSON list, for each server an object: answers that were right,
+that were wrong, that failed visibly, and quantiles of the seconds of all but these.
 """
 
 from __future__ import annotations
@@ -14,40 +16,59 @@ import select
 import sys
 from http.client import HTTPConnection, HTTPException
 from time import perf_counter
+from urllib.parse import urlsplit
 
 PAUSE = 0.002
 
 
-def main(port: int, target: str, digest: str) -> None:
-    """Ask until told to stop."""
-    taken: list[tuple[float, float]] = []
-    wrong = failed = 0
-    connection = HTTPConnection("127.0.0.1", port, timeout=60)
-    while not select.select([sys.stdin], [], [], PAUSE)[0]:
+class Asked:
+    """One URL, the connection to its server, and what came of asking."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = parts.path
+        self._connection = HTTPConnection(parts.netloc, timeout=60)
+        self._taken: list[tuple[float, float]] = []
+        self._wrong = self._failed = 0
+
+    def ask(self, digest: str) -> None:
+        """Once, for what has this SHA-256."""
         began = perf_counter()
         try:
-            connection.request("GET", target)
-            answer = connection.getresponse()
+            self._connection.request("GET", self._target)
+            answer = self._connection.getresponse()
             body = answer.read()
         except (OSError, HTTPException):
-            connection.close()
-            failed += 1
-            continue
+            self._connection.close()
+            self._failed += 1
+            return
         if answer.status in (502, 503):
-            failed += 1
-            continue
-        taken.append((began, perf_counter()))
-        wrong += "sha256:" + hashlib.sha256(body).hexdigest() != digest
-    connection.close()
+            self._failed += 1
+            return
+        self._taken.append((began, perf_counter()))
+        self._wrong += "sha256:" + hashlib.sha256(body).hexdigest() != digest
+
+    def result(self, stood_still: list[tuple[float, float]]) -> dict[str, float]:
+        """All that is to be printed."""
+        self._connection.close()
+        times = sorted(
+            ended - began
+            for began, ended in self._taken
+            if not any(since < ended and began < until for since, until in stood_still)
+        )
+        right = len(self._taken) - self._wrong
+        counts = {"right": right, "wrong": self._wrong, "failed": self._failed}
+        return {**counts, "p50": at(times, 0.5), "p99": at(times, 0.99), "worst": at(times, 1)}
+
+
+def main(digest: str, *urls: str) -> None:
+    """Ask until told to stop."""
+    asked = [Asked(url) for url in urls]
+    while not select.select([sys.stdin], [], [], PAUSE)[0]:
+        for each in asked:
+            each.ask(digest)
     stood_still = json.loads(sys.stdin.read())
-    times = sorted(
-        ended - began
-        for began, ended in taken
-        if not any(since < ended and began < until for since, until in stood_still)
-    )
-    counts = {"right": len(taken) - wrong, "wrong": wrong, "failed": failed}
-    quantiles = {"p50": at(times, 0.5), "p99": at(times, 0.99), "worst": at(times, 1)}
-    print(json.dumps({**counts, **quantiles}))
+    print(json.dumps([each.result(stood_still) for each in asked]))
 
 
 def at(times: list[float], share: float) -> float:
@@ -56,4 +77,4 @@ def at(times: list[float], share: float) -> float:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(*sys.argv[1:])

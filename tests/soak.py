@@ -351,20 +351,21 @@ def stopped(pid: int) -> Iterator[None]:
 class Probe:
     """A client in a process of its own that asks for one file again and again, and takes times."""
 
-    def __init__(self, port: int, target: str, content: bytes) -> None:
-        arguments = [str(port), target, digest_of(content)]
+    def __init__(self, content: bytes, *urls: str) -> None:
+        """`urls`: where the file is to be had; each is asked in turn."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.probe", *arguments],
+            [sys.executable, "-m", "tests.probe", digest_of(content), *urls],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
 
-    def stop(self, stood_still: Sequence[tuple[float, float]] = ()) -> dict[str, float]:
-        """End it; how many answers were `right`, and `wrong`; `p99` and `worst` of their seconds.
+    def stop(self, stood_still: Sequence[tuple[float, float]] = ()) -> list[dict[str, float]]:
+        """End it; for each URL how many answers were `right`, `wrong`, and how long they took.
 
-        Without those of requests that had to wait because the server was made to stand still.
+        That is `p99` and `worst` of their seconds, without those of requests that had to wait
+        because the server was made to stand still.
         """
         said, _ = self._process.communicate(json.dumps(stood_still).encode(), 60)
-        found: dict[str, float] = json.loads(said)
+        found: list[dict[str, float]] = json.loads(said)
         return found

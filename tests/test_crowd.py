@@ -91,14 +91,14 @@ def test_hot_files_while_a_thousand_wait_for_one_image(
     server = running(Server(tmp_path, own, {"accessLog": {"format": "off"}}))
     hot = f"/{host}/team/hot:v1/app.js"
     assert server.fetch(hot).body == script
-    quiet = Probe(server.port, hot, script)
+    quiet = Probe(script, server.url + hot)
     Event().wait(QUIET)
-    before = quiet.stop()
+    [before] = quiet.stop()
     with Crowd.of(server.port, CROWD) as crowd:
-        probe = Probe(server.port, hot, script)
+        probe = Probe(script, server.url + hot)
         Event().wait(0.5)  # until it asks
         answers = crowd.ask(f"/{host}/team/cold:v1/app.js")
-        meanwhile = probe.stop()
+        [meanwhile] = probe.stop()
     usual, worst = (round(1000 * each["worst"], 1) for each in (before, meanwhile))
     figure = (
         f"while {CROWD} clients wait for one image and get it, a hot file takes {worst} ms"
