@@ -17,7 +17,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogEvent, eventAsText, globalLogPublisher
+from twisted.logger import capturedLogs, eventAsText
 from twisted.python.failure import Failure
 
 from blobserve.config import Limits, RegistryRules
@@ -709,14 +709,8 @@ async def test_c45_more_than_was_asked_for(kind: str, pieces: int) -> None:
 @within(10)
 async def test_c46_c47_nothing_of_theirs(docker_registry: DockerRegistry) -> None:
     """A registry's Warning, and whatever else it says of itself, is not in the log."""
-    lines: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        lines.append(eventAsText(event))
-
     docker_registry.put(Image((LAYER,)), SITE)
-    globalLogPublisher.addObserver(observe)
-    try:
+    with capturedLogs() as events:
         async with faulty(docker_registry.port) as proxy, registry_at(proxy.host) as registry:
             odd = having(warning='299 - "hushhush\t\x1b[2J"', server="hushhush", etag='"hushhush"')
             proxy.always("", Fault(after=9, edit=odd.edit))
@@ -724,6 +718,4 @@ async def test_c46_c47_nothing_of_theirs(docker_registry: DockerRegistry) -> Non
                 await registry.fetch(Repository.parse(f"{proxy.host}/team/site"), WANTED, Sink())
             with pytest.raises(RegistryFailed):
                 await registry.resolve(Reference.parse(f"{proxy.host}/{SITE}"))
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    assert not [line for line in lines if "hushhush" in line]
+    assert not [event for event in events if "hushhush" in eventAsText(event)]

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import globalLogPublisher
+from twisted.logger import capturedLogs
 
 from blobserve.config import KIB, MIB, BlobSpaceRules
 from blobserve.errors import NoSpace
@@ -435,9 +435,7 @@ class Failing(InlineThreads):
 async def test_failing(tmp_path: Path, error: Exception, outcome: str) -> None:
     """A coding that fails breaks nothing, is told once, and tried again after a while."""
     clock, metrics, threads = Clock(), Metrics(), Failing()
-    told: list[Any] = []
-    globalLogPublisher.addObserver(told.append)
-    try:
+    with capturedLogs() as told:
         async with opened(tmp_path, threads=threads, reactor=clock, metrics=metrics) as space:
             await take_in(space, SITE)
             blob = lease(space, SITE)
@@ -453,8 +451,6 @@ async def test_failing(tmp_path: Path, error: Exception, outcome: str) -> None:
             assert ask(blob) is Uncoded.PENDING
             assert isinstance(ask(blob), Entry)
             blob.release()
-    finally:
-        globalLogPublisher.removeObserver(told.append)
     about = [each for each in told if each.get("coding") == "zstd"]
     assert len(about) == 1
 

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from blobserve.oci.auth_file import AuthFile
 from blobserve.oci.credential_helper import CredentialHelpers, Login
@@ -36,16 +37,10 @@ def parsed(**members: object) -> AuthFile:
 
 
 @pytest.fixture
-def logged():
-    """What has been logged, as text."""
-    lines: list[str] = []
-
-    def observe(event):
-        lines.append(event["log_format"].format(**event))
-
-    globalLogPublisher.addObserver(observe)
-    yield lines
-    globalLogPublisher.removeObserver(observe)
+def logged() -> Iterator[Sequence[LogEvent]]:
+    """What has been logged."""
+    with capturedLogs() as events:
+        yield events
 
 
 @pytest.fixture
@@ -282,7 +277,7 @@ def test_named_file_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"{}", b"\xef\xbb\xbf", b'{"auths": null}'])
-def test_empty_file(tmp_path: Path, content: bytes, logged: list[str]) -> None:
+def test_empty_file(tmp_path: Path, content: bytes, logged: Sequence[LogEvent]) -> None:
     """A file that says nothing leaves us anonymous, silently (A38)."""
     path = tmp_path / "config.json"
     path.write_bytes(content)
@@ -290,7 +285,7 @@ def test_empty_file(tmp_path: Path, content: bytes, logged: list[str]) -> None:
     assert logged == []
 
 
-def test_no_file(tmp_path: Path, logged: list[str]) -> None:
+def test_no_file(tmp_path: Path, logged: Sequence[LogEvent]) -> None:
     """A file that is absent, a directory or a FIFO leaves us anonymous, without waiting (A38)."""
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "absent", tmp_path, tmp_path / "fifo", tmp_path / "fifo" / "x"):
@@ -331,7 +326,7 @@ def test_rotation(tmp_path: Path) -> None:
     ],
     ids=range(9),
 )
-def test_malformed_file(tmp_path: Path, content: bytes, logged: list[str]) -> None:
+def test_malformed_file(tmp_path: Path, content: bytes, logged: Sequence[LogEvent]) -> None:
     """A file that becomes malformed is reported once, and what it said before still counts.
 
     Row A38.
@@ -342,14 +337,14 @@ def test_malformed_file(tmp_path: Path, content: bytes, logged: list[str]) -> No
     assert keychain.for_repository(SITE) == ME
     path.write_bytes(content)
     assert keychain.for_repository(SITE) == keychain.for_repository(SITE) == ME
-    (line,) = logged
+    (line,) = map(formatEvent, logged)
     assert str(path) in line
     assert "c2VjcmV0" not in line
     write(path, {})
     assert keychain.for_repository(SITE) is None
 
 
-def test_unreadable_file(tmp_path: Path, logged: list[str]) -> None:
+def test_unreadable_file(tmp_path: Path, logged: Sequence[LogEvent]) -> None:
     """A file that becomes unreadable is reported, and what it said before still counts (A38)."""
     path = tmp_path / "config.json"
     write(path, auths())
@@ -361,11 +356,11 @@ def test_unreadable_file(tmp_path: Path, logged: list[str]) -> None:
     assert len(logged) == 1
 
 
-def test_wrong_entry_is_reported(tmp_path: Path, logged: list[str]) -> None:
+def test_wrong_entry_is_reported(tmp_path: Path, logged: Sequence[LogEvent]) -> None:
     """An entry that cannot be used is reported with its file and its key, without its text."""
     write(tmp_path / "c.json", {"auths": {"registry.example": {"auth": "c2VjcmV0"}}})
     assert Keychain(tmp_path / "c.json", {}).for_repository(SITE) is None
-    assert logged == [
+    assert [formatEvent(event) for event in logged] == [
         f"credentials in {tmp_path}/c.json: auths of registry.example: auth has no colon"
     ]
 
@@ -424,14 +419,14 @@ def test_identity_token_of_a_helper(helper) -> None:
         "kill -9 $$",
     ],
 )
-def test_helper_fails(helper, script: str, logged: list[str]) -> None:
+def test_helper_fails(helper, script: str, logged: Sequence[LogEvent]) -> None:
     """A helper that fails, hangs, or says too much gives nothing; it is ended and reported.
 
     Row A35.
     """
     helpers = CredentialHelpers(helper(script), runs_within=0.5)
     assert helpers.ask("test", "registry.example") is None
-    (line,) = logged
+    (line,) = map(formatEvent, logged)
     assert line.startswith("credential helper test gave nothing for registry.example: ")
 
 

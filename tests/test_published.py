@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256, shake_128
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import (
@@ -64,15 +64,13 @@ def wiped(directory: Path) -> bool:
 
 
 @pytest.fixture
-def caught() -> Iterator[list[LogEvent]]:
+def caught() -> Iterator[Sequence[LogEvent]]:
     """What is logged."""
-    events: list[LogEvent] = []
-    globalLogPublisher.addObserver(events.append)
-    yield events
-    globalLogPublisher.removeObserver(events.append)
+    with capturedLogs() as events:
+        yield events
 
 
-def log(caught: list[LogEvent]) -> str:
+def log(caught: Sequence[LogEvent]) -> str:
     """The same as text."""
     return "\n".join(formatEvent(each) for each in caught)
 
@@ -260,7 +258,7 @@ async def test_not_used(case: str, tmp_path: Path) -> None:
 
 
 @within(20)
-async def test_an_index_that_lies(tmp_path: Path, caught: list[LogEvent]) -> None:
+async def test_an_index_that_lies(tmp_path: Path, caught: Sequence[LogEvent]) -> None:
     """Of an index that is refused the log says why, and the layer is pulled as any other."""
     layer = retold(CHUNKED, lambda entries: entries[-1].update(offset=1 << 40))
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
@@ -369,7 +367,7 @@ def _another_name(entries: list[dict[str, Any]]) -> None:
 @within(20)
 @pytest.mark.parametrize("layer", [CHUNKED, CURRENT], ids=["chunked", "estargz"])
 async def test_other_names_than_the_tar(
-    layer: Layer, tmp_path: Path, caught: list[LogEvent]
+    layer: Layer, tmp_path: Path, caught: Sequence[LogEvent]
 ) -> None:
     """When a layer is here its own index is what counts; that another said otherwise is told."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:

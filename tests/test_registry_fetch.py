@@ -9,7 +9,7 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import capturedLogs, formatEvent
 
 from blobserve.config import Limits, RegistryRules
 from blobserve.errors import BlobNotFound, ContentMismatch, RegistryFailed, RegistryRefused
@@ -350,13 +350,7 @@ async def test_log() -> None:
 
     Row C47.
     """
-    events: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        events.append(f"{formatEvent(event)} {event.get('log_failure')}")
-
-    globalLogPublisher.addObserver(observe)
-    try:
+    with capturedLogs() as logged:
         async with listening() as storage, listening() as scripted:
             digest = scripted.hold("team/site", BLOB)
             signed = redirect(f"http://{storage.host}/x?signature=hushhush")
@@ -370,8 +364,7 @@ async def test_log() -> None:
                 repository = Repository.parse(f"{scripted.host}/team/site")
                 with pytest.raises(BlobNotFound):
                     await registry.fetch(repository, Descriptor("", digest, SIZE), Sink())
-    finally:
-        globalLogPublisher.removeObserver(observe)
+    events = [f"{formatEvent(event)} {event.get('log_failure')}" for event in logged]
     assert any("503 DENIED" in event for event in events)
     assert not any("hushhush" in event or "token-1" in event for event in events)
 

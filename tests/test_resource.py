@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 import attrs
 import pytest
 from twisted.internet.error import ConnectionDone
-from twisted.logger import globalLogPublisher
+from twisted.logger import capturedLogs
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
@@ -528,15 +528,11 @@ async def test_damage(tmp_path: Path) -> None:
     async with serving(tmp_path, {"a.bin": b"x" * size}) as site:
         client = await opened(site, f"/{TAG}/a.bin")
         [content] = (tmp_path / "space").glob("blobs/*/*/content")
-        events: list[object] = []
-        globalLogPublisher.addObserver(events.append)
-        try:
+        with capturedLogs() as events:
             with content.open("r+b") as file:
                 file.truncate(size // 2)
             client.transport.resumeProducing()
             received = await client.all()
-        finally:
-            globalLogPublisher.removeObserver(events.append)
         assert len(received) < size
         assert client.ended is not None
         assert not client.ended.check(ConnectionDone)
@@ -550,12 +546,8 @@ async def test_the_unexpected(tmp_path: Path) -> None:
     """What nobody foresaw is 500 with an id that the log has, and shows nothing of itself."""
     async with serving(tmp_path, SITE) as site:
         site.source.fail("resolve", ZeroDivisionError("a secret"))  # type: ignore[arg-type]
-        events: list[object] = []
-        globalLogPublisher.addObserver(events.append)
-        try:
+        with capturedLogs() as events:
             answer = await site.fetch(f"/{TAG}/app.js")
-        finally:
-            globalLogPublisher.removeObserver(events.append)
         assert answer.status == 500
         assert b"secret" not in answer.body
         assert site.log[0].request_id in answer.body.decode()
