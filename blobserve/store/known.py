@@ -48,7 +48,7 @@ class KnownReferences:
                 self._space.references.forget(text)
             else:
                 self._known[reference] = Known(reference, digest, checked)
-        for reference in [each for each in self._known if each.tag is not None]:
+        for reference in self.tags():
             rules = self._rules(reference.repository)
             if rules is not None:
                 await self.recall(reference, rules)
@@ -101,7 +101,7 @@ class KnownReferences:
         before = self._known[known.reference]
         after = self._known[known.reference] = change(before)
         if after.image is not before.image:
-            self._mark(after)
+            self.mark(after.reference)
         if after.checked != before.checked:
             self._remember(after)
 
@@ -112,10 +112,16 @@ class KnownReferences:
             self._current.serves(reference, ())
             self._space.references.forget(str(reference))
 
-    def follow_rules(self) -> None:
-        """Count what tags serve by rules that have changed: those of allowed repositories do."""
-        for known in self._known.values():
-            self._mark(known)
+    def tags(self) -> list[Reference]:
+        """Every tag of which something is known."""
+        return [reference for reference in self._known if reference.tag is not None]
+
+    def mark(self, reference: Reference) -> None:
+        """Tell the blob space what a tag serves, by the rules of now; a digest is no tag."""
+        known = self._known.get(reference)
+        if known is not None and reference.tag is not None:
+            image = known.image if self._rules(reference.repository) is not None else None
+            self._current.serves(reference, image.parts if image else ())
 
     def _remember(self, known: Known) -> None:
         if known.reference not in self._known and len(self._known) >= MOST:
@@ -123,12 +129,5 @@ class KnownReferences:
         before = self._known.get(known.reference)
         self._known[known.reference] = known
         if before is None or before.image is not known.image:
-            self._mark(known)
+            self.mark(known.reference)
         self._space.references.remember(str(known.reference), known.digest, known.checked)
-
-    def _mark(self, known: Known) -> None:
-        """Tell the blob space what a tag serves."""
-        reference, image = known.reference, known.image
-        if reference.tag is not None:
-            is_served = image is not None and self._rules(reference.repository) is not None
-            self._current.serves(reference, image.parts if image and is_served else ())

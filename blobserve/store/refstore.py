@@ -7,6 +7,7 @@ of HTTP, on either side.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -16,6 +17,7 @@ from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import Forbidden, NotHere, SpaceContended, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.oci.reference import Reference, Repository
+from blobserve.portions import Portions
 from blobserve.store.blobspace import BlobSpace, Readable
 from blobserve.store.download import Downloads
 from blobserve.store.early import EarlyFile, sooner
@@ -71,6 +73,7 @@ class RefStore:
         )
         self._refreshes = Refreshes(provider, self._known, self._pulls, reactor)
         self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)
+        self._portions = Portions(reactor)
         self._closed = False
 
     async def open(self) -> None:
@@ -146,7 +149,8 @@ class RefStore:
     def reload(self) -> None:
         """Follow rules that have changed."""
         self._missing.clear()
-        self._known.follow_rules()
+        for tag in self._known.tags():  # of which there may be thousands
+            self._portions.do(partial(self._known.mark, tag))
         self._pre_pulls.reload()
 
     async def close(self) -> None:
