@@ -29,7 +29,7 @@ def put_off(reactor: IReactorTime, work: Callable[[], object]) -> None:
 
 
 def a_later_turn(reactor: IReactorTime) -> Deferred[None]:
-    """Fires in such a turn: between what is done before and after it others are seen to."""
+    """Fires in a later turn, see `put_off`: others are seen to before whoever waits goes on."""
     turn: Deferred[None] = Deferred()
     put_off(reactor, partial(turn.callback, None))
     return turn

@@ -99,11 +99,10 @@ class KnownReferences:
         if not self.is_current(known):
             return
         before = self._known[known.reference]
-        after = self._known[known.reference] = change(before)
-        if after.image is not before.image:
-            self.mark(after.reference)
+        after = change(before)
+        self._put(after)
         if after.checked != before.checked:
-            self._remember(after)
+            self._write_down(after)
 
     def forget(self, reference: Reference) -> None:
         """Know nothing of `reference` any more."""
@@ -126,8 +125,14 @@ class KnownReferences:
     def _remember(self, known: Known) -> None:
         if known.reference not in self._known and len(self._known) >= MOST:
             self.forget(next(iter(self._known)))  # the longest unused
+        self._put(known)
+        self._write_down(known)
+
+    def _put(self, known: Known) -> None:
         before = self._known.get(known.reference)
         self._known[known.reference] = known
         if before is None or before.image is not known.image:
             self.mark(known.reference)
+
+    def _write_down(self, known: Known) -> None:
         self._space.references.remember(str(known.reference), known.digest, known.checked)

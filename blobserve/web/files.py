@@ -214,9 +214,7 @@ class Files:
         self._store.count(lease.result)
         shown = selection.represented(variant, lease.digest, self._reactor.seconds())
         reference = location.reference
-        ready = Ready(
-            shown, content, source, selection.rules, reference, lease.digest, lease.use_again
-        )
+        ready = Ready(shown, content, source, selection.rules, reference, lease.digest)
         return self._ready.keep(key, ready, lease) if is_final else ready
 
     def options(self, asked: Asked) -> Answer:

@@ -49,8 +49,8 @@ class Ready:
     rules: RepositoryRules
     reference: Reference
     image: Digest
-    use_again: Callable[[], None] = attrs.field(repr=False)
-    """See `Lease.use_again`."""
+    use_again: Callable[[], None] = attrs.field(init=False, repr=False)
+    """See `Lease.use_again`; of the lease that was believed last."""
     result: Result = "hit"
     _believed_from: float = 0.0
     _believed_until: float = 0.0
@@ -158,7 +158,7 @@ class ReadyResponses:
 
     def keep(self, key: Key, ready: Ready, lease: Lease) -> Ready:
         """Keep what was just made of `lease`, where `get` had nothing; returns it."""
-        ready.believe(lease, self._clock.seconds(), self._store.switches)
+        self._believe(ready, lease)
         self._kept[key] = ready
         self.size += _OVERHEAD
         self._add_body(key, ready)
@@ -177,13 +177,16 @@ class ReadyResponses:
         if lease is None:
             return False
         with lease:
-            ready.believe(lease, self._clock.seconds(), self._store.switches)
+            self._believe(ready, lease)
             if lease.digest != ready.image:
                 return False
             if ready.content is None and ready.source is not None:
                 ready.content = read_whole(lease, ready.source)
                 self._add_body(key, ready)
             return ready.content is not None
+
+    def _believe(self, ready: Ready, lease: Lease) -> None:
+        ready.believe(lease, self._clock.seconds(), self._store.switches)
 
     def _add_body(self, key: Key, ready: Ready) -> None:
         if ready.content is None:
