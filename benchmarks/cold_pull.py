@@ -1,26 +1,29 @@
-"""A cold pull against `gzip -dc | tar x`: time to READY and to durable, and the server's memory.
+"""A cold pull against `gzip -dc | tar x`: time to READY and to durable, CPU seconds, and memory.
 
-Run in the checkout as ``python -m benchmarks.cold_pull [ROUNDS]``, with the test extra and
-docker-registry installed. Both sides take turns on the same layer, so that the ratios hold on a
-machine whose absolute figures do not.
+Run in the checkout as ``python -m benchmarks.cold_pull [ROUNDS] [--before CHECKOUT]``, with the
+test extra and docker-registry installed. The sides take turns on the same layer, so that the ratios
+hold on a machine whose absolute figures do not. ``--before`` adds another build of blobserve.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import shutil
 import sqlite3
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import attrs
+
+from benchmarks.warm.process import cpu_seconds
 from tests.rig.images import Image
 from tests.rig.parts import own_directory
 from tests.rig.registry import DockerRegistry
-from tests.rig.server import Server
+from tests.rig.server import ROOT, Server
 
 FILES, UNPACKED, INCOMPRESSIBLE = 4_300, 308_000_000, 0.07
 
@@ -60,13 +63,28 @@ def unpacked(blob: Path, directory: Path) -> tuple[float, float]:
     return ended, durable
 
 
-def pulled(directory: Path, registry: DockerRegistry, name: str) -> tuple[float, float, int]:
-    """Seconds until a cold server answers for the image, and until it is durable; peak bytes."""
+@attrs.frozen
+class Pull:
+    """A cold pull, measured. All but `memory` (bytes) are in seconds."""
+
+    start_cpu: float
+    """CPU time of a start, until the server accepts connections."""
+    cpu: float
+    """CPU time from the request until the image is durable."""
+    ready: float
+    durable: float
+    memory: int
+
+
+def pulled(directory: Path, registry: DockerRegistry, name: str, checkout: Path = ROOT) -> Pull:
+    """Start a server with an empty blob space, and pull the image `name` by a request."""
     directory.mkdir()
     repository = f"{registry.host}/{name.partition(':')[0]}"
-    server = Server(directory, {"timeout": "10m", "repos": {repository: {}}})
+    repos = {"timeout": "10m", "repos": {repository: {}}}
+    server = Server(directory, repos, checkout=checkout)
     server.start()
     try:
+        start_cpu = cpu_seconds(server.pid)
         begun = time.perf_counter()
         answer = server.fetch(f"/{registry.host}/{name}/ide/0/part-0.js", "HEAD")
         ready = time.perf_counter() - begun
@@ -75,7 +93,8 @@ def pulled(directory: Path, registry: DockerRegistry, name: str) -> tuple[float,
         while not is_durable(server.space, directory / "peek"):
             time.sleep(0.005)
         durable = time.perf_counter() - begun
-        return ready, durable, server.peak_memory()
+        cpu = cpu_seconds(server.pid) - start_cpu
+        return Pull(start_cpu, cpu, ready, durable, server.peak_memory())
     finally:
         server.stop()
         shutil.rmtree(directory)
@@ -105,33 +124,48 @@ def row(name: str, seconds: list[float], against: list[float] | None = None) -> 
     return line
 
 
-def main(rounds: int) -> None:
+def main(rounds: int, before: Path | None) -> None:
     """Print the table."""
     image = Image.of(web_client())
     [layer] = image.layers
+    pipelines, pulls, earlier = [], [], []
     with own_directory() as home:
         registry = DockerRegistry(home)
         registry.start()
         try:
             registry.push(image, "bench/site:v1")
             blob = registry.blob_file(layer.digest)
-            sides = []
             for _ in range(rounds):
                 os.sync()
-                pipeline = unpacked(blob, home / "unpacked")
+                pipelines.append(unpacked(blob, home / "unpacked"))
                 os.sync()
-                sides.append((*pipeline, *pulled(home / "server", registry, "bench/site:v1")))
+                pulls.append(pulled(home / "server", registry, "bench/site:v1"))
+                if before is not None:
+                    os.sync()
+                    earlier.append(pulled(home / "server", registry, "bench/site:v1", before))
         finally:
             registry.stop()
-    ended, on_disk, ready, durable, memory = (list(each) for each in zip(*sides, strict=True))
+    ended, on_disk = (list(each) for each in zip(*pipelines, strict=True))
     print(f"layer: {len(layer.blob) / 1e6:.0f} MB, {FILES} files; {rounds} rounds in turn, seconds")
     print(f"{'':34}{'median':>8}{'least':>8}{'most':>8}{'ratio':>8}")
     print(row("gzip -dc | tar x", ended))
-    print(row("blobserve, cold pull to READY", ready, ended))
+    print(row("blobserve, cold pull to READY", [each.ready for each in pulls], ended))
     print(row("gzip -dc | tar x, then sync", on_disk))
-    print(row("blobserve, cold pull to durable", durable, on_disk))
-    print(f"the server's peak memory: {max(memory) / 1e6:.0f} MB")
+    print(row("blobserve, cold pull to durable", [each.durable for each in pulls], on_disk))
+    for title, figure in (
+        ("CPU of a start", lambda each: each.start_cpu),
+        ("CPU of a cold pull", lambda each: each.cpu),
+    ):
+        former = [figure(each) for each in earlier]
+        print(row(title, [figure(each) for each in pulls], former or None))
+        if former:
+            print(row(f"{title}, build before", former))
+    print(f"the server's peak memory: {max(each.memory for each in pulls) / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cold_pull")
+    parser.add_argument("rounds", type=int, nargs="?", default=5)
+    parser.add_argument("--before", type=Path, help="a checkout of another build, to compare with")
+    options = parser.parse_args()
+    main(options.rounds, options.before and options.before.resolve())

@@ -35,7 +35,9 @@ _PACER = Path(__file__).with_name("pacer.go")
 def main(arguments: Sequence[str]) -> None:
     """Measure and print, or say why not."""
     options = _options(arguments)
-    names = _available(options.servers)
+    if options.before is not None:
+        servers.add_build(options.before.resolve())
+    names = _available([*options.servers, servers.BEFORE])
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.exit("needs two cores: one for the server, one for the load")
@@ -62,6 +64,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--servers", nargs="+", choices=SERVERS, default=list(SERVERS), help="these servers only"
     )
+    parser.add_argument("--before", type=Path, help="a checkout of another build, to compare with")
     parser.add_argument("--rounds", type=int, help="turns of each server in a cell (3)")
     parser.add_argument("--seconds", type=int, help="of one turn (2)")
     options = parser.parse_args(arguments)

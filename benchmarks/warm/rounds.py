@@ -16,7 +16,7 @@ import attrs
 from benchmarks.warm.cases import Case, Cell, requests
 from benchmarks.warm.check import Wrong, ask, check
 from benchmarks.warm.load import Latency, Sample, pace, saturate
-from benchmarks.warm.servers import Peer
+from benchmarks.warm.servers import BEFORE, Peer
 
 SHARE = 0.7
 """Of the first server's peak: the fixed rate at which latency is measured."""
@@ -80,7 +80,7 @@ class Bench:
         if known not in self._warm:
             self._warm.add(known)
             turn.saturate(_WARM_UP)
-            if cell.case.name == "text" and peer.name == "blobserve":
+            if cell.case.name == "text" and peer.name in ("blobserve", BEFORE):
                 _wait_for_coding(peer, asked[0])
         return turn
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -77,11 +78,14 @@ class Peer:
         return self.log is None or expected <= 0 or self.log.stat().st_size >= expected
 
 
-def blobserve(directory: Path, files: Files, log: Path | None) -> Running:
+def blobserve(
+    directory: Path, files: Files, log: Path | None, checkout: Path = CHECKOUT
+) -> Running:
     """`twist blobserve` with its defaults, on an image whose tag it need not look up again."""
     rules = {"source": f"oci:{files.layout}", "prePull": ["v1"], "tagMaxAge": "24h"}
     access_log = {"format": "text", "file": str(log)} if log else {"format": "off"}
-    server = Server(directory, {"repos": {REPOSITORY: rules}}, {"accessLog": access_log})
+    repos = {"repos": {REPOSITORY: rules}}
+    server = Server(directory, repos, {"accessLog": access_log}, checkout=checkout)
     server.start()
     return server
 
@@ -194,6 +198,15 @@ SERVERS: dict[str, Callable[[Path, Files, Path | None], Running]] = {
     "caddy": caddy,
     "go": go,
 }
+
+
+BEFORE = "before"
+"""The label of another build of blobserve; see `add_build`."""
+
+
+def add_build(checkout: Path) -> None:
+    """Let the build in `checkout` take part as the server `BEFORE`."""
+    SERVERS[BEFORE] = partial(blobserve, checkout=checkout)
 
 
 def is_installed(name: str) -> bool:

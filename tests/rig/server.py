@@ -44,9 +44,15 @@ class Server:
         top: Mapping[str, object] | None = None,
         under: Sequence[str] = (),
         environment: Mapping[str, str] = {},
+        checkout: Path = ROOT,
     ) -> None:
-        """`under`: what runs it, and hands its own process over to it; see `strace -D`."""
+        """Write the configuration; `start` starts the process.
+
+        :param under: a command that runs the server and hands its process over; see `strace -D`.
+        :param checkout: the tree that the server's code comes from.
+        """
         self.directory = directory
+        self._checkout = checkout
         self._under = under
         self._environment = environment
         self.port = free_port()
@@ -80,7 +86,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, or start it again on what its blob space holds."""
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(self._checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 [*self._under, sys.executable, *_TWIST, str(self.config)],
