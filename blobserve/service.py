@@ -33,6 +33,7 @@ from blobserve.sources import Sources
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.flight import Flight
 from blobserve.store.refstore import RefStore
+from blobserve.systemd import by_index
 from blobserve.threads import OwnThreads
 from blobserve.web.accesslog import AccessLog
 from blobserve.web.health import metrics_site, probe_site
@@ -193,8 +194,9 @@ class Blobserve(Service):
         await self._store.open()
         for description in self._config.listen:
             with _opening("listen", description):
-                endpoint = serverFromString(self._reactor, description)
-                self._ports.append(await endpoint.listen(self._site))
+                for each in by_index(description):
+                    endpoint = serverFromString(self._reactor, each)
+                    self._ports.append(await endpoint.listen(self._site))
         self._is_serving = True
         self._readiness.listening(Deferred.fromCoroutine(self._pre_pull.follow(self._config)))
 

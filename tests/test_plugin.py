@@ -371,26 +371,37 @@ def test_systemd_is_told(
         assert b"STOPPING=1" in said
 
 
-def test_a_socket_from_systemd(tmp_path: Path) -> None:
-    """A socket that systemd opened is taken over by its name."""
+@pytest.mark.parametrize(
+    "hosts", [["127.0.0.1"], ["127.0.0.1", "127.0.0.1"], ["127.0.0.1", "[::1]"]]
+)
+def test_sockets_from_systemd(tmp_path: Path, hosts: list[str]) -> None:
+    """The server takes every socket that systemd passes under the name it is configured with."""
     activate = program("systemd-socket-activate")
-    port = free_port()
+    addresses = [(host.strip("[]"), free_port()) for host in hosts]
     path = tmp_path / "b.yaml"
     path.write_text(
         "blobserve: {listen: 'systemd:domain=INET:name=blobserve', timeout: 20s,"
         f" blobSpace: {{location: {tmp_path}/c}},"
         f" repos: {{{REPOSITORY}: {{source: 'oci:{EXAMPLE}'}}}}}}"
     )
+    listening = [
+        f"--listen={host}:{port}" for host, (_, port) in zip(hosts, addresses, strict=True)
+    ]
+    names = ":".join(["blobserve"] * len(hosts))
     with ExitStack() as stack:
         output = stack.enter_context((tmp_path / "output").open("w"))
         process = subprocess.Popen(
             [
-                *[activate, "-l", f"127.0.0.1:{port}", "--fdname=blobserve"],
+                *[activate, *listening, f"--fdname={names}"],
                 *["-E", f"PYTHONPATH={ROOT}", *TWIST, "blobserve", "--config", str(path)],
             ],
             stdout=output,
             stderr=output,
         )
         stack.callback(end, process)
-        wait_until(lambda: answers(port), process, tmp_path / "output")
-        assert get(port, PAGE)[0] == 200
+        wait_until(lambda: answers(addresses[0][1]), process, tmp_path / "output")
+        for host, port in addresses:
+            connection = http.client.HTTPConnection(host, port, timeout=20)
+            stack.callback(connection.close)
+            connection.request("GET", PAGE)
+            assert connection.getresponse().status == 200
