@@ -179,6 +179,7 @@ class Config:
     listen: tuple[str, ...] = ()
     """Twisted server endpoint descriptions. None: an embedding application mounts the resource."""
     timeout: float = 5.0
+    """Seconds from a request's head until the image is READY; ``math.inf``: no bound."""
     drain_timeout: float = 30.0
     allow_any_repo: bool = False
     hot_path: bool = True

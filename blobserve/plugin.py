@@ -78,7 +78,7 @@ def makeService(options: Options) -> IService:
         raise SystemExit(str(error)) from error
     if options["check"]:
         for warning in config.warnings:
-            print(f"warning: {warning}")
+            print(f"warning: {warning}", file=sys.stderr)
         print(f"{path}: valid")
         raise SystemExit(0)
     if options["verify"]:

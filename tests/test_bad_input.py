@@ -173,7 +173,8 @@ def test_a_check_touches_nothing(blobserve: Any, tmp_path: Path) -> None:
     """--check of a valid configuration says so, and neither listens nor makes a blob space."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-        text = f"blobserve: {{listen: '{listen}', blobSpace: {{location: c}}}}\n"
+        rest = "allowAnyRepo: true, blobSpace: {location: c}"
+        text = f"blobserve: {{listen: '{listen}', {rest}}}\n"
         (tmp_path / "b.yaml").write_text(text)
         done = blobserve("--config", "b.yaml", "--check")
     assert (done.returncode, done.stdout, done.stderr) == (0, "b.yaml: valid\n", "")

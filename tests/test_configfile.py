@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -276,6 +277,49 @@ def test_a_bare_timeout_of_the_original_is_nanoseconds(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(ORIGINAL % ("2500000000", ""))
     assert load(path).timeout == 2.5
+
+
+@pytest.mark.parametrize("written", ['"0s"', "0", "null", '"0h0m"'])
+def test_a_timeout_of_zero_in_the_originals_form_is_no_bound(tmp_path: Path, written: str) -> None:
+    """Zero as timeout means no bound in the original's form, and so does a missing timeout."""
+    path = tmp_path / "config.json"
+    path.write_text(ORIGINAL % (written, ""))
+    assert load(path).timeout == math.inf
+    path.write_text('{"blobserve": {"allowAnyRepo": true}}')
+    assert load(path).timeout == math.inf
+    path.write_text("blobserve: {allowAnyRepo: true, timeout: 0s}")
+    with pytest.raises(ConfigError, match="must be more than nothing"):
+        load(path)
+
+
+def test_unknown_keys_of_the_originals_form(tmp_path: Path) -> None:
+    """The original's form ignores unknown keys with a warning, and reads keys in any case."""
+    path = tmp_path / "config.json"
+    path.write_text(
+        '{"blobserve": {"ALLOWANYREPO": true, "repos": {"x.example/y": {"workDir": "/a",\n'
+        '"earlyServed": {"deep": 1}}}, "prometheusAddr": ":1"}, "port": 3, "dockerauths": null}'
+    )
+    config = load(path)
+    assert config.allow_any_repo
+    assert config.repos["x.example/y"].workdir == "/a"
+    assert (config.listen, config.prometheus_addr) == ((), None)
+    assert [warning.removeprefix(f"{path}:") for warning in config.warnings] == [
+        '2: repos."x.example/y".earlyServed: unknown key; the nearest known one is earlyServe; it is ignored',
+        "2: prometheusAddr: this key stands beside blobserve, not under it; it is ignored",
+        "2: port: this key stands under blobserve; it is ignored",
+        "2: dockerauths: unknown key; the nearest known one is dockerAuth; it is ignored",
+    ]
+    path.write_text('{"blobserve": {"allowAnyRepo": "yes", "extra": 1}}')
+    with pytest.raises(ConfigError, match="expected true or false"):
+        load(path)
+
+
+def test_a_configuration_that_serves_nothing_is_warned_about() -> None:
+    """Without repositories, and without allowAnyRepo, a warning says that nothing is served."""
+    [warning] = load({"blobserve": {"repos": {}}}).warnings
+    assert warning.startswith("configuration: repos: no repository is listed")
+    assert load({"blobserve": {"allowAnyRepo": True}}).warnings == ()
+    assert load({"blobserve": {"repos": {"x.example/y": {}}}}).warnings == ()
 
 
 def test_pprof_is_warned_about(tmp_path: Path) -> None:

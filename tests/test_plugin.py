@@ -92,12 +92,17 @@ def test_check_of_a_valid_configuration() -> None:
 
 
 def test_check_shows_warnings(tmp_path: Path) -> None:
-    """--check shows what works and should be mended."""
+    """--check prints warnings on standard error, and exits 0."""
     path = tmp_path / "config.json"
-    path.write_text('{"blobserve": {"port": 1}, "pprofAddr": ":6060"}')
+    path.write_text('{"blobserve": {"port": 1, "prot": [1]}, "pprofAddr": ":6060"}')
     done = twist("blobserve", "--config", path, "--check")
-    assert done.returncode == 0
-    assert done.stdout.startswith(f"warning: {path}:1: pprofAddr: there is no pprof here")
+    assert (done.returncode, done.stdout) == (0, f"{path}: valid\n")
+    assert done.stderr.splitlines() == [
+        f"warning: {path}:1: prot: unknown key; the nearest known one is port; it is ignored",
+        f"warning: {path}:1: pprofAddr: there is no pprof here; this key has no effect",
+        f"warning: {path}: repos: no repository is listed and allowAnyRepo is false, so every"
+        " request gets 403",
+    ]
 
 
 @pytest.mark.parametrize("check", [["--check"], []])

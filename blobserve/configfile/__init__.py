@@ -6,6 +6,7 @@ with its file, line and path. Defaults are those of `blobserve.config`, no defau
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,10 @@ from blobserve.configfile.place import (
 )
 from blobserve.configfile.tree import Node, Unreadable, from_json, from_python, from_yaml
 from blobserve.errors import ConfigError
+
+_NOTHING_SERVED = (
+    "repos: no repository is listed and allowAnyRepo is false, so every request gets 403"
+)
 
 ConfigSource = Config | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -60,7 +65,13 @@ def load(source: ConfigSource) -> Config:
 def _understand(document: Document, read: Callable[[], Node]) -> Config:
     try:
         found = attributes(Place(document, read()), _TOP, ("blobserve",))
-        return Config(**found.pop("blobserve"), **found)
+        own = found.pop("blobserve")
+        found.pop("pprof", None)
+        if document.is_original:
+            own.setdefault("timeout", math.inf)
+        if not (own.get("repos") or own.get("allow_any_repo")):
+            document.warnings.append(document.at(None, _NOTHING_SERVED))
+        return Config(**own, **found, warnings=tuple(document.warnings))
     except Unreadable as error:
         raise ConfigError((document.at(error.line, error.problem),)) from error
     except Wrong as wrong:
@@ -86,10 +97,11 @@ def _own(place: Place) -> dict[str, Any]:
     return attributes(attrs.evolve(place, path=""), _BELOW_BLOBSERVE)
 
 
-def _pprof(place: Place) -> tuple[str, ...]:
-    if not kinds.text(place):
-        return ()
-    return (place.said("there is no pprof here; this key has no effect"),)
+def _pprof(place: Place) -> str:
+    address = kinds.text(place)
+    if address:
+        place.document.warnings.append(place.said("there is no pprof here; this key has no effect"))
+    return address
 
 
 def _camel_case(name: str) -> str:
@@ -167,7 +179,7 @@ _ACCESS_LOG: Keys = {
 _OWN: Keys = {
     "port": ("listen", kinds.port),
     "listen": ("listen", kinds.endpoints),
-    "timeout": ("timeout", kinds.positive_duration),
+    "timeout": ("timeout", kinds.timeout),
     "drainTimeout": ("drain_timeout", kinds.duration),
     "allowAnyRepo": ("allow_any_repo", kinds.flag),
     "hotPath": ("hot_path", kinds.flag),
@@ -185,7 +197,7 @@ _BESIDE: Keys = {
     "blobserve": ("blobserve", _own),
     "accessLog": ("access_log", made(config.AccessLogRules, _ACCESS_LOG)),
     "dockerAuth": ("docker_auth", kinds.optional_file),
-    "pprofAddr": ("warnings", _pprof),
+    "pprofAddr": ("pprof", _pprof),
     "prometheusAddr": ("prometheus_addr", kinds.address),
     "readinessProbeAddr": ("readiness_addr", kinds.address),
 }
@@ -195,7 +207,7 @@ def _misplaced(keys: Keys, where: str) -> Keys:
     """The keys that stand elsewhere, so that it can be said where."""
 
     def refuse(place: Place) -> NoReturn:
-        raise place.wrong(f"this key stands {where}")
+        raise place.unknown(f"this key stands {where}")
 
     return {key: (key, refuse) for key in keys}
 

@@ -6,6 +6,7 @@ Each is a function from a `Place` to a value, see `blobserve.configfile.place.Ki
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -112,12 +113,22 @@ def duration(place: Place) -> float:
 
 
 def positive_duration(place: Place) -> float:
-    """A duration of more than nothing; the original writes nanoseconds as a bare number."""
-    if place.document.is_original and place.node.kind == "number":
-        seconds = float(place.node.value) * 1e-9
-    else:
-        seconds = duration(place)
-    return seconds if seconds > 0 else refuse(place, "must be more than nothing")
+    """A duration of more than nothing."""
+    return duration(place) or refuse(place, "must be more than nothing")
+
+
+def timeout(place: Place) -> float:
+    """A duration of more than nothing.
+
+    In the original's form a bare number means nanoseconds, and zero that there is no bound.
+    """
+    if not place.document.is_original:
+        return positive_duration(place)
+    kind, value = place.node.kind, place.node.value
+    if kind == "nothing":
+        return math.inf
+    seconds = value * 1e-9 if kind == "number" and value >= 0 else duration(place)
+    return seconds or math.inf
 
 
 def path(place: Place) -> Path:

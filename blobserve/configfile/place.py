@@ -30,6 +30,10 @@ class Wrong(Exception):
         self.problems = problems
 
 
+class UnknownKey(Wrong):
+    """A key that has no meaning at its place. The original's own form ignores such keys."""
+
+
 @attrs.frozen
 class Document:
     """What a configuration is called, and the directory that relative paths start from."""
@@ -38,6 +42,8 @@ class Document:
     directory: Path
     is_original: bool = False
     """Whether it has the form of the original's own configuration."""
+    warnings: list[str] = attrs.field(factory=list, eq=False)
+    """The problems that do not keep the configuration from being used."""
 
     def at(self, line: int | None, text: str) -> str:
         """`text` with the name in front, and the line if there are lines."""
@@ -56,6 +62,10 @@ class Place:
         """One problem with this value, to be raised."""
         line = line or self.node.line
         return Wrong((line or 0, self.said(problem, line)))
+
+    def unknown(self, problem: str) -> UnknownKey:
+        """Return the error that says why the key of this value means nothing here."""
+        return UnknownKey(*self.wrong(problem).problems)
 
     def said(self, text: str, line: int | None = None) -> str:
         """`text` about this value, with document, line and path in front."""
@@ -176,10 +186,11 @@ def attributes(place: Place, keys: Keys, required: tuple[str, ...] = ()) -> dict
         if key not in members:
             with problems.noted():
                 raise place.wrong(f"the key {key} is missing")
-    for key, member in members.items():
-        with problems.noted():
+    for written, member in members.items():
+        key = _known_as(written, place, keys)
+        with problems.noted(), _ignored_in_original(place.document):
             if key not in keys:
-                raise member.wrong(f"unknown key; the nearest known one is {_nearest(key, keys)}")
+                raise member.unknown(f"unknown key; the nearest known one is {_nearest(key, keys)}")
             attribute, kind = keys[key]
             if attribute in values:
                 twins = [name for name in keys if keys[name][0] == attribute and name != key]
@@ -192,6 +203,29 @@ def attributes(place: Place, keys: Keys, required: tuple[str, ...] = ()) -> dict
 def made(cls: Callable[..., T], keys: Keys, required: tuple[str, ...] = ()) -> Kind[T]:
     """A mapping that becomes one value of ours; keys without a default are `required`."""
     return lambda place: cls(**attributes(place, keys, required))
+
+
+def _known_as(key: str, place: Place, keys: Keys) -> str:
+    """Return the known key that `key` means.
+
+    The original's JSON reader accepts a key in any case where none has the exact spelling.
+    """
+    if place.document.is_original and key not in keys:
+        for known in keys:
+            if known.lower() == key.lower() and known not in place.node.value:
+                return known
+    return key
+
+
+@contextmanager
+def _ignored_in_original(document: Document) -> Iterator[None]:
+    """Turn unknown keys inside into warnings, if the document has the original's form."""
+    try:
+        yield
+    except UnknownKey as error:
+        if not document.is_original:
+            raise
+        document.warnings.extend(f"{text}; it is ignored" for _, text in error.problems)
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
