@@ -137,6 +137,18 @@ def test_limits_of_published_indexes() -> None:
     )
 
 
+def test_proxies_that_are_mapped_into_ipv6() -> None:
+    """A network of mapped IPv4 addresses is the IPv4 network, as a mapped client is that client."""
+    written = ["::ffff:10.0.0.0/104", "::ffff:192.0.2.1", "::/0", "2001:db8::/32"]
+    trusted = load({"blobserve": {"trustedProxies": written}}).trusted_proxies
+    assert [str(each) for each in trusted] == [
+        "10.0.0.0/8",
+        "192.0.2.1/32",
+        "::/0",
+        "2001:db8::/32",
+    ]
+
+
 def test_every_other_key(written: Write, tmp_path: Path) -> None:
     """Every key outside repositories means what the contract says."""
     (tmp_path / "ca.pem").touch()
@@ -492,6 +504,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (
             {"registries": {"r.example": {"allowHosts": ["a b"]}}},
             'registries."r.example".allowHosts[0]: expected host or host:port',
+        ),
+        (
+            {"trustedProxies": ["fe80::%eth0/64"]},
+            "trustedProxies[0]: expected a network such as fe80::/10, without a zone",
         ),
         (
             {"trustedProxies": ["10.0.0.1/8"]},

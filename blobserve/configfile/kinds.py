@@ -22,6 +22,7 @@ _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+", re.ASCII)
 _DURATION_PART = re.compile(r"([\d.]+)([a-zµ]+)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?))?B?", re.ASCII)
+_MAPPED = 96  # the bits in front of an IPv4 address that is mapped into IPv6, RFC 4291 §2.5.5.2
 _SIZE_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -206,11 +207,18 @@ def endpoints(place: Place) -> tuple[str, ...]:
 
 
 def network(place: Place) -> Network:
-    """Addresses in CIDR notation."""
+    """Addresses in CIDR notation; IPv4 ones that are mapped into IPv6 as the IPv4 ones they are."""
+    written = text(place)
+    if "%" in written:
+        raise place.wrong("expected a network such as fe80::/10, without a zone")
     try:
-        return ipaddress.ip_network(text(place))
+        found = ipaddress.ip_network(written)
     except ValueError as error:
         raise place.wrong(f"expected a network such as 10.0.0.0/8: {error}") from error
+    mapped = found.network_address.ipv4_mapped if found.version == 6 else None
+    if mapped is None or found.prefixlen < _MAPPED:
+        return found
+    return ipaddress.IPv4Network((mapped, found.prefixlen - _MAPPED))
 
 
 def _there(place: Place, found: Path) -> Path:
