@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import os
 import re
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +16,18 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent
 
 from blobserve.config import AccessLogRules
+from blobserve.testing import make_image
 from blobserve.web.accesslog import AccessLog, Served, client_address
+from blobserve.web.accounts import peer_of
+from tests.conftest import observed
+from tests.rig.within import within
+from tests.scripted import listening
+from tests.services import allowing, configured, running
 
 SERVED = Served(
     time=1_700_000_000.25,
@@ -80,21 +91,80 @@ def test_a_log_that_is_off(tmp_path: Path) -> None:
     assert not stand.file.exists()
 
 
-@given(target=st.binary(max_size=60), agent=st.binary(max_size=60))
-def test_nothing_a_client_sends_ends_a_line_or_a_field(
-    tmp_path_factory: pytest.TempPathFactory, target: bytes, agent: bytes
+WORD = r"(?:[!#-\[\]-~]|\\x[0-9a-f]{2})+"
+QUOTED = r"(?:[ !#-\[\]-~]|\\x[0-9a-f]{2})*"
+TEXT_LINE = re.compile(
+    rf"{WORD} - - \[[0-9]{{2}}/[A-Z][a-z]{{2}}/[0-9]{{4}}(?::[0-9]{{2}}){{3}} \+0000\]"
+    rf' "{WORD} {WORD} {WORD}" [0-9]{{3}} [0-9]+ "{QUOTED}" "{QUOTED}"'
+    rf" [0-9]+\.[0-9]{{6}} {WORD} {WORD} {WORD}\n"
+)
+JSON_STRING = r'"(?:[ !#-\[\]-~]|\\(?:["\\/bfnrt]|u[0-9a-f]{4}))*"'
+JSON_LINE = re.compile(
+    r"\{"
+    + ",".join(
+        f'"{field.name}":(?:{JSON_STRING}|[0-9.]+(?:e-[0-9]+)?|null)'
+        for field in attrs.fields(Served)
+    )
+    + r"\}\n"
+)
+
+blanks = st.sampled_from(
+    [b" ", b'"', b"\\", b"\n", b"\r\n", b"\x85", b"\xe2\x80\xa8", b"%\xd9\xa1"]
+)
+odd = st.lists(blanks | st.binary(max_size=20), max_size=6).map(b"".join)
+odd_text = odd.map(lambda each: each.decode("utf-8", "surrogateescape")) | st.text(max_size=20)
+
+
+@given(
+    fields=st.fixed_dictionaries(
+        {
+            "method": odd,
+            "target": odd,
+            "version": odd,
+            "referer": st.none() | odd,
+            "agent": st.none() | odd,
+            "address": odd_text,
+            "cache": st.none() | odd_text,
+            "digest": st.none() | odd_text,
+            "request_id": odd_text,
+        }
+    )
+)
+def test_nothing_that_is_logged_ends_a_line_or_a_field(
+    tmp_path_factory: pytest.TempPathFactory, fields: dict[str, bytes | str | None]
 ) -> None:
-    """Whatever bytes a client sends, its request is one line with the same number of fields."""
-    for form in ("text", "json"):
+    """Whatever bytes are in a field, each line matches one expression, and the field is in it."""
+    for form, expression in (("text", TEXT_LINE), ("json", JSON_LINE)):
         stand = Stand(tmp_path_factory.mktemp("log"), form)  # type: ignore[arg-type]
-        stand.log.write(attrs.evolve(SERVED, target=target, agent=agent, referer=agent))
+        served = attrs.evolve(SERVED, **fields)
+        stand.log.write(served)
+        stand.log.write(SERVED)
         stand.log.close()
-        content = stand.file.read_bytes()
-        assert re.fullmatch(rb"[\x20-\x7e]*\n", content)
-        if form == "text":
-            assert content.count(b'"') == 6
-            field = content.split(b'"')[5].decode("unicode_escape").encode("latin-1")
-            assert field == agent
+        first, second = stand.file.read_bytes().decode("ascii").splitlines(keepends=True)
+        assert expression.fullmatch(first)
+        assert expression.fullmatch(second)
+        if form == "json":
+            assert list(json.loads(first)) == [field.name for field in attrs.fields(Served)]
+        else:
+            agent = first.split('"')[5].encode().decode("unicode_escape").encode("latin-1")
+            assert agent == (b"-" if served.agent is None else served.agent)
+
+
+forwarded_hops = st.lists(
+    st.sampled_from(
+        [b"10.0.0.9", b"198.51.100.1", b"2001:DB8:0::1", b"::ffff:192.0.2.1", b"fe80::1%eth0"]
+    )
+    | st.tuples(st.sampled_from([b"fe80::1%", b"10.0.0.1%", b"::1%", b""]), odd).map(b"".join),
+    max_size=5,
+)
+
+
+@given(hops=forwarded_hops)
+def test_an_address_is_written_as_one(hops: list[bytes]) -> None:
+    """Whatever X-Forwarded-For holds, the client is an address in its one spelling."""
+    address = client_address("10.0.0.1", [b",".join(hops)], TRUSTED)
+    assert address == str(ipaddress.ip_address(address))
+    assert re.fullmatch("[0-9a-f.:]+", address)
 
 
 def test_lines_are_written_within_a_second(tmp_path: Path) -> None:
@@ -150,15 +220,88 @@ def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
         log.open()
 
 
-def test_a_disk_that_is_full_loses_lines_and_nothing_else() -> None:
-    """Lines that cannot be written are lost, and writing goes on when it can."""
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What is logged about the access log."""
+    events: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        if "access log" in (event.get("log_format") or ""):
+            events.append(formatEvent(event))
+
+    with observed(observe):
+        yield events
+
+
+def test_a_disk_that_is_full_loses_lines_and_nothing_else(said: list[str]) -> None:
+    """Lines that cannot be written are lost, none gathers in memory, and the log says so once."""
     clock = Clock()
     log = AccessLog(AccessLogRules("text", "/dev/full"), clock)
     log.open()
-    log.write(SERVED)
-    clock.advance(1)
-    log.write(SERVED)
+    for _ in range(5):
+        for _ in range(1000):
+            log.write(attrs.evolve(SERVED, target=b"x" * 1000))
+        clock.advance(1)
+    assert log._lines == []
     log.close()
+    assert said == ["access log: lines are lost: [Errno 28] No space left on device"]
+
+
+def test_a_line_that_an_error_has_cut_is_completed(tmp_path: Path, said: list[str]) -> None:
+    """When a disk takes a part of a line and the rest later, the line is whole in the end."""
+    stand = Stand(tmp_path)
+    stand.log.write(attrs.evolve(SERVED, request_id="first"))
+    stand.clock.advance(1)
+    size = stand.file.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # One line and a half fit, then a quarter more, then nothing.
+        for limit in (size * 5 // 2, size * 11 // 4, size * 11 // 4):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            for name in ("second", "third", "lost"):
+                stand.log.write(attrs.evolve(SERVED, request_id=name))
+            stand.clock.advance(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    stand.log.write(attrs.evolve(SERVED, request_id="last"))
+    stand.log.close()
+    lines = stand.file.read_text("ascii").splitlines(keepends=True)
+    assert all(map(TEXT_LINE.fullmatch, lines))
+    assert [line.split()[-1] for line in lines] == ["first", "second", "third", "last"]
+    assert said == [
+        "access log: lines are lost: [Errno 27] File too large",
+        "access log: goes on, 7 lines were lost",
+    ]
+
+
+def test_a_line_that_cannot_be_made_is_lost_alone(tmp_path: Path, said: list[str]) -> None:
+    """A line that cannot be made raises nothing, and the lines around it are written."""
+    stand = Stand(tmp_path)
+    stand.log.write(SERVED)
+    stand.log.write(attrs.evolve(SERVED, time=math.inf))
+    stand.log.write(SERVED)
+    stand.log.close()
+    assert len(stand.lines()) == 2
+    assert len(said) == 2
+
+
+def test_a_log_with_a_descriptor_that_takes_nothing(tmp_path: Path, said: list[str]) -> None:
+    """A log that cannot write at all raises nothing, at no call, and goes on in the next file."""
+    stand = Stand(tmp_path)
+    fd = stand.log._fd
+    assert fd is not None
+    for_reading = os.open(stand.file, os.O_RDONLY)
+    os.dup2(for_reading, fd)
+    os.close(for_reading)
+    stand.log.write(SERVED)
+    stand.clock.advance(1)
+    stand.log.write(attrs.evolve(SERVED, target=b"x" * 70_000))
+    stand.log.reopen()
+    stand.log.write(SERVED)
+    stand.log.close()
+    assert len(stand.lines()) == 1
+    assert said[0] == "access log: lines are lost: [Errno 9] Bad file descriptor"
+    assert said[-1] == "access log: goes on, 2 lines were lost"
 
 
 def test_the_file_is_not_for_everybody(tmp_path: Path) -> None:
@@ -188,6 +331,15 @@ TRUSTED = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")]
         ("::ffff:10.0.0.1", [b"2001:db8::1"], "2001:db8::1"),
         ("fd00::1", [b"2001:db8::1"], "2001:db8::1"),
         ("-", [b"198.51.100.1"], "-"),
+        ("10.0.0.1", [b"2001:DB8:0:0:0::1"], "2001:db8::1"),
+        ("10.0.0.1", [b"::ffff:198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.1", [b"\t198.51.100.1 "], "198.51.100.1"),
+        ("10.0.0.1", [b"198.51.100.1\xa0"], "10.0.0.1"),
+        ("10.0.0.1", [b"2001:db8::1%eth0"], "10.0.0.1"),
+        ("10.0.0.1", [b"2001:db8::1%"], "10.0.0.1"),
+        ("10.0.0.1", [b"fd00::1%\xc3\xa9"], "10.0.0.1"),
+        ("10.0.0.1", [b'198.51.100.1, fd00::1% - - [x] "GET / HTTP/1.1" 200 1'], "10.0.0.1"),
+        ("fd00::1%x", [b"2001:db8::1"], "fd00::1%x"),
     ],
 )
 def test_who_asks(peer: str, forwarded: list[bytes], address: str) -> None:
@@ -198,3 +350,59 @@ def test_who_asks(peer: str, forwarded: list[bytes], address: str) -> None:
 def test_nobody_is_trusted_unasked() -> None:
     """Without trustedProxies the header says nothing."""
     assert client_address("10.0.0.1", [b"198.51.100.1"], []) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        (IPv4Address("TCP", "192.0.2.1", 1), "192.0.2.1"),
+        (IPv6Address("TCP", "2001:DB8:0::1", 1), "2001:db8::1"),
+        (IPv6Address("TCP", "::ffff:192.0.2.1", 1), "192.0.2.1"),
+        (IPv6Address("TCP", "fe80::1%eth0", 1), "fe80::1"),
+        (IPv6Address("TCP", "fe80::1%\u0661 - -", 1), "fe80::1"),
+        # As Twisted reads it out of a PROXY header.
+        (IPv4Address("TCP", '"\u0661', 1), "-"),
+        (UNIXAddress("/run/site.sock"), "-"),
+        (UNIXAddress(None), "-"),
+        (None, "-"),
+    ],
+)
+def test_the_other_end_of_a_connection(address: object, peer: str) -> None:
+    """A peer is written as its address, without a zone, or as a dash."""
+    assert peer_of(address) == peer
+
+
+@within(30)
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_zones_of_a_trusted_proxy(tmp_path: Path, form: str) -> None:
+    """No address that a proxy passes on ends a connection or the log, on the hot path or off it."""
+    async with listening() as registry:
+        site = registry.push("team/site:v1", make_image({"a": b"content"}))
+        file = tmp_path / "access.log"
+        config = configured(
+            tmp_path / "space",
+            allowing(registry.host, trustedProxies=["127.0.0.0/8"]),
+            accessLog={"format": form, "file": str(file)},
+        )
+        async with running(config) as server:
+            client = await server.connect()
+            odd = [b"fe80::1%\xd9\xa1", b"fe80::1%eth0 hit", b"2001:DB8::1", b"\xff"]
+            for hop in odd * 2:
+                for more in (b"", b"X-BlobServe-ReadOnly: true\r\n"):
+                    client.received = b""
+                    head = f"GET /{site}/a HTTP/1.1\r\nHost: x\r\n".encode()
+                    client.send(head + more + b"X-Forwarded-For: " + hop + b"\r\n\r\n")
+                    received = await client.some(100)
+                    assert received.startswith(b"HTTP/1.1 200 OK")
+                    assert received.endswith(b"content")
+            client.transport.loseConnection()
+        content = file.read_bytes().decode("ascii")
+        expression = TEXT_LINE if form == "text" else JSON_LINE
+        lines = content.splitlines(keepends=True)
+        assert len(lines) == 16
+        assert all(map(expression.fullmatch, lines))
+        assert {address for address in ("127.0.0.1", "2001:db8::1") if address in content} == {
+            "127.0.0.1",
+            "2001:db8::1",
+        }
+        assert "fe80" not in content

@@ -513,6 +513,16 @@ def test_who_is_not_counted() -> None:
     assert is_come_again(stand.connect(v4("198.51.100.1")).value())
 
 
+def test_link_local_clients_are_counted_without_their_zone() -> None:
+    """Link-local clients are counted by their /64, on whatever interface; a proxy is trusted."""
+    stand = Stand("fe80::aaaa/128", client_connections_per_address=1)
+    stand.used(IPv6Address("TCP", "fe80::1%eth0", 1))
+    refused = stand.connect(IPv6Address("TCP", "fe80::2%eth\u0661", 1))
+    assert is_come_again(refused.value())
+    for _ in range(3):
+        stand.used(IPv6Address("TCP", "fe80::aaaa%eth0", 1))
+
+
 def asking(client: str | None, path: bytes = PATH) -> bytes:
     """A request that a proxy passes on."""
     forwarded = b"" if client is None else b"X-Forwarded-For: " + client.encode() + b"\r\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import count
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from twisted.web.server import Request
 
 from blobserve.config import Config
 from blobserve.metrics import Metrics
-from blobserve.web.accesslog import Served, client_address
+from blobserve.web.accesslog import Served, client_address, parse_address
 from blobserve.web.answer import Answer
 from blobserve.web.asked import Asked, Head
 from blobserve.web.head import HeadCheck
@@ -199,5 +200,16 @@ class Accounts:
 
 
 def peer_of(address: object) -> str:
-    """The host of a Twisted address; a dash for those without one, such as Unix sockets."""
-    return str(getattr(address, "host", "-"))
+    """Return the host of a Twisted address; a dash where there is none, as for a Unix socket.
+
+    A link-local peer has a zone, the name of an interface of this host. It is left out: what is
+    one client, and what is a trusted proxy, is decided by addresses.
+    """
+    host = getattr(address, "host", None)
+    return _peer(host) if isinstance(host, str) else "-"
+
+
+@lru_cache(maxsize=512)
+def _peer(host: str) -> str:
+    parsed = parse_address(host.partition("%")[0])
+    return "-" if parsed is None else str(parsed)
