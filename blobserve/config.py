@@ -132,6 +132,12 @@ class RegistryRules:
     insecure: bool = False
     ca: Path | None = None
     allow_hosts: frozenset[str] = frozenset()
+    """Hosts that the registry may send us to although their addresses are not public."""
+    allow_any_repo: bool = False
+    """Whether repositories that are not listed may be asked for at an address that is not public.
+
+    `Config.allow_any_repo` decides whether they are served at all.
+    """
 
 
 def default_location() -> Path:

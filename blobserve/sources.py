@@ -64,8 +64,6 @@ class Sources:
         # What is known of an archive can have taken long to find out.
         self._files = {each: files for each, files in self._files.items() if each in sources}
         self._config = config
-        hosts = {key.partition("/")[0] for key, rules in config.repos.items() if not rules.source}
-        self._named = frozenset(hosts | set(config.registries))
 
     def for_repository(self, repository: Repository) -> Source:
         """The source of a repository; of one that is not listed, its registry asked anonymously."""
@@ -105,12 +103,15 @@ class Sources:
         return make(source.path, self._disk, self._config.limits)
 
     def _registry(self, host: str, is_listed: bool) -> Registry:
+        rules = self._config.registries.get(host, RegistryRules())
         return Registry(
             self._reactor,
             host,
-            self._config.registries.get(host, RegistryRules()),
+            rules,
             self._keychain if is_listed else None,
-            self._named,
+            # A registry is named by a repository that is listed. For all others it may be at a
+            # private address only if its own entry says so: anybody can ask for them.
+            is_listed or rules.allow_any_repo,
             self._disk,
             self._config.limits,
             self._metrics,

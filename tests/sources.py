@@ -56,7 +56,7 @@ async def registry_at(
     host: str,
     rules: RegistryRules | None = None,
     credential: Credential | None = None,
-    named: frozenset[str] | None = None,
+    may_be_private: bool = True,
     limits: Limits | None = None,
     metrics: Metrics | None = None,
 ) -> AsyncIterator[Registry]:
@@ -69,7 +69,7 @@ async def registry_at(
         host,
         rules or RegistryRules(insecure=True),
         FixedKeychain(credential),  # type: ignore[arg-type]
-        frozenset({host}) if named is None else named,
+        may_be_private,
         InlineThreads(),
         limits or Limits(),
         metrics or Metrics(),

@@ -210,6 +210,20 @@ def test_own_key() -> None:
     assert error.key == 'name it: add "registry.example": {} to registries'
 
 
+def test_nothing_is_named_for_repositories_that_are_not_listed() -> None:
+    """For repositories that are not listed no name helps, and the key is the registry's own."""
+    named = frozenset({"registry.internal:5000", "minio.internal"})
+    rules = AddressRules("registry.internal:5000", named, insecure=True, is_public_only=True)
+    for host, port in [("registry.internal", 5000), ("minio.internal", 443)]:
+        assert not rules.permits(host, port, "10.0.0.1")
+        assert not rules.permits_plain(host, port)
+        assert rules.permits(host, port, "8.8.8.8")
+    key = 'list the repository, or set allowAnyRepo: true in registries."registry.internal:5000"'
+    assert rules.key("registry.internal", 5000) == key
+    elsewhere = f'{key} and add "minio.internal:443" to its allowHosts'
+    assert rules.key("minio.internal", 443) == elsewhere
+
+
 def test_mixed_addresses() -> None:
     """Of a name's addresses only the public ones are ever connected to (C35)."""
     net = _Net({"cdn.example": ["127.0.0.1", "93.184.216.34", "10.0.0.1"]})

@@ -150,12 +150,11 @@ async def test_a22_for_one_registry_alone() -> None:
     async with listening() as known, listening() as stranger:
         auths = {"auths": {known.host: {"username": "reader", "password": "secret"}}}
         keychain = Keychain(None, {"DOCKER_AUTH_CONFIG": json.dumps(auths)})
-        named = frozenset({known.host, stranger.host})
         for scripted in (known, stranger):
             scripted.user = "reader:secret"
             site = scripted.push(SITE, IMAGE)
             registry = Registry(
-                reactor, scripted.host, RegistryRules(insecure=True), keychain, named,
+                reactor, scripted.host, RegistryRules(insecure=True), keychain, True,
                 InlineThreads(), Limits(), Metrics(),
             )  # fmt: skip
             for scripted.has_tokens in (False, True):

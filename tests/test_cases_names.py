@@ -105,7 +105,7 @@ async def test_n01_docker_hub(tmp_path: Path, name: str, scope: str) -> None:
             "docker.io",
             RegistryRules(ca=authority.write(tmp_path / "ca.pem")),
             Keychain(None, {"DOCKER_AUTH_CONFIG": json.dumps(auths)}),
-            frozenset(),
+            False,
             InlineThreads(),
             Limits(),
             Metrics(),
@@ -309,11 +309,11 @@ async def test_n07_who_must_speak_tls(
     """A registry with an authority of its own, or that nothing names, is not asked without TLS."""
     monkeypatch.chdir(tmp_path)
     Authority.make(tmp_path).write(tmp_path / "ca.pem")
-    named = frozenset[str]() if rules == "unnamed" else None
+    may_be_private = rules != "unnamed"
     async with listening() as scripted:
         site = scripted.push(SITE, IMAGE)
         rules = RegistryRules() if rules == "unnamed" else rules
-        async with registry_at(scripted.host, rules, READER, named) as registry:
+        async with registry_at(scripted.host, rules, READER, may_be_private) as registry:
             with pytest.raises(UpstreamError):
                 await registry.refresh(site, IMAGE.digest)
         assert scripted.requests == []

@@ -591,7 +591,7 @@ class _Net:
         """What becomes of a look-up whose every connection fails so."""
         limits = Limits()
         registry = Registry(
-            self.reactor, "r.example", RegistryRules(), None, frozenset(), InlineThreads(), limits,
+            self.reactor, "r.example", RegistryRules(), None, False, InlineThreads(), limits,
             Metrics(),
         )  # fmt: skip
         said: list[str] = []

@@ -137,6 +137,29 @@ def test_limits_of_published_indexes() -> None:
     )
 
 
+def test_a_registry_that_opts_in_where_nothing_is_served(written: Write) -> None:
+    """A registry's allowAnyRepo is warned about where the one under blobserve is not true."""
+    path = written(
+        """
+blobserve:
+  registries:
+    a.example: {allowAnyRepo: true}
+    b.example:
+      allowAnyRepo: true
+    c.example: {allowAnyRepo: false}
+    d.example:
+pprofAddr: ":6060"
+"""
+    )
+    own, other, pprof = load(path).warnings
+    problem = "has no effect, since allowAnyRepo under blobserve is not true"
+    assert own == f'{path}:4: registries."a.example".allowAnyRepo: {problem}'
+    assert other == f'{path}:6: registries."b.example".allowAnyRepo: {problem}'
+    assert "pprof" in pprof
+    path.write_text(path.read_text().replace("blobserve:", "blobserve:\n  allowAnyRepo: true", 1))
+    assert [each for each in load(path).warnings if "pprof" not in each] == []
+
+
 def test_proxies_that_are_mapped_into_ipv6() -> None:
     """A network of mapped IPv4 addresses is the IPv4 network, as a mapped client is that client."""
     written = ["::ffff:10.0.0.0/104", "::ffff:192.0.2.1", "::/0", "2001:db8::/32"]
@@ -161,7 +184,8 @@ blobserve:
   drainTimeout: 1m30s
   allowAnyRepo: true
   registries:
-    "Registry.internal:5000": {insecure: true, ca: ca.pem, allowHosts: [minio, "auth:8443"]}
+    "Registry.internal:5000":
+      {insecure: true, ca: ca.pem, allowHosts: [minio, "auth:8443"], allowAnyRepo: true}
   blobSpace: {location: cache, maxSizeBytes: 10GiB, gcInterval: 500ms, verifyOnRead: true}
   limits: {manifestSize: 1KiB, depth: 7, silenceTimeout: 2s}
   trustedProxies: ["10.0.0.0/8", "::1"]
@@ -175,7 +199,9 @@ readinessProbeAddr: localhost:0
     assert config.listen == ("tcp:0:interface=127.0.0.1", "systemd:domain=INET:name=http")
     assert (config.timeout, config.drain_timeout, config.allow_any_repo) == (1.5, 90.0, True)
     hosts = frozenset({"minio", "auth:8443"})
-    expected = RegistryRules(insecure=True, ca=tmp_path / "ca.pem", allow_hosts=hosts)
+    expected = RegistryRules(
+        insecure=True, ca=tmp_path / "ca.pem", allow_hosts=hosts, allow_any_repo=True
+    )
     assert config.registries == {"registry.internal:5000": expected}
     assert config.blob_space.location == tmp_path / "cache"
     assert (config.blob_space.max_size, config.blob_space.gc_interval) == (10 << 30, 0.5)
@@ -504,6 +530,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (
             {"registries": {"r.example": {"allowHosts": ["a b"]}}},
             'registries."r.example".allowHosts[0]: expected host or host:port',
+        ),
+        (
+            {"registries": {"r.example": {"allowAnyRepo": "yes"}}},
+            'registries."r.example".allowAnyRepo: expected true or false, got text "yes"',
         ),
         (
             {"trustedProxies": ["fe80::%eth0/64"]},

@@ -142,14 +142,14 @@ async def test_a_name_that_resolves_to_a_private_address(tmp_path: Path, way: st
             registry.always("/v2/", status(401, WWW_Authenticate=f'Bearer realm="https://{name}/"'))
         else:
             site = f"{name}/team/site:v1"
-            key = f'name it: add "{name}": {{}} to registries'
+            key = f'set allowAnyRepo: true in registries."{name}"'
         own = allowing(registry.host, allowAnyRepo=True)
         async with running(configured(tmp_path, own)) as server:
             refused = await server.fetch(f"{site}/a")
             assert (refused.status, key in refused.body.decode()) == (502, True)
             assert inner.accepted == 0
             own["registries"][registry.host]["allowHosts"] = [name]
-            own["registries"][name] = {}
+            own["registries"][name] = {"allowAnyRepo": True}
             server.service.reload(configured(tmp_path, own))
             await server.begin(f"/{site}/a")
             await until(lambda: inner.accepted > 0)

@@ -415,7 +415,7 @@ async def test_unnamed_loopback() -> None:
     async with listening() as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
         for rules in (RegistryRules(), RegistryRules(insecure=True)):
-            async with registry_at(scripted.host, rules, named=frozenset()) as registry:
+            async with registry_at(scripted.host, rules, may_be_private=False) as registry:
                 with pytest.raises(
                     (AddressRefused, RegistryFailed), match=r"not public|without TLS"
                 ):
@@ -482,7 +482,7 @@ async def test_hub() -> None:
     clock = MemoryReactorClock()
     clock.nameResolver = Resolver()
     registry = Registry(
-        clock, "docker.io", RegistryRules(), None, frozenset(), InlineThreads(), Limits(), Metrics()
+        clock, "docker.io", RegistryRules(), None, False, InlineThreads(), Limits(), Metrics()
     )
     asking = _outcome(registry.resolve(Reference.parse("docker.io/alpine:3")))
     clock.advance(0)

@@ -58,7 +58,7 @@ class Stand:
         own = {
             "allowAnyRepo": True,
             "repos": {f"{self.name}/listed": {}},
-            "registries": {self.name: {"insecure": True}},
+            "registries": {self.name: {"insecure": True, "allowAnyRepo": True}},
             **more,
         }
         return load({"blobserve": own, "dockerAuth": self.auth})

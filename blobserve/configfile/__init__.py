@@ -94,7 +94,23 @@ def _own(place: Place) -> dict[str, Any]:
     """The keys under ``blobserve``; paths leave that word out, as it would be in nearly all."""
     if place.node.kind != "mapping":
         raise place.expected("mapping")
-    return attributes(attrs.evolve(place, path=""), _BELOW_BLOBSERVE)
+    place = attrs.evolve(place, path="")
+    own = attributes(place, _BELOW_BLOBSERVE)
+    if not own.get("allow_any_repo"):
+        place.document.warnings.extend(_without_effect(place))
+    return own
+
+
+def _without_effect(place: Place) -> tuple[str, ...]:
+    """Warn of registries with an ``allowAnyRepo`` that the one under ``blobserve`` rules out."""
+    problem = "has no effect, since allowAnyRepo under blobserve is not true"
+    registries = place.members().get("registries")
+    keys = [each.members().get("allowAnyRepo") for each in _values(registries)]
+    return tuple(key.said(problem) for key in keys if key is not None and kinds.flag(key))
+
+
+def _values(place: Place | None) -> list[Place]:
+    return [] if place is None else list(place.members().values())
 
 
 def _pprof(place: Place) -> str:
@@ -162,6 +178,7 @@ _REGISTRY: Keys = {
     "insecure": ("insecure", kinds.flag),
     "ca": ("ca", kinds.file),
     "allowHosts": ("allow_hosts", lambda place: frozenset(each(names.upstream_host)(place))),
+    "allowAnyRepo": ("allow_any_repo", kinds.flag),
 }
 
 _BLOB_SPACE: Keys = {

@@ -1,8 +1,9 @@
 """Addresses: where a connection may go, and where it may go in clear.
 
 Pure. A host is judged by the address that is connected to, never by its name, so that no name and
-no redirect leads to what only this machine can reach. What the configuration names is allowed
-wherever it is; everything else must be public. Knows nothing of how names are resolved.
+no redirect leads to what only this machine can reach. On behalf of a registry, the hosts that the
+configuration names for that registry are allowed wherever they are; all others must be public.
+Knows nothing of how names are resolved.
 """
 
 from __future__ import annotations
@@ -58,17 +59,21 @@ class Origin:
 class AddressRules:
     """What connections made on behalf of one registry are allowed.
 
-    `named` holds every registry that the configuration names, and this one's `allowHosts`, each as
-    `host:port`; one without a port stands for ports 80 and 443. `registry` is the key under which
-    the configuration would say more.
+    `named` holds the registry itself and its `allowHosts`, each as `host:port`; one without a port
+    stands for ports 80 and 443. `registry` is the key under which the configuration would say more.
+    With `is_public_only` nothing counts as named: the connections are made for repositories that
+    the configuration does not list.
     """
 
     registry: str
     named: frozenset[str]
     insecure: bool = False
+    is_public_only: bool = False
 
     def is_named(self, host: str, port: int) -> bool:
-        """Whether the configuration names this host at this port, so that it may be anywhere."""
+        """Return whether this host at this port is named, so that its address may be any."""
+        if self.is_public_only:
+            return False
         is_default = port in _DEFAULT_PORTS.values()
         return f"{host}:{port}" in self.named or (is_default and host in self.named)
 
@@ -82,7 +87,11 @@ class AddressRules:
 
     def key(self, host: str, port: int) -> str:
         """What to write into the configuration so that `permits` is true."""
-        if self.registry in (host, f"{host}:{port}"):
+        is_registry = self.registry in (host, f"{host}:{port}")
+        if self.is_public_only:
+            key = f'list the repository, or set allowAnyRepo: true in registries."{self.registry}"'
+            return key if is_registry else f'{key} and add "{host}:{port}" to its allowHosts'
+        if is_registry:
             return f'name it: add "{self.registry}": {{}} to registries'
         return f'add "{host}:{port}" to registries."{self.registry}".allowHosts'
 

@@ -51,9 +51,8 @@ class Registry:
 
     :param host: `host` or `host:port`, as references name it.
     :param keychain: whose credentials to use; asked in `disk`. None to be anonymous.
-    :param named: every registry that the configuration names, each `host` or `host:port`: those may
-        have addresses that are not public. One without a port stands for ports 80 and 443, here
-        and in `rules.allow_hosts`.
+    :param may_be_private: whether `host` and the hosts in `rules.allow_hosts` may have addresses
+        that are not public. One without a port stands for ports 80 and 443.
     :param user_agent: what we call ourselves.
     """
 
@@ -63,7 +62,7 @@ class Registry:
         host: str,
         rules: RegistryRules,
         keychain: Keychain | None,
-        named: frozenset[str],
+        may_be_private: bool,
         disk: Threads,
         limits: Limits,
         metrics: Metrics,
@@ -74,7 +73,7 @@ class Registry:
         self._limits = limits
         self._storage: dict[tuple[Repository, Digest], tuple[str, float]] = {}
         self._session = Session(
-            reactor, host, rules, keychain, named, disk, limits, metrics, user_agent
+            reactor, host, rules, keychain, may_be_private, disk, limits, metrics, user_agent
         )
 
     async def resolve(self, reference: Reference) -> Document:

@@ -41,7 +41,7 @@ class Session:
         host: str,
         rules: RegistryRules,
         keychain: Keychain | None,
-        named: frozenset[str],
+        may_be_private: bool,
         disk: Threads,
         limits: Limits,
         metrics: Metrics,
@@ -51,10 +51,10 @@ class Session:
         self._scheme = "http" if rules.insecure else "https"
         # TLS is tried first even on loopback; once anything has answered there is no going back.
         is_loopback = is_loopback_name(self.origin.host)
-        self._may_lack_tls = is_loopback and host in named and rules.ca is None
-        hub = {_HUB_HOST} if DOCKER_HUB in named else set()
+        self._may_lack_tls = is_loopback and may_be_private and rules.ca is None
         allowed = {each.lower() for each in rules.allow_hosts}
-        addresses = AddressRules(host, named | hub | allowed, rules.insecure)
+        named = frozenset({host, self._authority} | allowed)
+        addresses = AddressRules(host, named, rules.insecure, not may_be_private)
         endpoints = Endpoints(reactor, addresses, rules.ca, disk, limits.connect_timeout)
         self._client = Client(reactor, addresses, endpoints, limits, metrics, user_agent)
         self._patience = Patience(reactor, host)
