@@ -51,6 +51,26 @@ class RigImage:
         return cls(top.content, tuple(image.blobs.values()), top.media_type, str(top.digest))
 
 
+class Ahead:
+    """A reactor with a clock that is some seconds ahead of that of the real one."""
+
+    def __init__(self) -> None:
+        self.by = 0.0
+        self._reactor: Any = None
+
+    def of(self, reactor: Any) -> Ahead:
+        """The same, now standing for this reactor."""
+        self._reactor = reactor
+        return self
+
+    def seconds(self) -> float:
+        """See `IReactorTime.seconds`."""
+        return float(self._reactor.seconds()) + self.by
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+
 @asynccontextmanager
 async def registry_at(
     host: str,
@@ -59,13 +79,14 @@ async def registry_at(
     may_be_private: bool = True,
     limits: Limits | None = None,
     metrics: Metrics | None = None,
+    ahead: Ahead | None = None,
 ) -> AsyncIterator[Registry]:
     """A client of the registry `host`: named, in clear and anonymous unless told otherwise."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     before = set(reactor.getDelayedCalls())
     registry = Registry(
-        reactor,
+        reactor if ahead is None else ahead.of(reactor),
         host,
         rules or RegistryRules(insecure=True),
         FixedKeychain(credential),  # type: ignore[arg-type]

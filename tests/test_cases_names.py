@@ -379,7 +379,7 @@ async def test_n07_found_out_by_an_answer(believed: Authority) -> None:
     ):
         site = Reference.parse(f"{proxy.host}/{SITE}")
         with_tls.push(SITE, IMAGE)
-        proxy.script("", NONE, Fault(after=0))
+        proxy.script("", NONE, Fault(after=0), NONE, Fault(after=0))  # for HEAD, then for GET
         async with registry_at(proxy.host, RegistryRules()) as registry:
             with pytest.raises(RegistryFailed):
                 await registry.refresh(site, IMAGE.digest)

@@ -23,8 +23,8 @@ from blobserve.oci.reference import Reference
 from blobserve.oci.source import Refreshed
 from blobserve.testing import make_image
 from tests.rig.within import within
-from tests.scripted import NOTHING, Answer, cut, listening, redirect, status
-from tests.sources import QUICK, Sink, registry_at, until
+from tests.scripted import NOTHING, Answer, Step, cut, listening, redirect, status
+from tests.sources import QUICK, Ahead, Sink, registry_at, until
 
 IMAGE = make_image({"index.html": b"a page"})
 OTHER = make_image({"index.html": b"another page"})
@@ -318,19 +318,97 @@ async def test_bad_redirect(location: str | None, problem: str) -> None:
         assert "secret" not in str(raised.value)
 
 
+BROKEN_HEADS: dict[str, Step] = {
+    **{str(code): status(code) for code in (204, 400, 403, 404, 405, 408, 410, 499, 500, 501)},
+    **{str(code): status(code) for code in (502, 504, 522)},
+    "no digest": lambda _, usual: usual.having(docker_content_digest=""),
+    "malformed digest": lambda _, usual: usual.having(docker_content_digest="sha256:../x"),
+    "other digest": lambda _, usual: usual.having(docker_content_digest=str(OTHER.digest)),
+    "closed": lambda *_: Answer(end="close", sent=-1),
+    "reset": lambda *_: Answer(end="reset", sent=-1),
+    "silent": lambda *_: NOTHING,
+    "no http": lambda *_: b"SSH-2.0-OpenSSH_9.2\r\n",
+    "nowhere": status(307),
+    "loop": redirect("/v2/team/site/manifests/v1"),
+    "no address": redirect("http://192.0.2.1/x"),
+    "retry-after of the past": status(500, Retry_After="Fri, 31 Dec 1999 23:59:59 GMT"),
+}
+
+
 @within(10)
-async def test_head_that_fails() -> None:
-    """Where HEAD is refused or says no digest, a tag is looked up by a conditional GET.
+@pytest.mark.parametrize("moved", [False, True], ids=["stays", "moved"])
+@pytest.mark.parametrize("broken", BROKEN_HEADS.values(), ids=BROKEN_HEADS.keys())
+async def test_head_that_fails(broken: Step, moved: bool) -> None:
+    """Whatever a HEAD fails with, a conditional GET decides where a tag points.
 
     Rows C26, C27.
     """
+    async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
+        tagged = scripted.push("team/site:v1", IMAGE)
+        if moved:
+            scripted.push("team/site:v1", OTHER)
+        scripted.always("HEAD", broken)
+        digest = OTHER.digest if moved else IMAGE.digest
+        assert (await registry.refresh(tagged, IMAGE.digest)).digest == digest
+        [get] = scripted.asked("GET")
+        assert get.headers["if-none-match"] == f'"{IMAGE.digest}"'
+
+
+@within(20)
+@pytest.mark.parametrize("name", ["500", "404", "no digest", "other digest", "closed"])
+async def test_broken_head_is_remembered(name: str) -> None:
+    """A registry with a broken HEAD is asked by GET alone for ten minutes, for all its tags."""
+    ahead = Ahead()
+    async with listening() as scripted, registry_at(scripted.host, ahead=ahead) as registry:
+        tags = [scripted.push(f"team/{each}:v1", IMAGE) for each in ("one", "two")]
+        scripted.script("HEAD", BROKEN_HEADS[name])
+        for seconds in (0, 300, 299):
+            ahead.by += seconds
+            for tag in tags:
+                assert (await registry.refresh(tag, IMAGE.digest)).digest == IMAGE.digest
+        assert (len(scripted.asked("HEAD")), len(scripted.asked("GET"))) == (1, 6)
+        for seconds in (2, -3600):
+            ahead.by += seconds
+            await registry.refresh(tags[0], IMAGE.digest)
+        assert (len(scripted.asked("HEAD")), len(scripted.asked("GET"))) == (3, 6)
+
+
+@within(10)
+async def test_head_that_fails_as_get_does() -> None:
+    """A HEAD that fails where GET fails too is not taken for broken."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
-        scripted.script("HEAD", status(405), status(403), status(404), status(200))
-        for _ in range(4):
-            assert (await registry.refresh(tagged, IMAGE.digest)).digest == IMAGE.digest
-        gets = scripted.asked("GET")
-        assert [each.headers["if-none-match"] for each in gets] == [f'"{IMAGE.digest}"'] * 4
+        scripted.script("manifests", status(500), status(500))
+        with pytest.raises(RegistryFailed, match="it answered 500"):
+            await registry.refresh(tagged, IMAGE.digest)
+        await registry.refresh(tagged, IMAGE.digest)
+        assert [each.method for each in scripted.requests] == ["HEAD", "GET", "HEAD"]
+
+
+@within(10)
+@pytest.mark.parametrize(
+    ("code", "fields", "seconds"),
+    [
+        (429, {}, 5),
+        (503, {}, 5),
+        (429, {"Retry_After": "30"}, 30),
+        (500, {"Retry_After": "30"}, 30),
+        (502, {"Retry_After": "0"}, 0),
+        (403, {"Retry_After": "40"}, 40),
+        (404, {"Retry_After": "7"}, 7),
+    ],
+)
+async def test_head_that_asks_for_time(code: int, fields: dict[str, str], seconds: float) -> None:
+    """A HEAD that asks to come again is not followed by a GET."""
+    async with listening() as scripted, registry_at(scripted.host) as registry:
+        tagged = scripted.push("team/site:v1", IMAGE)
+        scripted.script("HEAD", status(code, **fields))
+        with pytest.raises(RegistryBusy) as raised:
+            await registry.refresh(tagged, IMAGE.digest)
+        assert raised.value.retry_after == seconds
+        assert len(scripted.requests) == 1
+        assert (await registry.refresh(tagged, IMAGE.digest)).digest == IMAGE.digest
+        assert len(scripted.asked("GET")) == 0
 
 
 @within(10)

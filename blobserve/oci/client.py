@@ -33,6 +33,7 @@ from blobserve.oci.unanswered import (
     is_no_tls,
     is_untrusted,
     problem_of,
+    was_asked,
 )
 from blobserve.portions import a_later_turn
 
@@ -156,12 +157,12 @@ class Client:
         )
         if is_late:
             problem = f"it did not answer within {self._limits.header_timeout:g} s"
-            return Transient(origin.host, problem)
+            return Transient(origin.host, problem, was_asked=was_asked(error))
         if is_untrusted(error):
             return self._failed(f"the certificate of {origin.host} is not trusted, or not for it")
         if is_no_tls(error):
-            return NoTls(origin.host, "it does not speak TLS")
-        return Transient(origin.host, problem_of(error))
+            return NoTls(origin.host, "it does not speak TLS", was_asked=False)
+        return Transient(origin.host, problem_of(error), was_asked=was_asked(error))
 
     def _failed(self, problem: str) -> RegistryFailed:
         return RegistryFailed(self._rules.registry, problem)

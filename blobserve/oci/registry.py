@@ -7,18 +7,22 @@ where images go. See OCI distribution-spec, "Pull".
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import attrs
 from twisted.internet.interfaces import IConsumer
 from twisted.logger import Logger
 
 from blobserve.config import Limits, RegistryRules
 from blobserve.errors import (
+    AddressRefused,
     BadImage,
     BlobserveError,
     ContentMismatch,
     ImageNotFound,
     MalformedReference,
+    RegistryBusy,
     RegistryFailed,
     RegistryRefused,
 )
@@ -30,6 +34,7 @@ from blobserve.oci.exchange import Request, Response, TooLong
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from blobserve.oci.part import PART_TRIES, Part
 from blobserve.oci.reference import Reference, Repository
+from blobserve.oci.retry import Transient, retry_after
 from blobserve.oci.session import Session
 from blobserve.oci.source import Document, Refreshed
 from blobserve.oci.transfer import Transfer
@@ -40,6 +45,8 @@ _GONE = (404, 410)
 # The URLs of storage are good for minutes; it is asked for a few parts at once.
 _STORAGE_LIFE = 30.0
 _STORAGES = 1000
+# A broken HEAD is mended some time, and is not counted where a GET is: it is tried again.
+_HEAD_BROKEN_FOR = 600.0
 
 _log = Logger()
 
@@ -72,6 +79,7 @@ class Registry:
         self._name = host
         self._limits = limits
         self._storage: dict[tuple[Repository, Digest], tuple[str, float]] = {}
+        self._head_failed = -math.inf
         self._session = Session(
             reactor, host, rules, keychain, may_be_private, disk, limits, metrics, user_agent
         )
@@ -114,18 +122,55 @@ class Registry:
         return await self._document(reference, await self._manifest("GET", reference))
 
     async def _refresh(self, reference: Reference, known: Digest) -> Refreshed:
-        response = await self._manifest("HEAD", reference)
-        await response.discard()
-        if response.status == 200 and _announced(response) == known:
-            return Refreshed(known, ratelimit.pause(response.value))
+        head = None if self._head_is_broken() else await self._head(reference)
+        if head is not None and head.digest == known:
+            return head
         # Storage may refuse a HEAD that it would answer as a GET, and digests in headers are wrong
-        # often enough: whatever is not "unchanged" is looked at.
+        # often enough: a GET decides whenever a HEAD does not say "unchanged".
         response = await self._manifest("GET", reference, {"If-None-Match": f'"{known}"'})
         if response.status == 304:
             await response.discard()
-            return Refreshed(known, ratelimit.pause(response.value))
-        document = await self._document(reference, response)
-        return Refreshed(document.digest, ratelimit.pause(response.value))
+            digest = known
+        else:
+            digest = (await self._document(reference, response)).digest
+        if head is None or digest == known:
+            self._note_broken_head()
+        return Refreshed(digest, ratelimit.pause(response.value))
+
+    async def _head(self, reference: Reference) -> Refreshed | None:
+        """Return what a HEAD says of a tag; None where a GET has to decide.
+
+        :raises Transient: when the registry cannot be reached, or asks to come again.
+        :raises RegistryBusy: when it asks to come again in a refusal.
+        """
+        try:
+            response = await self._manifest("HEAD", reference)
+        except Transient as failure:
+            if failure.retry_after is not None:
+                raise attrs.evolve(failure, is_busy=True) from failure
+            if failure.is_busy or not failure.was_asked:
+                raise
+            return None
+        except (RegistryFailed, AddressRefused):
+            return None
+        await response.discard()
+        digest = _announced(response)
+        if response.status == 200:
+            return None if digest is None else Refreshed(digest, ratelimit.pause(response.value))
+        seconds = retry_after(response.value("retry-after"), self._reactor.seconds())
+        if seconds is not None:
+            raise RegistryBusy(self._name, seconds)
+        return None
+
+    def _head_is_broken(self) -> bool:
+        """Return whether a GET answered lately what a HEAD did not."""
+        # Not negative: a clock that was set back says nothing of how long ago that was.
+        return bool(0 <= self._reactor.seconds() - self._head_failed < _HEAD_BROKEN_FOR)
+
+    def _note_broken_head(self) -> None:
+        if not self._head_is_broken():
+            _log.info("{registry}: HEAD of a manifest fails; using GET", registry=self._name)
+            self._head_failed = self._reactor.seconds()
 
     async def _holds(self, repository: Repository, descriptor: Descriptor) -> bool:
         url = _blob_url(repository, descriptor)

@@ -35,12 +35,14 @@ class Transient(Exception):
     """A failure that may pass by itself; `problem` is in our words, for the final error.
 
     `is_busy` says that the host itself asked us to come again, `retry_after` when (seconds).
+    `was_asked` is False when the request cannot have reached the host.
     """
 
     host: str
     problem: str
     is_busy: bool = False
     retry_after: float | None = None
+    was_asked: bool = True
 
     def final(self, registry: str) -> BlobserveError:
         """The error to raise when waiting is no more worth it."""

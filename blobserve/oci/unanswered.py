@@ -23,6 +23,8 @@ NO_ANSWER = (
 )
 """What Twisted raises where an answer should have come."""
 
+_NOT_CONNECTED = (ConnectError, ConnectingCancelledError, DNSLookupError, RequestNotSent)
+
 
 def is_untrusted(error: BaseException) -> bool:
     """Whether there is no answer because of the peer's certificate: trying again is no use."""
@@ -46,6 +48,13 @@ def is_cancelled(error: BaseException) -> bool:
     if isinstance(error, CancelledError | ConnectingCancelledError):
         return True
     return any(map(is_cancelled, _reasons(error)))
+
+
+def was_asked(error: BaseException) -> bool:
+    """Return whether the request may have reached the peer: a connection was there to send it."""
+    if isinstance(error, (*_NOT_CONNECTED, SSL.Error)):
+        return False
+    return all(map(was_asked, _reasons(error)))
 
 
 def problem_of(error: BaseException) -> str:
