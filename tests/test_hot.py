@@ -441,12 +441,12 @@ def test_what_is_too_large_is_looked_for_once(pair: Pair) -> None:
 
 
 @asynccontextmanager
-async def moving(directory: Path) -> AsyncIterator[tuple[Stand, ImageSite]]:
+async def moving(directory: Path, timeout: float = 5) -> AsyncIterator[tuple[Stand, ImageSite]]:
     """A site of two tags, whose app.js are ready, and from here on have others in the registry."""
     reactor: Any = MemoryReactorClock()
     async with standing(directory, clock=reactor) as stand:
-        rules = RepositoryRules(REPOSITORY)
-        site = a_site(stand, reactor, Config(repos={REPOSITORY: rules}), MemoryLog())
+        config = Config(repos={REPOSITORY: RepositoryRules(REPOSITORY)}, timeout=timeout)
+        site = a_site(stand, reactor, config, MemoryLog())
         for tag in (SITE, SECOND):
             stand.source.push(tag, made({"app.js": str(tag).encode()}))
             for _ in range(2):  # pulled, and made ready
@@ -477,6 +477,42 @@ async def test_a_tag_that_is_looked_up_stays_hot(tmp_path: Path) -> None:
         assert stand.source.count("refresh") == 1
         gate.open()
         assert answered(site, asked("app.js")) == b"new"
+        connection.leave()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_old_tag_is_not_answered_from_memory(tmp_path: Path) -> None:
+    """What is ready of a tag that has grown old is not sent before the tag is looked up."""
+    async with moving(tmp_path) as (stand, site):
+        stand.clock.advance(1000)
+        gates = [stand.source.hold("refresh"), stand.source.hold("fetch")]
+        connections = [Connection(site.reactor, site) for _ in range(3)]
+        for connection in connections:
+            connection.receive(asked("app.js"))
+        for gate in gates:
+            stand.clock.advance(0.5)
+            assert [connection.socket.sent for connection in connections] == [b""] * 3
+            gate.open()
+        for connection in connections:
+            connection.write()
+            assert connection.socket.sent.endswith(b"\r\n\r\nnew")
+            connection.leave()
+        assert (stand.source.count("refresh"), stand.source.count("fetch")) == (1, 3)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_old_tag_and_a_short_timeout(tmp_path: Path) -> None:
+    """Where the configured time-out ends before the pull does, the old image is sent in time."""
+    async with moving(tmp_path, timeout=1) as (stand, site):
+        stand.clock.advance(1000)
+        stand.source.hold("fetch")
+        connection = Connection(site.reactor, site)
+        connection.receive(asked("app.js"))
+        for seconds, has_come in ((0.7, False), (0.2, True)):
+            stand.clock.advance(seconds)
+            connection.write()
+            assert bool(connection.socket.sent) is has_come
+        assert connection.socket.sent.endswith(b"\r\n\r\n" + str(SITE).encode())
         connection.leave()
 
 

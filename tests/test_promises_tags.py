@@ -50,6 +50,19 @@ def test_an_upgrade_keeps_what_browsers_have(
     assert known.headers["Content-Location"] != unchanged.headers["Content-Location"]
 
 
+def test_the_first_visitor_after_a_deployment(
+    docker_registry: DockerRegistry, serve: Callable[..., Server]
+) -> None:
+    """The first request for an old tag that has moved is given the new page, and its script."""
+    docker_registry.push(Image.of({"index.html": b"old", "app.1.js": b"1"}), "team/site:live")
+    server = serve(allowing(docker_registry.host, LOOKED_UP))
+    site = f"/{docker_registry.host}/team/site:live"
+    assert [server.fetch(f"{site}/").body for _ in range(3)] == [b"old"] * 3
+    docker_registry.push(Image.of({"index.html": b"new", "app.2.js": b"2"}), "team/site:live")
+    assert server.fetch(f"{site}/").body == b"new"
+    assert server.fetch(f"{site}/app.2.js").body == b"2"
+
+
 @within(30)
 @pytest.mark.parametrize("age", ["0s", "50ms"])
 async def test_a_tag_that_moves_under_load(tmp_path: Path, age: str) -> None:

@@ -11,13 +11,13 @@ import attrs
 import pytest
 import pytest_twisted
 
-from blobserve.config import RepositoryRules
+from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import ImageNotFound, RegistryBusy, RegistryFailed
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.freshness import Freshness, Known
 from blobserve.testing.source import Gate
-from tests.stores import SITE, Stand, an_image, content, now, standing
+from tests.stores import OTHER, SITE, Stand, an_image, content, now, standing
 
 DOWN = RegistryFailed("registry.example", "connection refused")
 
@@ -144,6 +144,136 @@ async def test_old_with_slow_registry(tmp_path: Path) -> None:
         gate.open()
         assert content(now(stand.ask())) == b"two"
         assert stand.source.count("refresh") == 1
+
+
+@asynccontextmanager
+async def old(directory: Path) -> AsyncIterator[Stand]:
+    """A tag that nobody asked for in a long time, and that has moved meanwhile."""
+    async with standing(directory) as stand:
+        await _moved(stand)
+        stand.clock.advance(100_000)
+        yield stand
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_and_moved(tmp_path: Path) -> None:
+    """The first requests for an old tag that has moved wait for its new image, and are given it."""
+    async with old(tmp_path) as stand:
+        gates = [stand.source.hold(method) for method in ("refresh", "resolve", "fetch")]
+        waits = []
+        for gate in gates:
+            waits.append(stand.ask())
+            assert stand.store.lease_at_once(SITE) is None
+            stand.clock.advance(0.6)
+            assert not any(wait.called for wait in waits)
+            gate.open()
+        for wait in waits:
+            with now(wait) as lease:
+                assert (lease.result, content(lease)) == ("hit", b"two")
+        lease_at_once = stand.store.lease_at_once(SITE)
+        assert lease_at_once is not None
+        with lease_at_once:
+            assert content(lease_at_once) == b"two"
+        assert (stand.source.count("refresh"), stand.source.count("fetch")) == (1, 2)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("look_up", [0, 1.5])
+async def test_old_with_slow_pull(tmp_path: Path, look_up: float) -> None:
+    """Look-up and pull together hold a request up for two seconds; then the old image serves."""
+    async with old(tmp_path) as stand:
+        refresh, fetch = stand.source.hold("refresh"), stand.source.hold("fetch", after=10)
+        first = stand.ask()
+        stand.clock.advance(look_up)
+        refresh.open()
+        stand.clock.advance(1.9 - look_up)
+        second = stand.ask()
+        assert (first.called, second.called, fetch.waiting) == (False, False, 1)
+        stand.clock.advance(0.2)
+        for wait in (first, second):
+            with now(wait) as lease:
+                assert (lease.result, content(lease)) == ("stale", b"one")
+        for _ in range(5):
+            assert content(now(stand.ask())) == b"one"
+            stand.clock.advance(5)
+        fetch.open()
+        assert content(now(stand.ask())) == b"two"
+        assert (stand.source.count("refresh"), stand.source.count("fetch")) == (1, 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_whose_pull_fails(tmp_path: Path) -> None:
+    """When the new image of an old tag cannot be pulled, the old one serves at once."""
+    async with old(tmp_path) as stand:
+        gate = stand.source.hold("fetch")
+        stand.source.fail("fetch", DOWN)
+        wait = stand.ask()
+        stand.clock.advance(0.5)
+        assert not wait.called
+        gate.open()
+        with now(wait) as lease:
+            assert (lease.result, content(lease)) == ("stale", b"one")
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_and_short_of_time(tmp_path: Path) -> None:
+    """A request that may take a second only is served the old image before that is over."""
+    async with old(tmp_path) as stand:
+        gate = stand.source.hold("fetch", after=10)
+        wait = stand.store.lease_or_early(SITE, None, timeout=1)
+        stand.clock.advance(0.7)
+        assert not wait.called
+        stand.clock.advance(0.2)
+        with now(wait) as lease:
+            assert content(lease) == b"one"
+        gate.open()
+        assert content(now(stand.ask())) == b"two"
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_and_only_read(tmp_path: Path) -> None:
+    """A read-only request for an old tag waits for nothing, and has nothing looked up."""
+    async with old(tmp_path) as stand:
+        stand.source.hold("refresh")
+        with now(stand.ask(read_only=True)) as lease:
+            assert (lease.result, content(lease)) == ("stale", b"one")
+        assert stand.source.count("refresh") == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_that_becomes_urgent(tmp_path: Path) -> None:
+    """A pull that began behind a request goes before others once a request waits for it."""
+    limits = attrs.evolve(Limits(), parallel_downloads=1)
+    async with standing(tmp_path, limits=limits) as stand:
+        await _moved(stand)
+        stand.clock.advance(119.5)
+        gate = stand.source.hold("fetch")
+        others = [attrs.evolve(OTHER, tag=f"v{n}") for n in range(3)]
+        for tag in others:
+            stand.source.push(tag, an_image(str(tag)))
+            stand.store.pre_pull(tag)
+        now(stand.ask()).release()  # ageing: begins the look-up, and the pull
+        stand.clock.advance(1)
+        wait = stand.ask()
+        assert not wait.called
+        gate.open()
+        assert content(now(wait)) == b"two"
+        fetched = [subject for method, subject in stand.source.requests if method == "fetch"]
+        assert fetched[2] == str(an_image("two").layers[0].digest)
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_and_reclaimed(tmp_path: Path) -> None:
+    """A request for an old tag that has no image to go on with waits for as long as the pull."""
+    async with old(tmp_path) as stand:
+        await stand.space.set_aside(an_image("one").layers[0].digest)
+        gate = stand.source.hold("fetch", after=10)
+        wait = stand.ask()
+        stand.clock.advance(4)
+        assert not wait.called
+        gate.open()
+        with now(wait) as lease:
+            assert (lease.result, content(lease)) == ("wait", b"two")
 
 
 @pytest_twisted.ensureDeferred

@@ -17,7 +17,7 @@ from blobserve.oci.reference import Reference
 from blobserve.store.image import Image
 
 PATIENCE = 2.0
-"""Seconds that a request waits for the look-up of a tag whose digest is old."""
+"""Seconds that a request waits for an old tag: for its look-up and the pull of a new image."""
 
 _LEAST_INTERVAL = 1.0
 _RETRY_CEILING = 10.0
@@ -31,7 +31,7 @@ class Freshness(enum.Enum):
     AGEING = enum.auto()
     """A look-up behind the request's back."""
     OLD = enum.auto()
-    """A look-up that the request waits for."""
+    """A look-up that the request waits for, and for the pull of a new image."""
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobserveError, StoreClosed
 from blobserve.oci.reference import Reference
-from blobserve.oci.source import Refreshed
+from blobserve.store.blobspace import BlobSpace
 from blobserve.store.flight import Flight, Flights
 from blobserve.store.freshness import PATIENCE, Known
 from blobserve.store.known import KnownReferences
@@ -25,8 +25,14 @@ class Refreshes:
     """Every look-up of a known tag under way."""
 
     def __init__(
-        self, provider: Provider, known: KnownReferences, pulls: Pulls, reactor: IReactorTime
+        self,
+        space: BlobSpace,
+        provider: Provider,
+        known: KnownReferences,
+        pulls: Pulls,
+        reactor: IReactorTime,
     ) -> None:
+        self._space = space
         self._provider = provider
         self._known = known
         self._pulls = pulls
@@ -36,8 +42,10 @@ class Refreshes:
     def look_up(self, known: Known, rules: RepositoryRules) -> Flight[None]:
         """Ask where a tag points now, and go there; joins what is under way.
 
-        The flight lands when the source has answered, or has not within `PATIENCE`. It fails with
-        nothing but `StoreClosed`.
+        The flight lands when the tag serves its current image, when that image cannot be had, and
+        after `PATIENCE` at the latest. While the known image cannot be read, nothing can be served
+        but the new one; then it lands as soon as the pull begins. It fails with nothing but
+        `StoreClosed`.
         """
         flight = self._flights.get(known.reference)
         if flight is None:
@@ -51,17 +59,9 @@ class Refreshes:
         await self._flights.close(StoreClosed())
 
     async def _refresh(self, known: Known, rules: RepositoryRules, flight: Flight[None]) -> None:
+        impatience = self._reactor.callLater(PATIENCE, flight.land, None)
         try:
-            answer = await self._ask(known, flight)
-            now = self._reactor.seconds()
-            if answer.digest == known.digest:
-                self._known.update(known, lambda each: each.confirmed(now, answer.pause))
-            elif self._known.is_current(known) and not self._pulls.get(known.reference):
-                moved = Known(known.reference, answer.digest, now, quiet_until=now + answer.pause)
-                # First, so that whoever goes on now joins it, or has what is here.
-                pull = self._pulls.begin(known.reference, moved, rules)
-                flight.land(None)
-                await pull.wait(urgent=False)
+            await self._follow(known, rules, flight)
         except BlobserveError as error:
             _log.warn(
                 "cannot refresh {reference}, going on with {digest}: {error}",
@@ -71,12 +71,22 @@ class Refreshes:
             )
             now, failure = self._reactor.seconds(), error
             self._known.update(known, lambda each: each.put_off(rules, now, failure))
-
-    async def _ask(self, known: Known, flight: Flight[None]) -> Refreshed:
-        impatience = self._reactor.callLater(PATIENCE, flight.land, None)
-        try:
-            source = self._provider(known.reference.repository)
-            return await source.refresh(known.reference, known.digest)
         finally:
             if impatience.active():
                 impatience.cancel()
+
+    async def _follow(self, known: Known, rules: RepositoryRules, flight: Flight[None]) -> None:
+        source = self._provider(known.reference.repository)
+        answer = await source.refresh(known.reference, known.digest)
+        now = self._reactor.seconds()
+        if answer.digest == known.digest:
+            self._known.update(known, lambda each: each.confirmed(now, answer.pause))
+        elif self._known.is_current(known) and not self._pulls.get(known.reference):
+            moved = Known(known.reference, answer.digest, now, quiet_until=now + answer.pause)
+            pull = self._pulls.begin(known.reference, moved, rules)
+            if not self._is_ready(known):
+                flight.land(None)  # Requests go on to wait for the pull itself.
+            await pull.wait(urgent=flight.urgent)
+
+    def _is_ready(self, known: Known) -> bool:
+        return known.image is not None and self._space.is_ready(known.image.digests)

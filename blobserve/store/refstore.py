@@ -7,9 +7,12 @@ of HTTP, on either side.
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
+from twisted.internet import defer
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
@@ -22,7 +25,7 @@ from blobserve.store.blobspace import BlobSpace, Readable
 from blobserve.store.download import Downloads
 from blobserve.store.early import EarlyFile, sooner
 from blobserve.store.flight import Flight, own
-from blobserve.store.freshness import Freshness, Known
+from blobserve.store.freshness import PATIENCE, Freshness, Known
 from blobserve.store.image import Images
 from blobserve.store.known import KnownReferences, Rules
 from blobserve.store.lease import Lease, Result
@@ -32,6 +35,9 @@ from blobserve.store.published.indexes import PublishedIndexes
 from blobserve.store.published.offer import Offer
 from blobserve.store.pull import Provider, Pulls
 from blobserve.store.refresh import Refreshes
+
+_SHARE = 0.8
+"""The part of a caller's time that a look-up may take: the rest is for what is here."""
 
 
 class RefStore:
@@ -71,7 +77,7 @@ class RefStore:
             reactor,
             pulls_behind,
         )
-        self._refreshes = Refreshes(provider, self._known, self._pulls, reactor)
+        self._refreshes = Refreshes(space, provider, self._known, self._pulls, reactor)
         self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)
         self._portions = Portions(reactor)
         self._closed = False
@@ -96,15 +102,21 @@ class RefStore:
         return cast("Deferred[Lease]", self.lease_or_early(reference, None, read_only))
 
     def lease_or_early(
-        self, reference: Reference, name: bytes | None, read_only: bool = False
+        self,
+        reference: Reference,
+        name: bytes | None,
+        read_only: bool = False,
+        timeout: float = math.inf,
     ) -> Deferred[Lease | EarlyFile]:
         """The same for who wants the regular file at the canonical path `name` alone, if not None.
 
         Where the image is not READY the lease may have no other file. Where rules say so it may be
         that file of the layer that is served, while it is being pulled, whichever comes first;
         whoever gets it closes it.
+
+        The caller gives up after `timeout` seconds: an old tag's image is given in time for that.
         """
-        return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only, name))
+        return Deferred.fromCoroutine(self._lease_for(_plain(reference), read_only, name, timeout))
 
     def lease_at_once(self, reference: Reference, read_only: bool = False) -> Lease | None:
         """What `blob_for` gives where nothing is to be waited for; else None.
@@ -162,7 +174,7 @@ class RefStore:
         )
 
     async def _lease_for(
-        self, reference: Reference, read_only: bool, name: bytes | None
+        self, reference: Reference, read_only: bool, name: bytes | None, timeout: float
     ) -> Lease | EarlyFile:
         lease = self.lease_at_once(reference, read_only)
         if lease is not None:
@@ -172,7 +184,7 @@ class RefStore:
         rules = self._allowed(reference.repository)
         known = await self._known.recall(reference, rules)
         if known is not None and not read_only:
-            await self._refresh(known, rules, asked)
+            await self._refresh(known, rules, asked, timeout)
         lease = await self._here(reference, rules, asked)
         if lease is not None:
             return lease
@@ -237,13 +249,28 @@ class RefStore:
             raise Forbidden(str(repository))
         return rules
 
-    async def _refresh(self, known: Known, rules: RepositoryRules, asked: float) -> None:
-        """Look a tag up if it is time to, and wait for the answer if its digest is old."""
+    async def _refresh(
+        self, known: Known, rules: RepositoryRules, asked: float, timeout: float
+    ) -> None:
+        """Look a tag up if it is time to; if its digest is old, wait until it is the current one.
+
+        Waits `PATIENCE` at most from the beginning of the look-up, and less than `timeout`.
+        """
         freshness = known.freshness(rules, asked)
-        if freshness is not Freshness.TRUSTED:
-            look_up = self._refreshes.look_up(known, rules)
-            if freshness is Freshness.OLD:
-                await look_up.wait()
+        if freshness is Freshness.TRUSTED:
+            return
+        look_up = self._refreshes.look_up(known, rules)
+        if freshness is Freshness.AGEING:
+            return
+        pull = self._pulls.get(known.reference)
+        if pull is not None:
+            pull.urgent = True
+        waiting = look_up.wait()
+        patience = _SHARE * timeout
+        if patience < PATIENCE and not waiting.called:
+            waiting.addTimeout(patience, self._reactor)
+        with suppress(defer.TimeoutError):
+            await waiting
 
     async def _here(
         self, reference: Reference, rules: RepositoryRules, asked: float, result: Result = "hit"

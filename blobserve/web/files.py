@@ -239,7 +239,7 @@ class Files:
         self, reference: Reference, early: bytes | None, read_only: bool, timeout: float
     ) -> Found:
         """A lease, or if that comes first the file with the name `early`."""
-        wait = self._store.lease_or_early(reference, early, read_only)
+        wait = self._store.lease_or_early(reference, early, read_only, timeout)
         if not wait.called:
             wait.addTimeout(timeout, self._reactor, too_slow)
         return await wait
