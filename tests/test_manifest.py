@@ -330,6 +330,52 @@ def test_no_image_for_the_platform(asked: str | None, manifests: list[dict[str, 
     assert str(raised.value) == f"the index has no image for {asked or 'any platform'}"
 
 
+AMD64 = {"os": "linux", "architecture": "amd64"}
+SOCI = "application/vnd.amazon.soci.index.v2+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+EROFS = image(platform={**AMD64, "os.features": ["erofs"]})
+NYDUS = image(platform={**AMD64, "os.features": ["nydus.remoteimage.v1"]}, n=1)
+
+
+@pytest.mark.parametrize("asked", [None, Platform.parse("linux/amd64")])
+@pytest.mark.parametrize(
+    ("manifests", "chosen"),
+    [
+        ([EROFS, image("linux/amd64")], 1),
+        ([NYDUS, EROFS, image("linux/amd64")], 2),
+        ([image("linux/amd64"), EROFS], 0),
+        ([image("linux/amd64", artifactType=SOCI), image("linux/amd64")], 1),
+        ([image(artifactType="application/spdx+json"), image("linux/amd64")], 1),
+        ([image("linux/amd64", artifactType=CONFIG), image("linux/amd64", n=1)], 0),
+        ([image("linux/amd64", artifactType=""), image("linux/amd64", n=1)], 0),
+        ([image("linux/amd64", artifactType=7), image("linux/amd64", n=1)], 0),
+        ([image(platform={**AMD64, "os.features": []}), image("linux/amd64")], 0),
+        ([image(platform={**AMD64, "os.features": "x"}), image("linux/amd64")], 0),
+        ([EROFS, descriptor(OCI_INDEX)], 1),
+        ([image("linux/arm64"), EROFS, NYDUS, image("linux/amd64", n=1)], 3),
+        ([image("linux/amd64", artifactType=SOCI)], 0),
+        ([NYDUS], 0),
+    ],
+)
+def test_special_images_come_last(
+    asked: Platform | None, manifests: list[dict[str, object]], chosen: int
+) -> None:
+    """An image that needs features, or is an artifact, gives way to a plain one wherever it is."""
+    listed = index(*manifests)
+    assert listed.choose(asked) == (listed.manifests[chosen], None)
+
+
+def test_special_images_come_after_other_platforms() -> None:
+    """Where no platform is asked for, a plain image of another comes before a special one."""
+    listed = index(
+        EROFS, image("linux/amd64", artifactType=SOCI, n=1), image("linux/arm64"), image()
+    )
+    found, warning = listed.choose(None)
+    assert found == listed.manifests[2]
+    assert warning is not None
+    assert index(image(artifactType=SOCI), image("linux/arm64")).choose(None)[0].platform
+
+
 @pytest.mark.parametrize("asked", [None, Platform.parse("linux/arm64")])
 def test_nested_index(asked: Platform | None) -> None:
     """An index inside an index is where the search goes on, without a warning (M09)."""

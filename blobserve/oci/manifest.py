@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -98,6 +98,10 @@ class Descriptor:
     platform: Platform | None = None
     file: str | None = None
     """The path of what is a plain file of an artifact; of what is a layer, None."""
+    artifact_type: str = ""
+    """The type of artifact that an index gives; empty where it gives none."""
+    features: tuple[str, ...] = ()
+    """The features of an operating system that an index says are needed: ``os.features``."""
 
     @property
     def kept_as(self) -> Digest:
@@ -125,6 +129,15 @@ class Descriptor:
             and "vnd.docker.reference.type" not in self.annotations
         )
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether this image is neither an artifact nor in need of special features.
+
+        EROFS and Nydus images stand beside the ordinary image of their platform with a feature of
+        their own; SOCI indexes and SBOMs with an artifact type.
+        """
+        return not self.features and self.artifact_type in ("", *_CONFIG_TYPES)
+
 
 _ATTESTATION_PLATFORM = Platform("unknown", "unknown")
 
@@ -151,18 +164,30 @@ class Index:
 
         None stands for linux/amd64 or, where there is none, the first image. An index without a
         platform of its own is chosen where no image matches; whoever follows it bounds how often.
+        An image that is not plain is chosen only where no plain one fits.
 
         :raises PlatformNotFound: when no image fits.
         """
         images = [each for each in self.manifests if each.is_image]
-        fitting = [each for each in images if each.platform == (platform or _USUAL_PLATFORM)]
-        if fitting:
-            return fitting[0], None
-        nested = [each for each in images if each.is_index and each.platform is None]
-        others = images if platform is None else nested
-        if not others:
-            raise PlatformNotFound(str(platform or "any platform"))
-        return others[0], None if others[0] in nested else _arbitrary(others[0])
+        for is_plain in (True, False):
+            found = _chosen([each for each in images if each.is_plain == is_plain], platform)
+            if found is not None:
+                return found
+        raise PlatformNotFound(str(platform or "any platform"))
+
+
+def _chosen(
+    images: Sequence[Descriptor], platform: Platform | None
+) -> tuple[Descriptor, str | None] | None:
+    """See `Index.choose`; None when none of these images fits."""
+    fitting = [each for each in images if each.platform == (platform or _USUAL_PLATFORM)]
+    if fitting:
+        return fitting[0], None
+    nested = [each for each in images if each.is_index and each.platform is None]
+    others = images if platform is None else nested
+    if not others:
+        return None
+    return others[0], None if others[0] in nested else _arbitrary(others[0])
 
 
 def _arbitrary(image: Descriptor) -> str:
@@ -275,8 +300,24 @@ def _descriptor(value: object, may_be_empty: bool) -> Descriptor:
         parsed = Digest.parse(digest)
     except MalformedReference as error:
         raise ValueError("a descriptor has a malformed digest") from error
-    annotations, platform = value.get("annotations"), value.get("platform")
-    return Descriptor(media_type, parsed, size, _annotations(annotations), _platform(platform))
+    platform, artifact_type = value.get("platform"), value.get("artifactType")
+    return Descriptor(
+        media_type,
+        parsed,
+        size,
+        _annotations(value.get("annotations")),
+        _platform(platform),
+        artifact_type=artifact_type if isinstance(artifact_type, str) else "",
+        features=_features(platform),
+    )
+
+
+def _features(platform: object) -> tuple[str, ...]:
+    """The features of an operating system that a platform asks for, as far as they are text."""
+    listed = platform.get("os.features") if isinstance(platform, dict) else None
+    return (
+        tuple(each for each in listed if isinstance(each, str)) if isinstance(listed, list) else ()
+    )
 
 
 def _annotations(value: object) -> dict[str, str]:
