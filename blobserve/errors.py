@@ -35,12 +35,22 @@ class MalformedReference(NotFound):
 
 @attrs.define(slots=False)
 class ImageNotFound(NotFound):
-    """The registry knows no such repository, tag or manifest."""
+    """The registry knows no such repository, tag or manifest.
+
+    Of a local source, a few `names` that it has instead, and how many `more` there are.
+    """
 
     reference: str
+    names: tuple[str, ...] = ()
+    more: int = 0
 
     def __str__(self) -> str:
-        return f"no such image: {self.reference}"
+        text = f"no such image: {self.reference}"
+        if self.names:
+            text += f"; its source has {', '.join(self.names)}"
+        if self.names and self.more:
+            text += f" and {self.more} more"
+        return text
 
 
 @attrs.define(slots=False)

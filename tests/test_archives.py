@@ -27,14 +27,21 @@ from blobserve.oci.archive import Archive
 from blobserve.oci.digest import Digest
 from blobserve.oci.docker_archive import DockerArchive
 from blobserve.oci.layout import Layout
-from blobserve.oci.manifest import Descriptor, Manifest, parse
+from blobserve.oci.manifest import Descriptor, Index, Manifest, Platform, parse
 from blobserve.oci.members import MOST, Members
 from blobserve.oci.reference import Reference
 from blobserve.testing import InlineThreads
 from tests import layers
 from tests.examples import more
 from tests.layers import Directory, Entry, File, Link, Symlink, gnu_long, header, padded, pax, tar
-from tests.rig.archives import copied_by_skopeo, packed, saved_of_old, saved_of_today
+from tests.rig.archives import (
+    copied_by_skopeo,
+    named,
+    packed,
+    saved_of_old,
+    saved_of_today,
+    write_named_layout,
+)
 from tests.rig.images import Image, Layer, digest_of, tar_of, write_layout
 from tests.rig.server import Server
 from tests.rig.within import within
@@ -99,6 +106,13 @@ async def test_what_skopeo_writes(tmp_path: Path, archive: Path) -> None:
     assert await blobs(oci(archive)) == [IMAGE.layers[0].blob]
     copied_by_skopeo(layout, "v1", "docker-archive", archive, "localhost/site:v1")
     assert await blobs(docker(archive)) == [STREAM]
+    for name in ("v2", "localhost/blog:v1"):
+        copied_by_skopeo(layout, "v1", "oci-archive", archive, name)
+        with pytest.raises(ImageNotFound, match=f"its source has {name}"):
+            await oci(archive).resolve(SITE)
+    for form, source in (("oci-archive", oci), ("docker-archive", docker)):
+        copied_by_skopeo(layout, "v1", form, archive, "")
+        await source(archive).resolve(SITE)
 
 
 @within(10)
@@ -207,12 +221,14 @@ async def test_the_same_layer_twice(archive: Path) -> None:
         ("registry.example/team/site:v1", "registry.example/team/site:v1"),
         ("docker.io/library/site:v1", "site:v1"),
         ("docker.io/team/site:v1", "team/site:v1"),
-        ("localhost:5000/site:v1", "localhost/site:v1"),
-        ("registry.example/other:v2", "only:v2"),
+        ("localhost/site:v1", "localhost/site:v1"),
+        ("registry.example/other/only:v2", "only:v2"),
+        ("localhost:5000/site:v1", None),
+        ("registry.example/other:v2", None),
     ],
 )
-async def test_names(asked: str, found: str, archive: Path) -> None:
-    """Of several images with the tag, that of the very repository is served, else the last."""
+async def test_names(asked: str, found: str | None, archive: Path) -> None:
+    """An image is served to its own repository, or to the only one that is called alike."""
     names = [
         "registry.example/team/site:v1",
         "site:v1",
@@ -221,6 +237,10 @@ async def test_names(asked: str, found: str, archive: Path) -> None:
         "only:v2",
     ]
     archive.write_bytes(saved_of_old({name: [tar_of({"x": name.encode()})] for name in names}))
+    if found is None:
+        with pytest.raises(ImageNotFound, match=r"its source has registry\.example/team/site:v1, "):
+            await docker(archive).resolve(Reference.parse(asked))
+        return
     assert await blobs(docker(archive), Reference.parse(asked)) == [tar_of({"x": found.encode()})]
 
 
@@ -238,15 +258,41 @@ async def test_full_names_in_a_layout(tmp_path: Path, archive: Path) -> None:
 
 
 @within(10)
-async def test_without_names(archive: Path) -> None:
-    """An image that was saved by its id has no tag, and is found by digest alone."""
-    archive.write_bytes(saved_of_old({"": [STREAM]}))
+@pytest.mark.parametrize("unnamed", ["", "<none>:<none>"])
+async def test_without_names(unnamed: str, archive: Path) -> None:
+    """The only image of an archive, if it was saved by its id, has every tag."""
+    archive.write_bytes(saved_of_old({unnamed: [STREAM]}))
     source = docker(archive)
-    with pytest.raises(ImageNotFound):
-        await source.resolve(SITE)
-    index, _ = source._files.read("index.json", 0, 10_000)
-    digest = Digest.parse(json.loads(index)["manifests"][0]["digest"])
+    assert await blobs(source) == [STREAM]
+    assert await blobs(source, Reference.parse("localhost/other:v7")) == [STREAM]
+    digest = (await source.resolve(SITE)).digest
     assert await blobs(source, SITE.at(digest)) == [STREAM]
+    archive.write_bytes(saved_of_old({unnamed: [STREAM], "other:v1": [OTHER_STREAM]}))
+    with pytest.raises(ImageNotFound, match=r"its source has docker\.io/library/other:v1"):
+        await source.resolve(SITE)
+    assert await blobs(source, SITE.at(digest)) == [STREAM]
+
+
+@within(10)
+async def test_one_name_for_several_platforms(archive: Path) -> None:
+    """Images of a Docker archive that share a name, each for its platform, are an index."""
+    streams = {"amd64": STREAM, "arm64": OTHER_STREAM}
+    members: list[Entry] = []
+    listed = []
+    for architecture, stream in streams.items():
+        config = json.dumps({"os": "linux", "architecture": architecture}).encode()
+        members += [File(f"{architecture}.json".encode(), config)]
+        members += [File(f"{architecture}.tar".encode(), stream)]
+        paths = {"Config": f"{architecture}.json", "Layers": [f"{architecture}.tar"]}
+        listed.append({"RepoTags": ["site:v1"], **paths})
+    archive.write_bytes(tar([*members, File(b"manifest.json", json.dumps(listed).encode())]))
+    source = docker(archive)
+    document = await source.resolve(SITE)
+    index = parse(document.content, document.media_type, Limits())
+    assert isinstance(index, Index)
+    for architecture, stream in streams.items():
+        chosen, _ = index.choose(Platform("linux", architecture))
+        assert await blobs(source, SITE.at(chosen.digest)) == [stream]
 
 
 @within(10)
@@ -276,7 +322,7 @@ def written(tmp_path: Path, image: Image) -> bytes:
 
 def saved(tmp_path: Path, image: Image) -> bytes:
     """The same as `docker save` wrote it."""
-    return saved_of_old({"site:v1": [image.layers[0].blob]})
+    return saved_of_old({"team/site:v1": [image.layers[0].blob]})
 
 
 @within(10)
@@ -456,6 +502,32 @@ def test_damaged_anywhere(tmp_path_factory: Any, damage: list[tuple[int, int]]) 
     assert error is None or isinstance(error, BlobserveError), error
 
 
+def test_several_images_served(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    """Two repositories with one archive as their source have their own pages under one tag."""
+    site, blog = tar_of({"index.html": b"site"}), tar_of({"index.html": b"blog"})
+    (tmp_path / "a.tar").write_bytes(saved_of_old({"site:v1": [site], "blog:v1": [blog]}))
+    layout = write_named_layout(
+        tmp_path / "layout",
+        [(IMAGE, named("v1", "docker.io/library/site:v1")), (OTHER, named("v1", "blog:v1"))],
+    )
+    repos = {f"a.example/{each}": {"source": "docker-archive:a.tar"} for each in ("site", "blog")}
+    repos |= {f"b.example/{each}": {"source": "oci:layout"} for each in ("site", "blog", "shop")}
+    server = serve({"repos": repos})
+    pages = {"a": {"site": b"site", "blog": b"blog"}, "b": {"site": b"a page"}}
+    pages["b"]["blog"] = b"another page"
+    for host, each in pages.items():
+        for name, page in each.items():
+            assert server.fetch(f"/{host}.example/{name}:v1/").body == page
+    assert layout.is_dir()
+    missing = server.fetch("/b.example/shop:v1/")
+    assert (missing.status, missing.body) == (
+        404,
+        b"no such image: b.example/shop:v1; its source has docker.io/library/site:v1, "
+        b"docker.io/library/blog:v1\n",
+    )
+    assert server.fetch(f"/b.example/blog@{OTHER.digest}/").body == b"another page"
+
+
 def test_served(tmp_path: Path, serve: Callable[..., Server]) -> None:
     """A server serves from both kinds of archive, and what takes their place a moment later."""
     a, b = tmp_path / "a.tar", tmp_path / "b.tar"
@@ -463,10 +535,10 @@ def test_served(tmp_path: Path, serve: Callable[..., Server]) -> None:
     b.write_bytes(saved(tmp_path, IMAGE))
     repos = {
         "registry.example/a": {"source": "oci-archive:a.tar", "tagMaxAge": "0s"},
-        "registry.example/b": {"source": "docker-archive:b.tar", "tagMaxAge": "0s"},
+        "registry.example/site": {"source": "docker-archive:b.tar", "tagMaxAge": "0s"},
     }
     server = serve({"repos": repos})
-    for name in ("a", "b"):
+    for name in ("a", "site"):
         assert server.fetch(f"/registry.example/{name}:v1/").body == b"a page"
     a.write_bytes(written(tmp_path, OTHER) + bytes(512))
     b.write_bytes(b"broken")
@@ -476,8 +548,8 @@ def test_served(tmp_path: Path, serve: Callable[..., Server]) -> None:
             break
     else:
         pytest.fail("the new archive was never noticed")
-    kept = server.fetch("/registry.example/b:v1/").body
+    kept = server.fetch("/registry.example/site:v1/").body
     assert hashlib.sha256(kept).hexdigest() == page
-    missing = server.fetch("/registry.example/b:v2/")
+    missing = server.fetch("/registry.example/site:v2/")
     assert missing.status == 502
     assert missing.body == b"registry docker archive failed: it is not a tar archive\n"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
+import attrs
 import pytest
 
 from blobserve.config import Limits
@@ -20,9 +22,11 @@ from blobserve.errors import (
 from blobserve.oci.digest import Digest
 from blobserve.oci.files import Directory
 from blobserve.oci.layout import Layout
-from blobserve.oci.manifest import Descriptor
+from blobserve.oci.manifest import Descriptor, Platform, parse
+from blobserve.oci.manifest import Index as ParsedIndex
 from blobserve.oci.reference import Reference
 from blobserve.testing import InlineThreads
+from tests.rig.archives import named, write_named_layout
 from tests.rig.images import Image, Index, write_layout
 from tests.rig.within import within
 from tests.sources import Sink
@@ -53,10 +57,75 @@ def blob_file(directory: Path, digest: Digest) -> Path:
 
 @within(10)
 async def test_any_repository(directory: Path) -> None:
-    """Whatever repository it is asked for, a layout is that one."""
+    """An image whose name is a tag alone is that of every repository."""
     source = layout(directory)
     for name in ("registry.example/a:v1", "localhost:5000/b/c:v1"):
         assert (await source.resolve(Reference.parse(name))).digest == DIGEST
+    with pytest.raises(ImageNotFound, match=r"site:v2; its source has v1$"):
+        await source.resolve(Reference.parse("registry.example/team/site:v2"))
+
+
+PLATFORMS = {
+    Platform("linux", architecture, variant): Image.of({"index.html": architecture.encode()})
+    for architecture, variant in (("amd64", None), ("arm64", None), ("arm", "v6"))
+}
+SHOP = Reference.parse("registry.example/team/shop:v1")
+BLOG = Reference.parse("registry.example/team/blog:v1")
+
+
+@within(10)
+async def test_several_repositories(directory: Path) -> None:
+    """A repository never has the image of another, by tag or by digest, also in an index."""
+    nested = Image.of({"index.html": b"in an index"})
+    write_named_layout(
+        directory,
+        [
+            (IMAGE, named("v1", "docker.io/library/shop:v1")),
+            (OTHER, named("v1", "docker.io/library/blog:v1")),
+            (Index((nested,)), named("v2", "docker.io/library/blog:v2")),
+        ],
+    )
+    source = layout(directory)
+    own = {SHOP: [IMAGE.digest], BLOG: [OTHER.digest, nested.digest, Index((nested,)).digest]}
+    for reference, digests in own.items():
+        assert str((await source.resolve(reference)).digest) == digests[0]
+        assert str((await source.refresh(reference, DIGEST)).digest) == digests[0]
+        for digest in map(Digest.parse, chain(*own.values())):
+            if str(digest) in digests:
+                assert (await source.resolve(reference.at(digest))).digest == digest
+            else:
+                with pytest.raises(
+                    ImageNotFound, match=r"its source has docker\.io/library/shop:v1"
+                ):
+                    await source.resolve(reference.at(digest))
+    for name in ("registry.example/team/other:v1", "registry.example/team/shop:v2"):
+        for asked in (source.resolve, lambda reference: source.refresh(reference, DIGEST)):
+            with pytest.raises(ImageNotFound, match=r"blog:v1, docker\.io/library/blog:v2$"):
+                await asked(Reference.parse(name))
+
+
+@within(10)
+async def test_a_tag_for_several_platforms(directory: Path) -> None:
+    """Images that share a tag, each for its platform, are an index, found by its digest too."""
+    images = [
+        (each, named("v2", platform=attrs.asdict(platform))) for platform, each in PLATFORMS.items()
+    ]
+    write_named_layout(directory, [*images, (IMAGE, named("localhost/other:v1"))])
+    reference = Reference.parse("registry.example/a:v2")
+    document = await layout(directory).resolve(reference)
+    assert Digest.of(document.content) == document.digest
+    index = parse(document.content, document.media_type, Limits())
+    assert isinstance(index, ParsedIndex)
+    for platform, image in PLATFORMS.items():
+        chosen, warning = index.choose(platform)
+        assert (str(chosen.digest), chosen.size, warning) == (
+            image.digest,
+            len(image.manifest),
+            None,
+        )
+    again = layout(directory)
+    assert (await again.refresh(reference, DIGEST)).digest == document.digest
+    assert await again.resolve(reference.at(document.digest)) == document
 
 
 @within(10)
@@ -72,7 +141,7 @@ async def test_index(directory: Path) -> None:
 
 @within(10)
 async def test_replaced(directory: Path) -> None:
-    """A layout that is replaced is seen by the next look-up, and of a tag's two the last counts."""
+    """A layout that is replaced is seen by the next look-up; two images for a tag are none."""
     source = layout(directory)
     await source.resolve(SITE)
     index = json.loads((directory / "index.json").read_bytes())
@@ -80,6 +149,11 @@ async def test_replaced(directory: Path) -> None:
     assert str((await source.refresh(SITE, DIGEST)).digest) == OTHER.digest
     newer = json.loads((directory / "index.json").read_bytes())
     newer["manifests"] += index["manifests"]
+    (directory / "index.json").write_text(json.dumps(newer))
+    with pytest.raises(ImageNotFound, match=r"its source has v1 \(2 images\)"):
+        await source.refresh(SITE, DIGEST)
+    for each in newer["manifests"]:
+        each["annotations"]["org.opencontainers.image.ref.name"] = str(SITE)
     (directory / "index.json").write_text(json.dumps(newer))
     assert (await source.refresh(SITE, DIGEST)).digest == DIGEST
 

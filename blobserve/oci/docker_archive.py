@@ -20,15 +20,18 @@ from blobserve.config import MIB, Limits
 from blobserve.errors import RegistryBusy, RegistryFailed
 from blobserve.oci.archive import Archive, Contents
 from blobserve.oci.digest import Digest
-from blobserve.oci.layout import NAME_ANNOTATION
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES
 from blobserve.oci.members import Part
-from blobserve.oci.strict_json import parse_list
+from blobserve.oci.naming import REF_NAME, Name
+from blobserve.oci.strict_json import parse_list, parse_object
 from blobserve.threads import Threads
 
 _NAME = "docker archive"
 _STEP = 4 * MIB
 """Bytes hashed at a time: the end of the server waits for no more."""
+
+_NO_NAME = "<none>:<none>"
+"""The name that Docker gives to an image without one."""
 
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -111,10 +114,20 @@ class DockerArchive:
             ]
             manifest = _json(mediaType=MANIFEST_TYPES[0], config=described[0], layers=described[1:])
             entry = add(MANIFEST_TYPES[0], Digest.of(manifest), manifest)
-            listed += [{**entry, "annotations": {NAME_ANNOTATION: name}} for name in image.names]
+            entry["platform"] = await self._threads.run(self._platform, contents, image.config)
+            listed += [{**entry, "annotations": {REF_NAME: name}} for name in image.names]
             listed += [] if image.names else [entry]
         files["index.json"] = _json(mediaType=INDEX_TYPES[0], manifests=listed)
         return _Made(contents, files)
+
+    def _platform(self, contents: Contents, config: Part) -> dict[str, object]:
+        """The platform in a configuration, as far as it has one. Blocks."""
+        try:
+            size = min(config.size, self._limits.manifest_size)
+            read = parse_object(self._archive.read_part(contents, config, 0, size))
+        except ValueError:
+            return {}
+        return {each: read[each] for each in ("os", "architecture", "variant") if each in read}
 
     async def _type(self, contents: Contents, part: Part) -> str:
         start = await self._threads.run(self._archive.read_part, contents, part, 0, 2)
@@ -156,7 +169,7 @@ class DockerArchive:
     def _image(self, contents: Contents, value: object) -> _Saved:
         if not isinstance(value, dict):
             raise ValueError("an image in it is no JSON object")
-        names = [name for name in _texts(value, "RepoTags") if ":" in name]
+        names = [name for name in _texts(value, "RepoTags") if ":" in name and name != _NO_NAME]
         layers = _texts(value, "Layers")
         if len(layers) > self._limits.layers:
             raise ValueError(f"an image has {len(layers)} layers, more than {self._limits.layers}")
@@ -164,7 +177,7 @@ class DockerArchive:
         if not isinstance(config, str):
             raise ValueError("an image lacks its Config")
         return _Saved(
-            tuple(map(_canonical, names)),
+            tuple(str(Name.parse(name)) for name in names),
             self._there(contents, config, "configuration"),
             tuple(self._there(contents, layer, "layer") for layer in layers),
         )
@@ -183,14 +196,6 @@ def _texts(value: Mapping[str, object], member: str) -> list[str]:
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
         raise ValueError(f"the {member} of an image are no list of text")
     return listed
-
-
-def _canonical(name: str) -> str:
-    """A name as it would be written here: Docker leaves out its own registry."""
-    first, slash, _ = name.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
-        return name
-    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"
 
 
 def _json(**members: object) -> bytes:

@@ -1,12 +1,16 @@
 """The layout: images in files, as OCI image-spec image-layout.md has it.
 
-A `Source` that reads files in threads. Whatever repository it is asked for, it is this one. The
-only names that it asks its files for are digests. Knows nothing of registries, nor where the files
-are.
+A `Source` that reads files in threads. It gives a repository the images that `Names` gives it, and
+no others, by tag or by digest. The only names that it asks its files for are digests. Knows nothing
+of registries, nor where the files are.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IPushProducer
 from zope.interface import implementer
@@ -22,24 +26,31 @@ from blobserve.errors import (
 from blobserve.oci import manifest
 from blobserve.oci.digest import Digest
 from blobserve.oci.files import Files
-from blobserve.oci.manifest import INDEX_TYPES, Descriptor, Index
+from blobserve.oci.manifest import INDEX_TYPES, Descriptor, Index, Platform
+from blobserve.oci.naming import Names
 from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Document, Refreshed
 from blobserve.threads import Threads
 
 _USUAL = Limits()
-NAME_ANNOTATION = "org.opencontainers.image.ref.name"
-"""What an image is called in an index: a tag, or all of a reference."""
-
 _CHUNK = 256 << 10
+_NESTED = 2
+"""Indexes on the way from ``index.json`` to an image: as many as are followed to serve one."""
+
+
+@attrs.frozen
+class _Found:
+    """The place of an image: an entry of the index, or an index that is made of entries."""
+
+    descriptor: Descriptor
+    made: bytes | None = None
 
 
 class Layout:
     """One OCI image layout. See `Source` for what the methods do.
 
-    A tag is an annotation `NAME_ANNOTATION` in its index, or what that ends with after a colon; of
-    several, the last counts, one that is the whole reference before all others. Nothing is kept
-    open, so the files may be replaced at any time.
+    `Names.find` says what a tag names. Where it names several images, each for its platform, they
+    are an index. Nothing is kept open, so the files may be replaced at any time.
     """
 
     def __init__(self, files: Files, threads: Threads, limits: Limits = _USUAL) -> None:
@@ -55,8 +66,8 @@ class Layout:
     async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
         """See `Source.refresh`."""
         await self._files.ready()
-        listed = await self._threads.run(self._listed, reference)
-        return Refreshed(listed.digest)
+        found = await self._threads.run(self._find, reference)
+        return Refreshed(found.descriptor.digest)
 
     async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
         """See `Source.holds`."""
@@ -88,7 +99,10 @@ class Layout:
         return await self._threads.run(self._part, descriptor, start, length)
 
     def _document(self, reference: Reference) -> Document:
-        listed = self._listed(reference)
+        found = self._find(reference)
+        listed = found.descriptor
+        if found.made is not None:
+            return Document(listed.digest, listed.media_type, found.made)
         limit = self._limits.manifest_size
         try:
             content, _ = self._files.read(_blob(listed.digest), 0, limit + 1)
@@ -102,17 +116,50 @@ class Layout:
             raise ContentMismatch(str(listed.digest), "its manifest has another digest")
         return Document(listed.digest, listed.media_type, content)
 
-    def _listed(self, reference: Reference) -> Descriptor:
-        """What the index says of a reference; of a digest that it does not list, nothing at all."""
-        digest, listed = reference.digest, self._index().manifests
-        if digest is not None:
-            found = [each for each in listed if each.digest == digest]
-            return found[-1] if found else Descriptor("", digest, 0)
-        tagged = [each for each in listed if _name(each).rpartition(":")[2] == reference.tag]
-        named = [each for each in tagged if _name(each) == str(reference)]
-        if not tagged:
-            raise ImageNotFound(str(reference))
-        return (named or tagged)[-1]
+    def _find(self, reference: Reference) -> _Found:
+        """Find the image that a reference names.
+
+        :raises ImageNotFound: when there is none for its repository.
+        """
+        names = Names(self._index(), reference.repository)
+        if reference.digest is not None:
+            found = self._by_digest(names, reference.digest)
+        else:
+            found = _one_of(names.find(reference.tag or ""))
+        if found is None:
+            raise ImageNotFound(str(reference), *names.described())
+        return found
+
+    def _by_digest(self, names: Names, digest: Digest) -> _Found | None:
+        """Find an image of a repository by digest, also one that the index does not list."""
+        listed = [each for each in names.own if each.digest == digest]
+        if listed:
+            return _Found(listed[-1])
+        if self._files.has(_blob(digest)):
+            # Not listed, so it may be in an index that another repository's name stands for.
+            is_own = names.are_all_own or self._reaches(names.own, digest, _NESTED)
+            return _Found(Descriptor("", digest, 0)) if is_own else None
+        made = (_one_of(images) for images in names.shared())
+        return next((each for each in made if each and each.descriptor.digest == digest), None)
+
+    def _reaches(self, images: Iterable[Descriptor], digest: Digest, depth: int) -> bool:
+        """Whether one of these images is `digest`, or an index that leads to it."""
+        return any(
+            each.digest == digest
+            or (depth > 0 and self._reaches(self._children(each), digest, depth - 1))
+            for each in images
+        )
+
+    def _children(self, image: Descriptor) -> tuple[Descriptor, ...]:
+        """The images that an index lists, if this is one that can be read."""
+        if not image.is_index:
+            return ()
+        try:
+            content, _ = self._files.read(_blob(image.digest), 0, self._limits.manifest_size)
+            index = manifest.parse(content, image.media_type, self._limits)
+        except (OSError, BadImage):
+            return ()
+        return index.manifests if isinstance(index, Index) else ()
 
     def _index(self) -> Index:
         try:
@@ -143,8 +190,28 @@ class Layout:
         return RegistryFailed(self._files.name, problem)
 
 
-def _name(listed: Descriptor) -> str:
-    return listed.annotations.get(NAME_ANNOTATION, "")
+def _one_of(images: tuple[Descriptor, ...]) -> _Found | None:
+    """One image, or the index of several; None for none. The same images make the same bytes."""
+    if not images:
+        return None
+    if len(images) == 1:
+        return _Found(images[0])
+    listed = [
+        {
+            "mediaType": each.media_type,
+            "digest": str(each.digest),
+            "size": each.size,
+            "platform": _written(each.platform),
+        }
+        for each in images
+    ]
+    media_type = INDEX_TYPES[0]
+    made = json.dumps({"schemaVersion": 2, "mediaType": media_type, "manifests": listed}).encode()
+    return _Found(Descriptor(media_type, Digest.of(made), len(made)), made)
+
+
+def _written(platform: Platform | None) -> dict[str, str]:
+    return {} if platform is None else attrs.asdict(platform, filter=lambda _, value: value)
 
 
 def _blob(digest: Digest) -> str:

@@ -7,11 +7,35 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.layers import Directory, Entry, File, Symlink, tar
+from tests.rig.images import Image, Index, write_layout
 from tests.rig.parts import program
 
 Layers = Sequence[bytes]
+
+REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"
+
+
+def named(name: str | None = None, containerd: str | None = None, **members: Any) -> dict[str, Any]:
+    """The members of an entry of an index that name its image, and any others."""
+    names = {REF_NAME: name, CONTAINERD_NAME: containerd}
+    return {"annotations": {key: text for key, text in names.items() if text}, **members}
+
+
+def write_named_layout(
+    directory: Path, images: Sequence[tuple[Image | Index, Mapping[str, Any]]]
+) -> Path:
+    """Write an image layout in which entries share names, or have none; see `named`."""
+    write_layout(directory, {str(number): image for number, (image, _) in enumerate(images)})
+    index = json.loads((directory / "index.json").read_bytes())
+    index["manifests"] = [
+        {**entry, **members} for entry, (_, members) in zip(index["manifests"], images, strict=True)
+    ]
+    (directory / "index.json").write_text(json.dumps(index))
+    return directory
 
 
 def packed(directory: Path) -> bytes:
@@ -61,7 +85,7 @@ def saved_of_today(layout: Path, name: str, config: str, layers: Sequence[str]) 
 
 
 def copied_by_skopeo(layout: Path, tag: str, form: str, archive: Path, name: str) -> Path:
-    """The archive that skopeo makes of an image in a layout, called `name` there."""
+    """The archive that skopeo makes of an image in a layout, called `name` there if it is text."""
     archive.unlink(missing_ok=True)  # skopeo changes none
     subprocess.run(
         [
@@ -70,7 +94,7 @@ def copied_by_skopeo(layout: Path, tag: str, form: str, archive: Path, name: str
             "copy",
             "--quiet",
             f"oci:{layout}:{tag}",
-            f"{form}:{archive}:{name}",
+            f"{form}:{archive}:{name}".removesuffix(":"),
         ],
         check=True,
         timeout=60,
