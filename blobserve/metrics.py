@@ -69,7 +69,7 @@ class Metrics:
         )
         self.codings = Counter(
             "blobserve_codings_total",
-            "Files coded: made, useless, no-room, failed or damaged.",
+            "Files coded: made, copied, useless, no-room, failed or damaged.",
             ["coding", "outcome"],
             registry=registry,
         )

@@ -20,7 +20,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
 
 from blobserve.config import KIB, MIB, BlobSpaceRules
-from blobserve.errors import NoSpace
+from blobserve.errors import CodingDamaged, NoSpace
 from blobserve.metrics import Metrics
 from blobserve.store.blob import Blob
 from blobserve.store.blobspace import BlobSpace, BlobState
@@ -244,6 +244,261 @@ async def test_a_changed_byte(tmp_path: Path) -> None:
         blob = lease(space, SITE)
         assert ask(blob) == again
         blob.release()
+
+
+# --- Equal files of several layers ----------------------------------------------------------------
+
+OLD, NEW = site(text(0), text(1)), site(text(0), text(2))
+
+
+def copied(metrics: Metrics) -> tuple[float, float]:
+    """How many codings were made, and how many copied."""
+    return counted(metrics, "made"), counted(metrics, "copied")
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest_twisted.ensureDeferred
+async def test_equal_files_share_a_coding(tmp_path: Path, coding: bytes) -> None:
+    """A file has the codings of an equal file of another layer at once, and later as its own."""
+    metrics = Metrics()
+    async with opened(tmp_path, metrics=metrics) as space:
+        await take_in(space, OLD)
+        await take_in(space, NEW)
+        slack = space.size - on_disk(tmp_path)
+        old, new = lease(space, OLD), lease(space, NEW)
+        ask(old, coding)
+        made, lent = ask(old, coding), ask(new, coding)
+        assert isinstance(made, Entry)
+        assert isinstance(lent, Entry)
+        assert (lent.sha256, lent.size) == (made.sha256, made.size)
+        assert decoded(new.filesystem, lent) == text(0)
+        own = ask(new, coding)
+        assert isinstance(own, Entry)
+        assert own.codings is None
+        assert own.sha256 == made.sha256
+        assert decoded(new.filesystem, own) == text(0)
+        assert counted(metrics, "made", coding.decode()) == 1
+        assert counted(metrics, "copied", coding.decode()) == 1
+        assert space.size - on_disk(tmp_path) == slack
+        # The other files are not equal.
+        assert ask(new, coding, b"1") is Uncoded.PENDING
+        assert decoded(new.filesystem, ask(new, coding, b"1")) == text(2)
+        old.release()
+        new.release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_coding_outlives_its_first_layer(tmp_path: Path) -> None:
+    """When the layer goes for which a coding was made, equal files keep it, also in a restart."""
+    metrics, again = Metrics(), Metrics()
+    async with opened(tmp_path, metrics=metrics) as space:
+        await take_in(space, OLD)
+        await take_in(space, NEW)
+        old, new = lease(space, OLD), lease(space, NEW)
+        ask(old)
+        made = ask(old)
+        ask(new)
+        old.release()
+        new.release()
+        await space.set_aside(OLD.digest)
+        new = lease(space, NEW)
+        kept = ask(new)
+        assert isinstance(made, Entry)
+        assert isinstance(kept, Entry)
+        assert kept.sha256 == made.sha256
+        assert decoded(new.filesystem, kept) == text(0)
+        new.release()
+        assert copied(metrics) == (1, 1)
+    async with opened(tmp_path, metrics=again) as space:
+        new = lease(space, NEW)
+        assert ask(new) == kept
+        assert decoded(new.filesystem, kept) == text(0)
+        new.release()
+    assert copied(again) == (0, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_made_again_with_equal_bytes(tmp_path: Path) -> None:
+    """A coding that went with its layer becomes the same bytes when it is made again."""
+    made = []
+    async with opened(tmp_path) as space:
+        for each in (OLD, NEW):
+            await take_in(space, each)
+            blob = lease(space, each)
+            ask(blob)
+            made.append(ask(blob))
+            blob.release()
+            await space.set_aside(each.digest)
+    first, second = made
+    assert isinstance(first, Entry)
+    assert isinstance(second, Entry)
+    assert first.sha256 == second.sha256
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lender_stays_while_it_is_read(tmp_path: Path) -> None:
+    """Coded bytes that another layer lends can be read until the lease ends, whatever happens."""
+    metrics = Metrics()
+    async with held(tmp_path, OLD, NEW, metrics=metrics) as (space, threads):
+        old, new = lease(space, OLD), lease(space, NEW)
+        ask(old)
+        threads.go_all()
+        old.release()
+        lent = ask(new)
+        assert decoded(new.filesystem, lent) == text(0)
+        space.reconfigure(BlobSpaceRules(tmp_path, 1))  # everything that nobody reads must go
+        removing = Deferred.fromCoroutine(space.set_aside(OLD.digest))
+        assert removing.called
+        assert space.state_of(OLD.digest) is BlobState.UNKNOWN
+        assert decoded(new.filesystem, lent) == text(0)
+        size = space.size
+        new.release()
+        assert space.size < size
+        threads.go_all()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lender_is_given_back(tmp_path: Path) -> None:
+    """A layer that has lent codings is evicted like any other once nobody reads them."""
+    async with opened(tmp_path) as space:
+        await take_in(space, OLD)
+        await take_in(space, NEW)
+        old = lease(space, OLD)
+        ask(old)
+        old.release()
+        for _ in range(3):
+            new = lease(space, NEW)
+            ask(new)
+            ask(new)
+            new.release()
+        space.reconfigure(BlobSpaceRules(tmp_path, space.size - 1))
+        await space.reclaim()
+        assert space.state_of(OLD.digest) is BlobState.UNKNOWN
+        assert space.state_of(NEW.digest) is BlobState.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_lent_without_room_for_a_copy(tmp_path: Path) -> None:
+    """Where there is no room for a copy, the other layer goes on lending."""
+    metrics = Metrics()
+    async with opened(tmp_path, metrics=metrics) as space:
+        for each in (OLD, NEW):
+            await take_in(space, each)
+        old, new = lease(space, OLD), lease(space, NEW)
+        ask(old)
+        space.reconfigure(BlobSpaceRules(tmp_path, space.size))
+        size = space.size
+        for _ in range(3):
+            lent = ask(new)
+            assert isinstance(lent, Entry)
+            assert lent.codings is not None
+            assert decoded(new.filesystem, lent) == text(0)
+        assert copied(metrics) == (1, 0)
+        assert counted(metrics, "no-room") == 1
+        assert space.size == size
+        old.release()
+        new.release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_copied_without_being_checked_before(tmp_path: Path) -> None:
+    """A coding that was found at the start is checked while it is copied, and not made again."""
+    metrics = Metrics()
+    async with opened(tmp_path) as space:
+        for each in (OLD, NEW):
+            await take_in(space, each)
+        old = lease(space, OLD)
+        ask(old)
+        old.release()
+    async with held(tmp_path, metrics=metrics) as (space, threads):
+        new = lease(space, NEW)
+        assert ask(new) is Uncoded.PENDING
+        threads.go_all()
+        assert decoded(new.filesystem, ask(new)) == text(0)
+        assert copied(metrics) == (0, 1)
+        new.release()
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_no_damaged_coding_is_copied(tmp_path: Path, is_checked: bool) -> None:
+    """A coding that is no longer what it was is made again, beside either layer."""
+    metrics = Metrics()
+    async with opened(tmp_path) as space:
+        for each in (OLD, NEW):
+            await take_in(space, each)
+        old = lease(space, OLD)
+        ask(old)
+        made = ask(old)
+        old.release()
+    assert isinstance(made, Entry)
+    async with held(tmp_path, metrics=metrics) as (space, threads):
+        old, new = lease(space, OLD), lease(space, NEW)
+        if is_checked:
+            threads.go_all()
+            assert ask(old) == made
+        with codings_of(tmp_path, OLD).open("r+b") as file:
+            file.seek(made.offset + made.size // 2)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+        ask(new)
+        threads.go_all()
+        assert decoded(new.filesystem, ask(new)) == text(0)
+        assert decoded(old.filesystem, ask(old)) == text(0)
+        threads.go_all()
+        assert decoded(old.filesystem, ask(old)) == text(0)
+        assert counted(metrics, "damaged") == 1
+        assert counted(metrics, "made") == 1
+        old.release()
+        new.release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_damage_of_a_lender(tmp_path: Path) -> None:
+    """Damage that is met in lent bytes is reported of the layer that lends them."""
+    metrics = Metrics()
+    async with held(tmp_path, OLD, NEW, metrics=metrics) as (space, threads):
+        space.reconfigure(BlobSpaceRules(tmp_path, verify_on_read=True))
+        old, new = lease(space, OLD), lease(space, NEW)
+        ask(old)
+        threads.go_all()
+        made, lent = ask(old), ask(new)
+        assert isinstance(made, Entry)
+        assert isinstance(lent, Entry)
+        with codings_of(tmp_path, OLD).open("r+b") as file:
+            file.seek(made.offset + 20)
+            file.write(bytes(20))
+        assert not new.filesystem.is_checked(lent)
+        with pytest.raises(CodingDamaged) as damaged:
+            new.filesystem.read(lent, 0, 10)
+        assert damaged.value.digest == str(OLD.digest)
+        new.report(damaged.value)
+        assert ask(old) is Uncoded.PENDING
+        threads.go_all()
+        assert decoded(old.filesystem, ask(old)) == text(0)
+        old.release()
+        new.release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_useless_for_equal_files(tmp_path: Path) -> None:
+    """A file that gains nothing by a coding is not coded again for another layer."""
+    metrics = Metrics()
+    layers = [site(noise(0), text(n)) for n in range(2)]
+    async with opened(tmp_path, metrics=metrics) as space:
+        for each in layers:
+            await take_in(space, each)
+        old, new = (lease(space, each) for each in layers)
+        ask(old)
+        assert ask(old) is ask(new) is Uncoded.NEVER
+        assert counted(metrics, "useless") == 1
+        assert not codings_of(tmp_path, layers[1]).exists()
+        old.release()
+        new.release()
+
+
+# --- What damage does -----------------------------------------------------------------------------
 
 
 def torn(path: Path) -> None:
@@ -586,7 +841,7 @@ async def test_a_storm_stays_within_the_bound(tmp_path: Path) -> None:
 STEPS = st.tuples(
     st.sampled_from(["take", "code", "code", "hold", "drop", "restart"]), st.integers(0, 5)
 )
-LAYERS = [site(text(n, (100 + 100 * n) * KIB), noise(n)) for n in range(6)]
+LAYERS = [site(text(n, (100 + 100 * n) * KIB), noise(n), text(-1, 60 * KIB)) for n in range(6)]
 BOUND = 2 * MIB
 
 
@@ -620,8 +875,11 @@ async def _step(space: BlobSpace, action: str, n: int, readers: dict[int, Blob])
             await take_in(space, layer)
     elif action == "code" and is_ready:
         blob = lease(space, layer)
-        for name in (b"0", b"1"):
+        for name in (b"0", b"1", b"2"):
             ask(blob, b"zstd", name)
+        shared = ask(blob, b"zstd", b"2")
+        if shared is not Uncoded.NEVER:
+            assert decoded(blob.filesystem, shared) == text(-1, 60 * KIB)
         assert ask(blob, b"zstd", b"1") is Uncoded.NEVER
         coded = ask(blob)
         if coded is not Uncoded.NEVER:

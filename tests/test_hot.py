@@ -12,6 +12,7 @@ from socket import socketpair
 from typing import Any
 
 import attrs
+import brotli
 import pytest
 import pytest_twisted
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ TEXT = b"".join(b"let line%d = %d;\n" % (number, number * number) for number in 
 FILES = {
     "index.html": b"<h1>page</h1>" + TEXT,
     "app.js": TEXT,
-    "app.js.br": b"not really brotli",
+    "app.js.br": brotli.compress(TEXT),
     "small.txt": b"0123456789",
     "empty.bin": b"",
     "large.bin": bytes(range(256)) * 300,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -496,6 +497,32 @@ async def test_codings_of_every_layer(tmp_path: Path) -> None:
                 assert lease.filesystem.read(coded, 0, 2) == b"\x1f\x8b"
                 digest = image.layers[layer].digest
                 assert (tmp_path / "blobs" / "sha256" / digest.hex / "codings").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_codings_of_equal_files(tmp_path: Path) -> None:
+    """Equal files of several layers, of one image or of two, share a coding."""
+    text = b"text " * 4 * KIB
+    first = make_image({"low": text}, {"high": text, "a": b"1"})
+    second = make_image({"b": b"2"}, {"new": text})
+    other = attrs.evolve(SITE, tag="v2")
+    async with merging(tmp_path) as stand:
+        stand.source.push(SITE, first)
+        stand.source.push(other, second)
+        with await stand.ask() as one, await stand.ask(other) as two:
+            low = one.filesystem.lookup(b"low")
+            assert one.coded(low, b"gzip") is Uncoded.PENDING
+            made = one.coded(low, b"gzip")
+            for lease, layer, name in ((one, 1, b"high"), (two, 1, b"new")):
+                entry = lease.filesystem.lookup(name)
+                for _ in range(2):  # lent, and then its own
+                    coded = lease.coded(entry, b"gzip")
+                    assert isinstance(made, Entry)
+                    assert isinstance(coded, Entry)
+                    assert (coded.layer, coded.path) == (layer, name)
+                    assert coded.sha256 == made.sha256
+                    assert gzip.decompress(lease.filesystem.read(coded, 0, coded.size)) == text
+                assert coded.codings is None
 
 
 @pytest_twisted.ensureDeferred

@@ -6,8 +6,11 @@ import gzip
 import sys
 from pathlib import Path
 
+import brotli
+import pytest
+
 from tests.rig.within import within
-from tests.sites import TAG, Response, Serving, serving
+from tests.sites import REPOSITORY, TAG, Response, Serving, serving
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -15,14 +18,15 @@ else:
     from backports import zstd
 
 TEXT = b"".join(b"let line%d = %d;\n" % (number, number * number) for number in range(300))
+BR, GZ = brotli.compress(TEXT), gzip.compress(TEXT, 1, mtime=0)
 FILES = {
     "app.js": TEXT,
     "index.html": b"<script src=app.js>{{BASE}}</script>" + TEXT,
     "small.js": b"let x = 1;",
     "image.png": TEXT,
     "lib.js": TEXT,
-    "lib.js.br": b"as brotli",
-    "lib.js.gz": b"as gzip",
+    "lib.js.br": BR,
+    "lib.js.gz": GZ,
     "lib.js.zst/file": b"a directory is no sibling",
 }
 BROWSER = {"Accept-Encoding": "gzip, deflate, br, zstd"}
@@ -100,22 +104,97 @@ async def test_weights(tmp_path: Path) -> None:
             assert found.status == 200
 
 
+PATHS = pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "parsed"])
+
+
+@PATHS
 @within(20)
-async def test_validators_of_every_coding(tmp_path: Path) -> None:
-    """A client is told that it has a file, in whichever coding it has it."""
-    async with serving(tmp_path, FILES) as site:
-        coded = await settled(site, "app.js", "zstd")
-        gzipped = await settled(site, "app.js", "gzip")
-        plain = await site.fetch(f"/{TAG}/app.js")
-        for held in (coded, gzipped, plain):
-            asked = {**BROWSER, "If-None-Match": f'"x", {held.headers["etag"]}'}
+async def test_conditions_on_codings(tmp_path: Path, hot_path: bool) -> None:
+    """A condition holds for the entity tag that a 200 would carry, and for no other."""
+    async with serving(tmp_path, FILES, hot_path=hot_path) as site:
+        site.rule(precompressed=True)
+        tags = {}
+        for coding in ("zstd", "gzip", "br", "identity"):
+            found = await settled(site, "lib.js", coding)
+            assert found.headers.get("content-encoding", "identity") == coding
+            tags[coding] = found.headers["etag"]
+        assert len(set(tags.values())) == 4
+        asked = {"zstd, gzip": "zstd", "gzip": "gzip", "br, gzip": "br", "x": "identity"}
+        for accept, selected in asked.items():
+            for coding, tag in tags.items():
+                others = ", ".join(each for each in tags.values() if each != tag)
+                for field, value, status in (
+                    ("If-None-Match", tag, 304 if coding == selected else 200),
+                    ("If-None-Match", f"W/{tag}", 304 if coding == selected else 200),
+                    ("If-None-Match", others, 200 if coding == selected else 304),
+                    ("If-None-Match", "*", 304),
+                    ("If-Match", tag, 200 if coding == selected else 412),
+                    ("If-Match", f"W/{tag}", 412),
+                    ("If-Match", others, 412 if coding == selected else 200),
+                    ("If-Match", "*", 200),
+                ):
+                    for method in ("GET", "HEAD"):
+                        headers = {"Accept-Encoding": accept, field: value}
+                        found = await site.fetch(f"/{TAG}/lib.js", method, headers)
+                        assert found.status == status, (accept, coding, field, value)
+                        if status != 412:
+                            assert found.headers["etag"] == tags[selected]
+                            assert found.headers["vary"] == "Accept-Encoding"
+
+
+@PATHS
+@within(20)
+async def test_conditions_on_ranges(tmp_path: Path, hot_path: bool) -> None:
+    """The conditions of a range are on the file as it is, or on the coding of its If-Range."""
+    async with serving(tmp_path, FILES, hot_path=hot_path) as site:
+        coded = (await settled(site, "app.js", "gzip")).headers["etag"]
+        plain = (await site.fetch(f"/{TAG}/app.js")).headers["etag"]
+        for condition, held, status, tag in (
+            ({}, plain, 304, plain),
+            ({}, coded, 206, plain),
+            ({"If-Range": coded}, coded, 304, coded),
+            ({"If-Range": coded}, plain, 206, coded),
+            ({"If-Range": plain}, plain, 304, plain),
+            ({"If-Range": plain}, coded, 206, plain),
+            ({"If-Range": '"x"'}, coded, 200, plain),
+        ):
+            asked = {"Accept-Encoding": "gzip", "Range": "bytes=5-14", **condition}
+            asked["If-None-Match"] = held
             found = await site.fetch(f"/{TAG}/app.js", headers=asked)
-            assert found.status == 304
-            # The one that the client has, so that it is that which it uses.
-            assert found.headers["etag"] == held.headers["etag"]
-            assert found.headers["vary"] == "Accept-Encoding"
-        asked = {"Accept-Encoding": "gzip", "If-None-Match": coded.headers["etag"]}
-        assert (await site.fetch(f"/{TAG}/app.js", headers=asked)).status == 200
+            assert (found.status, found.headers["etag"]) == (status, tag), (condition, held)
+            asked = {**asked, "If-Match": tag}
+            assert (await site.fetch(f"/{TAG}/app.js", headers=asked)).status == status
+            asked["If-Match"] = coded if tag == plain else plain
+            assert (await site.fetch(f"/{TAG}/app.js", headers=asked)).status == 412
+
+
+@PATHS
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+@within(20)
+async def test_an_unchanged_file_after_an_upgrade(
+    tmp_path: Path, hot_path: bool, coding: str
+) -> None:
+    """A text that a new image leaves unchanged keeps its coding, its entity tag and its 304.
+
+    The first request for it is answered so, and nothing is compressed again; also where both images
+    were there before the coding was made.
+    """
+    new = {**FILES, "index.html": b"another page"}
+    names = {"coding": coding, "outcome": "made"}
+    async with serving(tmp_path, FILES, hot_path=hot_path) as site:
+        site.push({**FILES, "index.html": b"a third page"}, reference=f"{REPOSITORY}:v3")
+        await site.fetch(f"/{REPOSITORY}:v3/index.html")
+        held = await settled(site, "app.js", coding)
+        assert held.headers["content-encoding"] == coding
+        site.push(new, reference=f"{REPOSITORY}:v2")
+        for tag in ("v2", "v3"):
+            target = f"/{REPOSITORY}:{tag}/app.js"
+            asked = {"Accept-Encoding": coding, "If-None-Match": held.headers["etag"]}
+            found = await site.fetch(target, headers=asked)
+            assert (found.status, found.headers["etag"]) == (304, held.headers["etag"])
+            found = await site.fetch(target, headers={"Accept-Encoding": coding})
+            assert (found.status, found.body) == (200, held.body)
+        assert site.metrics.registry.get_sample_value("blobserve_codings_total", names) == 1
 
 
 @within(20)
@@ -141,8 +220,8 @@ async def test_siblings(tmp_path: Path) -> None:
         assert "br" not in (await settled(site, "lib.js", "br")).headers.get("content-encoding", "")
         site.rule(precompressed=True)
         for accept, coding, body in (
-            ("br, gzip", "br", b"as brotli"),
-            ("gzip", "gzip", b"as gzip"),
+            ("br, gzip", "br", BR),
+            ("gzip", "gzip", GZ),
             ("zstd;q=0", None, TEXT),
         ):
             found = await settled(site, "lib.js", accept)
@@ -154,7 +233,7 @@ async def test_siblings(tmp_path: Path) -> None:
         assert made.headers["content-encoding"] == "zstd"
         assert zstd.decompress(made.body) == TEXT
         raw = await site.fetch(f"/{TAG}/lib.js.gz", headers=BROWSER)
-        assert (raw.body, raw.headers["content-type"]) == (b"as gzip", "application/gzip")
+        assert (raw.body, raw.headers["content-type"]) == (GZ, "application/gzip")
 
 
 @within(20)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+import attrs
+
 from blobserve.errors import BlobDamaged
 from blobserve.oci.digest import Digest
 from blobserve.store.codings import Uncoded
@@ -36,7 +38,7 @@ class Readable(Protocol):
         """See `Lease.use_again`."""
         ...
 
-    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | Uncoded | None:
         """See `Lease.coded`."""
         ...
 
@@ -94,6 +96,21 @@ class KeptTree(KeptBlob):
     """When a use of it, and of all its layers, was last counted."""
 
 
+class Variants(Protocol):
+    """Makes the files of READY blobs available in content codings."""
+
+    def lend(self, kept: KeptBlob, entry: Entry, coding: bytes) -> Blob | Uncoded | None:
+        """Lease another blob that has the same file in a coding.
+
+        NEVER where coding that file turned out useless, None where no blob knows anything.
+        """
+        ...
+
+    def want(self, kept: KeptBlob, entry: Entry, coding: bytes) -> Uncoded:
+        """Have a file coded beside its own blob. Does not block."""
+        ...
+
+
 class Blob:
     """The right to read a READY blob. See `Readable`."""
 
@@ -102,25 +119,47 @@ class Blob:
         kept: KeptBlob,
         filesystem: ImageFilesystem,
         released: Callable[[KeptBlob], None],
-        want: Callable[[KeptBlob, Entry, bytes], Uncoded],
+        variants: Variants,
         damaged: Callable[[KeptBlob, BlobDamaged], None],
     ) -> None:
-        """`want` is asked for codings that are not there, `damaged` told of damage."""
+        """`variants` has the codings that this blob lacks; `damaged` is told of damage."""
         self.filesystem = filesystem
         self.use_again = kept.use_again
         self._kept = kept
         self._released: Callable[[KeptBlob], None] | None = released
-        self._want = want
+        self._variants = variants
         self._damaged = damaged
+        self._lenders: dict[KeptBlob, Blob] = {}
+        """Other blobs, each leased once, that coded bytes are read from."""
         kept.leases += 1
 
-    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
+    @property
+    def kept(self) -> KeptBlob:
+        """The blob that is leased."""
+        return self._kept
+
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | Uncoded | None:
         """See `Lease.coded`."""
         known = self.filesystem.coded(entry, coding)
-        return self._want(self._kept, entry, coding) if known is None else known
+        if known is not None or self._released is None:
+            return known
+        found = self._borrowed(entry, coding)
+        if found is Uncoded.NEVER or not is_wanted:
+            return found
+        # A copy beside the file's own blob outlives the lender.
+        wanted = self._variants.want(self._kept, entry, coding)
+        return wanted if found is None else found
+
+    def has(self, digest: str) -> bool:
+        """Return whether bytes are read from the blob of this digest by this lease."""
+        return digest in map(str, (self._kept.digest, *(each.digest for each in self._lenders)))
 
     def report(self, damage: BlobDamaged) -> None:
         """See `Readable.report`."""
+        for kept in self._lenders:
+            if str(kept.digest) == damage.digest != str(self._kept.digest):
+                self._damaged(kept, damage)
+                return
         self._damaged(self._kept, damage)
 
     def release(self) -> None:
@@ -129,3 +168,16 @@ class Blob:
         if released is not None:
             self._kept.leases -= 1
             released(self._kept)
+            for lender in self._lenders.values():
+                lender.release()
+
+    def _borrowed(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
+        """Return a file of this blob in a coding that lies beside another blob."""
+        lender = self._variants.lend(self._kept, entry, coding)
+        if not isinstance(lender, Blob):
+            return lender
+        if self._lenders.setdefault(lender.kept, lender) is not lender:
+            lender.release()
+        coded = lender.filesystem.coded(entry, coding)
+        codings = lender.filesystem.codings
+        return attrs.evolve(coded, codings=codings) if isinstance(coded, Entry) else coded

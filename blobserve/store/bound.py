@@ -92,6 +92,10 @@ class Shelf:
         blob.filesystem = filesystem
         self._open[blob.digest] = blob
 
+    def open_blobs(self) -> Iterator[KeptBlob]:
+        """Give the blobs that are open, the last used first; not to be changed meanwhile."""
+        return reversed(self._open.values())
+
     def close(self, most: int) -> None:
         """Close the longest unused of those that nobody reads, so that `most` of them stay open."""
         self._look_for_uses(self._open)

@@ -12,27 +12,17 @@ _BLOCKS = 512
 
 
 class Checked:
-    """Remembers where files begin, whether in the content or, being coded, in the codings."""
+    """Remembers where files begin in the content."""
 
     def __init__(self) -> None:
         self._content: dict[int, int] = {}
-        self._coded: set[int] = set()  # they are few, and begin anywhere
 
-    def has(self, offset: int, is_coded: bool) -> bool:
-        """Whether the file that begins there is among them."""
-        if is_coded:
-            return offset in self._coded
+    def has(self, offset: int) -> bool:
+        """Return whether the file that begins there is among them."""
         stretch, block = divmod(offset // BLOCK, _BLOCKS)
         return bool(self._content.get(stretch, 0) >> block & 1)
 
-    def add(self, offset: int, is_coded: bool) -> None:
+    def add(self, offset: int) -> None:
         """Remember the file that begins there. For any thread; at worst it is forgotten again."""
-        if is_coded:
-            self._coded.add(offset)
-        else:
-            stretch, block = divmod(offset // BLOCK, _BLOCKS)
-            self._content[stretch] = self._content.get(stretch, 0) | 1 << block
-
-    def remove_coded(self, offset: int) -> None:
-        """Forget the coding that began there: other bytes may come to lie there."""
-        self._coded.discard(offset)
+        stretch, block = divmod(offset // BLOCK, _BLOCKS)
+        self._content[stretch] = self._content.get(stretch, 0) | 1 << block

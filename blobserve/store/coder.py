@@ -1,5 +1,8 @@
 """Who wants which coding: one is made at a time, the one asked for last first.
 
+Coded bytes belong to the content of a file. If another READY blob has them, they are read there at
+once, and copied so that they outlive that blob; they are only made where no blob has them.
+
 Runs on the reactor's thread; each slice of the work is a job of its own for the pool that extracts
 layers, so that these come between. Room is asked for as by a pull, but one that gives way to all
 others, and so does the right to read the blob meanwhile. Nothing fails here for those who ask:
@@ -9,7 +12,7 @@ what cannot be made now is refused for a while. Knows nothing of HTTP.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -19,10 +22,10 @@ from twisted.python.failure import Failure
 from blobserve.config import KIB, MIB
 from blobserve.errors import BlobDamaged, BlobserveError, ComeAgain, NoSpace, StoreClosed
 from blobserve.metrics import Metrics
-from blobserve.store.blob import Blob, KeptBlob
+from blobserve.store.blob import Blob, KeptBlob, KeptTree
 from blobserve.store.bound import Shelf
 from blobserve.store.codings import CODINGS, Coded, Codings, Made, Uncoded
-from blobserve.store.compress import append, check
+from blobserve.store.compress import append, check, copy
 from blobserve.store.damage import is_full
 from blobserve.store.entry import Entry
 from blobserve.store.files import BlobFiles
@@ -84,8 +87,9 @@ class Coder:
     def want(self, kept: KeptBlob, entry: Entry, coding: bytes) -> Uncoded:
         """Have a file coded, of which it is not known yet what comes of it. Does not block."""
         wish = _Wish(kept, entry.sha256, coding)
-        possible = coding in CODINGS and not entry.coding and SMALLEST <= entry.size <= LARGEST
-        if not possible or self._closed or kept not in self._shelf or self._is_refused(wish):
+        if self._closed or kept not in self._shelf or self._is_refused(wish):
+            return Uncoded.NEVER
+        if not _is_possible(entry, coding):
             return Uncoded.NEVER
         if wish != self._wish:
             self._wishes[wish] = entry
@@ -94,6 +98,19 @@ class Coder:
                 self._wishes.popitem(last=False)
             self._begin()
         return Uncoded.PENDING
+
+    def lend(self, kept: KeptBlob, entry: Entry, coding: bytes) -> Blob | Uncoded | None:
+        """See `Variants.lend`."""
+        if not _is_possible(entry, coding):
+            return None
+        for other, codings in self._others(kept):
+            made = codings.get(entry.sha256, coding)
+            if made is Uncoded.NEVER and kept.filesystem is not None:
+                kept.filesystem.codings.put(entry.sha256, coding, made)
+                return made
+            if isinstance(made, Coded) and (lender := self._lease(other)):
+                return lender
+        return None
 
     def opened(self, kept: KeptBlob) -> None:
         """A blob was opened: see to the codings that were found, when there is nothing better."""
@@ -106,6 +123,12 @@ class Coder:
         self._closed = True
         if self._work is not None:
             await self._work.give_up(StoreClosed())
+
+    def _others(self, kept: KeptBlob) -> Iterator[tuple[KeptBlob, Codings]]:
+        """Give the codings of all other blobs that are open, the last used first."""
+        for other in self._shelf.open_blobs():
+            if other is not kept and other.filesystem and not isinstance(other, KeptTree):
+                yield other, other.filesystem.codings
 
     def _want_last(self, wish: _Wish) -> None:
         if len(self._wishes) < MOST_WANTED and wish not in self._wishes:
@@ -174,15 +197,54 @@ class Coder:
         charged = await self._threads.run(self._files.begin_coding, wish.kept, codings, is_needed)
         if charged is None:
             return
+
+        def allowance() -> int:
+            return charged + work.held
+
         try:
             if entry is not None and not is_known:
-                steps = append(filesystem, entry, wish.coding, lambda: charged + work.held)
-                made = await work.run(steps, min(_EXTENT, blocks(entry.size)))
+                copied = await self._copied(work, wish, codings, allowance)
+                made = copied or await self._made(work, wish, entry, filesystem, allowance)
                 codings.put(wish.sha256, wish.coding, made)
-                self._count_made(wish, made)
         finally:
             work.grown = await self._threads.run(codings.charge) - charged
             self._shelf.grow(wish.kept, work.grown)
+
+    async def _made(
+        self,
+        work: Work,
+        wish: _Wish,
+        entry: Entry,
+        filesystem: ImageFilesystem,
+        allowance: Callable[[], int],
+    ) -> Made:
+        steps = append(filesystem, entry, wish.coding, allowance)
+        made = await work.run(steps, min(_EXTENT, blocks(entry.size)))
+        self._count_made(wish, made)
+        return made
+
+    async def _copied(
+        self, work: Work, wish: _Wish, codings: Codings, allowance: Callable[[], int]
+    ) -> Coded | None:
+        """Copy a coding from another blob, if one has it and it is still what it was."""
+        for other, theirs in self._others(wish.kept):
+            coded = theirs.get(wish.sha256, wish.coding) or theirs.unchecked(*wish[1:])
+            if not isinstance(coded, Coded) or (lender := self._lease(other)) is None:
+                continue
+            try:
+                steps = copy(theirs, coded, codings, wish.sha256, wish.coding, allowance)
+                copied = await work.run(steps, min(_EXTENT, blocks(coded.size)))
+            finally:
+                lender.release()
+            if copied is None:
+                theirs.put(wish.sha256, wish.coding, None)
+                theirs.forget(wish.coding, coded.offset)
+                self._count_damaged(wish._replace(kept=other))
+                return None
+            theirs.put(wish.sha256, wish.coding, coded)
+            self._count(wish, "copied")
+            return copied
+        return None
 
     async def _is_known(self, work: Work, wish: _Wish, codings: Codings) -> bool:
         """Whether there is a coding, and is still what it was."""
@@ -192,11 +254,14 @@ class Coder:
         is_good = await work.run(check(codings, found))
         codings.put(wish.sha256, wish.coding, found if is_good else None)
         if not is_good:
-            self._count(wish, "damaged")
-            _log.warn("a {coding} coding of {digest} is damaged", **_names(wish))
+            self._count_damaged(wish)
         if other := codings.next_unchecked():
             self._want_last(_Wish(wish.kept, *other))
         return is_good
+
+    def _count_damaged(self, wish: _Wish) -> None:
+        self._count(wish, "damaged")
+        _log.warn("a {coding} coding of {digest} is damaged", **_names(wish))
 
     def _count_made(self, wish: _Wish, made: Made) -> None:
         if isinstance(made, Coded):
@@ -204,6 +269,11 @@ class Coder:
             self._metrics.coded_bytes.labels(wish.coding.decode()).inc(made.size)
         else:
             self._count(wish, "useless")
+
+
+def _is_possible(entry: Entry, coding: bytes) -> bool:
+    """Return whether files like this are coded at all."""
+    return coding in CODINGS and not entry.coding and SMALLEST <= entry.size <= LARGEST
 
 
 def _log_error(wish: _Wish, error: Exception) -> None:

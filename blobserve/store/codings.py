@@ -65,18 +65,24 @@ class Codings:
     thread at a time but for reading at `descriptor`.
     """
 
-    def __init__(self, descriptor: int = -1, end: int = 0, is_whole: bool = True) -> None:
+    def __init__(
+        self, descriptor: int = -1, end: int = 0, is_whole: bool = True, blob: str = ""
+    ) -> None:
         self.descriptor = descriptor
         """Of the file; -1 while there is none."""
         self.end = end
         """Where the next record goes."""
         self.is_whole = is_whole
         """Whether all there is under this name is records, so that nothing has to be mended."""
+        self.blob = blob
+        """The digest of the blob that they belong to, for messages."""
+        self.checked: set[int] = set()
+        """Offsets of coded bytes that were compared with their hash in this process."""
         self._made: dict[bytes, dict[bytes, Made]] = {coding: {} for coding in CODINGS}
         self._unchecked: dict[tuple[bytes, bytes], Coded] = {}
 
     @classmethod
-    def open(cls, directory: Path) -> Codings:
+    def open(cls, directory: Path, blob: str = "") -> Codings:
         """Take up the codings in a blob's directory, as far as they are whole. Changes nothing.
 
         Reads the headers alone. Whatever else is wrong with the file is not the blob's trouble.
@@ -84,10 +90,10 @@ class Codings:
         :raises OSError: when the process is out of descriptors or memory.
         """
         path = directory / _NAME
-        codings = cls()
+        codings = cls(blob=blob)
         try:
             if not stat.S_ISREG(path.lstat().st_mode):
-                return cls(is_whole=False)
+                return cls(is_whole=False, blob=blob)
             codings.descriptor = _open(path)
             codings._take_up()
         except FileNotFoundError:
@@ -96,7 +102,7 @@ class Codings:
             codings.close()
             if error.errno in _OUT_OF_RESOURCES:
                 raise
-            return cls(is_whole=False)
+            return cls(is_whole=False, blob=blob)
         return codings
 
     def get(self, sha256: bytes, coding: bytes) -> Made | None:
@@ -126,6 +132,7 @@ class Codings:
         made = self._made.get(coding, {})
         for sha256 in [s for s, m in made.items() if isinstance(m, Coded) and m.offset == offset]:
             del made[sha256]
+        self.checked.discard(offset)
 
     def begin(self, directory: Path, is_needed: bool) -> int:
         """Remove what is no record; have a file if it `is_needed`. What it was charged with before.

@@ -79,21 +79,61 @@ def append(
         raise
 
 
+def copy(
+    source: Codings,
+    coded: Coded,
+    target: Codings,
+    plain_sha256: bytes,
+    coding: bytes,
+    allowance: Callable[[], int],
+) -> Generator[int, None, Coded | None]:
+    """Append the coded bytes of an equal file of another blob to `target`, which has begun.
+
+    The steps are those of `append`. Return None where the bytes have another hash than they must
+    have: then `target` is as it was.
+
+    :raises OSError: when the disk of `target` fails, or is full.
+    """
+    start = target.end + HEADER_SIZE
+    size, hash_ = 0, sha256()
+    try:
+        for piece in _read(source, coded):
+            yield from _room(start + size + len(piece), allowance)
+            target.write(piece, start + size)
+            size += len(piece)
+            hash_.update(piece)
+            yield 0
+        if hash_.digest() == coded.sha256:
+            target.finish(plain_sha256, coding, size, coded.sha256)
+            return Coded(start, size, coded.sha256)
+        target.abandon()
+    except BaseException:
+        target.abandon()
+        raise
+    return None
+
+
 def check(codings: Codings, coded: Coded) -> Generator[int, None, bool]:
     """Whether the bytes of a coding still have their hash; yields 0 between the steps."""
     hash_ = sha256()
+    for piece in _read(codings, coded):
+        hash_.update(piece)
+        yield 0
+    return hash_.digest() == coded.sha256
+
+
+def _read(codings: Codings, coded: Coded) -> Iterator[bytes]:
+    """Give the bytes of a coding, fewer where the disk has lost some."""
     at, end = coded.offset, coded.offset + coded.size
     while at < end:
         try:
             piece = os.pread(codings.descriptor, min(SLICE, end - at), at)
         except OSError:
-            return False
+            return
         if not piece:
-            return False
-        hash_.update(piece)
+            return
+        yield piece
         at += len(piece)
-        yield 0
-    return hash_.digest() == coded.sha256
 
 
 def _room(end: int, allowance: Callable[[], int]) -> Iterator[int]:

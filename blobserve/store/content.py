@@ -51,7 +51,7 @@ class Content:
         """
         descriptor = os.open(directory / "content", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            return cls(digest, descriptor, Codings.open(directory))
+            return cls(digest, descriptor, Codings.open(directory, str(digest)))
         except BaseException:
             os.close(descriptor)
             raise
@@ -91,7 +91,7 @@ class Content:
 
     def descriptor_of(self, entry: Entry) -> int:
         """See `ImageFilesystem.descriptor_of`."""
-        return self.codings.descriptor if entry.coding else self._descriptor
+        return self._codings_of(entry).descriptor if entry.coding else self._descriptor
 
     def is_cached(self, entry: Entry, offset: int, length: int) -> bool:
         """See `ImageFilesystem.is_cached`."""
@@ -114,7 +114,9 @@ class Content:
         """See `ImageFilesystem.is_checked`."""
         if not self.is_verifying or not entry.size:
             return True
-        return self._checked.has(entry.offset, bool(entry.coding))
+        if entry.coding:
+            return entry.offset in self._codings_of(entry).checked
+        return self._checked.has(entry.offset)
 
     def check(self, entry: Entry) -> Iterator[None]:
         """See `ImageFilesystem.check`. Steps block."""
@@ -128,18 +130,21 @@ class Content:
             yield
         if hash_.digest() != entry.sha256:
             raise self.damage(entry, "a file is not what its digest says")
-        self._checked.add(entry.offset, bool(entry.coding))
+        if entry.coding:
+            self._codings_of(entry).checked.add(entry.offset)
+        else:
+            self._checked.add(entry.offset)
 
     def damage(self, entry: Entry, problem: str) -> BlobDamaged:
         """See `ImageFilesystem.damage`."""
         if entry.coding:
-            return CodingDamaged(str(self._digest), problem, entry.coding, entry.offset)
+            blob = self._codings_of(entry).blob
+            return CodingDamaged(blob, problem, entry.coding, entry.offset)
         return BlobDamaged(str(self._digest), problem)
 
     def forget_coding(self, coding: bytes, offset: int) -> None:
         """Give away no longer the coded bytes that begin there, damaged as they are."""
         self.codings.forget(coding, offset)
-        self._checked.remove_coded(offset)
 
     def close(self) -> None:
         """Close all files. Idempotent."""
@@ -147,6 +152,9 @@ class Content:
         if descriptor >= 0:
             os.close(descriptor)
         self.codings.close()
+
+    def _codings_of(self, entry: Entry) -> Codings:
+        return entry.codings or self.codings
 
     def _verify(self, entry: Entry) -> None:
         if not self.is_checked(entry):

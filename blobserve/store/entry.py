@@ -6,6 +6,8 @@ import enum
 
 import attrs
 
+from blobserve.store.codings import Codings
+
 
 class Kind(enum.Enum):
     """What can be served."""
@@ -20,8 +22,9 @@ class Entry:
 
     `path` is canonical: no leading slash, no link on the way. `offset` counts in the content file;
     `mtime` is in seconds since 1970, None where the layer gives none that makes sense. With a
-    `coding`, `offset`, `size` and `sha256` are those of the coded bytes, which lie elsewhere.
-    `layer` says which of the layers that are served has the bytes, 0 the lowest.
+    `coding`, `offset`, `size` and `sha256` are those of the coded bytes. These lie in the codings
+    of the same blob, or in `codings` if another blob lends them. `layer` says which of the layers
+    that are served has the bytes, 0 the lowest.
     """
 
     path: bytes
@@ -32,3 +35,4 @@ class Entry:
     mtime: int | None = None
     coding: bytes = b""
     layer: int = 0
+    codings: Codings | None = attrs.field(default=None, eq=False, repr=False)

@@ -174,7 +174,7 @@ class Keep:
             return None
         kept.filesystem.verify(self.is_verifying)
         report = self._mending.report
-        return Blob(kept, kept.filesystem, self._released, self.coder.want, report)
+        return Blob(kept, kept.filesystem, self._released, self.coder, report)
 
     async def _opened(self, kept: KeptBlob) -> None:
         """Open a blob as `_open` does, once for all who ask meanwhile.

@@ -39,13 +39,17 @@ class Lease:
         self.trusted_until = trusted_until
         """When, by the reactor's clock, a new one must be asked for although this is still held."""
 
-    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
-        """A file of the image in a content coding, to be read like any entry of this lease.
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | Uncoded | None:
+        """Return a file of the image in a content coding, to be read like any entry of this lease.
 
-        Costs a look-up. What has not been made yet is made in the background, once however many
-        ask. Nothing is made of what is coded already, too small or too large, or after `release`.
+        Coded bytes belong to the content of a file: those made for an equal file of any other READY
+        layer are given at once. What no layer has is made in the background, once however many ask,
+        if it `is_wanted`; None says that it is neither there nor being made. Nothing is made of a
+        file that is coded already, too small or too large, or after `release`.
         """
-        return Uncoded.NEVER if self._image is None else self._image.coded(entry, coding)
+        if self._image is None:
+            return Uncoded.NEVER
+        return self._image.coded(entry, coding, is_wanted)
 
     def report(self, damage: BlobDamaged) -> None:
         """Have it seen to that this damage was met in what is leased.

@@ -51,16 +51,16 @@ class Layers:
         self._tree = tree
         self._layers = layers
 
-    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded:
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | Uncoded | None:
         """See `Readable.coded`: it is made, and kept, beside the layer that has the file."""
         layer = entry.layer
-        coded = self._layers[layer].coded(attrs.evolve(entry, layer=0), coding)
+        coded = self._layers[layer].coded(attrs.evolve(entry, layer=0), coding, is_wanted)
         return attrs.evolve(coded, layer=layer) if isinstance(coded, Entry) else coded
 
     def report(self, damage: BlobDamaged) -> None:
         """See `Readable.report`."""
         for blob in (self._tree, *self._layers):
-            if str(blob.filesystem.digest) == damage.digest:
+            if blob.has(damage.digest):
                 blob.report(damage)
                 return
 

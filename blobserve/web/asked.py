@@ -25,8 +25,8 @@ def selector(fields: Fields) -> tuple[bytes, ...] | None:
         return None
     if b"range" not in fields:
         return accepted(fields)
-    # A range is of the file as it is, unless the request knows of a coding.
-    return None if b"if-range" in fields or b"if-none-match" in fields else ()
+    # A range is of the file as it is, unless the request names the tag of a coding.
+    return None if b"if-range" in fields else ()
 
 
 @attrs.define  # and not frozen: one is made for every request

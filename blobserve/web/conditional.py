@@ -7,7 +7,7 @@ commas. Knows nothing of where a representation comes from.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import attrs
 from werkzeug.http import parse_date
@@ -31,13 +31,11 @@ class Range:
 class Verdict:
     """What a request's conditions come to: 200, 206, 304, 412 or 416.
 
-    `range` is there with a 206; `etag` with a 304, where the client has not the selected
-    representation but another that is as good for it.
+    Only a 206 has a `range`.
     """
 
     status: int
     range: Range | None = None
-    etag: bytes | None = None
 
 
 ALL = Verdict(200)
@@ -50,18 +48,14 @@ _CONDITIONS = frozenset(
 
 
 def evaluate(
-    method: bytes,
-    fields: Fields,
-    etag: bytes,
-    size: int,
-    modified: int | None,
-    others: Sequence[bytes] = (),
+    method: bytes, fields: Fields, etag: bytes, size: int, modified: int | None
 ) -> Verdict:
     """Judge a GET or HEAD by its conditional fields, against the selected representation.
 
     `etag` is strong and quoted, `size` in bytes, `modified` in seconds since the epoch; None where
-    dates say nothing about the bytes: then the conditions on dates are ignored. `others` are the
-    entity tags of further representations that the request would accept.
+    dates say nothing about the bytes: then the conditions on dates are ignored. The entity tag of
+    another representation never matches: a cache would update the wrong stored response by the
+    304, RFC 9110 §15.4.5.
     """
     if _CONDITIONS.isdisjoint(fields):
         return ALL
@@ -71,10 +65,8 @@ def evaluate(
     if match is None:
         if _is_unmodified(fields, modified):
             return UNCHANGED
-    elif match == etag:
+    elif match == etag or _is_listed(etag, match):
         return UNCHANGED
-    elif (held := _held(match, (etag, *others))) is not None:
-        return UNCHANGED if held == etag else Verdict(304, None, held)
     asked = fields.get(b"range")
     if method != b"GET" or asked is None or not _is_range_current(fields, etag, modified):
         return ALL
@@ -111,12 +103,11 @@ def _may_go_on(fields: Fields, etag: bytes, modified: int | None) -> bool:
     return limit is None or modified is None or modified <= limit
 
 
-def _held(match: bytes, etags: Sequence[bytes]) -> bytes | None:
-    """Which of `etags` the field names, by weak comparison, RFC 9110 §13.1.2."""
+def _is_listed(etag: bytes, match: bytes) -> bool:
+    """Return whether the field lists `etag`, by weak comparison, RFC 9110 §13.1.2."""
     if match.strip(b" \t") == b"*":
-        return etags[0]
-    named = {tag.removeprefix(b"W/") for tag in _entity_tags(match)}
-    return next((etag for etag in etags if etag in named), None)
+        return True
+    return any(tag.removeprefix(b"W/") == etag for tag in _entity_tags(match))
 
 
 def _is_unmodified(fields: Fields, modified: int | None) -> bool:

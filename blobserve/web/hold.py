@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from blobserve.errors import BlobDamaged, PullTimeout
+from blobserve.store.codings import Codings
 from blobserve.store.entry import Entry
 from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.flight import Flights
@@ -27,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-Checks: TypeAlias = Flights[tuple[ImageFilesystem, int, int, bytes], None]
+Checks: TypeAlias = Flights[tuple[ImageFilesystem, int, int, bytes, Codings | None], None]
 """The files that are being checked, each once however many wait to have it."""
 
 
@@ -86,7 +87,7 @@ class Hold(Shared):
         filesystem = self.lease.filesystem
         if filesystem.is_checked(entry):
             return
-        key = filesystem, entry.layer, entry.offset, entry.coding
+        key = filesystem, entry.layer, entry.offset, entry.coding, entry.codings
         check = self._checks.get(key) or self._checks.begin(key, lambda _: self._check(entry))
         await check.wait()
 

@@ -39,8 +39,6 @@ class Variant:
     """The content coding, RFC 9110 §8.4."""
     is_negotiated: bool = False
     """Whether a request with another Accept-Encoding might get another."""
-    other_etags: tuple[bytes, ...] = ()
-    """Of the other variants that the request would accept."""
 
 
 @attrs.frozen
@@ -56,8 +54,7 @@ class Representation:
 
     def judge(self, method: bytes, fields: Fields) -> Verdict:
         """What the conditions of a GET or HEAD come to."""
-        own = self.variant
-        return evaluate(method, fields, own.etag, own.size, self.modified, own.other_etags)
+        return evaluate(method, fields, self.variant.etag, self.variant.size, self.modified)
 
     def answer(self, method: bytes, fields: Fields, body: Body) -> Answer:
         """Judge a GET or HEAD by its conditions. `body` goes into the answer, or is closed."""
@@ -68,10 +65,7 @@ class Representation:
     def answer_to(self, verdict: Verdict, body: Body) -> Answer:
         """What a verdict on the representation of a file means. See `answer`."""
         size = self.variant.size
-        validators: tuple[Header, ...] = (
-            (b"ETag", verdict.etag or self.variant.etag),
-            *self.policy,
-        )
+        validators: tuple[Header, ...] = ((b"ETag", self.variant.etag), *self.policy)
         if verdict.status in (200, 206):
             headers = (*self._description, _RANGES, *validators)
             if self.modified is not None:

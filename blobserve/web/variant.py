@@ -1,8 +1,9 @@
 """Variants: which bytes of a file a request gets, by the content codings that it accepts.
 
-Coded are the siblings that an image brings with it, and what is made of text-like files here. The
-first who ask for a coding get the file as it is, rather than wait. A range is a part of the file as
-it is, unless the request says which coding it has the rest of.
+Coded are the siblings that an image brings with it, and
+what is made of text-like files here. The first requests for a coding get the file as it is, rather
+than wait. A range is a part of the file as it is, unless the request says which coding it has the
+rest of.
 """
 
 from __future__ import annotations
@@ -49,28 +50,19 @@ def choose(lease: Lease, selection: Selection, fields: Fields) -> Choice:
     offered = tuple(each for each in CODINGS if each in siblings or _is_made(each, selection))
     if not offered:
         return Choice(own, Variant(own.size, entity_tag(own.sha256)))
-    ranked: list[tuple[bytes | None, Entry]] = []
+    is_range, condition = b"range" in fields, fields.get(b"if-range")
     is_final = True
-    for coding in accepted(fields, offered):
-        coded = siblings.get(coding) or lease.filesystem.coded(own, coding)
-        if coded is None and is_final and not ranked:
-            coded = lease.coded(own, coding)
-            is_final = coded is not Uncoded.PENDING
-        if isinstance(coded, Entry):
-            ranked.append((coding, coded))
-    return _best([*ranked, (None, own)], fields, is_final)
-
-
-def _best(ranked: list[tuple[bytes | None, Entry]], fields: Fields, is_final: bool) -> Choice:
-    """The first of the variants, the last of which is the file as it is; or the one of a range."""
-    tags = [entity_tag(entry.sha256) for _, entry in ranked]
-    best = 0
-    if b"range" in fields:
-        condition = fields.get(b"if-range", b"")
-        best = tags.index(condition) if condition in tags else len(ranked) - 1
-    (coding, entry), tag = ranked[best], tags[best]
-    others = tuple(each for each in tags if each != tag)
-    return Choice(entry, Variant(entry.size, tag, coding, True, others), is_final)
+    for coding in () if is_range and condition is None else accepted(fields, offered):
+        found: Entry | Uncoded | None = siblings.get(coding)
+        if found is None and _is_made(coding, selection):
+            found = lease.coded(own, coding, is_wanted=is_final and not is_range)
+            is_final = is_final and found is not Uncoded.PENDING
+        if not isinstance(found, Entry):
+            continue
+        tag = entity_tag(found.sha256)
+        if not is_range or tag == condition:
+            return Choice(found, Variant(found.size, tag, coding, True), is_final)
+    return Choice(own, Variant(own.size, entity_tag(own.sha256), None, True), is_final)
 
 
 def _is_made(coding: bytes, selection: Selection) -> bool:
@@ -84,10 +76,10 @@ def _is_made(coding: bytes, selection: Selection) -> bool:
 
 
 def _siblings(lease: Lease, selection: Selection) -> dict[bytes, Entry]:
-    """The entries beside the one that is selected that are it in another coding."""
+    """Return what the image brings in each coding."""
     if not selection.rules.precompressed or selection.page.role is Role.NOT_FOUND:
         return {}
-    siblings = {}
+    siblings: dict[bytes, Entry] = {}
     for coding, ending in _SIBLINGS.items():
         try:
             entry = lease.filesystem.lookup(selection.page.name + ending)

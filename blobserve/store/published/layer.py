@@ -126,7 +126,7 @@ class PublishedReadable:
             raise StoreClosed
         return Reading(self._layer, entry)
 
-    def coded(self, entry: Entry, coding: bytes) -> Uncoded:
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Uncoded:
         """See `Lease.coded`: nothing is coded before it is here."""
         return Uncoded.NEVER
 
