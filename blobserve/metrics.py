@@ -79,6 +79,12 @@ class Metrics:
             ["coding"],
             registry=registry,
         )
+        self.siblings = Counter(
+            "blobserve_siblings_total",
+            "Precompressed siblings decoded: right, wrong or failed.",
+            ["coding", "outcome"],
+            registry=registry,
+        )
         self.early_served = Counter(
             "blobserve_early_served_total",
             "Files given out before their layer was verified.",

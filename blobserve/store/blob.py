@@ -42,6 +42,10 @@ class Readable(Protocol):
         """See `Lease.coded`."""
         ...
 
+    def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
+        """See `Lease.is_coding`."""
+        ...
+
     def report(self, damage: BlobDamaged) -> None:
         """See `Lease.report`."""
         ...
@@ -110,6 +114,10 @@ class Variants(Protocol):
         """Have a file coded beside its own blob. Does not block."""
         ...
 
+    def is_coding(self, kept: KeptBlob, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
+        """See `Lease.is_coding`; `coded` is a file of `kept`."""
+        ...
+
 
 class Blob:
     """The right to read a READY blob. See `Readable`."""
@@ -149,6 +157,10 @@ class Blob:
         # A copy beside the file's own blob outlives the lender.
         wanted = self._variants.want(self._kept, entry, coding)
         return wanted if found is None else found
+
+    def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
+        """See `Lease.is_coding`."""
+        return self._variants.is_coding(self._kept, coded, coding, plain)
 
     def has(self, digest: str) -> bool:
         """Return whether bytes are read from the blob of this digest by this lease."""

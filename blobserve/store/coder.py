@@ -32,6 +32,7 @@ from blobserve.store.files import BlobFiles
 from blobserve.store.filesystem import ImageFilesystem
 from blobserve.store.location import blocks
 from blobserve.store.room import Room
+from blobserve.store.siblings import Siblings
 from blobserve.store.stepwise import Work
 from blobserve.threads import Threads
 
@@ -69,6 +70,8 @@ class Coder:
         metrics: Metrics,
     ) -> None:
         """`lease` gives the right to read a blob, if it is READY and open."""
+        self._siblings = Siblings(threads, room, lease, seconds, metrics)
+        self.is_coding = self._siblings.is_coding
         self._files = files
         self._threads = threads
         self._room = room
@@ -121,6 +124,7 @@ class Coder:
     async def close(self) -> None:
         """Forget what is wanted; returns when nothing is being made any more."""
         self._closed = True
+        await self._siblings.close()
         if self._work is not None:
             await self._work.give_up(StoreClosed())
 

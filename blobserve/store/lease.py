@@ -51,6 +51,14 @@ class Lease:
             return Uncoded.NEVER
         return self._image.coded(entry, coding, is_wanted)
 
+    def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
+        """Return whether a file of the image is another file in a content coding.
+
+        None while that is not known: then the file is decoded in the background, once for all
+        layers that have both contents. A coding that not every client decodes is none.
+        """
+        return None if self._image is None else self._image.is_coding(coded, coding, plain)
+
     def report(self, damage: BlobDamaged) -> None:
         """Have it seen to that this damage was met in what is leased.
 

@@ -57,6 +57,10 @@ class Layers:
         coded = self._layers[layer].coded(attrs.evolve(entry, layer=0), coding, is_wanted)
         return attrs.evolve(coded, layer=layer) if isinstance(coded, Entry) else coded
 
+    def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
+        """See `Readable.is_coding`: the two files may be of different layers."""
+        return self._layers[coded.layer].is_coding(attrs.evolve(coded, layer=0), coding, plain)
+
     def report(self, damage: BlobDamaged) -> None:
         """See `Readable.report`."""
         for blob in (self._tree, *self._layers):

@@ -1,6 +1,6 @@
 """Variants: which bytes of a file a request gets, by the content codings that it accepts.
 
-Coded are the siblings that an image brings with it, and
+Coded are the siblings that an image brings with it, once they were found to decode to the file, and
 what is made of text-like files here. The first requests for a coding get the file as it is, rather
 than wait. A range is a part of the file as it is, unless the request says which coding it has the
 rest of.
@@ -54,6 +54,8 @@ def choose(lease: Lease, selection: Selection, fields: Fields) -> Choice:
     is_final = True
     for coding in () if is_range and condition is None else accepted(fields, offered):
         found: Entry | Uncoded | None = siblings.get(coding)
+        if found is None and coding in siblings:
+            is_final = False
         if found is None and _is_made(coding, selection):
             found = lease.coded(own, coding, is_wanted=is_final and not is_range)
             is_final = is_final and found is not Uncoded.PENDING
@@ -75,16 +77,19 @@ def _is_made(coding: bytes, selection: Selection) -> bool:
     )
 
 
-def _siblings(lease: Lease, selection: Selection) -> dict[bytes, Entry]:
-    """Return what the image brings in each coding."""
+def _siblings(lease: Lease, selection: Selection) -> dict[bytes, Entry | None]:
+    """Return what the image brings in each coding; None while a file is not known to be right."""
     if not selection.rules.precompressed or selection.page.role is Role.NOT_FOUND:
         return {}
-    siblings: dict[bytes, Entry] = {}
+    siblings: dict[bytes, Entry | None] = {}
     for coding, ending in _SIBLINGS.items():
         try:
             entry = lease.filesystem.lookup(selection.page.name + ending)
         except PathNotFound:
             continue
-        if entry.kind is Kind.FILE:
-            siblings[coding] = entry
+        if entry.kind is not Kind.FILE:
+            continue
+        is_right = lease.is_coding(entry, coding, selection.page.entry)
+        if is_right is not False:
+            siblings[coding] = entry if is_right else None
     return siblings

@@ -130,6 +130,9 @@ class PublishedReadable:
         """See `Lease.coded`: nothing is coded before it is here."""
         return Uncoded.NEVER
 
+    def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> None:
+        """See `Lease.is_coding`: nothing is decoded before it is here."""
+
     def report(self, damage: BlobDamaged) -> None:
         """See `blobserve.store.blob.Readable.report`: nobody begins to read it so any more."""
         if self._layer is not None:
