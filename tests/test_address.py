@@ -122,7 +122,7 @@ def test_no_origin(url: str) -> None:
         ("minio.internal", 443, True),
         ("minio.internal", 80, True),
         ("minio.internal", 9000, False),
-        ("evil-minio.internal", 443, False),
+        ("other-minio.internal", 443, False),
         ("[::1]", 5000, True),
     ],
 )
@@ -143,10 +143,10 @@ def test_named(host: str, port: int, is_named: bool) -> None:
         ("127.0.1.1", True),
         ("[::1]", True),
         ("127.256.0.1", False),
-        ("127.0.0.1.evil.com", False),
+        ("127.0.0.1.other.example", False),
         ("my127.0.0.1registry.io", False),
         ("10.0.0.1", False),
-        ("localhost.evil.com", False),
+        ("localhost.other.example", False),
     ],
 )
 def test_loopback_name(host: str, is_loopback: bool) -> None:

@@ -378,7 +378,7 @@ def old(**members: Any) -> bytes:
         (old(Config="nowhere"), "a configuration that it names is not in the archive"),
         (old(Layers=["nowhere"]), "a layer that it names is not in the archive"),
         (old(Layers=["empty"]), "a layer that it names is not in the archive, or is empty"),
-        (old(Layers=["/etc/passwd"]), "a layer that it names is not in the archive"),
+        (old(Layers=[__file__]), "a layer that it names is not in the archive"),
         (old(Layers="l"), "the Layers of an image are no list of text"),
         (old(RepoTags=[7]), "the RepoTags of an image are no list of text"),
         (old(Layers=["l"] * 257), "an image has 257 layers, more than 256"),

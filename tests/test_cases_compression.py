@@ -37,7 +37,7 @@ ROWS = {name: row[0] for name, row in {**GZIPPED, **DAMAGED}.items() if len(row[
     st.one_of(st.integers(1, 40), st.integers(1, 40_000)),
 )
 def test_one_meaning_of_gzip(name: str, changes: list[tuple[int, int]], step: int) -> None:
-    """Whichever inflater is installed, and however it comes, a blob is the same or is refused."""
+    """A blob has one content or is refused, however it is cut and by each decompressor."""
     blob = bytearray(ROWS[name] or b"\0")
     for at, bits in changes:
         blob[at % min(len(blob), 40) if at % 2 else at % len(blob)] ^= bits

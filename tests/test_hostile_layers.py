@@ -15,7 +15,7 @@ from blobserve.config import MIB
 from tests.examples import more
 from tests.hostile import CORPUS
 from tests.hostile.asking import image_of
-from tests.hostile.case import Case
+from tests.hostile.case import CANARY, Case
 from tests.hostile.mutations import mutations
 from tests.layers import File, compress, layer, tar
 from tests.rig.images import Image, write_layout
@@ -31,7 +31,7 @@ HELD_BY_ONE_PULL = 64 * MIB
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
-    """An image layout of all hostile layers and of some made from them, and these in order."""
+    """An image layout of all these layers and of some made from them, and these in order."""
     cases = [*CORPUS, *mutations(more(200))]
     tags = {f"case-{number}": image_of(case) for number, case in enumerate(cases)}
     good = Image.of({"a": b"good"})
@@ -85,6 +85,7 @@ def test_nothing_outside_is_touched(
     changed = [each for each in touched if each.is_changed]
     assert len(changed) > 4 * len(cases)
     assert outside(changed, server.space, "/dev/null") == []
+    assert not [each for each in touched if each.path == CANARY.decode()]
     begun = next(n for n, each in enumerate(touched) if each.path == mark)
     # Modules that are first needed later are read later.
     python = {ROOT, sys.prefix, sys.base_prefix, *filter(None, sys.path)}

@@ -27,6 +27,9 @@ def with_field(field: bytes, request: bytes = b"GET / HTTP/1.1") -> bytes:
     return request + b"\r\nHost: x\r\n" + field + b"\r\n\r\n"
 
 
+MARKER = b"marker\r\n\r\n"
+"""Stands where nothing may be read any more. A server that reads it answers once more."""
+
 BAD = {
     "body by length": (400, with_field(b"Content-Length: 1")),
     "body by chunks": (400, with_field(b"Transfer-Encoding: chunked")),
@@ -96,7 +99,7 @@ async def test_bad_heads(tmp_path: Path) -> None:
     """A head that is malformed is refused, once, and nothing after it on the connection is read."""
     async with serving(tmp_path, FILES) as site:
         for name, (status, raw) in BAD.items():
-            answers = await site.exchange(raw + GOOD)
+            answers = await site.exchange(raw + MARKER)
             assert answers.count(b"HTTP/1.1 ") == 1, name
             response = Response.parse(answers)
             assert response.status == status, name

@@ -159,8 +159,7 @@ class _Gzip:
         if len(self._rest) <= _GZIP_FLAGS:
             return None
         self._parts.begin()
-        # isal loses its place in a header of several fields that comes in more than one piece, and
-        # takes reserved flags for nothing.
+        # Only plain headers need to be read fast. The standard library checks all the others.
         flags = self._rest[_GZIP_FLAGS]
         is_plain = flags & ~_GZIP_TEXT in _GZIP_ONE_FIELD
         inflate: Inflate = self._inflate if is_plain else zlib.decompressobj

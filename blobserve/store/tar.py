@@ -148,7 +148,7 @@ class Reader:
         if type_ in BODILESS:
             size = 0
         elif type_ == REGULAR and name.endswith(b"/"):
-            # A directory, to v7 and to most; with a body, no two readers agree on what follows.
+            # In the v7 format such a name means a directory, and a directory has no body.
             if size:
                 raise BadLayer("a directory has a body")
             type_ = DIRECTORY

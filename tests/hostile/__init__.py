@@ -1,7 +1,9 @@
 """Layers that nobody should have made, written byte for byte, each with what must come of it.
 
-One room for each section of our list of cases; a case is named after its row. What is written here
-depends on nothing, so every layer has the same digest each time.
+One room for each section of our list of cases; a case is named after its row. Each shows a rule or
+a bound of ours: links that point out of the image, whiteouts, sizes that do not fit, small bombs.
+Links that point at the host point at a canary, a file of the tests. Except for its path the layers
+have the same bytes each time.
 """
 
 from __future__ import annotations

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import attrs
 
 from tests.layers import Compression, Entry, layer
+
+CANARY = str(Path(__file__).resolve()).encode()
+"""A file of this machine: this one. Links of layers point at it, and no layer may lead to it."""
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Layers made from hostile ones by chance, the same ones each time."""
+"""Layers made from the others by chance, from the same seed each time."""
 
 from __future__ import annotations
 

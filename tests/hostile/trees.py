@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hostile.case import Case, tree
+from tests.hostile.case import CANARY, Case, tree
 from tests.layers import Directory, Entry, File, Link, Symlink, header, layer, pax
 
 D = Directory
@@ -35,12 +35,12 @@ TREES: tuple[Case, ...] = (
     ),
     tree(
         [
-            F(b"../victim/dot", b"1"),
-            F(b"/../victim/x", b"2"),
+            F(b"../away/dot", b"1"),
+            F(b"/../away/x", b"2"),
             F(b"a/../../moo", b"3"),
             F(b".."),
         ],
-        {b"victim/dot": b"1", b"victim/x": b"2", b"moo": b"3", b"..": None},
+        {b"away/dot": b"1", b"away/x": b"2", b"moo": b"3", b"..": None},
         name="L02",
     ),
     tree(
@@ -66,11 +66,20 @@ TREES: tuple[Case, ...] = (
         name="L05",
     ),
     tree(
-        [S(b"a/b/x", b"../../../../../etc/passwd"), F(b"etc/passwd", b"image's")],
+        [S(b"a/b/x", b"../../../../../etc/x"), F(b"etc/x", b"image's")],
         {b"a/b/x": b"image's"},
         name="L06",
     ),
-    tree([S(b"x", b"/etc/passwd"), S(b"y", b"/etc")], {b"x": None, b"y": None}, name="L07"),
+    tree(
+        [
+            S(b"x", CANARY),
+            S(b"y", CANARY.rpartition(b"/")[0]),
+            S(b"z", b"../" * 20 + CANARY[1:]),
+            L(b"h", CANARY),
+        ],
+        {b"x": None, b"y": None, b"z": None, b"h": None, b"y/case.py": None, CANARY[1:]: None},
+        name="L07 links to a file of the host",
+    ),
     tree(
         [S(b"a", b"b"), S(b"b", b"a"), S(b"self", b"self"), S(b"deep", b"deep/x")],
         {b"a": None, b"b/c": None, b"self": None, b"deep": None, b"deep/x/x": None},
@@ -93,10 +102,10 @@ TREES: tuple[Case, ...] = (
     tree(
         [
             S(b"inner/go_up", b".."),
-            S(b"inner/go_up/escape", b"../victim"),
+            S(b"inner/go_up/escape", b"../away"),
             F(b"inner/go_up/escape/new", b"1"),
         ],
-        {b"victim/new": b"1", b"escape/new": b"1"},
+        {b"away/new": b"1", b"escape/new": b"1"},
         name="L11",
     ),
     tree([S(b"cur", b"."), S(b"par", b"cur/.."), F(b"par/moo", b"1")], {b"moo": b"1"}, name="L12"),
@@ -123,14 +132,14 @@ TREES: tuple[Case, ...] = (
             F(LONG + b"/x", b"1"),
             S(b"short", LONG),
             S(b"escape", b"short/" + b"../" * 14 + b".."),
-            L(b"hard", b"escape/../../etc/passwd"),
+            L(b"hard", b"escape/../.." + CANARY),
             F(b"escape/y", b"2"),
         ],
         {b"short/x": b"1", b"hard": None, b"y": b"2"},
         name="L16",
     ),
     tree([S(b"d", b"."), F(b"d/d", b"1"), F(b"d", b"2")], {b"d": b"2"}, name="L17"),
-    tree([L(b"x", b"../dest-evil/secret")], {b"x": None}, name="L18"),
+    tree([L(b"x", b"../outside/file")], {b"x": None}, name="L18"),
     tree(
         [
             F(b"d/f", b"1"),
@@ -177,11 +186,11 @@ TREES: tuple[Case, ...] = (
     tree([F(b"bin/a", b"1"), L(b"/bin/b", b"/bin/a")], {b"bin/b": b"1"}, name="L22"),
     tree(
         [
-            L(b"a", b"../victim/x"),
-            L(b"b", b"/../victim/x"),
+            L(b"a", b"../away/x"),
+            L(b"b", b"/../away/x"),
             S(b"up", b".."),
             L(b"c", b"up/../etc/x"),
-            F(b"victim/x", b"1"),
+            F(b"away/x", b"1"),
         ],
         {b"a": b"1", b"b": b"1", b"c": None},
         name="L24",
@@ -264,8 +273,8 @@ TREES: tuple[Case, ...] = (
     ),
     tree([F(b"a/b", b"1"), F(b"./a//b", b"2"), D(b"c"), D(b"c/")], {b"a/b": b"2"}, name="L58"),
     tree(
-        [F(b"../../pwned", b"1"), F(b"..", b"2"), F(b"a/..", b"3"), F(b"a/b", b"4")],
-        {b"pwned": b"1", b"..": None, b"a": None, b"a/b": b"4"},
+        [F(b"../../out", b"1"), F(b"..", b"2"), F(b"a/..", b"3"), F(b"a/b", b"4")],
+        {b"out": b"1", b"..": None, b"a": None, b"a/b": b"4"},
         name="L02 names of nothing but the way up",
     ),
     tree(
@@ -275,46 +284,46 @@ TREES: tuple[Case, ...] = (
     ),
     tree(
         [
-            L(b"loophole", b"../victim"),
-            F(b"loophole/hello", b"1"),
-            L(b"dir/loophole", b"/../victim/hello"),
-            F(b"dir/loophole", b"2"),
-            S(b"up", b"../victim"),
+            L(b"link", b"../away"),
+            F(b"link/hello", b"1"),
+            L(b"dir/link", b"/../away/hello"),
+            F(b"dir/link", b"2"),
+            S(b"up", b"../away"),
             L(b"twice", b"up"),
             F(b"twice/new", b"3"),
             L(b"through", b"up/new"),
         ],
         {
-            b"loophole/hello": b"1",
-            b"dir/loophole": b"2",
-            b"victim/hello": None,
-            b"victim/new": b"3",
+            b"link/hello": b"1",
+            b"dir/link": b"2",
+            b"away/hello": None,
+            b"away/new": b"3",
             b"through": b"3",
             b"twice/new": b"3",
         },
-        name="L24 hard links as loopholes",
+        name="L24 hard links out of the image",
     ),
     tree(
         [
-            S(b"a", b"../victim"),
+            S(b"a", b"../away"),
             F(b"a/1", b"1"),
-            S(b"b", b"/../victim"),
+            S(b"b", b"/../away"),
             F(b"b/2", b"2"),
-            S(b"c/d", b"../../victim"),
+            S(b"c/d", b"../../away"),
             F(b"c/d/3", b"3"),
             S(b"e", b".."),
-            S(b"f", b"e/victim"),
+            S(b"f", b"e/away"),
             F(b"f/4", b"4"),
             S(b"g", b"h"),
-            S(b"h", b"../../victim"),
+            S(b"h", b"../../away"),
             F(b"g/5", b"5"),
-            S(b"i", b"../victim/."),
+            S(b"i", b"../away/."),
             F(b"i/6", b"6"),
-            S(b"j", b"./../victim/../victim"),
+            S(b"j", b"./../away/../away"),
             F(b"j/7", b"7"),
         ],
-        {b"victim/%d" % n: b"%d" % n for n in range(1, 8)},
-        name="L24 symbolic links as loopholes",
+        {b"away/%d" % n: b"%d" % n for n in range(1, 8)},
+        name="L24 symbolic links out of the image",
     ),
     tree(
         [
@@ -341,30 +350,24 @@ TREES: tuple[Case, ...] = (
             header(b"b", mtime=2**63),
             pax({b"mtime": b"9" * 100}) + header(b"c"),
             pax({b"mtime": b"-1.5"}) + header(b"d"),
-            pax({b"mtime": b"NaN"}) + header(b"e"),
+            pax({b"mtime": b"soon"}) + header(b"e"),
             header(b"f", mtime=b"not a time"),
         ],
         {b"%c" % each: b"" for each in b"abcdef"},
         name="L28 times",
     ),
     tree(
-        [F("ß".encode(), b"1"), F(b"ss", b"2"), F("ﬀ".encode(), b"3"), F(b"ff", b"4")],
-        {"ß".encode(): b"1", b"ss": b"2", "ﬀ".encode(): b"3", b"ff": b"4", "ﬁ".encode(): None},
-        name="L29 ligatures",
-    ),
-    tree(
-        [F(b"n" * 255, b"1"), F(NAME * 16 + b"n" * 80, b"2"), F(b"C:\\x", b"3"), F(b"..\\y", b"4")],
-        {b"n" * 255: b"1", NAME * 16 + b"n" * 80: b"2", b"C:\\x": b"3", b"..\\y": b"4", b"y": None},
+        [F(b"n" * 255, b"1"), F(NAME * 16 + b"n" * 80, b"2"), F(b"a\\b", b"3")],
+        {b"n" * 255: b"1", NAME * 16 + b"n" * 80: b"2", b"a\\b": b"3", b"a/b": None, b"b": None},
         name="L30 as long as names may be",
     ),
     tree([F(DEEP, b"1")], {DEEP: b"1", DEEP[2:]: None}, name="L33 as deep as trees may be"),
     tree(
         [
             pax({b"SCHILY.xattr.user.x": b"v" * (2**20 - 100)}) + header(b"huge"),
-            pax({b"SCHILY.xattr.n\0ul": b"a\0b", b"SCHILY.acl": b"\0"}) + header(b"nul"),
-            pax({b"LIBARCHIVE.xattr.x": b"=", b"SCHILY.xattr.": b"\n9 a=b\n"}) + header(b"odd"),
+            pax({b"SCHILY.xattr.user.y": b"a\0b", b"LIBARCHIVE.xattr.x": b"="}) + header(b"small"),
         ],
-        {b"huge": b"", b"nul": b"", b"odd": b""},
+        {b"huge": b"", b"small": b""},
         name="L35",
     ),
     Case("L33 1,025 components", layer([F(b"d/" + DEEP)], "none"), {}, "nested too deep"),

@@ -5,7 +5,7 @@ Those in which one layer hides what is in another are in `tests.cases_merged`.
 
 from __future__ import annotations
 
-from tests.hostile.case import Case, tree
+from tests.hostile.case import CANARY, Case, tree
 from tests.layers import Directory, Entry, File, Link, Symlink
 
 D = Directory
@@ -91,7 +91,7 @@ WHITEOUTS: tuple[Case, ...] = (
     tree(
         [
             Entry(b".wh.body", b"0", b"b" * 5000),
-            S(b".wh.link", b"/etc/passwd"),
+            S(b".wh.link", CANARY),
             L(b".wh.hard", b"body"),
             Entry(b".wh.fifo", b"6"),
             L(b"to-it", b".wh.body"),

@@ -22,28 +22,19 @@ defaults
     retries 0
 frontend clients
     bind 127.0.0.1:{port}
-    {frontend}
     default_backend servers
 backend servers
-    {backend}
     server one 127.0.0.1:{server} maxconn 1
 """
 
 
 class HAProxy:
-    """A running HAProxy that has one connection at a time to the server at a port of loopback.
+    """A running HAProxy that has one connection at a time to the server at a port of loopback."""
 
-    A `lax` one lets through what it is told that old clients and servers need to be let through.
-    """
-
-    def __init__(self, directory: Path, server: int, lax: bool = False) -> None:
+    def __init__(self, directory: Path, server: int) -> None:
         self.port = free_port()
-        own = {
-            "frontend": "option accept-invalid-http-request" if lax else "",
-            "backend": "option accept-invalid-http-response" if lax else "",
-        }
         config = directory / "haproxy.cfg"
-        config.write_text(_CONFIG.format(port=self.port, server=server, **own))
+        config.write_text(_CONFIG.format(port=self.port, server=server))
         self._part = Part(["haproxy", "-db", "-f", config], directory)
 
     def start(self) -> None:
