@@ -30,7 +30,6 @@ from blobserve.configfile import load
 from blobserve.errors import BlobserveError, ConfigError, SpaceUnusable
 from blobserve.loglines import LogLines
 from blobserve.systemd import notify, watchdog_interval
-from blobserve.turns import Turns, longest_turn
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -83,14 +82,10 @@ def makeService(options: Options) -> IService:
         raise SystemExit(0)
     if options["verify"]:
         _verify(config)
-    try:
-        longest = longest_turn()
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
     # Only now: twist has installed the reactor that it was told to.
     from twisted.internet import reactor  # noqa: TID251
 
-    return Daemon(reactor, path, config, options.log, longest)
+    return Daemon(reactor, path, config, options.log)
 
 
 def _verify(config: Config) -> NoReturn:
@@ -113,15 +108,7 @@ def _configuration(path: Path) -> Config:
 class Daemon(MultiService):
     """A blobserve service that has the process to itself."""
 
-    def __init__(
-        self,
-        reactor: Any,
-        path: Path,
-        config: Config,
-        log: LogLines,
-        longest_turn: float | None = None,
-    ) -> None:
-        """`longest_turn`, in seconds of CPU time: log and count the turns that take longer."""
+    def __init__(self, reactor: Any, path: Path, config: Config, log: LogLines) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         # Here and not above: `--check` and `--help` should not wait for it.
         from blobserve.service import Blobserve
@@ -135,9 +122,6 @@ class Daemon(MultiService):
         self._reloading = DeferredLock()
         self._watchdog = LoopingCall(notify, "WATCHDOG=1")
         self._watchdog.clock = reactor
-        self._turns = None
-        if longest_turn is not None:
-            self._turns = Turns(reactor, longest_turn, self._blobserve.metrics.registry)
 
     def startService(self) -> None:
         """Start serving, and listen to signals."""
@@ -156,8 +140,6 @@ class Daemon(MultiService):
         # would halt all threads for more than 20 ms.
         gc.collect()
         gc.freeze()
-        if self._turns is not None:
-            self._turns.watch()
         notify("READY=1")
         interval = watchdog_interval()
         if interval is not None:

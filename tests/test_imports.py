@@ -35,7 +35,6 @@ TOP = (
     "readiness",
     "prepull",
     "plugin",
-    "turns",
     "verify",
     "testing",
     "configfile",

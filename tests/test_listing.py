@@ -31,7 +31,7 @@ from tests.rig.server import Server
 from tests.rig.within import within
 from tests.sites import REPOSITORY, TAG, Response, Serving, packed, serving
 from tests.test_resource import FOR_EVER, SHORT, both, tag_of
-from tests.turns import slow_turns
+from tests.turns import LOGGED, slow_turns
 
 JSON = {"Accept": "application/json"}
 TREE: Files = {
@@ -439,7 +439,7 @@ def test_a_large_directory(tmp_path: Path, running: Callable[[Any], Any]) -> Non
     assert server.fetch(f"/{TAG}/docs/", "HEAD").status == 200
     assert len(json.loads(server.fetch(f"/{TAG}/docs/", headers=JSON).body)) == 100_000
     assert server.fetch(f"/{TAG}/docs/").body.count(b"<a ") == 100_001
-    assert "a turn of the reactor" not in server.output.read_text()
+    assert LOGGED not in server.output.read_text()
 
 
 @within(30)

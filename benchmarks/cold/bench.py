@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -76,9 +77,12 @@ class Bench:
         self,
         rules: Mapping[str, object] | None = None,
         is_slow: bool = False,
-        environment: Mapping[str, str] | None = None,
+        **how: Any,
     ) -> Iterator[Server]:
-        """A new server with an empty blob space, which has pulled a tiny image before."""
+        """A new server with an empty blob space, which has pulled a tiny image before.
+
+        `how`: more arguments of `Server`.
+        """
         self._servers += 1
         directory = _made(self.home / f"server-{self._servers}")
         host = self.host(is_slow)
@@ -88,7 +92,7 @@ class Bench:
             directory,
             {"timeout": "10m", "repos": repos},
             {"prometheusAddr": f"127.0.0.1:{self.metrics}"},
-            environment=environment or {},
+            **how,
         )
         server.start()
         try:

@@ -26,6 +26,7 @@ from blobserve.errors import PathNotFound
 from blobserve.oci.digest import Digest
 from blobserve.store.filesystem import ImageFilesystem
 from tests.rig.server import Server
+from tests.turns import slow_turns
 
 Lines = Iterator["Figure | str"]
 _ONE_THREAD = Path(__file__).parents[1] / "peers" / "one_thread.py"
@@ -156,7 +157,7 @@ def ten(bench: Bench) -> Lines:
         blob = bench.layer(f"ten-{number}", lambda p, n=number: layers.variant(whole, p, n))  # type: ignore[misc]
         bench.origin.publish(REPOSITORY, f"ten-{number}", [blob])
         blob.path.unlink()
-    with bench.server(environment={"BLOBSERVE_DEBUG_TURNS": "20ms"}) as server:
+    with bench.server(**slow_turns(20)) as server:
         tags = [f"ten-{number}" for number in range(bench.sizes.pulls)]
         begun = time.perf_counter()
         with ThreadPoolExecutor(len(tags)) as pool:

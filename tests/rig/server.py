@@ -18,7 +18,7 @@ from tests.rig.parts import answers, end, free_port, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout under test."""
 
-_TWIST = ("-m", "twisted", "blobserve", "--config")
+_TWIST = ("-m", "twisted")
 
 
 @attrs.frozen
@@ -43,18 +43,19 @@ class Server:
         config: Mapping[str, object],
         top: Mapping[str, object] | None = None,
         under: Sequence[str] = (),
-        environment: Mapping[str, str] = {},
+        twist: Sequence[str] = _TWIST,
         checkout: Path = ROOT,
     ) -> None:
         """Write the configuration; `start` starts the process.
 
         :param under: a command that runs the server and hands its process over; see `strace -D`.
+        :param twist: arguments by which Python runs `twist`, or a program in its place.
         :param checkout: the tree that the server's code comes from.
         """
         self.directory = directory
         self._checkout = checkout
         self._under = under
-        self._environment = environment
+        self._twist = twist
         self.port = free_port()
         self.output = directory / "output"
         """What every run printed: the log and the access log."""
@@ -89,9 +90,9 @@ class Server:
         path = os.pathsep.join([str(self._checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                [*self._under, sys.executable, *_TWIST, str(self.config)],
+                [*self._under, sys.executable, *self._twist, "blobserve", "--config", self.config],
                 cwd=self.directory,
-                env={**os.environ, "PYTHONPATH": path, **self._environment},
+                env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
