@@ -104,10 +104,12 @@ class Metrics:
         )
         self.published_indexes = Counter(
             "blobserve_published_indexes_total",
-            "Indexes that layers bring with them: used, refused, failed, or found wrong later.",
+            "Indexes that layers bring with them: used, refused or failed.",
             ["outcome"],
             registry=registry,
         )
+        # It is no longer counted. The name stays at zero for one version.
+        self.published_indexes.labels("wrong")
         self.chunk_bytes = Counter(
             "blobserve_chunk_bytes_total",
             "Bytes of published indexes and chunks received, beside whole layers.",

@@ -58,6 +58,7 @@ async def test_metrics_are_there_in_the_originals_names() -> None:
         b'http_client_requests_duration_seconds_count{code="404",method="head"} 1.0',
         b"process_resident_memory_bytes ",
         b"blobserve_size_bytes ",
+        b'blobserve_published_indexes_total{outcome="wrong"} 0.0',
         b"blobserve_evictions_total ",
         b"blobserve_stale_serves_total ",
     ):

@@ -107,7 +107,7 @@ def test_the_pure_rooms_know_no_twisted() -> None:
     pure = ["store.tar", "store.decompress", "store.index", "store.tree", "store.extractor"]
     pure += ["store.filesystem"]
     pure += [f"store.published.{room}" for room in ("toc", "contents", "place", "chunk", "build")]
-    pure += ["store.published.filesystem", "store.published.compare"]
+    pure += ["store.published.filesystem"]
     pure += ["store.merge", "store.nodes", "store.replay", "store.walk", "store.content"]
     pure += ["store.needed", "store.codings", "store.compress", "store.decode", "web.negotiate"]
     pure += ["tarheader", "tarnames", "oci.members"]

@@ -307,10 +307,6 @@ class BlobSpace:
             raise
         return scratch
 
-    def index_of(self, digest: Digest) -> Path:
-        """Where the index of a layer is, for as long as that is READY."""
-        return self._location.blob(digest) / "index"
-
     async def _discard(self, directory: Path, size: int) -> None:
         await self._background.to_the_end(partial(self._location.discard, directory))
         self.release(size)

@@ -190,9 +190,7 @@ class Pulls:
         """Make an image READY, and until then offer it by its published index if it has one."""
         repository = known.reference.repository
         opening = self._opening(known, image, source)
-        offering = Offering(
-            known, self._offers[known.reference], opening, self._indexes, self._reactor
-        )
+        offering = Offering(known, self._offers[known.reference], opening, self._reactor)
         try:
             if await offering.head_start() and not self._is_behind:
                 await Deferred()

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
@@ -23,11 +22,10 @@ from blobserve.metrics import Metrics
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.reference import Repository
 from blobserve.oci.source import Source
-from blobserve.store.blobspace import BlobSpace, Readable
+from blobserve.store.blobspace import BlobSpace
 from blobserve.store.published.build import Builder
 from blobserve.store.published.build import Source as TableSource
 from blobserve.store.published.chunks import ChunkCache, Chunks
-from blobserve.store.published.compare import differences
 from blobserve.store.published.excerpt import Excerpt
 from blobserve.store.published.filesystem import PublishedFilesystem
 from blobserve.store.published.glance import Glance
@@ -41,7 +39,6 @@ _log = Logger()
 TAIL = 64 << 10
 """Bytes at the end of an eStargz layer that are read first: often the whole index is in them."""
 _EXTENT = 1 << 20
-_SHOWN = 3
 _OPENED_AT_ONCE = 4  # Compressed tables are in memory while they are read and made use of.
 
 T = TypeVar("T")
@@ -73,12 +70,6 @@ class PublishedIndexes:
         to be cancelled; soon over after `close`.
         """
         return self._run(self._open(source, repository, layer, glance))
-
-    def replace(self, opened: PublishedLayer, ready: Readable) -> None:
-        """A layer is READY: whoever reads it goes on there, and its index is held against it."""
-        opened.become(ready)
-        opened.keep()
-        self._run(self._compare(opened))
 
     async def close(self) -> None:
         """Fail all reading with `StoreClosed`, end every read of a source. Idempotent."""
@@ -217,23 +208,3 @@ class PublishedIndexes:
             return await run(PublishedFilesystem.open, scratch.directory, layer.digest, limits)
         except BlobDamaged as error:
             raise BadTable(str(error)) from error
-
-    async def _compare(self, opened: PublishedLayer) -> None:
-        """Log and count it when an index has said of files what is not so."""
-        try:
-            digest = opened.filesystem.digest
-            index = opened.scratch.directory / "index"
-            differing = await opened.scratch.threads.run(
-                lambda: list(islice(differences(index, self._space.index_of(digest)), _SHOWN))
-            )
-        except (OSError, sqlite3.Error):
-            return  # one of the two is gone already
-        finally:
-            opened.leave()
-        if differing:
-            self._metrics.published_indexes.labels("wrong").inc()
-            _log.warn(
-                "the published index of {digest} was wrong, as of {paths}",
-                digest=str(digest),
-                paths=", ".join(path.decode("utf-8", "backslashreplace") for path in differing),
-            )

@@ -14,7 +14,6 @@ from blobserve.store.blobspace import Readable
 from blobserve.store.flight import Flight
 from blobserve.store.freshness import Known
 from blobserve.store.published.glance import Glance
-from blobserve.store.published.indexes import PublishedIndexes
 from blobserve.store.published.layer import PublishedLayer, PublishedReadable
 
 HEAD_START = 2.0
@@ -68,13 +67,11 @@ class Offering:
         known: Known,
         offers: Offers,
         opening: Deferred[PublishedLayer | None],
-        indexes: PublishedIndexes,
         clock: IReactorTime,
     ) -> None:
         self._known = offers.known = known
         self._offers = offers
         self._is_over = False
-        self._indexes = indexes
         self._clock = clock
         self._layer: PublishedLayer | None = None
         self._go: Flight[None] = Flight()
@@ -97,7 +94,7 @@ class Offering:
         if self._layer is None:
             ready.release()
         else:
-            self._indexes.replace(self._layer, ready)
+            self._layer.become(ready)
 
     def end(self) -> None:
         """Offer nothing any more; once only."""
