@@ -91,7 +91,8 @@ async def standing(
 ) -> AsyncIterator[Stand]:
     """An open ref store on the blob space in `directory`; both are closed in the end.
 
-    `clock` may be a reactor, if `threads` are real ones.
+    `clock` may be a reactor, if `threads` are real ones. Without `pulls_behind` no layer ever comes
+    from the source as a whole.
     """
     source, clock = source or MemorySource(), clock or Clock()
     limits, metrics, rules = limits or Limits(), Metrics(), {} if rules is None else rules
@@ -111,8 +112,9 @@ async def standing(
         clock,
         metrics,
         limits,
-        pulls_behind,
     )
+    if not pulls_behind:
+        source.hold("fetch")
     try:
         await store.open()
         yield Stand(space, source, store, clock, metrics, rules, provided)

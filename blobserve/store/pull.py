@@ -54,9 +54,7 @@ class Pulls:
         downloads: Downloads,
         indexes: PublishedIndexes,
         reactor: IReactorTime,
-        is_behind: bool = True,
     ) -> None:
-        """`is_behind`: whether layers that are served by a published index are pulled as well."""
         self._space = space
         self._provider = provider
         self._images = images
@@ -65,7 +63,6 @@ class Pulls:
         self._downloads = downloads
         self._layers = Bringing(space, downloads)
         self._indexes = indexes
-        self._is_behind = is_behind
         self._reactor = reactor
         # Of each its own: as long as not all are told, the image is held, and takes up room.
         self._flights: Flights[Reference, Readable] = Flights(lambda: Portions(reactor).do)
@@ -192,8 +189,7 @@ class Pulls:
         opening = self._opening(known, image, source)
         offering = Offering(known, self._offers[known.reference], opening, self._reactor)
         try:
-            if await offering.head_start() and not self._is_behind:
-                await Deferred()
+            await offering.head_start()
             readable = await self._layers.bring(repository, image, source, rules, flight)
             offering.replace(self._space.acquire(image.served[0].kept_as))
             return readable

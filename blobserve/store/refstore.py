@@ -51,13 +51,8 @@ class RefStore:
         reactor: IReactorTime,
         metrics: Metrics,
         limits: Limits,
-        pulls_behind: bool = True,
     ) -> None:
-        """`provider` is asked for a repository's source anew at each pull, `rules` at each call.
-
-        Without `pulls_behind`, a layer with a published index is served by that and never pulled:
-        for measuring what that costs.
-        """
+        """`provider` is asked for a repository's source anew at each pull, `rules` at each call."""
         self._space = space
         self._rules = rules
         self._reactor = reactor
@@ -75,7 +70,6 @@ class RefStore:
             downloads,
             PublishedIndexes(space, metrics, limits),
             reactor,
-            pulls_behind,
         )
         self._refreshes = Refreshes(space, provider, self._known, self._pulls, reactor)
         self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)

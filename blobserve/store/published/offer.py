@@ -77,15 +77,14 @@ class Offering:
         self._go: Flight[None] = Flight()
         opening.addCallback(self._opened)
 
-    async def head_start(self) -> bool:
-        """Wait until it is known whether there is an offer, or long enough; whether there is."""
+    async def head_start(self) -> None:
+        """Wait until it is known whether there is an offer, or long enough."""
         impatience = self._clock.callLater(HEAD_START, self._go.land, None)
         try:
             await self._go.wait()
         finally:
             if impatience.active():
                 impatience.cancel()
-        return self._layer is not None
 
     def replace(self, ready: Readable | None) -> None:
         """The image is READY; `ready` is held from here on, as long as somebody reads the other."""
