@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, cast
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
@@ -72,11 +71,9 @@ class Blobserve(Service):
         self._compute = OwnThreads(reactor, _compute_threads(), "blobserve-compute")
         self._disk = OwnThreads(reactor, _DISK_THREADS, "blobserve-disk")
         self.metrics = Metrics()
-        self._limits = _LimitsInForce(config.limits)
-        limits = cast("Limits", self._limits)
         self._sources = Sources(reactor, config, self._disk, self.metrics)
         self._space = BlobSpace(
-            reactor, config.blob_space, limits, self._compute, self.metrics, self._disk
+            reactor, config.blob_space, self._limits, self._compute, self.metrics, self._disk
         )
         self._store = RefStore(
             self._space,
@@ -84,7 +81,7 @@ class Blobserve(Service):
             self._rules_for,
             reactor,
             self.metrics,
-            limits,
+            self._limits,
         )
         self._access_log = AccessLog(config.access_log, reactor)
         self._site = make_site(
@@ -162,7 +159,6 @@ class Blobserve(Service):
         if changed:
             raise ConfigError(tuple(changed))
         self._config = new
-        self._limits.follow(new.limits)
         self._space.reconfigure(new.blob_space)
         self._warn()
         self._sources.reload(new)
@@ -231,6 +227,9 @@ class Blobserve(Service):
             # Elsewhere, since it waits for what still runs there.
             await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), pool.stop)
 
+    def _limits(self) -> Limits:
+        return self._config.limits
+
     def _rules_for(self, repository: Repository) -> RepositoryRules | None:
         return self._config.rules_for(repository)
 
@@ -265,14 +264,3 @@ def _opening(key: str, subject: str) -> Iterator[None]:
 
 async def _stop_listening(ports: Sequence[IListeningPort]) -> None:
     await DeferredList([maybeDeferred(port.stopListening) for port in ports])
-
-
-class _LimitsInForce:
-    """The limits as one object that follows the configuration, for parts that are made once."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.follow(limits)
-
-    def follow(self, limits: Limits) -> None:
-        """Have the values of `limits` from now on."""
-        vars(self).update(attrs.asdict(limits))

@@ -43,7 +43,7 @@ def serve(
 ) -> ImageFilesystem:
     """Extract `blob` and open what came of it; the caller closes it."""
     extract(directory, blob, descriptor(blob, compression), limits=limits)
-    return ImageFilesystem.open(directory, Digest.of(blob), limits)
+    return ImageFilesystem.open(directory, Digest.of(blob), lambda: limits)
 
 
 def contents(filesystem: ImageFilesystem) -> dict[bytes, bytes | None]:

@@ -49,7 +49,7 @@ def serving_merged(
     """The image of these layers, the lowest first, open."""
     blobs = extracted(directory, layers)
     make_tree(directory / "tree", blobs, limits)
-    tree = Tree.open(directory / "tree", tree_digest((Digest.of(b""),)), limits)
+    tree = Tree.open(directory / "tree", tree_digest((Digest.of(b""),)), lambda: limits)
     filesystem = ImageFilesystem(tree, [Content.open(blob, Digest.of(b"")) for blob in blobs])
     try:
         yield filesystem

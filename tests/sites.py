@@ -175,9 +175,9 @@ async def serving(
     """A site that listens; with `layers`, they are the image under `TAG`."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
-    source, metrics, log, limits = MemorySource(), Metrics(), MemoryLog(), Limits()
+    source, metrics, log = MemorySource(), Metrics(), MemoryLog()
     rules = BlobSpaceRules(directory / "space")
-    space = BlobSpace(reactor, rules, limits, InlineThreads(), metrics)
+    space = BlobSpace(reactor, rules, Limits, InlineThreads(), metrics)
     await space.open()
     config.setdefault("repos", {REPOSITORY: RepositoryRules(REPOSITORY)})
     store = RefStore(
@@ -186,7 +186,7 @@ async def serving(
         lambda repository: it.config.rules_for(repository),
         reactor,
         metrics,
-        limits,
+        Limits,
     )
     site = make_site(store, lambda: it.config, reactor, disk or InlineThreads(), metrics, log)
     whole = Config(blob_space=rules, **config)

@@ -83,7 +83,7 @@ async def opened(
     space = BlobSpace(
         reactor or Clock(),
         BlobSpaceRules(location, max_size),
-        Limits(),
+        Limits,
         threads or InlineThreads(),
         metrics or Metrics(),
         disk or InlineThreads(),

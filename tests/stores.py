@@ -103,7 +103,7 @@ async def standing(
         return source
 
     threads = threads or InlineThreads()
-    space = BlobSpace(clock, BlobSpaceRules(directory, max_size), limits, threads, metrics)
+    space = BlobSpace(clock, BlobSpaceRules(directory, max_size), lambda: limits, threads, metrics)
     await space.open()
     store = RefStore(
         space,
@@ -111,7 +111,7 @@ async def standing(
         lambda name: rules.get(name, RepositoryRules()),
         clock,
         metrics,
-        limits,
+        lambda: limits,
     )
     if not pulls_behind:
         source.hold("fetch")

@@ -65,7 +65,9 @@ async def storming(
             opened(directory, bound, watched, watched, reactor, metrics) as space,
         ):
             open_spaces.append(space)
-            store = RefStore(space, lambda _: registry, config.rules_for, reactor, metrics, limits)
+            store = RefStore(
+                space, lambda _: registry, config.rules_for, reactor, metrics, lambda: limits
+            )
             await store.open()
             site = make_site(store, lambda: config, reactor, thread, metrics, MemoryLog())
             port = reactor.listenTCP(0, site, backlog=1024, interface="127.0.0.1")

@@ -65,7 +65,7 @@ class AnyOrder(RuleBasedStateMachine):
         self._location = location
         self._clock = Clock()
         rules, threads = BlobSpaceRules(location, self._limit), InlineThreads()
-        self._space = BlobSpace(self._clock, rules, Limits(), threads, Metrics())
+        self._space = BlobSpace(self._clock, rules, Limits, threads, Metrics())
         done(self._space.open())
 
     def _ready(self) -> set[int]:

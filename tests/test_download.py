@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import random
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import attrs
 import pytest
@@ -45,7 +43,7 @@ class _Pulled:
 
 
 def _pulled(stand: Stand, limits: Limits | None = None) -> _Pulled:
-    return _Pulled(stand, Downloads(stand.space, stand.metrics, limits or Limits()))
+    return _Pulled(stand, Downloads(stand.space, stand.metrics, lambda: limits or Limits()))
 
 
 def _layer(image: MadeImage) -> str:
@@ -124,12 +122,12 @@ async def test_queue_full(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_limits_change(tmp_path: Path) -> None:
     """Another number of parallel downloads holds from the next one on, whether more or fewer."""
-    limits = SimpleNamespace(parallel_downloads=1, queued_downloads=1000)
+    parallel = 1
     async with standing(tmp_path) as stand:
-        pulled = _pulled(stand, cast("Limits", limits))
+        limits = lambda: Limits(parallel_downloads=parallel)  # noqa: E731
+        pulled = _Pulled(stand, Downloads(stand.space, stand.metrics, limits))
         gate = stand.source.hold("fetch", after=10)
         for parallel, under_way in ((1, 1), (3, 3), (2, 3)):
-            limits.parallel_downloads = parallel
             for n in range(4):
                 pulled.pull(an_image(f"{parallel} {n}"))
             assert gate.waiting == under_way

@@ -67,7 +67,7 @@ def test_extracted_layers_are_served(tmp_path: Path, compression: Compression) -
     assert extracted.index_size == (tmp_path / "index").stat().st_size
     assert Digest.of((tmp_path / "index").read_bytes()).hex == extracted.index_sha256.hex()
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
-    filesystem = ImageFilesystem.open(tmp_path, Digest.of(blob), LIMITS)
+    filesystem = ImageFilesystem.open(tmp_path, Digest.of(blob), lambda: LIMITS)
     assert contents(filesystem) == EXPECTED
     filesystem.close()
 
@@ -79,7 +79,7 @@ def test_chunks_and_grants_of_any_size(compression: Compression, step: int, exte
     blob = layer(ENTRIES, compression)
     with TemporaryDirectory() as name:
         extract(Path(name), blob, descriptor(blob, compression), step=step, extent=extent)
-        filesystem = ImageFilesystem.open(Path(name), Digest.of(blob), LIMITS)
+        filesystem = ImageFilesystem.open(Path(name), Digest.of(blob), lambda: LIMITS)
         assert contents(filesystem) == EXPECTED
         filesystem.close()
 

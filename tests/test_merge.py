@@ -203,7 +203,7 @@ def test_damaged_trees_are_not_opened(tmp_path: Path, damage: str) -> None:
         path.unlink()
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(BlobDamaged):
-        Tree.open(path, tree_digest(()), LIMITS)
+        Tree.open(path, tree_digest(()), lambda: LIMITS)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

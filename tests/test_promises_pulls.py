@@ -64,7 +64,7 @@ async def pulling(directory: Path, host: str) -> AsyncIterator[Pulling]:
         registry_at(host, metrics=metrics) as registry,
         opened(directory, threads=disk, reactor=reactor, metrics=metrics) as space,
     ):
-        store = RefStore(space, lambda _: registry, lambda _: rules, reactor, metrics, Limits())
+        store = RefStore(space, lambda _: registry, lambda _: rules, reactor, metrics, Limits)
         await store.open()
         try:
             yield Pulling(space, store, disk, metrics)

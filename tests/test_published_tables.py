@@ -76,7 +76,7 @@ def made(
         builder.close()
     written = sum(path.stat().st_size for path in directory.iterdir())
     assert written <= granted, "no more is written than was granted"
-    return PublishedFilesystem.open(directory, layer.descriptor.digest, limits)
+    return PublishedFilesystem.open(directory, layer.descriptor.digest, lambda: limits)
 
 
 def chunks_of(filesystem: PublishedFilesystem, entry: Entry) -> list[Chunk]:
@@ -129,7 +129,7 @@ def test_the_same_tree(name: str, tmp_path: Path) -> None:
     published = build(tmp_path / "published", layer)
     (tmp_path / "own" / "content").write_bytes(layer.tar)
     Index.rebuild(tmp_path / "own", USUAL)
-    own = ImageFilesystem.open(tmp_path / "own", layer.descriptor.digest, USUAL)
+    own = ImageFilesystem.open(tmp_path / "own", layer.descriptor.digest, lambda: USUAL)
     assert rows(tmp_path / "published/index") == rows(tmp_path / "own/index")
     for path in (b"", b"assets", b"static/app.js", b"latest.js", b"copy.js", b"docs/deep/er/"):
         one, other = published.lookup(path), own.lookup(path)

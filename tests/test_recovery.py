@@ -324,7 +324,7 @@ async def main():
     threads = OwnThreads(reactor, 2, "child")
     threads.start()
     rules = BlobSpaceRules(Path(sys.argv[1]), 8 << 20)
-    space = BlobSpace(reactor, rules, Limits(), threads, Metrics())
+    space = BlobSpace(reactor, rules, Limits, threads, Metrics())
     await space.open()
     print("open", flush=True)
     for n in range(1000):

@@ -603,7 +603,7 @@ async def test_bounded_memory(tmp_path: Path) -> None:
     """Of references a fixed number is remembered, those that are used the longest."""
     async with standing(tmp_path) as stand:
         rules = RepositoryRules()
-        known = KnownReferences(stand.space, Images(stand.space, Limits()), lambda _: rules)
+        known = KnownReferences(stand.space, Images(stand.space, Limits), lambda _: rules)
         image = Image(an_image().digest, an_image().layers[:1], 1, None, ())
         used = Known(SITE, image.digest, 0, image)
         known.learn(used)
@@ -628,7 +628,7 @@ async def test_many_tags_cost_a_pull_nothing(tmp_path: Path) -> None:
             asked.append(repository)
             return RepositoryRules()
 
-        known = KnownReferences(stand.space, Images(stand.space, Limits()), rules)
+        known = KnownReferences(stand.space, Images(stand.space, Limits), rules)
         for n in range(2, 200):
             image = Image(Digest.of(str(n).encode()), an_image().layers[:1], 1, None, ())
             tag = Reference.parse(f"registry.example/team/number-{n}:v1")

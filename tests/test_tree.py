@@ -277,7 +277,7 @@ def test_damaged_blobs_are_not_opened(tmp_path: Path, damage: Callable[[Path], N
     damage(tmp_path)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(BlobDamaged):
-        ImageFilesystem.open(tmp_path, Digest.of(blob), LIMITS)
+        ImageFilesystem.open(tmp_path, Digest.of(blob), lambda: LIMITS)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

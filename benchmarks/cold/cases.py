@@ -186,7 +186,7 @@ def entries(bench: Bench) -> Lines:
         algorithm, _, name = blob.digest.partition(":")
         directory = bench.home / "looked"
         shutil.copytree(server.space / "blobs" / algorithm / name, directory)
-    tree = ImageFilesystem.open(directory, Digest.parse(blob.digest), Limits())
+    tree = ImageFilesystem.open(directory, Digest.parse(blob.digest), Limits)
     try:
         chance = random.Random(4)
         some = [chance.randrange(count) for _ in range(_LOOKUPS)]

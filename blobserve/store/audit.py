@@ -130,7 +130,7 @@ class _Audit:
             if record is not None:
                 check(directory, record)
             found.entries += check_content(directory, digest, self._limits)
-            ImageFilesystem.open(directory, digest, self._limits).close()
+            ImageFilesystem.open(directory, digest, lambda: self._limits).close()
         except IndexDamaged as damage:
             found.damaged.append(f"layer {digest}: {damage.problem} (it can be made again)")
         except BlobDamaged as damage:
@@ -167,7 +167,7 @@ class _Audit:
         try:
             found.size += path.lstat().st_size
             check_index(path, record)
-            Tree.open(path, digest, self._limits).close()
+            Tree.open(path, digest, lambda: self._limits).close()
         except BlobDamaged as damage:
             found.damaged.append(f"tree {digest}: {damage.problem} (it can be made again)")
         except OSError as error:

@@ -9,7 +9,7 @@ Knows nothing of what references mean, and of no registry.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,7 @@ class BlobSpace:
         self,
         reactor: IReactorTime,
         rules: BlobSpaceRules,
-        limits: Limits,
+        limits: Callable[[], Limits],
         threads: Threads,
         metrics: Metrics,
         disk: Threads | None = None,
@@ -319,7 +319,7 @@ class BlobSpace:
         if found.doubtful:
             _log.info("verifying {n} blobs", n=len(found.doubtful))
         examined = await gatherResults(
-            self._threads.run(examine, self._location, self._state, self._limits, *each)
+            self._threads.run(examine, self._location, self._state, self._limits(), *each)
             for each in found.doubtful
         )
         self._bound.take(FURNITURE + SLACK)

@@ -7,6 +7,7 @@ Knows nothing of tags, manifests or of who may see which layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -49,11 +50,11 @@ class _Download:
 class Downloads:
     """Every download into one blob space, under way or waiting for a permit."""
 
-    def __init__(self, space: BlobSpace, metrics: Metrics, limits: Limits) -> None:
+    def __init__(self, space: BlobSpace, metrics: Metrics, limits: Callable[[], Limits]) -> None:
         self._space = space
         self._metrics = metrics
         self._limits = limits
-        self._permits = DeferredSemaphore(limits.parallel_downloads)
+        self._permits = DeferredSemaphore(limits().parallel_downloads)
         self._turns: set[Deferred[None]] = set()
         self._downloads: dict[Digest, _Download] = {}
         self._queue: list[_Download] = []
@@ -106,7 +107,7 @@ class Downloads:
         if self._closed:
             raise StoreClosed
         self._follow_limits()
-        if self._permits.tokens <= 0 and len(self._queue) >= self._limits.queued_downloads:
+        if self._permits.tokens <= 0 and len(self._queue) >= self._limits().queued_downloads:
             raise QueueFull
         self._downloads[download.descriptor.kept_as] = download
         self._queue.append(download)
@@ -126,7 +127,7 @@ class Downloads:
 
         Permits that are taken away from downloads under way leave a debt of tokens.
         """
-        added = self._limits.parallel_downloads - self._permits.limit
+        added = self._limits().parallel_downloads - self._permits.limit
         self._permits.limit += added
         self._permits.tokens += added
 

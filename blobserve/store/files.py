@@ -25,7 +25,7 @@ from blobserve.store.state import Record, State, made_durable, recorded, removed
 class BlobFiles:
     """The files of all READY blobs of one blob space."""
 
-    def __init__(self, location: Location, state: State, limits: Limits) -> None:
+    def __init__(self, location: Location, state: State, limits: Callable[[], Limits]) -> None:
         self._location = location
         self._state = state
         self._limits = limits
@@ -52,7 +52,7 @@ class BlobFiles:
         """
         directory = self._location.blob(kept.digest)
         try:
-            kept.record = rebuild(directory, kept.digest, kept.record.used, self._limits)
+            kept.record = rebuild(directory, kept.digest, kept.record.used, self._limits())
         except (BadImage, OSError) as error:
             if isinstance(error, OSError) and not is_lost(error):
                 raise

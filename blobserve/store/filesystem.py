@@ -6,7 +6,7 @@ matter. Knows nothing of what a path means to HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class ImageFilesystem:
         self.contents = contents
 
     @classmethod
-    def open(cls, directory: Path, digest: Digest, limits: Limits) -> ImageFilesystem:
+    def open(cls, directory: Path, digest: Digest, limits: Callable[[], Limits]) -> ImageFilesystem:
         """Open the blob in `directory`, to be closed. Blocks; may be called in any thread.
 
         :raises IndexDamaged: when an index of our version, and of this content, is not there.

@@ -6,6 +6,8 @@ is fresh, and fetches no layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from blobserve.config import Limits, RepositoryRules
@@ -57,7 +59,7 @@ class Image:
 class Images:
     """Reads images."""
 
-    def __init__(self, space: BlobSpace, limits: Limits) -> None:
+    def __init__(self, space: BlobSpace, limits: Callable[[], Limits]) -> None:
         self._space = space
         self._limits = limits
 
@@ -100,7 +102,7 @@ class Images:
         return image, documents
 
     def _parse(self, document: Document) -> Manifest | Index:
-        return parse(document.content, document.media_type, self._limits)
+        return parse(document.content, document.media_type, self._limits())
 
     async def _document(self, reference: Reference, source: Source | None) -> Document:
         if reference.digest is not None:

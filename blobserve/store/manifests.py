@@ -7,7 +7,7 @@ take at most a fixed share of the bound.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -48,7 +48,7 @@ class Held:
 class ManifestFiles:
     """The files under ``manifests`` and their rows in the state. Every method blocks."""
 
-    def __init__(self, location: Location, state: State, limits: Limits) -> None:
+    def __init__(self, location: Location, state: State, limits: Callable[[], Limits]) -> None:
         self._location = location
         self._state = state
         self._limits = limits
@@ -69,7 +69,7 @@ class ManifestFiles:
         """The manifest's bytes; None, and no file any more, when they are not what they were."""
         path = self._location.manifest(digest)
         try:
-            content = read(path, self._limits.manifest_size)
+            content = read(path, self._limits().manifest_size)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -109,7 +109,7 @@ class ManifestFiles:
 
     def _children(self, content: bytes, media_type: str) -> tuple[Digest, ...]:
         try:
-            document = parse(content, media_type, self._limits)
+            document = parse(content, media_type, self._limits())
         except BadImage:
             return ()
         if not isinstance(document, Index):

@@ -8,6 +8,7 @@ of HTTP, on either side.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import cast
@@ -50,7 +51,7 @@ class RefStore:
         rules: Rules,
         reactor: IReactorTime,
         metrics: Metrics,
-        limits: Limits,
+        limits: Callable[[], Limits],
     ) -> None:
         """`provider` is asked for a repository's source anew at each pull, `rules` at each call."""
         self._space = space

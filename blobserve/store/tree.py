@@ -7,7 +7,7 @@ to its directory meanwhile does not matter. Knows nothing of what a path means t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +61,7 @@ class Tree:
     def __init__(
         self,
         digest: Digest,
-        limits: Limits,
+        limits: Callable[[], Limits],
         database: sqlite3.Connection,
         queries: _Queries = _IN_BLOB,
     ) -> None:
@@ -73,7 +73,7 @@ class Tree:
         self._queries = queries
 
     @classmethod
-    def open(cls, path: Path, digest: Digest, limits: Limits) -> Tree:
+    def open(cls, path: Path, digest: Digest, limits: Callable[[], Limits]) -> Tree:
         """Open the tree of several layers, to be closed. Blocks; may be called in any thread.
 
         :raises BlobDamaged: when there is no tree of our version at `path`.
@@ -85,7 +85,9 @@ class Tree:
         return cls(digest, limits, database, _MERGED)
 
     @classmethod
-    def of_blob(cls, path: Path, content_size: int, digest: Digest, limits: Limits) -> Tree:
+    def of_blob(
+        cls, path: Path, content_size: int, digest: Digest, limits: Callable[[], Limits]
+    ) -> Tree:
         """The same of a single blob, whose content has so many bytes.
 
         :raises IndexDamaged: when an index of our version, and of this content, is not there.
@@ -105,7 +107,7 @@ class Tree:
                 return _file(path, row)
             key, found = path, None if row is None else _Found(*row)
             if found is None or found.type == SYMLINK:
-                key, found, missing = walk(split(path), self._get, self._limits)
+                key, found, missing = walk(split(path), self._get, self._limits())
                 if missing or (path.endswith(b"/") and found and found.type != DIRECTORY):
                     raise PathNotFound(_text(path))
         except TooManyLinks as error:
@@ -147,7 +149,7 @@ class Tree:
     def _led_to(self, directory: bytes, name: bytes, budget: _Budget) -> Entry | None:
         """What a link leads to, if that can be served."""
         try:
-            key, found, missing = walk([name], budget.get, self._limits, directory)
+            key, found, missing = walk([name], budget.get, self._limits(), directory)
         except TooManyLinks:
             return None
         return None if missing else _entry(key, found)

@@ -33,7 +33,7 @@ _OVERHEAD = 4 * BLOCK
 class TreeFiles:
     """The files of all trees of one blob space. See `BlobFiles`."""
 
-    def __init__(self, location: Location, state: State, limits: Limits) -> None:
+    def __init__(self, location: Location, state: State, limits: Callable[[], Limits]) -> None:
         self._location = location
         self._state = state
         self._limits = limits
@@ -60,7 +60,7 @@ class TreeFiles:
             try:
                 with disk_errors():
                     steps = merge(
-                        made / "tree", indexes, self._limits, lambda: allowance() - _OVERHEAD
+                        made / "tree", indexes, self._limits(), lambda: allowance() - _OVERHEAD
                     )
                     built = yield from steps
             except BadLayer as problem:

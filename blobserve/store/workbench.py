@@ -30,7 +30,7 @@ class Workbench:
         location: Location,
         state: State,
         descriptor: Descriptor,
-        limits: Limits,
+        limits: Callable[[], Limits],
         seconds: Callable[[], float],
     ) -> None:
         self.digest = descriptor.kept_as
@@ -46,7 +46,7 @@ class Workbench:
         """Make the directory, and what extracts into it. May be tried again if it fails."""
         directory = self._location.new_ingest()
         try:
-            self._extractor = Extractor(directory, self._descriptor, self._limits)
+            self._extractor = Extractor(directory, self._descriptor, self._limits())
         except BaseException:
             self._location.discard(directory)
             raise

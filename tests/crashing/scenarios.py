@@ -87,10 +87,10 @@ class Stand:
 async def opened(location: Path, bound: int | None = BOUND) -> AsyncIterator[Stand]:
     """Open a blob space, and close it in the end."""
     clock, source, threads, metrics = Clock(), a_source(), InlineThreads(), Metrics()
-    space = BlobSpace(clock, BlobSpaceRules(location, bound), Limits(), threads, metrics)
+    space = BlobSpace(clock, BlobSpaceRules(location, bound), Limits, threads, metrics)
     await space.open()
     rules = RepositoryRules(layers="all")
-    store = RefStore(space, lambda _: source, lambda _: rules, clock, metrics, Limits())
+    store = RefStore(space, lambda _: source, lambda _: rules, clock, metrics, Limits)
     try:
         await store.open()
         yield Stand(location, space, store, source)

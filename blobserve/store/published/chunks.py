@@ -37,7 +37,7 @@ class ChunkCache:
     Those that somebody is in the middle of are counted by themselves, up to the same bound.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Callable[[], Limits]) -> None:
         self.size = 0
         """Bytes that are kept; at most the limit ``chunkCacheSize``."""
         self.held = 0
@@ -60,7 +60,7 @@ class ChunkCache:
             return
         self._kept[key] = content
         self.size += _cost(content)
-        while self.size > self._limits.chunk_cache_size:
+        while self.size > self._limits().chunk_cache_size:
             self.size -= _cost(self._kept.popitem(last=False)[1])
 
     def drop(self, owner: object) -> None:
@@ -72,7 +72,7 @@ class ChunkCache:
     def hold(self, key: _Key, size: int) -> bool:
         """Count a chunk that somebody begins to read, if there is room; else see `room`."""
         if key not in self._holders:
-            if self.held and self.held + size > self._limits.chunk_cache_size:
+            if self.held and self.held + size > self._limits().chunk_cache_size:
                 return False
             self.held += size
         self._holders[key] = self._holders.get(key, 0) + 1

@@ -7,6 +7,7 @@ which chunks they are in. Pure; knows nothing of how chunks are fetched.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +23,9 @@ class PublishedFilesystem(ImageFilesystem):
     """The files of a published index. Made by `open`; whoever opened it closes it."""
 
     @classmethod
-    def open(cls, directory: Path, digest: Digest, limits: Limits) -> PublishedFilesystem:
+    def open(
+        cls, directory: Path, digest: Digest, limits: Callable[[], Limits]
+    ) -> PublishedFilesystem:
         """See `ImageFilesystem.open`."""
         opened = super().open(directory, digest, limits)
         assert isinstance(opened, cls)  # it makes one of its own class

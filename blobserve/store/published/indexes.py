@@ -49,12 +49,12 @@ _Read = Callable[[int, int], Deferred[bytes]]
 class PublishedIndexes:
     """All layers that are served by their published index, or soon will be."""
 
-    def __init__(self, space: BlobSpace, metrics: Metrics, limits: Limits) -> None:
+    def __init__(self, space: BlobSpace, metrics: Metrics, limits: Callable[[], Limits]) -> None:
         self._space = space
         self._metrics = metrics
         self._limits = limits
         self._cache = ChunkCache(limits)
-        self._reads = DeferredSemaphore(limits.parallel_chunk_reads)
+        self._reads = DeferredSemaphore(limits().parallel_chunk_reads)
         self._turns = DeferredSemaphore(_OPENED_AT_ONCE)
         self._layers: set[PublishedLayer] = set()
         self._reading: set[Deferred[bytes]] = set()
@@ -99,10 +99,10 @@ class PublishedIndexes:
         self, source: Source, repository: Repository, layer: Descriptor, glance: Glance
     ) -> PublishedLayer | None:
         """Open a layer, held once; None where that cannot be, logged and counted."""
-        if layer.size < self._limits.published_index_min_size:
+        if layer.size < self._limits().published_index_min_size:
             return None
         try:
-            promise = Promise.of(layer, self._limits)
+            promise = Promise.of(layer, self._limits())
             if promise is None:
                 return None
             read = partial(self._read, source, repository, layer)
@@ -153,19 +153,19 @@ class PublishedIndexes:
         if place is None:
             tail_start = max(0, layer.size - TAIL)
             tail = await read(tail_start, layer.size - tail_start)
-            place = promise.found(tail, layer, self._limits)
+            place = promise.found(tail, layer, self._limits())
         packed = await self._packed(place, tail, tail_start, read)
         if names := glance.take():
             # Whatever goes wrong is met again below, where all of it is read.
             with suppress(BadTable, BlobserveError, OSError, sqlite3.Error):
-                source = partial(Excerpt, place, packed, names, self._limits)
+                source = partial(Excerpt, place, packed, names, self._limits())
                 first = await self._indexed(source, layer, read)
                 glance.land(first)
                 first.leave()
             if glance.is_met:
                 self._metrics.published_indexes.labels("used").inc()
         glance.land(None)
-        return await self._indexed(partial(WholeTable, place, packed, self._limits), layer, read)
+        return await self._indexed(partial(WholeTable, place, packed, self._limits()), layer, read)
 
     async def _indexed(
         self, source: Callable[[], TableSource], layer: Descriptor, read: _Read
@@ -193,7 +193,7 @@ class PublishedIndexes:
         self, scratch: Scratch, layer: Descriptor, source: Callable[[], TableSource]
     ) -> PublishedFilesystem:
         run, limits = scratch.threads.run, self._limits
-        builder = await run(lambda: Builder(scratch.directory, source(), limits))
+        builder = await run(lambda: Builder(scratch.directory, source(), limits()))
         try:
             while (lacking := await run(builder.go_on)) is not None:
                 self._check_open()
