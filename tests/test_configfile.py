@@ -342,7 +342,8 @@ def test_unknown_keys_of_the_originals_form(tmp_path: Path) -> None:
     assert config.repos["x.example/y"].workdir == "/a"
     assert (config.listen, config.prometheus_addr) == ((), None)
     assert [warning.removeprefix(f"{path}:") for warning in config.warnings] == [
-        '2: repos."x.example/y".earlyServed: unknown key; the nearest known one is earlyServe; it is ignored',
+        '2: repos."x.example/y".earlyServed: unknown key; the nearest known one is earlyServe;'
+        " it is ignored",
         "2: prometheusAddr: this key stands beside blobserve, not under it; it is ignored",
         "2: port: this key stands under blobserve; it is ignored",
         "2: dockerauths: unknown key; the nearest known one is dockerAuth; it is ignored",
