@@ -142,6 +142,7 @@ def test_a_registry_that_opts_in_where_nothing_is_served(written: Write) -> None
     path = written(
         """
 blobserve:
+  repos: {x.example/y: {}}
   registries:
     a.example: {allowAnyRepo: true}
     b.example:
@@ -153,8 +154,8 @@ pprofAddr: ":6060"
     )
     own, other, pprof = load(path).warnings
     problem = "has no effect, since allowAnyRepo under blobserve is not true"
-    assert own == f'{path}:4: registries."a.example".allowAnyRepo: {problem}'
-    assert other == f'{path}:6: registries."b.example".allowAnyRepo: {problem}'
+    assert own == f'{path}:5: registries."a.example".allowAnyRepo: {problem}'
+    assert other == f'{path}:7: registries."b.example".allowAnyRepo: {problem}'
     assert "pprof" in pprof
     path.write_text(path.read_text().replace("blobserve:", "blobserve:\n  allowAnyRepo: true", 1))
     assert [each for each in load(path).warnings if "pprof" not in each] == []
