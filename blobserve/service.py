@@ -59,6 +59,8 @@ class Blobserve(Service):
 
     An embedding application mounts `resource`, and starts and stops this as the `IService` it is; a
     service is started once. Without ``listen`` or ``port`` in its configuration it listens nowhere.
+    A service that is never stopped does not keep its process from ending; then the last second of
+    the access log and of the state on disk is lost, as in a crash.
 
     :param config: a `Config`, a mapping of the form that a file has, or the path of such a file,
         which is read here.
