@@ -287,6 +287,30 @@ def ignored(name: str, asked: str, *fields: str, of: str = "kilo.bin") -> Case:
     return Case(f"{name} {asked[:60]!r}: 200", at(of, FIXED), lines, 200, content, has, lacks)
 
 
+def several(name: str, asked: str, *slices: tuple[int, int], of: str = "kilo.bin") -> Case:
+    """Ranges that are honoured together: these slices of the file, as multipart/byteranges."""
+    content = FILES[of]
+    assert isinstance(content, bytes)
+    boundary = tag_of(content).strip('"')
+    body = b"".join(
+        f"\r\n--{boundary}\r\nContent-Type: {_TYPES[of]}\r\n"
+        f"Content-Range: bytes {start}-{stop - 1}/{len(content)}\r\n\r\n".encode()
+        + content[start:stop]
+        for start, stop in slices
+    )
+    body += f"\r\n--{boundary}--\r\n".encode()
+    has = {
+        "content-type": f"multipart/byteranges; boundary={boundary}",
+        "content-length": str(len(body)),
+        "etag": tag_of(content),
+        "accept-ranges": "bytes",
+    }
+    lacks = frozenset({"content-range"})
+    lines = (f"Range: {asked}",)
+    return Case(f"{name} {asked}: 206", at(of, FIXED), lines, 206, body, has, lacks, head=200)
+
+
+_TYPES = {"kilo.bin": "application/octet-stream", "eleven.txt": "text/plain; charset=utf-8"}
 _JUNK = (
     "", "bytes", "bytes=", "bytes=-", "bytes=--1", "bytes=5-2", "bytes=a-b", "bytes=0x1-2",
     "bytes=1_0-2_0", "bytes=+1-2", "bytes=1 -2", "bytes=1-2-3", "bytes=1.5-2", "lines=0-1",
@@ -314,16 +338,28 @@ RANGES = [
     part("H23", "bytes = 0-1", 0, 2),
     part("H23", "bytes=, \t0-1,,", 0, 2),
     ignored("H23", "bytes=1 -2 , 4- 5, , ,"),
+    several("H24", "bytes=0-0,-2", (0, 1), (998, 1000)),
+    several("H24", "bytes=0-1,5-8", (0, 2), (5, 9)),
+    several("H24", "bytes=0-4,5-8", (0, 5), (5, 9)),
+    several("H24", "bytes=0-1, 900-2000", (0, 2), (900, 1000)),
+    several("H24", "bytes=0-1,,5-6 , 2000-", (0, 2), (5, 7)),
+    several("H24", "bytes=0-0,2-2,4-4,-1", (0, 1), (2, 3), (4, 5), (10, 11), of="eleven.txt"),
+    several(
+        "H24", "bytes=" + ",".join(f"{n}-{n}" for n in range(64)), *((n, n + 1) for n in range(64))
+    ),
+    part("H24", "bytes=0-1,1000-1001", 0, 2, of="kilo.bin"),
+    beyond("H24", "bytes=1000-,2000-", of="kilo.bin"),
     *(
         ignored("H24", f"bytes={asked}")
-        for asked in ("0-0,-2", "0-1,5-8", "0-9, -10, 10-19", "0-9,-10,100000-,10-19")
+        for asked in ("0-9, -10, 10-19", "0-9,-10,100000-,10-19", "2000-,0-1", "0-1,x", "0-1,5-2")
     ),
+    ignored("H24", "bytes=" + ",".join(f"{n}-{n}" for n in range(65))),
     *(ignored("H25", f"bytes={asked}") for asked in ("0-10001, 0-0", "0-,1-,2-,3-,4-")),
     ignored("H26 1,200 ranges", "bytes=" + ",".join(f"{n}-{n}" for n in range(1200))),
     ignored("H26 1,200 times the file", "bytes=" + ",".join(["0-"] * 1200)),
     *(
         ignored("H27", f"bytes={asked}")
-        for asked in ("0-5,3-8", "5-8,0-4", "0-4,5-8", "0-0,0-0,0-0", "0-999,1-999,2-999")
+        for asked in ("0-5,3-8", "5-8,0-4", "0-5,5-8", "0-0,0-0,0-0", "0-999,1-999,2-999")
     ),
     part("H28 the tag", "bytes=0-1", 0, 2, f"If-Range: {A}"),
     part("H28 the date", "bytes=0-1", 0, 2, f"If-Range: {DATE}"),

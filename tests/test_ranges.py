@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobserve.web.conditional import Range, Verdict, evaluate, select
+from blobserve.web.conditional import MOST_RANGES, Range, Verdict, evaluate, select
 
 WHOLE = Verdict(200)
 UNSATISFIABLE = Verdict(416)
@@ -90,18 +90,49 @@ def test_junk(asked: bytes) -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        b"bytes=0-0,-2",
-        b"bytes=0-1,5-8",
         b"bytes=0-9, -10, 10-19",
+        b"bytes=0-9,9-10",
+        b"bytes=5-8,0-1",
+        b"bytes=0-,-1",
+        b"bytes=-1,-1",
+        b"bytes=0-1,lines=5-8",
+        b"bytes=0-1,8-5",
+        b"bytes=" + b",".join(b"%d-%d" % (n, n) for n in range(MOST_RANGES + 1)),
         b"bytes=0-9,-10,100000-,10-19",
         b"bytes=1 -2 , 4- 5, , ,",
         b"bytes=" + b",".join([b"0-"] * 1200),
         b"bytes=0-1, bytes=2-3",
     ],
 )
-def test_several(asked: bytes) -> None:
-    """Several ranges are answered with the whole file, however many they are."""
+def test_too_tangled(asked: bytes) -> None:
+    """Ranges that are many, overlap or do not ascend are answered with the whole file."""
     assert select(asked, 1000) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("asked", "slices"),
+    [
+        (b"bytes=0-0,-2", [(0, 1), (998, 2)]),
+        (b"bytes=0-1,5-8", [(0, 2), (5, 4)]),
+        (b"bytes=0-4,5-8,9-", [(0, 5), (5, 4), (9, 991)]),
+        (b"bytes=0-1 ,, 990-2000", [(0, 2), (990, 10)]),
+        (b"bytes=0-1,5-5,1000-", [(0, 2), (5, 1)]),
+        (b"bytes=0-1,5-5,-0", [(0, 2), (5, 1)]),
+    ],
+)
+def test_several(asked: bytes, slices: list[tuple[int, int]]) -> None:
+    """Several ranges that ascend are parts, without those that have nothing of the file."""
+    assert select(asked, 1000) == Verdict(206, None, tuple(Range(*each) for each in slices))
+
+
+def test_several_of_which_few_are_left() -> None:
+    """One range that is left of several is a part as if it were alone, and none is 416."""
+    assert select(b"bytes=0-1,1000-", 1000) == part(0, 2)
+    assert select(b"bytes=1000-,-0", 1000) == UNSATISFIABLE
+    assert select(b"bytes=1000-,1000-", 1000) == UNSATISFIABLE
+    assert select(b"bytes=1000-,0-1", 1000) == WHOLE
+    most = b"bytes=" + b",".join(b"%d-%d" % (n, n) for n in range(MOST_RANGES))
+    assert len(select(most, 1000).ranges) == MOST_RANGES
 
 
 @pytest.mark.parametrize("asked", [b"bytes=0-0", b"bytes=0-", b"bytes=-1", b"bytes=-0"])
@@ -130,8 +161,11 @@ def test_head() -> None:
 def test_any_bytes(junk: bytes, size: int) -> None:
     """Whatever a client sends, a part lies within the file and is not empty."""
     verdict = select(b"bytes=" + junk, size)
-    if verdict.range is not None:
-        assert 0 <= verdict.range.start < verdict.range.start + verdict.range.length <= size
+    end = 0
+    for each in (verdict.range, *verdict.ranges):
+        if each is not None:
+            assert end <= each.start < each.start + each.length <= size
+            end = each.start + each.length
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 50))

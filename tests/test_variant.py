@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+from email import message_from_bytes
 from pathlib import Path
 
 import brotli
@@ -11,6 +12,7 @@ import pytest
 
 from tests.rig.within import within
 from tests.sites import REPOSITORY, TAG, Response, Serving, serving
+from tests.spaces import pool
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -211,6 +213,49 @@ async def test_ranges(tmp_path: Path) -> None:
         assert found.headers["content-encoding"] == "zstd"
         found = await site.fetch(f"/{TAG}/app.js", headers={**asked, "Accept-Encoding": "br"})
         assert (found.status, found.body) == (200, TEXT)
+
+
+@PATHS
+@within(20)
+async def test_several_ranges(tmp_path: Path, hot_path: bool) -> None:
+    """Several ranges are those of the file as it is; of a coding, all of it is sent."""
+    async with serving(tmp_path, FILES, hot_path=hot_path) as site:
+        coded = await settled(site, "app.js", "zstd")
+        asked = {**BROWSER, "Range": "bytes=5-14,20-29"}
+        for _ in range(2):
+            found = await site.fetch(f"/{TAG}/app.js", headers=asked)
+            assert found.status == 206
+            assert "content-encoding" not in found.headers
+            assert found.headers["vary"] == "Accept-Encoding"
+            head = f"Content-Type: {found.headers['content-type']}\r\n\r\n".encode()
+            parts = message_from_bytes(head + found.body).get_payload()
+            assert [part.get_payload(decode=True) for part in parts] == [TEXT[5:15], TEXT[20:30]]
+            assert [part["content-range"] for part in parts] == [
+                f"bytes {start}-{start + 9}/{len(TEXT)}" for start in (5, 20)
+            ]
+        asked["If-Range"] = coded.headers["etag"]
+        found = await site.fetch(f"/{TAG}/app.js", headers=asked)
+        assert (found.status, found.body) == (200, coded.body)
+
+
+@within(30)
+async def test_several_ranges_of_a_large_file(tmp_path: Path) -> None:
+    """Ranges of a file that is read from the disk piece by piece come out whole."""
+    content = bytes(range(251)) * 4000
+    with pool() as disk:
+        async with serving(tmp_path, {"large.bin": content}, disk=disk) as site:
+            for slices in (
+                [(0, 200_000), (300_000, 900_001)],
+                [(n * 9, n * 9 + 5) for n in range(64)],
+            ):
+                asked = ",".join(f"{start}-{stop - 1}" for start, stop in slices)
+                found = await site.fetch(f"/{TAG}/large.bin", headers={"Range": f"bytes={asked}"})
+                assert found.status == 206
+                assert found.headers["content-length"] == str(len(found.body))
+                head = f"Content-Type: {found.headers['content-type']}\r\n\r\n".encode()
+                parts = message_from_bytes(head + found.body).get_payload()
+                sent = [part.get_payload(decode=True) for part in parts]
+                assert sent == [content[start:stop] for start, stop in slices]
 
 
 @within(20)

@@ -31,12 +31,16 @@ class Range:
 class Verdict:
     """What a request's conditions come to: 200, 206, 304, 412 or 416.
 
-    Only a 206 has a `range`.
+    Only a 206 has a `range`, or two `ranges` or more, in ascending order.
     """
 
     status: int
     range: Range | None = None
+    ranges: tuple[Range, ...] = ()
 
+
+MOST_RANGES = 64
+"""Ranges of one request that are answered as such."""
 
 ALL = Verdict(200)
 """The one verdict on a request without conditions."""
@@ -74,24 +78,42 @@ def evaluate(
 
 
 def select(asked: bytes, size: int) -> Verdict:
-    """The part of `size` bytes that a ``Range`` asks for; of several, or junk: all of it."""
+    """Return which parts of `size` bytes a ``Range`` asks for.
+
+    All bytes where it is junk, and where it has more than `MOST_RANGES`, or ranges that overlap or
+    do not ascend: these are attacks or mistakes, RFC 9110 §14.2.
+    """
     unit, _, ranges = asked.partition(b"=")
     members = [member for member in (part.strip(b" \t") for part in ranges.split(b",")) if member]
-    found = _RANGE.fullmatch(members[0]) if len(members) == 1 else None
-    if unit.strip(b" \t").lower() != b"bytes" or found is None or found[0] == b"-":
-        return Verdict(200)
+    if unit.strip(b" \t").lower() != b"bytes" or not 0 < len(members) <= MOST_RANGES:
+        return ALL
+    parts: list[Range] = []
+    end = 0
+    for member in members:
+        part = _resolve(member, size)
+        if part is None or part.start < end:
+            return ALL
+        end = part.start + part.length
+        if part.length > 0:
+            parts.append(part)
+    if not parts:
+        return Verdict(416)
+    return Verdict(206, parts[0]) if len(parts) == 1 else Verdict(206, None, tuple(parts))
+
+
+def _resolve(member: bytes, size: int) -> Range | None:
+    """Return the part of `size` bytes that one range is, of no length where it has none of them."""
+    found = _RANGE.fullmatch(member)
+    if found is None or member == b"-":
+        return None
     first, last = found[1], found[2]
     if not first:
         length = min(int(last), size)
-        return _part(size - length, length)
+        return Range(size - length, length)
     start, end = int(first), int(last) if last else size
     if start > end and last:
-        return Verdict(200)
-    return _part(start, min(end + 1, size) - start)
-
-
-def _part(start: int, length: int) -> Verdict:
-    return Verdict(206, Range(start, length)) if length > 0 else Verdict(416)
+        return None
+    return Range(start, max(0, min(end + 1, size) - start))
 
 
 def _may_go_on(fields: Fields, etag: bytes, modified: int | None) -> bool:

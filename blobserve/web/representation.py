@@ -11,8 +11,9 @@ import enum
 import attrs
 
 from blobserve.web.answer import Answer, Body, Header
-from blobserve.web.conditional import Fields, Verdict, evaluate
+from blobserve.web.conditional import ALL, Fields, Verdict, evaluate
 from blobserve.web.headers import NO_SNIFF, http_date
+from blobserve.web.multipart import Multipart
 from blobserve.web.status import plain
 
 _RANGES: Header = (b"Accept-Ranges", b"bytes")
@@ -54,7 +55,10 @@ class Representation:
 
     def judge(self, method: bytes, fields: Fields) -> Verdict:
         """What the conditions of a GET or HEAD come to."""
-        return evaluate(method, fields, self.variant.etag, self.variant.size, self.modified)
+        own = self.variant
+        verdict = evaluate(method, fields, own.etag, own.size, self.modified)
+        # Clients that ask for several ranges mean those of the file.
+        return ALL if verdict.ranges and own.coding else verdict
 
     def answer(self, method: bytes, fields: Fields, body: Body) -> Answer:
         """Judge a GET or HEAD by its conditions. `body` goes into the answer, or is closed."""
@@ -68,6 +72,11 @@ class Representation:
         validators: tuple[Header, ...] = ((b"ETag", self.variant.etag), *self.policy)
         if verdict.status in (200, 206):
             headers = (*self._description, _RANGES, *validators)
+            if verdict.ranges:
+                # No file holds its own hash, so this bounds the parts of any.
+                boundary = self.variant.etag.strip(b'"')
+                body = Multipart(body, verdict.ranges, self.content_type, boundary)
+                headers = ((b"Content-Type", body.content_type), *headers[1:])
             if self.modified is not None:
                 headers += ((b"Last-Modified", http_date(self.modified)),)
             if verdict.range is not None:
