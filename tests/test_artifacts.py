@@ -23,6 +23,7 @@ from blobserve.store.plain import Wrapped
 from blobserve.store.tar import Reader
 from blobserve.testing import MadeImage
 from tests.examples import more
+from tests.layers import Compression
 from tests.rig.artifacts import Artifact, Piece
 from tests.rig.images import Image, Layer, digest_of
 from tests.rig.registry import DockerRegistry
@@ -113,21 +114,94 @@ async def test_one_file(tmp_path: Path) -> None:
         assert listed["sha256"] == hashlib.sha256(b"content").hexdigest()
 
 
+GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+DIRECTORY = {"dist/index.html": b"page", "dist/b.txt": b"b"}
+
+
 @within(30)
-async def test_packed_directories(tmp_path: Path) -> None:
-    """A directory that was packed is unpacked, beside the files that were not."""
-    directory = Layer.of({"docs/a.txt": b"a", "docs/b.txt": b"b"})
-    kind = "application/vnd.oci.image.layer.v1.tar+gzip"
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+@pytest.mark.parametrize(
+    ("title", "kind", "is_packed"),
+    [
+        ("dist", GZIP, True),
+        ("dist", "any.type+gzip", True),
+        ("dist", "text/plain", True),
+        ("dist", "application/vnd.oci.image.layer.v1.tar", True),
+        (None, "any.type", True),
+        ("dist", GZIP, False),
+        ("dist.tar.gz", GZIP, False),
+        ("dist", "application/vnd.oci.image.layer.v1.tar+zstd", False),
+        ("dist", "application/vnd.docker.image.rootfs.diff.tar.gzip", False),
+        (None, GZIP, False),
+        (None, "application/vnd.oci.image.layer.v1.tar", False),
+        (None, "application/vnd.cncf.flux.content.v1.tar+gzip", False),
+        (None, "application/vnd.cncf.helm.chart.content.v1.tar+gzip", False),
+        (None, "application/vnd.example.content.tar", False),
+        (None, "application/vnd.example.content.tar+zstd", False),
+        (None, "application/vnd.example.content.tar.gzip", False),
+    ],
+)
+async def test_directories(
+    title: str | None, kind: str, is_packed: bool, compression: Compression, tmp_path: Path
+) -> None:
+    """A directory that was packed is served as its files, however its writer marks it."""
+    directory = Layer.of(DIRECTORY, compression)
+    nothing = Piece(b"{}", None, "application/vnd.cncf.helm.chart.provenance.v1.prov")
+    async with serving(tmp_path) as site:
+        push(site, Artifact((Piece(directory.blob, title, kind, is_packed), nothing)))
+        assert await body(site, "dist/") == b"page"
+        assert await body(site, "dist/b.txt") == b"b"
+        assert (await site.fetch(f"/{TAG}/dist.tar.gz")).status == 404
+
+
+@within(30)
+@pytest.mark.parametrize(
+    ("kind", "unpack"),
+    [
+        ("application/vnd.oci.image.layer.v1.tar", None),
+        ("application/vnd.cncf.flux.content.v1.tar+gzip", None),
+        ("application/x-tar", None),
+        ("application/gzip", None),
+        (GZIP, "false"),
+    ],
+)
+async def test_archives_as_files(kind: str, unpack: str | None, tmp_path: Path) -> None:
+    """A titled archive without a mark of a directory is a file, as `oras push` gave it."""
+    blob = Layer.of(DIRECTORY).blob
+    async with serving(tmp_path) as site:
+        piece = Piece(blob, "dist.tar.gz", kind, unpack=unpack)
+        push(site, Artifact((piece, Piece(b"file", "file.txt"))))
+        assert await body(site, "dist.tar.gz") == blob
+        assert await body(site, "file.txt") == b"file"
+        assert (await site.fetch(f"/{TAG}/dist/b.txt")).status == 404
+
+
+@within(30)
+async def test_files_and_directories(tmp_path: Path) -> None:
+    """All files and all directories of an artifact are served together."""
+    docs, media = ({f"{each}/a.txt": each.encode()} for each in ("docs", "media"))
     pieces = (
-        Piece(directory.blob, "docs", kind, is_packed=True),
-        Piece(directory.blob, "docs.tar.gz", kind),
+        Piece(Layer.of(docs).blob, "docs", "any.type", is_packed=True),
         Piece(b"file", "file.txt"),
+        Piece(Layer.of(media).blob, None, "application/vnd.example.tar+gzip"),
+        Piece(b"no archive", None),
     )
     async with serving(tmp_path) as site:
         push(site, Artifact(pieces))
-        assert await body(site, "docs/a.txt") == b"a"
-        assert await body(site, "docs.tar.gz") == directory.blob
+        assert await body(site, "docs/a.txt") == b"docs"
+        assert await body(site, "media/a.txt") == b"media"
         assert await body(site, "file.txt") == b"file"
+
+
+@within(30)
+async def test_several_archives(tmp_path: Path) -> None:
+    """All archives of an artifact are served, where an image has its first layer alone."""
+    docs, media = (Layer.of({f"{each}.txt": each.encode()}) for each in ("docs", "media"))
+    pieces = tuple(Piece(each.blob, None, GZIP) for each in (docs, media))
+    async with serving(tmp_path) as site:
+        push(site, Artifact(pieces, "application/vnd.example.config.v1+json"))
+        assert await body(site, "docs.txt") == b"docs"
+        assert await body(site, "media.txt") == b"media"
 
 
 @within(30)
@@ -239,7 +313,9 @@ def test_bad_titles(titles: list[str], said: str) -> None:
         (Artifact((Piece(b"1", "x"), Piece(b"1", "x"))), ["x"]),
         (Artifact((Piece(b"1", "x"), Piece(b"1"))), ["x"]),
         (Artifact((Piece(b"1", "x", is_packed=True), Piece(b"1", "y"))), [None, "y"]),
-        (Artifact((Piece(b"1", "x", "text/plain", is_packed=True),)), ["x"]),
+        (Artifact((Piece(b"1", "x", "text/plain", is_packed=True),)), [None]),
+        (Artifact((Piece(b"1", "x", GZIP), Piece(b"1", "y", GZIP, unpack="no"))), [None, "y"]),
+        (Artifact((Piece(b"1"), Piece(b"2", None, "text/plain"))), [None]),
     ],
 )
 def test_titles(artifact: Artifact, files: list[str | None]) -> None:

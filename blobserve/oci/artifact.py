@@ -1,13 +1,16 @@
 """Artifacts: manifests whose layers are plain files, each under its title, as ``oras push`` writes.
 
-Pure: where their files are served, by their annotations. OCI image-spec manifest.md, "Guidelines
-for Artifact Usage". A title is a path below the root of what is served, and a promise to whoever
-pushed it: one that means nothing there, or two that mean the same, are refused and not mended.
+Pure: which layers are files and which are archives of files, and where the files are served, by
+annotations and media types. OCI image-spec manifest.md, "Guidelines for Artifact Usage". A title is
+a path below the root of what is served, and a promise to whoever pushed it: one that means nothing
+there, or two that mean the same, are refused and not mended.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from enum import Enum, auto
 
 TITLE = "org.opencontainers.image.title"
 
@@ -16,9 +19,50 @@ _WHITEOUT = ".wh."
 _DEEPEST = 100
 
 
-def is_packed(annotations: Mapping[str, str]) -> bool:
-    """Whether a layer is said to be a directory, packed, and not a file."""
-    return annotations.get(_UNPACK) == "true"
+LAYER_TYPE = re.compile(
+    r"application/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+[a-z0-9]+)?"
+    r"|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar(?:\.[a-z0-9]+)?)"
+)
+"""The media types of the layers of images."""
+
+_ANY_TYPE = "application/vnd.oci.image.layer.v1.tar"
+"""The media type that ``oras push`` gives to every file, whatever is in it."""
+
+_COMPRESSED = ("gzip", "zstd")
+_ARCHIVES = (".tar", ".tar+gzip", ".tar+zstd", ".tar.gzip")
+
+
+class Kind(Enum):
+    """The meaning of one layer of an artifact."""
+
+    FILE = auto()
+    """A file, as it is, under its title."""
+    ARCHIVE = auto()
+    """A tar archive of files under their own names, compressed or not."""
+    NOTHING = auto()
+    """Something that no path leads to."""
+
+
+def kind_of(media_type: str, annotations: Mapping[str, str], has_titles: bool) -> Kind:
+    """Return the meaning of a layer.
+
+    The annotation ``io.deis.oras.content.unpack``, which oras writes for a directory, decides
+    where it is there. oras-py writes only the media type of a compressed layer for a directory.
+    Flux, Helm and others give an archive a type of their own and no title.
+
+    :param has_titles: whether any layer of the artifact has a title.
+    """
+    is_titled = TITLE in annotations
+    unpack = annotations.get(_UNPACK)
+    if unpack == "true":
+        return Kind.ARCHIVE
+    is_layer = LAYER_TYPE.fullmatch(media_type) is not None
+    if is_titled:
+        is_directory = unpack is None and is_layer and media_type.endswith(_COMPRESSED)
+        return Kind.ARCHIVE if is_directory else Kind.FILE
+    if media_type == _ANY_TYPE and has_titles:
+        return Kind.NOTHING
+    return Kind.ARCHIVE if is_layer or media_type.endswith(_ARCHIVES) else Kind.NOTHING
 
 
 def path_of(title: str) -> str:

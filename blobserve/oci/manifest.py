@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
 from blobserve.errors import BadImage, MalformedReference, PlatformNotFound
-from blobserve.oci.artifact import TITLE, check_apart, is_packed, path_of
+from blobserve.oci.artifact import LAYER_TYPE, TITLE, Kind, check_apart, kind_of, path_of
 from blobserve.oci.digest import Digest
 from blobserve.oci.strict_json import parse_object
 
@@ -44,10 +44,6 @@ _NO_SIZE = "the size in a descriptor is no positive number of bytes"
 _SHAPES = {"manifests": True, "layers": False}
 # What plain web servers and careless registries say of any document: as good as nothing.
 _GENERIC_TYPES = ("", "application/json", "text/plain", "application/octet-stream")
-_LAYER_TYPE = re.compile(
-    r"application/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+[a-z0-9]+)?"
-    r"|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar(?:\.[a-z0-9]+)?)"
-)
 _PLATFORM = re.compile(r"[a-z0-9._-]+/[a-z0-9._-]+(?:/[a-z0-9._-]+)?")
 # The variants that platforms without one mean: OCI image-spec image-index.md, "Platform Variants".
 _USUAL_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
@@ -208,8 +204,8 @@ def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | Index:
         if _is_index(document, media_type.partition(";")[0].strip().lower()):
             return Index(_descriptors(document, "manifests"))
         layers = _descriptors(document, "layers", limits.layers)
-        is_tar = all(_LAYER_TYPE.fullmatch(layer.media_type) for layer in layers)
-        if not is_tar or not _is_image_config(document.get("config")):
+        is_tar = all(LAYER_TYPE.fullmatch(layer.media_type) for layer in layers)
+        if not is_tar or not _is_image_config(document.get("config"), layers):
             files = _files(layers, limits)
             if files:
                 return Manifest(files, is_artifact=True)
@@ -225,27 +221,33 @@ def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | Index:
         raise BadImage(f"manifest {Digest.of(content)}", str(error)) from error
 
 
-def _is_image_config(config: object) -> bool:
+def _is_image_config(config: object, layers: tuple[Descriptor, ...]) -> bool:
     """Whether this describes the configuration of an image, as far as it describes anything."""
-    return not isinstance(config, dict) or config.get("mediaType") in _CONFIG_TYPES
+    media_type = config.get("mediaType", "") if isinstance(config, dict) else _CONFIG_TYPES[0]
+    if media_type in _GENERIC_TYPES:
+        return not _has_titles(layers)
+    return media_type in _CONFIG_TYPES
+
+
+def _has_titles(layers: Iterable[Descriptor]) -> bool:
+    return any(TITLE in layer.annotations for layer in layers)
 
 
 def _files(layers: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor, ...]:
-    """What of an artifact has a title, as files; packed directories as the layers that they are."""
+    """The files of an artifact, and its archives as the layers that they are."""
     files = []
+    has_titles = _has_titles(layers)
     for layer in dict.fromkeys(layers):
-        title = layer.annotations.get(TITLE)
-        if title is None:
-            continue
-        if is_packed(layer.annotations) and _LAYER_TYPE.fullmatch(layer.media_type):
+        kind = kind_of(layer.media_type, layer.annotations, has_titles)
+        if kind is Kind.FILE:
+            path = path_of(layer.annotations[TITLE])
+            if len(path.encode()) > limits.name_size:
+                raise ValueError(f"a title in it is longer than {limits.name_size} bytes")
+            files.append(attrs.evolve(layer, file=path))
+        elif kind is Kind.ARCHIVE:
             if not layer.size:
                 raise ValueError(_NO_SIZE)
             files.append(layer)
-            continue
-        path = path_of(title)
-        if len(path.encode()) > limits.name_size:
-            raise ValueError(f"a title in it is longer than {limits.name_size} bytes")
-        files.append(attrs.evolve(layer, file=path))
     check_apart(layer.file for layer in files if layer.file is not None)
     return tuple(files)
 

@@ -23,13 +23,16 @@ class Piece:
     """What `oras push` says of any file, unless it is told otherwise."""
     is_packed: bool = False
     """Whether it is said to be a directory."""
+    unpack: str | None = None
+    """What is said instead of that it is a directory."""
 
     @property
     def described(self) -> dict[str, object]:
         """The descriptor."""
         annotations = {} if self.title is None else {TITLE: self.title}
-        if self.is_packed:
-            annotations["io.deis.oras.content.unpack"] = "true"
+        unpack = "true" if self.is_packed else self.unpack
+        if unpack is not None:
+            annotations["io.deis.oras.content.unpack"] = unpack
         digest, size = digest_of(self.content), len(self.content)
         described = {"mediaType": self.media_type, "digest": digest, "size": size}
         return {**described, "annotations": annotations}
