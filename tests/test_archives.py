@@ -296,6 +296,32 @@ async def test_one_name_for_several_platforms(archive: Path) -> None:
 
 
 @within(10)
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"Layers": ["nowhere"]}, "a layer that it names is not in the archive"),
+        ({"Layers": ["circle"]}, "a link in it leads back to itself"),
+        ({"Layers": "l"}, "the Layers of an image are no list of text"),
+        ({"Config": None}, "an image lacks its Config"),
+        ({"Layers": ["l"] * 257}, "an image has 257 layers, more than 256"),
+    ],
+)
+async def test_an_incomplete_image(broken: dict[str, Any], said: str, archive: Path) -> None:
+    """An image of an archive that is not complete fails alone."""
+    usual = {"Config": "c", "Layers": ["l"]}
+    listed = [{**usual, "RepoTags": ["blog:v1"], **broken}, {**usual, "RepoTags": ["site:v1"]}]
+    for order in (listed, listed[::-1]):
+        members = [File(b"c", b"{}"), File(b"l", STREAM), Symlink(b"circle", b"circle")]
+        archive.write_bytes(tar([*members, File(b"manifest.json", json.dumps(order).encode())]))
+        source = docker(archive)
+        assert await blobs(source) == [STREAM]
+        with pytest.raises(RegistryFailed, match=said):
+            await source.resolve(Reference.parse("registry.example/team/blog:v1"))
+        with pytest.raises(ImageNotFound, match=r"site:v1$|blog:v1$"):
+            await source.resolve(Reference.parse("registry.example/team/shop:v1"))
+
+
+@within(10)
 @pytest.mark.parametrize("how", ["renamed", "rewritten"])
 async def test_replaced(how: str, tmp_path: Path, archive: Path) -> None:
     """An archive that is replaced is seen by the next request, its new layers and all."""

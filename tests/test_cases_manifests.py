@@ -341,6 +341,24 @@ async def test_m15_odd_layers(tmp_path: Path, first: str) -> None:
         assert len(scripted.asked("blobs")) == 1
 
 
+@within(20)
+async def test_m14_layers_that_are_not_used(tmp_path: Path) -> None:
+    """A higher layer that cannot be used matters only where all layers are served."""
+    odd = [descriptor("a/b"), descriptor(digest=f"md5:{'0' * 32}"), descriptor(size=0), {}]
+    for layers, code in (("first", 200), ("all", 502)):
+        async with (
+            listening() as scripted,
+            serving(tmp_path / layers, scripted.host, rules={"layers": layers}) as server,
+        ):
+            for n, each in enumerate(odd):
+                content = document(layers=[descriptor(), each])
+                site = scripted.push(f"team/site:v{n}", image_of(content, dict(IMAGE.blobs)))
+                answer = await server.fetch(f"{site}/a")
+                assert (layers, n, answer.status) == (layers, n, code), answer.body
+                missing = await server.fetch(f"{site}/b")
+                assert (b"the image's 2 layers" in missing.body) == (layers == "first")
+
+
 # --- Bytes that are wrong: M05, M16 ---------------------------------------------------------------
 
 

@@ -20,10 +20,12 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
+CONFIG = "application/vnd.oci.image.config.v1+json"
+
 LIMITS = Limits()
 
 
-def descriptor(media_type: str = OCI_LAYER, **members: object) -> dict[str, object]:
+def descriptor(media_type: str | None = OCI_LAYER, **members: object) -> dict[str, object]:
     digest = str(Digest.of(repr(members).encode()))
     return {"mediaType": media_type, "digest": digest, "size": 7, **members}
 
@@ -32,7 +34,7 @@ def document(**members: object) -> bytes:
     return json.dumps({"schemaVersion": 2, **members}).encode()
 
 
-def index(*manifests: dict[str, object]) -> Index:
+def index(*manifests: object) -> Index:
     parsed = parse(document(manifests=manifests), OCI_INDEX, LIMITS)
     assert isinstance(parsed, Index)
     return parsed
@@ -104,6 +106,49 @@ def test_layer_twice() -> None:
     assert isinstance(parsed, Manifest)
     assert len(parsed.layers) == 2
     assert len(set(parsed.layers)) == 1
+
+
+ODD: list[object] = [
+    *[descriptor("a/b"), descriptor(digest="md5:" + "a" * 32), descriptor(digest=None)],
+    *[descriptor(size=0), descriptor(size=-1), descriptor(size="7"), descriptor(size=None)],
+    *[{}, 5, None, [], descriptor(OCI_LAYER + "+encrypted")],
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("config", [{}, {"config": descriptor(CONFIG)}, {"config": {}}])
+def test_layers_that_are_not_used(odd: object, config: dict[str, object]) -> None:
+    """A higher layer that cannot be used is told apart from the layers below it."""
+    layers = [descriptor(), descriptor(n=1), odd, descriptor()]
+    parsed = parse(document(layers=layers, **config), OCI_MANIFEST, LIMITS)
+    assert isinstance(parsed, Manifest)
+    assert [str(each.digest) for each in parsed.layers] == [each["digest"] for each in layers[:2]]
+    assert (parsed.left_out, bool(parsed.problem), parsed.is_artifact) == (2, True, False)
+    with pytest.raises(BadImage):
+        parse(document(layers=[odd, descriptor()], **config), OCI_MANIFEST, LIMITS)
+
+
+@pytest.mark.parametrize("odd", [*ODD[1:-1], descriptor(None)])
+def test_entries_that_are_not_used(odd: object) -> None:
+    """An odd entry of an index spoils none of the others; where all are odd, that is said."""
+    listed = index(odd, image("linux/amd64"), odd)
+    assert [each.platform for each in listed.manifests] == [Platform("linux", "amd64")]
+    assert listed.choose(None)[1] is None
+    with pytest.raises(BadImage, match="descriptor"):
+        index(odd, odd)
+
+
+def test_pieces_of_an_artifact_that_are_not_used() -> None:
+    """An odd layer of an artifact that no path leads to spoils none of the others."""
+    title = {"annotations": {"org.opencontainers.image.title": "a.txt"}}
+    used = descriptor("text/plain", **title)
+    config = descriptor("application/vnd.oci.empty.v1+json")
+    odd = descriptor("text/plain", size=-1)
+    parsed = parse(document(layers=[odd, used], config=config), OCI_MANIFEST, LIMITS)
+    assert isinstance(parsed, Manifest)
+    assert [each.file for each in parsed.layers] == ["a.txt"]
+    with pytest.raises(BadImage, match="no positive number"):
+        parse(document(layers=[{**odd, **title}, used], config=config), OCI_MANIFEST, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +377,6 @@ def test_no_image_for_the_platform(asked: str | None, manifests: list[dict[str, 
 
 AMD64 = {"os": "linux", "architecture": "amd64"}
 SOCI = "application/vnd.amazon.soci.index.v2+json"
-CONFIG = "application/vnd.oci.image.config.v1+json"
 EROFS = image(platform={**AMD64, "os.features": ["erofs"]})
 NYDUS = image(platform={**AMD64, "os.features": ["nydus.remoteimage.v1"]}, n=1)
 

@@ -33,6 +33,9 @@ _STEP = 4 * MIB
 _NO_NAME = "<none>:<none>"
 """The name that Docker gives to an image without one."""
 
+_LONGEST_PLATFORM = 100
+"""Characters of a member of a platform; a real one has a tenth."""
+
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _COMPRESSIONS = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
@@ -48,11 +51,22 @@ class _Saved:
 
 
 @attrs.frozen
+class _Unusable:
+    """One image that ``manifest.json`` describes and that cannot be used."""
+
+    names: tuple[str, ...]
+    problem: str
+    """The reason, in words of ours."""
+    digest: Digest
+    """A digest that stands for its manifest, which cannot be made."""
+
+
+@attrs.frozen
 class _Made:
-    """The files of a layout: what was made, and what lies in the archive."""
+    """The files of a layout: what was made, what lies in the archive, and what is unusable."""
 
     contents: Contents
-    files: Mapping[str, bytes | Part]
+    files: Mapping[str, bytes | Part | _Unusable]
 
 
 class DockerArchive:
@@ -85,6 +99,8 @@ class DockerArchive:
         held = made.files.get(path)
         if held is None:
             raise FileNotFoundError(path)
+        if isinstance(held, _Unusable):
+            raise _failed(held.problem)
         if isinstance(held, bytes):
             return held[offset : offset + length], len(held)
         return self._archive.read_part(made.contents, held, offset, length), held.size
@@ -95,15 +111,24 @@ class DockerArchive:
         return self._made
 
     async def _make(self, contents: Contents) -> _Made:
-        files: dict[str, bytes | Part] = {}
+        files: dict[str, bytes | Part | _Unusable] = {}
         listed: list[dict[str, object]] = []
 
-        def add(media_type: str, digest: Digest, content: bytes | Part) -> dict[str, object]:
+        def name(entry: dict[str, object], names: tuple[str, ...]) -> None:
+            listed.extend({**entry, "annotations": {REF_NAME: each}} for each in names)
+            listed.extend([] if names else [entry])
+
+        def add(
+            media_type: str, digest: Digest, content: bytes | Part | _Unusable
+        ) -> dict[str, object]:
             files[f"blobs/{digest.algorithm}/{digest.hex}"] = content
-            size = content.size if isinstance(content, Part) else len(content)
+            size = len(content) if isinstance(content, bytes) else getattr(content, "size", 1)
             return {"mediaType": media_type, "digest": str(digest), "size": size}
 
         for image in await self._threads.run(self._saved, contents):
+            if isinstance(image, _Unusable):
+                name(add(MANIFEST_TYPES[0], image.digest, image), image.names)
+                continue
             described = [
                 add(
                     _CONFIG_TYPE if part is image.config else await self._type(contents, part),
@@ -115,8 +140,7 @@ class DockerArchive:
             manifest = _json(mediaType=MANIFEST_TYPES[0], config=described[0], layers=described[1:])
             entry = add(MANIFEST_TYPES[0], Digest.of(manifest), manifest)
             entry["platform"] = await self._threads.run(self._platform, contents, image.config)
-            listed += [{**entry, "annotations": {REF_NAME: name}} for name in image.names]
-            listed += [] if image.names else [entry]
+            name(entry, image.names)
         files["index.json"] = _json(mediaType=INDEX_TYPES[0], manifests=listed)
         return _Made(contents, files)
 
@@ -127,7 +151,12 @@ class DockerArchive:
             read = parse_object(self._archive.read_part(contents, config, 0, size))
         except ValueError:
             return {}
-        return {each: read[each] for each in ("os", "architecture", "variant") if each in read}
+        members = {each: read.get(each) for each in ("os", "architecture", "variant")}
+        return {
+            each: text
+            for each, text in members.items()
+            if isinstance(text, str) and len(text) <= _LONGEST_PLATFORM
+        }
 
     async def _type(self, contents: Contents, part: Part) -> str:
         start = await self._threads.run(self._archive.read_part, contents, part, 0, 2)
@@ -147,10 +176,10 @@ class DockerArchive:
         self._hashed[contents, part] = digest
         return digest
 
-    def _saved(self, contents: Contents) -> list[_Saved]:
+    def _saved(self, contents: Contents) -> list[_Saved | _Unusable]:
         """The images of the archive. Blocks.
 
-        :raises RegistryFailed: saying what it lacks.
+        :raises RegistryFailed: saying what it lacks; also when none of its images can be used.
         """
         part = self._archive.find(contents, "manifest.json")
         if part is None:
@@ -161,15 +190,31 @@ class DockerArchive:
             raise RegistryFailed(_NAME, "its manifest.json is too large")
         content = self._archive.read_part(contents, part, 0, part.size)
         try:
-            return [self._image(contents, each) for each in parse_list(content)]
+            images = [self._image(contents, each) for each in parse_list(content)]
         except ValueError as error:
-            # Every ValueError below says what is wrong, in words of ours.
-            raise RegistryFailed(_NAME, f"its manifest.json cannot be used: {error}") from error
+            raise _failed(str(error)) from error
+        unusable = [each for each in images if isinstance(each, _Unusable)]
+        if unusable and len(unusable) == len(images):
+            raise _failed(unusable[0].problem)
+        return images
 
-    def _image(self, contents: Contents, value: object) -> _Saved:
-        if not isinstance(value, dict):
-            raise ValueError("an image in it is no JSON object")
-        names = [name for name in _texts(value, "RepoTags") if ":" in name and name != _NO_NAME]
+    def _image(self, contents: Contents, value: object) -> _Saved | _Unusable:
+        names: tuple[str, ...] = ()
+        try:
+            if not isinstance(value, dict):
+                raise ValueError("an image in it is no JSON object")
+            names = _names(value)
+            return self._whole(contents, value, names)
+        except ValueError as error:
+            # Every ValueError in this room says what is wrong, in words of ours.
+            problem = str(error)
+        except RegistryFailed as error:
+            problem = error.problem
+        return _Unusable(names, problem, Digest.of(json.dumps(value).encode()))
+
+    def _whole(
+        self, contents: Contents, value: Mapping[str, object], names: tuple[str, ...]
+    ) -> _Saved:
         layers = _texts(value, "Layers")
         if len(layers) > self._limits.layers:
             raise ValueError(f"an image has {len(layers)} layers, more than {self._limits.layers}")
@@ -177,7 +222,7 @@ class DockerArchive:
         if not isinstance(config, str):
             raise ValueError("an image lacks its Config")
         return _Saved(
-            tuple(str(Name.parse(name)) for name in names),
+            names,
             self._there(contents, config, "configuration"),
             tuple(self._there(contents, layer, "layer") for layer in layers),
         )
@@ -187,6 +232,16 @@ class DockerArchive:
         if part is None or not part.size:
             raise ValueError(f"a {kind} that it names is not in the archive, or is empty")
         return part
+
+
+def _failed(problem: str) -> RegistryFailed:
+    return RegistryFailed(_NAME, f"its manifest.json cannot be used: {problem}")
+
+
+def _names(image: Mapping[str, object]) -> tuple[str, ...]:
+    """The names of an image, as they would be written here."""
+    names = [name for name in _texts(image, "RepoTags") if ":" in name and name != _NO_NAME]
+    return tuple(str(Name.parse(name)) for name in names)
 
 
 def _texts(value: Mapping[str, object], member: str) -> list[str]:

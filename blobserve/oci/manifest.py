@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -40,6 +40,7 @@ _SCHEMA_1_TYPES = {
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 }
+_NO_OBJECT = "a descriptor is no JSON object"
 _NO_SIZE = "the size in a descriptor is no positive number of bytes"
 _SHAPES = {"manifests": True, "layers": False}
 # What plain web servers and careless registries say of any document: as good as nothing.
@@ -142,11 +143,16 @@ _ATTESTATION_PLATFORM = Platform("unknown", "unknown")
 class Manifest:
     """One image: its layers, lowest first; there may be none, or the same one twice.
 
-    Or an artifact: its files, and directories that were packed, which are layers.
+    Or an artifact: its files, and directories that were packed, which are layers. An image has all
+    layers up to the first one that cannot be used, which is never the lowest.
     """
 
     layers: tuple[Descriptor, ...]
     is_artifact: bool = False
+    left_out: int = 0
+    """How many layers more the image has."""
+    problem: str = ""
+    """The fault of the first of the layers that are left out."""
 
 
 @attrs.frozen
@@ -202,52 +208,78 @@ def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | Index:
     try:
         document = parse_object(content)
         if _is_index(document, media_type.partition(";")[0].strip().lower()):
-            return Index(_descriptors(document, "manifests"))
-        layers = _descriptors(document, "layers", limits.layers)
-        is_tar = all(LAYER_TYPE.fullmatch(layer.media_type) for layer in layers)
-        if not is_tar or not _is_image_config(document.get("config"), layers):
-            files = _files(layers, limits)
-            if files:
-                return Manifest(files, is_artifact=True)
-        if not is_tar:
-            raise ValueError(
-                "it is an artifact without titles, or it has layers that are no tar archives"
-            )
-        if not all(layer.size for layer in layers):
-            raise ValueError(_NO_SIZE)
-        return Manifest(layers)
+            return Index(_entries(_listed(document, "manifests")))
+        layers = _listed(document, "layers", limits.layers)
+        if _is_image(document.get("config"), layers):
+            return _image(layers)
+        return Manifest(_files(layers, limits), is_artifact=True)
     except ValueError as error:
         # Every ValueError in this room says what is wrong with the document, in words of ours.
         raise BadImage(f"manifest {Digest.of(content)}", str(error)) from error
 
 
-def _is_image_config(config: object, layers: tuple[Descriptor, ...]) -> bool:
-    """Whether this describes the configuration of an image, as far as it describes anything."""
+def _is_image(config: object, layers: Sequence[object]) -> bool:
+    """Whether a manifest is that of an image, by its configuration and its lowest layer.
+
+    A configuration is believed as far as it describes anything.
+    """
     media_type = config.get("mediaType", "") if isinstance(config, dict) else _CONFIG_TYPES[0]
-    if media_type in _GENERIC_TYPES:
-        return not _has_titles(layers)
-    return media_type in _CONFIG_TYPES
+    if not layers or media_type not in (*_CONFIG_TYPES, *_GENERIC_TYPES):
+        return not layers
+    is_layer = [LAYER_TYPE.fullmatch(_type_of(layer)) is not None for layer in layers]
+    has_titles = any(TITLE in _annotations_of(layer) for layer in layers)
+    if is_layer[0]:
+        return media_type in _CONFIG_TYPES or not has_titles
+    # Without a title, an unknown layer below others is a fault of an image and no artifact.
+    return any(is_layer) and not has_titles
 
 
-def _has_titles(layers: Iterable[Descriptor]) -> bool:
-    return any(TITLE in layer.annotations for layer in layers)
+def _image(layers: Sequence[object]) -> Manifest:
+    """The layers of an image.
+
+    :raises ValueError: when the lowest cannot be used.
+    """
+    usable: list[Descriptor] = []
+    for layer in layers:
+        try:
+            usable.append(_layer(layer))
+        except ValueError as error:
+            if not usable:
+                raise
+            return Manifest(tuple(usable), left_out=len(layers) - len(usable), problem=str(error))
+    return Manifest(tuple(usable))
 
 
-def _files(layers: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor, ...]:
-    """The files of an artifact, and its archives as the layers that they are."""
-    files = []
-    has_titles = _has_titles(layers)
-    for layer in dict.fromkeys(layers):
-        kind = kind_of(layer.media_type, layer.annotations, has_titles)
+def _layer(value: object) -> Descriptor:
+    layer = _descriptor(value)
+    if not LAYER_TYPE.fullmatch(layer.media_type):
+        raise ValueError("it has a layer that is no tar archive")
+    return layer
+
+
+def _files(layers: Sequence[object], limits: Limits) -> tuple[Descriptor, ...]:
+    """The files of an artifact, and its archives as the layers that they are.
+
+    :raises ValueError: when there are none, or one of them cannot be used.
+    """
+    files: dict[Descriptor, None] = {}
+    has_titles = any(TITLE in _annotations_of(layer) for layer in layers)
+    for layer in layers:
+        if not isinstance(layer, dict):
+            raise ValueError(_NO_OBJECT)
+        kind = kind_of(_type_of(layer), _annotations_of(layer), has_titles)
         if kind is Kind.FILE:
-            path = path_of(layer.annotations[TITLE])
+            described = _descriptor(layer, may_be_empty=True)
+            path = path_of(described.annotations[TITLE])
             if len(path.encode()) > limits.name_size:
                 raise ValueError(f"a title in it is longer than {limits.name_size} bytes")
-            files.append(attrs.evolve(layer, file=path))
+            files[attrs.evolve(described, file=path)] = None
         elif kind is Kind.ARCHIVE:
-            if not layer.size:
-                raise ValueError(_NO_SIZE)
-            files.append(layer)
+            files[_descriptor(layer)] = None
+    if not files:
+        raise ValueError(
+            "it is an artifact without titles, or it has layers that are no tar archives"
+        )
     check_apart(layer.file for layer in files if layer.file is not None)
     return tuple(files)
 
@@ -277,22 +309,49 @@ def _verdict(media_type: str) -> bool:
     return media_type in INDEX_TYPES
 
 
-def _descriptors(
-    document: _JsonObject, member: str, limit: int | None = None
-) -> tuple[Descriptor, ...]:
+def _listed(document: _JsonObject, member: str, limit: int | None = None) -> list[object]:
+    """The descriptors in a document, as they are."""
     listed = document.get(member)
     if listed is None:  # some writers say null for an empty list
-        return ()
+        return []
     if not isinstance(listed, list):
         raise ValueError(f"its {member} are no list")
     if limit is not None and len(listed) > limit:
         raise ValueError(f"it has {len(listed)} {member}, more than {limit}")
-    return tuple(_descriptor(each, may_be_empty=member == "layers") for each in listed)
+    return listed
 
 
-def _descriptor(value: object, may_be_empty: bool) -> Descriptor:
+def _entries(listed: Sequence[object]) -> tuple[Descriptor, ...]:
+    """The entries of an index that can be used.
+
+    :raises ValueError: when there are entries, and none can be used.
+    """
+    usable: list[Descriptor] = []
+    problem: ValueError | None = None
+    for each in listed:
+        try:
+            usable.append(_descriptor(each))
+        except ValueError as error:
+            problem = problem or error
+    if problem is not None and not usable:
+        raise problem
+    return tuple(usable)
+
+
+def _type_of(value: object) -> str:
+    """The media type of a descriptor, as far as it has one."""
+    media_type = value.get("mediaType") if isinstance(value, dict) else None
+    return media_type if isinstance(media_type, str) else ""
+
+
+def _annotations_of(value: object) -> Mapping[str, str]:
+    """The annotations of a descriptor, as far as it has any."""
+    return _annotations(value.get("annotations")) if isinstance(value, dict) else {}
+
+
+def _descriptor(value: object, may_be_empty: bool = False) -> Descriptor:
     if not isinstance(value, dict):
-        raise ValueError("a descriptor is no JSON object")
+        raise ValueError(_NO_OBJECT)
     media_type, digest, size = (value.get(name) for name in ("mediaType", "digest", "size"))
     if not isinstance(media_type, str) or not isinstance(digest, str):
         raise ValueError("a descriptor lacks its media type or its digest")

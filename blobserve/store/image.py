@@ -86,8 +86,10 @@ class Images:
             warnings += [warning] if warning else []
         if not parsed.layers:
             raise NoLayers(str(reference))
-        layers = 1 if parsed.is_artifact else len(parsed.layers)
+        layers = 1 if parsed.is_artifact else len(parsed.layers) + parsed.left_out
         is_whole = parsed.is_artifact or rules.layers == "all"
+        if is_whole and parsed.left_out:
+            raise BadImage(f"manifest {document.digest}", parsed.problem)
         served = parsed.layers if is_whole else parsed.layers[:1]
         if len(served) < layers:
             warnings.append(_several(reference, layers))
