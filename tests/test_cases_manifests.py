@@ -65,7 +65,7 @@ async def test_m01_m02_types_of_a_real_registry(
 ) -> None:
     """Every manifest request lists what we read, and an answer's type may be as good as none."""
     types = [
-        None, "text/plain", "application/json", "application/octet-stream",
+        None, "text/plain", "application/json", "application/octet-stream", "binary/octet-stream",
         f"{MANIFEST}; charset=utf-8", MANIFEST.upper(), f"{DOCKER}distribution.manifest.v2+json",
     ]  # fmt: skip
     async with (

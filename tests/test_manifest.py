@@ -81,6 +81,7 @@ def test_index(docker: bool) -> None:
     "media_type",
     [
         *["", "text/plain", "application/json", "application/octet-stream", OCI_MANIFEST],
+        "binary/octet-stream",
         *[f"{DOCKER_MANIFEST}; charset=utf-8", OCI_MANIFEST.upper()],
     ],
 )
@@ -300,6 +301,11 @@ def test_many_images() -> None:
         ("linux/arm/v7", "linux/arm"),
         ("linux/arm/v6", "linux/arm/v6"),
         ("linux/amd64/v3", "linux/amd64/v3"),
+        ("linux/x86_64", "linux/amd64"),
+        ("linux/x86-64/v3", "linux/amd64/v3"),
+        ("linux/aarch64", "linux/arm64"),
+        ("linux/aarch64/v8", "linux/arm64"),
+        ("linux/i686", "linux/386"),
     ],
 )
 def test_platform(text: str, canonical: str) -> None:
@@ -334,6 +340,16 @@ ATTESTATION = {"vnd.docker.reference.type": "attestation-manifest"}
         ("linux/arm64/v8", ["linux/amd64", "linux/arm64"], 1, False),
         ("linux/arm/v6", ["linux/arm/v7", "linux/arm/v6"], 1, False),
         ("linux/amd64", ["linux/amd64", "linux/amd64"], 0, False),
+        ("linux/amd64", ["linux/arm64", "linux/x86_64"], 1, False),
+        ("linux/aarch64", ["linux/amd64", "linux/arm64"], 1, False),
+        ("linux/arm64", ["linux/amd64", "linux/aarch64/v8"], 1, False),
+        (None, ["linux/arm64", "linux/x86_64"], 1, False),
+        ("linux/arm64", ["linux/amd64", None], 1, False),
+        ("linux/arm64", [None, "linux/amd64"], 0, False),
+        ("linux/arm64", [None, "linux/arm64"], 1, False),
+        ("linux/arm64", [None], 0, False),
+        ("linux/arm64", ["unknown/unknown", None], 1, False),
+        ("linux/arm64", ["linux/amd64", None, None], 1, True),
     ],
 )
 def test_choice(asked: str | None, images: list[str | None], chosen: int, warned: bool) -> None:
@@ -358,7 +374,7 @@ def test_choice_without_a_match_is_told() -> None:
 @pytest.mark.parametrize(
     ("asked", "manifests"),
     [
-        ("linux/arm64", [image("linux/amd64"), image()]),
+        ("linux/arm64", [image("linux/amd64"), image(annotations=ATTESTATION)]),
         ("linux/arm64", [image("linux/arm64/v9")]),
         ("linux/arm64", [image("linux/arm64", annotations=ATTESTATION)]),
         (None, []),
@@ -423,7 +439,7 @@ def test_special_images_come_after_other_platforms() -> None:
 @pytest.mark.parametrize("asked", [None, Platform.parse("linux/arm64")])
 def test_nested_index(asked: Platform | None) -> None:
     """An index inside an index is where the search goes on, without a warning (M09)."""
-    nested = index(descriptor(DOCKER_LIST), image("linux/s390x"))
+    nested = index(descriptor(DOCKER_LIST), image("linux/s390x"), image())
     assert nested.choose(asked) == (nested.manifests[0], None)
     assert nested.manifests[0].is_index
 

@@ -44,9 +44,23 @@ _NO_OBJECT = "a descriptor is no JSON object"
 _NO_SIZE = "the size in a descriptor is no positive number of bytes"
 _SHAPES = {"manifests": True, "layers": False}
 # What plain web servers and careless registries say of any document: as good as nothing.
-_GENERIC_TYPES = ("", "application/json", "text/plain", "application/octet-stream")
+_GENERIC_TYPES = (
+    "",
+    "application/json",
+    "text/plain",
+    "application/octet-stream",
+    "binary/octet-stream",  # Amazon S3's for an object without a type
+)
 _PLATFORM = re.compile(r"[a-z0-9._-]+/[a-z0-9._-]+(?:/[a-z0-9._-]+)?")
 # The variants that platforms without one mean: OCI image-spec image-index.md, "Platform Variants".
+# The names that uname and others have for what Go, and so OCI, calls otherwise.
+_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "i386": "386",
+    "i686": "386",
+}
 _USUAL_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
 
 _JsonObject = Mapping[str, object]
@@ -64,11 +78,14 @@ class Platform:
     def parse(cls, text: str) -> Platform:
         """Read ``os/architecture`` or ``os/architecture/variant``.
 
+        ``x86_64`` is read as ``amd64``, and ``aarch64`` as ``arm64``.
+
         :raises ValueError: for anything else.
         """
         if not _PLATFORM.fullmatch(text):
             raise ValueError("a platform is written os/architecture, such as linux/arm64")
         os, architecture, *rest = text.split("/")
+        architecture = _ARCHITECTURES.get(architecture, architecture)
         variant = rest[0] if rest else None
         return cls(
             os, architecture, None if variant == _USUAL_VARIANTS.get(architecture) else variant
@@ -166,7 +183,8 @@ class Index:
 
         None stands for linux/amd64 or, where there is none, the first image. An index without a
         platform of its own is chosen where no image matches; whoever follows it bounds how often.
-        An image that is not plain is chosen only where no plain one fits.
+        After that, an image without a platform fits every platform. An image that is not plain is
+        chosen only where no plain one fits.
 
         :raises PlatformNotFound: when no image fits.
         """
@@ -186,15 +204,21 @@ def _chosen(
     if fitting:
         return fitting[0], None
     nested = [each for each in images if each.is_index and each.platform is None]
-    others = images if platform is None else nested
-    if not others:
+    if platform is None and images:
+        return images[0], None if images[0] in nested else _arbitrary(images[0])
+    without = nested or [each for each in images if each.platform is None]
+    if not without:
         return None
-    return others[0], None if others[0] in nested else _arbitrary(others[0])
+    return without[0], None if nested or len(without) == 1 else _one_of_several(len(without))
 
 
 def _arbitrary(image: Descriptor) -> str:
     chosen = image.platform or "the first image"
     return f"has no image for {_USUAL_PLATFORM}: took {chosen}; set platform to choose another"
+
+
+def _one_of_several(count: int) -> str:
+    return f"has {count} images without a platform: took the first of them"
 
 
 def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | Index:
