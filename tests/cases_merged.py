@@ -91,6 +91,112 @@ _OPAQUES = [
     for place in ("first", "last")
 ]
 
+_TARGETS = (F(b"d/a", b"a"), F(b"d/e/c", b"c"), S(b"d/s", b"e/c"), S(b"l", b"d/e"), F(b"k", b"k"))
+
+_HIDDEN_AFTERWARDS = [
+    merged(f"L23 {name}", _TARGETS, entries, answers={b"k": b"k", **answers})
+    for name, entries, answers in [
+        (
+            "hidden afterwards by its own layer",
+            [L(b"h", b"k"), L(b"b", b"d/a"), F(b"d/.wh.a")],
+            {b"b": b"a", b"h": b"k", b"d/a": None, b"d/e/c": b"c"},
+        ),
+        (
+            "hidden afterwards, with its directory",
+            [L(b"b", b"/d/e/c"), L(b"b2", b"./d/a"), F(b".wh.d"), F(b"d/n", b"n")],
+            {b"b": b"c", b"b2": b"a", b"d/n": b"n", **nothing(b"d/a", b"d/e", b"d/e/c")},
+        ),
+        (
+            "hidden afterwards by an opaque whiteout",
+            [L(b"d/b", b"d/a"), L(b"b", b"d/e/c"), F(b"d/" + OPAQUE)],
+            {b"d/b": b"a", b"b": b"c", **nothing(b"d/a", b"d/e", b"d/e/c")},
+        ),
+        (
+            "hidden afterwards with all there was",
+            [L(b"b", b"d/e/c"), F(b"k", b"k"), F(OPAQUE)],
+            {b"b": b"c", **nothing(b"d", b"d/a", b"l")},
+        ),
+        (
+            "hidden afterwards, a link to a link",
+            [L(b"b", b"d/a"), L(b"b2", b"b"), F(b"d/.wh.a"), L(b"b3", b"b2")],
+            {b"b": b"a", b"b2": b"a", b"b3": b"a", b"d/a": None},
+        ),
+        (
+            "hidden afterwards, and there again",
+            [L(b"b", b"d/a"), F(b"d/a", b"new"), L(b"b2", b"d/a"), F(b"d/.wh.a")],
+            {b"b": b"a", b"b2": b"new", b"d/a": b"new"},
+        ),
+        (
+            "hidden afterwards, then there again",
+            [L(b"b", b"d/a"), F(b"d/.wh.a"), F(b"d/a", b"new"), L(b"b2", b"d/a")],
+            {b"b": b"a", b"b2": b"new", b"d/a": b"new"},
+        ),
+        (
+            "hidden afterwards, each by a whiteout of its own",
+            [
+                L(b"b", b"d/a"),
+                F(b"d/.wh.a"),
+                L(b"b2", b"d/e/c"),
+                F(b"d/e/.wh.c"),
+                L(b"b3", b"d/s"),
+                F(b".wh.d"),
+                L(b"b4", b"b3"),
+            ],
+            {b"b": b"a", b"b2": b"c", **nothing(b"b3", b"b4", b"d/a", b"d/e/c", b"d")},
+        ),
+        (
+            "hidden afterwards, through a link that is too",
+            [L(b"b", b"l/c"), F(b".wh.l"), F(b"d/.wh.e")],
+            {b"b": b"c", **nothing(b"l", b"l/c", b"d/e", b"d/s")},
+        ),
+        (
+            "hidden afterwards, through a link of its own layer",
+            [S(b"way", b"d/e"), L(b"b", b"way/c"), F(b"d/e/.wh.c")],
+            {b"b": b"c", **nothing(b"way/c", b"d/e/c")},
+        ),
+        (
+            "hidden afterwards, a symbolic link",
+            [L(b"d/b", b"d/s"), F(b"d/.wh.s")],
+            {b"d/b": b"c", b"d/s": None, b"d/e/c": b"c"},
+        ),
+        (
+            "hidden afterwards, in a directory that comes again",
+            [D(b"d"), D(b"d/e"), L(b"d/e/b", b"d/e/c"), F(b"d/.wh.e"), F(b"d/" + OPAQUE)],
+            {b"d/e/b": b"c", **nothing(b"d/a", b"d/e/c")},
+        ),
+        (
+            "hidden afterwards, its own name hidden as well",
+            [L(b"d/a", b"d/e/c"), F(b"d/.wh.a"), F(b"d/e/.wh.c")],
+            {b"d/a": b"c", b"d/e/c": None},
+        ),
+        (
+            "hidden before",
+            [F(b"d/.wh.a"), L(b"b", b"d/a")],
+            nothing(b"b", b"d/a"),
+        ),
+        (
+            "hidden before, with its directory",
+            [F(b".wh.d"), L(b"b", b"d/a"), L(b"b2", b"d/e/c")],
+            nothing(b"b", b"b2", b"d/a"),
+        ),
+        (
+            "hidden before, and once more",
+            [F(b"d/" + OPAQUE), L(b"b", b"d/a"), F(b"d/.wh.a"), F(b".wh.d")],
+            nothing(b"b", b"d", b"d/a"),
+        ),
+        (
+            "hidden before, by a file in place of its directory",
+            [F(b"d", b"file"), L(b"b", b"d/a"), L(b"b2", b"d/e/c"), F(b".wh.d")],
+            {b"d": b"file", **nothing(b"b", b"b2")},
+        ),
+        (
+            "hidden before, by a file in place of a directory further up",
+            [L(b"h", b"k"), F(b"d/e", b"file"), L(b"b", b"d/e/c"), F(b".wh.d")],
+            {b"h": b"k", b"d/e": b"file", b"b": None},
+        ),
+    ]
+]
+
 MERGED: tuple[Merged, ...] = (
     merged(
         "W01 a file, a tree, a link",
@@ -252,6 +358,7 @@ MERGED: tuple[Merged, ...] = (
         [F(b".wh.target")],
         answers={b"h": b"1", b"target": None},
     ),
+    *_HIDDEN_AFTERWARDS,
     merged(
         "L23 replaced",
         [F(b"d/target", b"1")],

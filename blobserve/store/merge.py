@@ -19,13 +19,19 @@ from blobserve.config import Limits
 from blobserve.errors import BadLayer
 from blobserve.oci.digest import Digest
 from blobserve.store.nodes import EMPTY, Built, FileNodes, begin, finish, opened, row_bound
-from blobserve.store.replay import MADE, Node, Replay
+from blobserve.store.replay import IMPLIED, MADE, Node, Replay
 from blobserve.store.tar import Member
 from blobserve.store.walk import parted
-from blobserve.tarheader import LINK
+from blobserve.tarheader import DIRECTORY, LINK
 
 APPLICATION_ID = 0x626C6F74  # "blot"
 VERSION = 1
+
+_RULES = 2
+"""Counts how often layers came to make another tree in a file of the same format.
+
+A tree made by older rules has another name: it is not used again, and is evicted in time.
+"""
 
 _SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
@@ -43,6 +49,13 @@ CREATE TABLE entry (
 CREATE TABLE pending (
     directory BLOB NOT NULL, name BLOB NOT NULL, PRIMARY KEY (directory, name)
 ) WITHOUT ROWID;
+CREATE TABLE hidden (
+    directory BLOB NOT NULL,
+    name BLOB NOT NULL,
+    entry INTEGER,
+    whiteout INTEGER NOT NULL,
+    PRIMARY KEY (directory, name)
+) WITHOUT ROWID;
 """
 _PENDING = """
 SELECT node.directory, node.name, entry, type, link
@@ -50,15 +63,21 @@ FROM pending JOIN node USING (directory, name) JOIN entry ON seq = entry
 WHERE (node.directory, node.name) > (?, ?) AND type = X'31'
 ORDER BY node.directory, node.name LIMIT 500
 """
-_WHITEOUTS = "SELECT name FROM entry WHERE instr(name, X'2E77682E') ORDER BY seq"
+_WHITEOUTS = "SELECT seq, name FROM entry WHERE instr(name, X'2E77682E') ORDER BY seq"
+_FIRST_LINK = "SELECT min(seq) FROM entry WHERE type = X'31'"
+_HIDDEN = """
+SELECT hidden.entry, type, link FROM hidden LEFT JOIN entry ON seq = hidden.entry
+WHERE directory = ? AND name = ? AND whiteout > ?
+"""
+_SET_ASIDE = "INSERT INTO hidden SELECT directory, name, entry, ? FROM node"
 _PAGE = 500
 """Entries that are worked off in one step, some milliseconds."""
 
 
 @lru_cache(4096)
 def tree_digest(layers: tuple[Digest, ...]) -> Digest:
-    """What names the tree of these layers, the lowest first, in this version of its format."""
-    made_of = "\n".join([f"tree {VERSION}", *map(str, layers)])
+    """What names the tree of these layers, the lowest first, made by the rules of now."""
+    made_of = "\n".join([f"tree {_RULES}", *map(str, layers)])
     # Hashed twice: no layer has the digest of a tree, whatever somebody puts into one.
     return Digest.of(sha256(made_of.encode()).digest())
 
@@ -108,18 +127,25 @@ class _Merge:
         self._rows: list[tuple[object, ...]] = []
         self._entries = 0
         self._bound = EMPTY
+        self._aside = 0
+        """What the nodes set aside of any layer may take: as much as all that were there."""
 
     @property
     def bound(self) -> int:
         """The bytes that the file will take at most, once all that was added is flushed."""
-        return self._bound + self._nodes.bound
+        return self._bound + self._nodes.bound + self._aside
 
     def layer(self, index: sqlite3.Connection, number: int, lower: int) -> Iterator[None]:
         """Replay a layer, above `lower` entries; what each step adds is to be flushed."""
         if number:
+            [first_link] = index.execute(_FIRST_LINK).fetchone()
+            if first_link is not None:
+                self._aside = self._nodes.bound
+                self._nodes.set_aside_after(lower + first_link)
+                yield
             for page in _pages(index.execute(_WHITEOUTS)):
-                for (name,) in page:
-                    self._replay.hide(name)
+                for seq, name in page:
+                    self._replay.hide(name, lower + seq)
                 yield
         for page in _pages(index.execute("SELECT * FROM entry ORDER BY seq")):
             for row in page:
@@ -128,7 +154,7 @@ class _Merge:
             yield
         self._replay.finish()
         yield
-        self._nodes.forget_pending()
+        self._nodes.end_layer()
 
     def flush(self) -> None:
         """Write what was added."""
@@ -170,6 +196,9 @@ class _Nodes(FileNodes):
     def __init__(self, database: sqlite3.Connection, links: str) -> None:
         super().__init__(database, links)
         self._pending: list[bytes] = []
+        self._first_link: int | None = None
+        self._last_whiteout = -1
+        """The last one that hid what was set aside."""
 
     def put(self, key: bytes, node: Node) -> None:
         """See `Nodes.put`."""
@@ -177,6 +206,32 @@ class _Nodes(FileNodes):
         if node.type == LINK:
             self._pending.append(key)
             self.bound += row_bound(len(key) + 24)
+        if node.type != DIRECTORY and node.entry is not None and node.entry < self._last_whiteout:
+            self._drop_hidden(key)
+
+    def set_aside_after(self, first_link: int) -> None:
+        """Set aside what whiteouts hide, from this hard link on: none before it can see that."""
+        self._first_link = first_link
+
+    def set_aside(self, key: bytes, whiteout: int, is_opaque: bool) -> None:
+        """See `Nodes.set_aside`."""
+        if self._first_link is None or whiteout < self._first_link:
+            return
+        self._last_whiteout = whiteout
+        where = _below(key)
+        if not is_opaque:
+            where.append(("directory = ? AND name = ?", parted(key)))
+        for condition, values in where:
+            self._database.execute(f"{_SET_ASIDE} WHERE {condition}", (whiteout, *values))
+
+    def hidden(self, key: bytes, entry: int) -> Node | None:
+        """See `Nodes.hidden`."""
+        if entry > self._last_whiteout:
+            return None
+        row = self._database.execute(_HIDDEN, (*parted(key), entry)).fetchone()
+        if row is None:
+            return None
+        return IMPLIED if row[0] is None else Node(*row)
 
     def flush(self) -> None:
         """Write the newest."""
@@ -186,9 +241,28 @@ class _Nodes(FileNodes):
         )
         self._pending.clear()
 
-    def forget_pending(self) -> None:
-        """Leave the links that lead nowhere be: no upper layer has what they mean."""
+    def end_layer(self) -> None:
+        """Forget what was set aside, and leave the links that lead nowhere be.
+
+        No upper layer has what they mean.
+        """
         self._database.execute("DELETE FROM pending")
+        self._database.execute("DELETE FROM hidden")
+        self._first_link, self._last_whiteout = None, -1
+
+    def _drop_hidden(self, key: bytes) -> None:
+        """Forget what was below `key`, where there is no directory any more."""
+        for condition, values in _below(key):
+            self._database.execute(f"DELETE FROM hidden WHERE {condition}", values)
+
+
+def _below(key: bytes) -> list[tuple[str, tuple[bytes, ...]]]:
+    """Return the conditions, with their values, for all nodes below `key`."""
+    if not key:
+        return [("TRUE", ())]
+    # Two, as in `FileNodes.clear`.
+    below = key + b"/"
+    return [("directory = ?", (key,)), ("directory > ? AND directory < ?", (below, key + b"0"))]
 
 
 def _pages(rows: sqlite3.Cursor) -> Iterator[list[Any]]:

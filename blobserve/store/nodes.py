@@ -131,6 +131,13 @@ class FileNodes:
         self._fresh.pop(key, None)
         self._database.execute("DELETE FROM node WHERE directory = ? AND name = ?", parted(key))
 
+    def set_aside(self, key: bytes, whiteout: int, is_opaque: bool) -> None:
+        """See `Nodes.set_aside`. Nothing is hidden within one layer."""
+
+    def hidden(self, key: bytes, entry: int) -> Node | None:
+        """See `Nodes.hidden`."""
+        return None
+
     def links(self) -> Iterator[tuple[bytes, Node]]:
         """See `Nodes.links`. By pages, each written before the next is read."""
         last = (b"", b"")

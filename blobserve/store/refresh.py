@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobserveError, StoreClosed
 from blobserve.oci.reference import Reference
-from blobserve.store.blobspace import BlobSpace
+from blobserve.store.blobspace import BlobSpace, BlobState
 from blobserve.store.flight import Flight, Flights
 from blobserve.store.freshness import PATIENCE, Known
 from blobserve.store.known import KnownReferences
@@ -89,4 +89,7 @@ class Refreshes:
             await pull.wait(urgent=flight.urgent)
 
     def _is_ready(self, known: Known) -> bool:
-        return known.image is not None and self._space.is_ready(known.image.digests)
+        """Return whether all layers that are served are here: their tree needs no pull."""
+        layers = known.image.digests if known.image is not None else ()
+        states = [self._space.state_of(layer) for layer in layers]
+        return bool(states) and all(state is BlobState.READY for state in states)

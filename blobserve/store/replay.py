@@ -10,6 +10,7 @@ replay of a next layer may go on over what the one before left.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from blobserve.errors import BadLayer
@@ -62,6 +63,17 @@ class Nodes(Protocol):
         """Remove the node at `key`; there is nothing below it."""
         ...
 
+    def set_aside(self, key: bytes, whiteout: int, is_opaque: bool) -> None:
+        """Keep what this whiteout is about to hide, `key` itself only if it is not opaque.
+
+        Until the end of the layer, for `hidden`.
+        """
+        ...
+
+    def hidden(self, key: bytes, entry: int) -> Node | None:
+        """Return the node that was at `key` for an entry, and that a later whiteout hides."""
+        ...
+
     def links(self) -> Iterator[tuple[bytes, Node]]:
         """All nodes of type hard link; those that come after may be changed meanwhile."""
         ...
@@ -73,6 +85,10 @@ class Replay:
     Of each layer first the whiteouts, by `hide`, if there is a lower one; then its entries, by
     `apply`; then `finish`. Whiteouts so hide what lower layers have, never what their own has,
     wherever in it they stand; they are no entries, nor is what is below a name that looks like one.
+
+    A hard link takes what its target is when its entry comes, as in an extraction: what a whiteout
+    further on in the stream hides is still there for it. An entry, or a whiteout, is named by its
+    number, the same counting for both.
     """
 
     def __init__(self, nodes: Nodes, limits: Limits) -> None:
@@ -83,7 +99,7 @@ class Replay:
         self._pending = False  # Hard links to what had not come yet.
         self._steps = self._keys = self._implied = 0
 
-    def hide(self, name: bytes) -> None:
+    def hide(self, name: bytes, number: int) -> None:
         """Remove what a whiteout of this name hides; nothing if it hides nothing, or is none.
 
         Its path is one of the tree of the lower layers, links included: what its own layer puts in
@@ -101,9 +117,10 @@ class Replay:
             return
         if last == _OPAQUE:
             self._hiding = None
+            self._nodes.set_aside(directory, number, is_opaque=True)
             self._nodes.clear(directory)
         else:  # What is no name, as ``..``, is not there to be hidden.
-            self._remove(join(directory, hidden))
+            self._remove(join(directory, hidden), number)
 
     def apply(self, member: Member) -> None:
         """Do what extracting this entry would do. Entries that cannot be made are left out.
@@ -138,10 +155,10 @@ class Replay:
                     break
 
     def _link(self, key: bytes, member: Member) -> None:
-        target = self._target(member.link)
+        target = self._target(member.link, member.seq)
         if target is None or target == key:
             return
-        found = self._get(target)
+        found = self._get(target, member.seq)
         if found is None or found.type == LINK:
             self._pending = True
             found = Node(member.seq, LINK, member.link)
@@ -188,31 +205,35 @@ class Replay:
         is_there = not missing and (node is None or node.type == DIRECTORY)
         return key if is_there else None
 
-    def _remove(self, key: bytes) -> None:
+    def _remove(self, key: bytes, whiteout: int) -> None:
         node = self._get(key)
         if node is None:
             return
         if node.type in (DIRECTORY, SYMLINK):
             self._hiding = None
+        self._nodes.set_aside(key, whiteout, is_opaque=False)
         if node.type == DIRECTORY:
             self._nodes.clear(key)
         self._nodes.remove(key)
 
-    def _target(self, link: bytes) -> bytes | None:
-        """The key a hard link means: its last component is not followed."""
+    def _target(self, link: bytes, entry: int | None = None) -> bytes | None:
+        """The key a hard link means: its last component is not followed. See `_get` for `entry`."""
         *above, last = split(link) or [b".."]
         if last == b"..":
             return None
         try:
-            key, node, missing = walk(above, self._get, self._limits)
+            key, node, missing = walk(above, partial(self._get, entry=entry), self._limits)
         except TooManyLinks:
             return None
         if node is not None and node.type != DIRECTORY:
             return None
         return join(key, b"/".join([*missing, last]))
 
-    def _get(self, key: bytes) -> Node | None:
+    def _get(self, key: bytes, entry: int | None = None) -> Node | None:
+        """Return the node at `key`; with `entry`, also one that a whiteout hides only after it."""
         node = self._nodes.get(key)
+        if node is None and entry is not None:
+            node = self._nodes.hidden(key, entry)
         self._steps += steps(node)
         if self._steps > _STEPS_PER_ENTRY * self._limits.entries:
             raise BadLayer("its links are too tangled")
