@@ -105,6 +105,18 @@ async def test_several_repositories(directory: Path) -> None:
 
 
 @within(10)
+async def test_the_only_image(directory: Path) -> None:
+    """The only image of a layout, if it has no name, is served under every tag."""
+    write_named_layout(directory, [(IMAGE, {})])
+    for name in ("registry.example/a:v1", "localhost:5000/b/c:latest"):
+        assert (await layout(directory).resolve(Reference.parse(name))).digest == DIGEST
+    write_named_layout(directory, [(IMAGE, {}), (OTHER, {})])
+    with pytest.raises(ImageNotFound, match="its source has 2 images without a name"):
+        await layout(directory).resolve(SITE)
+    assert (await layout(directory).resolve(SITE.at(DIGEST))).digest == DIGEST
+
+
+@within(10)
 async def test_a_tag_for_several_platforms(directory: Path) -> None:
     """Images that share a tag, each for its platform, are an index, found by its digest too."""
     images = [

@@ -32,7 +32,8 @@ def write_named_layout(
     write_layout(directory, {str(number): image for number, (image, _) in enumerate(images)})
     index = json.loads((directory / "index.json").read_bytes())
     index["manifests"] = [
-        {**entry, **members} for entry, (_, members) in zip(index["manifests"], images, strict=True)
+        {**entry, "annotations": {}, **members}
+        for entry, (_, members) in zip(index["manifests"], images, strict=True)
     ]
     (directory / "index.json").write_text(json.dumps(index))
     return directory
