@@ -23,7 +23,7 @@ from blobserve.oci.tokens import Grant, Tokens
 from blobserve.testing import InlineThreads, make_image
 from tests.rig.within import within
 from tests.scripted import NOTHING, Answer, Asked, Scripted, Step, cut, listening, redirect, status
-from tests.sources import QUICK, Sink, registry_at, until
+from tests.sources import QUICK, Ahead, Sink, registry_at, until
 
 IMAGE = make_image({"index.html": b"a page"})
 READER = Credential("reader", "secret:with:colons")
@@ -119,7 +119,79 @@ async def test_only_to_pull() -> None:
         scripted.script("/v2/", status(401, WWW_Authenticate=challenge))
         await registry.resolve(tagged)
         query = parse_qs(urlsplit(scripted.asked("/token")[0].target).query)
-        assert query == {"scope": ["repository:team/base:pull"]}
+        assert query == {"scope": ["repository:team/base:pull", "repository:team/site:pull"]}
+
+
+OWN = "repository:team/site:pull"
+FOREIGN = "repository:user/image:pull"
+
+
+@within(10)
+@pytest.mark.parametrize(
+    ("stated", "asked"),
+    [
+        ("", [OWN]),
+        ("registry:catalog:*", [OWN]),
+        (OWN, [OWN]),
+        (f"{FOREIGN} {OWN}", [FOREIGN, OWN]),
+        ("repository(plugin):team/site:pull", ["repository(plugin):team/site:pull"]),
+        (FOREIGN, [FOREIGN, OWN]),
+        ("repository:<name>:pull", ["repository:<name>:pull", OWN]),
+        ("repository:${name}:pull", ["repository:${name}:pull", OWN]),
+        ("repository:team/site/more:pull", ["repository:team/site/more:pull", OWN]),
+        ("repository:all:pull,push", [OWN]),
+    ],
+)
+async def test_own_scope(stated: str, asked: list[str]) -> None:
+    """Whatever scope a challenge has, a token for the repository itself is asked for."""
+    refusal = status(401, WWW_Authenticate=f'Bearer realm="/token",scope="{stated}"')
+
+    def step(request: Asked, usual: Answer) -> Answer | bytes:
+        return refusal(request, usual) if usual.status == 401 else usual
+
+    async with listening() as scripted, registry_at(scripted.host) as registry:
+        scripted.has_tokens = True
+        tagged = scripted.push("team/site:v1", IMAGE)
+        scripted.always("/v2/", step)
+        for _ in range(2):
+            if "plugin" in stated:  # a scope that the scripted registry does not know
+                with pytest.raises(RegistryRefused):
+                    await registry.resolve(tagged)
+                break
+            await registry.resolve(tagged)
+        query = parse_qs(urlsplit(scripted.asked("/token")[0].target).query)
+        assert query["scope"] == asked
+
+
+@within(10)
+@pytest.mark.parametrize("good", [(FOREIGN,), (OWN,), ()])
+async def test_scopes_that_are_refused(good: tuple[str, ...]) -> None:
+    """A realm that refuses two scopes together is asked for each; the good one is remembered."""
+    challenge = status(401, WWW_Authenticate=f'Bearer realm="/token",scope="{FOREIGN}"')
+
+    def realm(request: Asked, usual: Answer) -> Answer:
+        scopes = tuple(parse_qs(urlsplit(request.target).query)["scope"])
+        # Of a short life, so that each request asks for a new one.
+        fields = b'{"token": "good", "expires_in": 1}'
+        return Answer(body=fields) if scopes == good else Answer(403)
+
+    ahead = Ahead()
+    async with listening() as scripted, registry_at(scripted.host, ahead=ahead) as registry:
+        tagged = scripted.push("team/site:v1", IMAGE)
+        scripted.script("/v2/", challenge)
+        scripted.always("/token", realm)
+        if not good:
+            with pytest.raises(RegistryRefused):
+                await registry.resolve(tagged)
+            assert len(scripted.asked("/token")) == 3
+            return
+        await registry.resolve(tagged)
+        tries = len(scripted.asked("/token"))
+        assert tries == {(FOREIGN,): 2, (OWN,): 3}[good]
+        ahead.by += 100
+        await registry.resolve(tagged)
+        assert len(scripted.asked("/token")) == tries + 1
+        assert scripted.requests[-1].authorization == "Bearer good"
 
 
 @within(10)

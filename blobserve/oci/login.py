@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 
 import attrs
 
-from blobserve.errors import RegistryFailed
+from blobserve.errors import RegistryFailed, RegistryRefused
 from blobserve.oci import challenge
 from blobserve.oci.address import Origin
 from blobserve.oci.challenge import Basic, Bearer
@@ -23,7 +23,17 @@ from blobserve.oci.tokens import TOKEN, Grant, Tokens, basic
 from blobserve.threads import Threads
 
 _REMEMBERED = 1000
-_PULL_SCOPE = re.compile(r"repository(?:\([a-z0-9-]+\))?:[^\s:,]+:pull")
+_PULL_SCOPE = re.compile(r"repository(?:\([a-z0-9-]+\))?:([^\s:,]+):pull")
+
+
+@attrs.frozen
+class _Demand:
+    """What a registry asks for as one repository: a challenge, with its realm made absolute."""
+
+    challenge: Bearer | Basic
+    scopes: tuple[tuple[str, ...], ...] = ()
+    """The sets of scopes to ask for, each if the realm refuses those before it; the last good one
+    comes first."""
 
 
 class Login:
@@ -36,7 +46,7 @@ class Login:
         self._tokens = tokens
         self._keychain = keychain
         self._disk = disk
-        self._asked: OrderedDict[Repository, Bearer | Basic] = OrderedDict()
+        self._asked: OrderedDict[Repository, _Demand] = OrderedDict()
 
     async def unasked(self, repository: Repository) -> str | None:
         """What the registry last asked for as this repository, so that it need not ask again."""
@@ -54,25 +64,38 @@ class Login:
         asked = challenge.parse(values)
         if asked is None:
             return None
+        demand = _Demand(asked)
         if isinstance(asked, Bearer):
-            asked = attrs.evolve(
-                asked, realm=_realm(repository, url, asked), scope=_scope(repository, asked)
-            )
-        self._asked[repository] = asked
+            absolute = attrs.evolve(asked, realm=_realm(repository, url, asked))
+            demand = _Demand(absolute, _scopes(repository, asked))
+        self._asked[repository] = demand
         if len(self._asked) > _REMEMBERED:
             self._asked.popitem(last=False)
-        return await self._meet(repository, asked, sent)
+        return await self._meet(repository, demand, sent)
 
     async def _meet(
-        self, repository: Repository, asked: Bearer | Basic, refused: str | None = None
+        self, repository: Repository, demand: _Demand, refused: str | None = None
     ) -> str | None:
-        credential = await self._credential(repository)
+        credential, asked = await self._credential(repository), demand.challenge
         if isinstance(asked, Basic):
             return basic(credential)
         if credential is not None and TOKEN.fullmatch(credential.registry_token):
             return f"Bearer {credential.registry_token}"
-        scopes = tuple(asked.scope.split())
-        grant = Grant(repository, asked.realm, asked.service, scopes, credential)
+        refusal: Exception = RegistryRefused(str(repository))
+        for scopes in demand.scopes:
+            grant = Grant(repository, asked.realm, asked.service, scopes, credential)
+            try:
+                authorization = await self._authorization(grant, refused)
+            except RegistryRefused as error:
+                refusal = error
+                continue
+            if scopes != demand.scopes[0] and self._asked.get(repository) is demand:
+                others = [each for each in demand.scopes if each != scopes]
+                self._asked[repository] = attrs.evolve(demand, scopes=(scopes, *others))
+            return authorization
+        raise refusal
+
+    async def _authorization(self, grant: Grant, refused: str | None) -> str:
         if refused is not None:
             self._tokens.drop(grant, refused.removeprefix("Bearer "))
         return f"Bearer {await self._tokens.token(grant)}"
@@ -95,7 +118,18 @@ def _realm(repository: Repository, url: str, asked: Bearer) -> str:
     return realm
 
 
-def _scope(repository: Repository, asked: Bearer) -> str:
-    """What to ask the realm for: what the registry says, as long as that is to pull."""
-    scopes = [each for each in asked.scope.split() if _PULL_SCOPE.fullmatch(each)]
-    return " ".join(scopes) or f"repository:{repository.path}:pull"
+def _scopes(repository: Repository, asked: Bearer) -> tuple[tuple[str, ...], ...]:
+    """Return the sets of scopes to ask the realm for: those of the challenge that are to pull.
+
+    A challenge may have a placeholder instead of this repository, or another repository, so the
+    scope of this one is added. Realms refuse what they do not know: then each goes without the
+    other.
+    """
+    found = [_PULL_SCOPE.fullmatch(each) for each in asked.scope.split()]
+    stated = tuple(each[0] for each in found if each)
+    own = (f"repository:{repository.path}:pull",)
+    if not stated:
+        return (own,)
+    if any(each[1] == repository.path for each in found if each):
+        return (stated,)
+    return stated + own, stated, own
