@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -535,10 +536,15 @@ async def test_c38_coded_rest() -> None:
 
 @within(20)
 async def test_c38_unknown_coding() -> None:
-    """A manifest in a coding that is not gzip is a failure, not content."""
+    """A manifest that is coded otherwise than by gzip is a failure, not content."""
+
+    def coded(asked: Asked, usual: Answer) -> Answer:
+        body = zlib.compress(usual.body)
+        return attrs.evolve(usual, body=body).having(content_encoding="deflate")
+
     async with listening() as scripted, registry_at(scripted.host) as registry:
         site = scripted.push(SITE, make_image({"a": b"a"}))
-        scripted.always("manifests", lambda _, usual: usual.having(content_encoding="br"))
+        scripted.always("manifests", coded)
         with pytest.raises(RegistryFailed, match="unknown content coding"):
             await registry.resolve(site)
 

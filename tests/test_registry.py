@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -23,7 +24,7 @@ from blobserve.oci.reference import Reference
 from blobserve.oci.source import Refreshed
 from blobserve.testing import make_image
 from tests.rig.within import within
-from tests.scripted import NOTHING, Answer, Step, cut, listening, redirect, status
+from tests.scripted import NOTHING, Answer, Asked, Step, cut, listening, redirect, status
 from tests.sources import QUICK, Ahead, Sink, registry_at, until
 
 IMAGE = make_image({"index.html": b"a page"})
@@ -113,6 +114,23 @@ async def test_coded_manifest() -> None:
         assert (await registry.resolve(tagged)).content == MANIFEST.content
         with pytest.raises(BadImage):
             await registry.resolve(tagged)
+
+
+@within(10)
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize("label", ["gzip", "x-gzip", "aws-chunked", "br", "aws-chunked, gzip", "?"])
+async def test_labelled_manifest(label: str, framing: str) -> None:
+    """A manifest with a coding that storage only keeps as a label is taken as it came."""
+
+    def step(asked: Asked, usual: Answer) -> Answer:
+        return attrs.evolve(usual, framing=framing).having(content_encoding=label)
+
+    async with listening() as scripted, registry_at(scripted.host) as registry:
+        tagged = scripted.push("team/site:v1", IMAGE)
+        scripted.always("GET", step)
+        for reference in (tagged, tagged.at(IMAGE.digest)):
+            assert (await registry.resolve(reference)).content == MANIFEST.content
+        assert (await registry.refresh(tagged, OTHER.digest)).digest == IMAGE.digest
 
 
 @within(10)

@@ -16,7 +16,7 @@ from blobserve.oci.reference import Repository
 from tests.rig.within import within
 from tests.scripted import Answer, Asked, Scripted, Step, cut, listening, redirect, status
 from tests.sources import QUICK, registry_at, until
-from tests.test_registry_fetch import BLOB
+from tests.test_registry_fetch import BLOB, LABELS
 
 START, LENGTH = 1000, 5000
 PART = BLOB[START : START + LENGTH]
@@ -222,6 +222,18 @@ async def test_refusals(code: int, error: type[Exception]) -> None:
         with pytest.raises(error):
             await part(scripted)
         assert len(scripted.requests) == 1
+
+
+@within(10)
+@pytest.mark.parametrize("label", [*LABELS, "gzip"])
+async def test_label(label: str) -> None:
+    """A coding that storage only keeps as a label changes nothing, whichever way a part comes."""
+    async with listening() as scripted:
+        whole = Answer(body=BLOB).having(content_encoding=label)
+        scripted.script("blobs", lambda _, usual: usual.having(content_encoding=label))
+        scripted.script("blobs", lambda *_: whole)
+        for _ in range(2):
+            assert await part(scripted) == PART
 
 
 @within(10)

@@ -36,6 +36,7 @@ _DISCARDED_SIZE = 64 << 10
 _BUSY = (429, 503)
 _TRANSIENT = (408, 429, 499)
 _GZIP = 16 + zlib.MAX_WBITS
+_JSON = re.compile(rb"[ \t\r\n]*\{")  # nothing that gzip makes begins like that
 _ERROR_CODE = re.compile(r"[A-Z][A-Z_]{0,63}")
 
 _log = Logger()
@@ -90,7 +91,10 @@ class Response:
 
     @property
     def coding(self) -> str:
-        """The content coding of the body, which nobody asked for; empty for none."""
+        """The content coding that is announced, which nobody asked for; empty for none.
+
+        Often a label alone, which storage keeps with what was uploaded: the body may be as it is.
+        """
         coding = ",".join(self.values(RENAMED_CODING)).lower()
         return "" if coding == "identity" else coding
 
@@ -100,7 +104,7 @@ class Response:
         return Body(self._original, receive, self._clock, self._limits, self.origin.host)
 
     async def read(self, limit: int) -> bytes:
-        """The whole body, decoded.
+        """The whole body, of which JSON is expected: as it came if it may be that, else decoded.
 
         :raises TooLong: as soon as it has more than `limit` bytes.
         :raises Transient: when it is cut off or stalls.
@@ -154,7 +158,7 @@ class Response:
             body.fail(None)
 
     def _decoded(self, content: bytes, limit: int) -> bytes:
-        if not self.coding:
+        if not self.coding or _JSON.match(content):
             return content
         try:  # some proxies compress whatever one asks for
             decoded = zlib.decompressobj(_GZIP).decompress(content, limit + 1)

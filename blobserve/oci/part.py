@@ -73,7 +73,8 @@ class Part:
             raise Transient(response.origin.host, f"its storage answered {response.status}")
         if response.status not in (200, 206):
             raise self._failed(f"it answered {response.status} for a part of a blob")
-        if response.coding:
+        expected = self._length if response.status == 206 else size
+        if response.coding and response.length not in (None, expected):
             raise self._failed("it sent a blob in a content coding")
         if response.status == 206:
             self._check_range(response)

@@ -132,6 +132,8 @@ class Transfer:
             await body.start(self._is_paused)
         finally:
             self._body = None
+        if response.coding and self._left:
+            raise self._coded()
 
     def _begin(self, response: Response) -> None:
         """Take the head of an answer: how many bytes it has, and how many to skip."""
@@ -148,8 +150,8 @@ class Transfer:
             raise Transient(response.origin.host, f"its storage answered {response.status}")
         else:
             raise RegistryFailed(self._registry, f"it answered {response.status} for a blob")
-        if response.coding:
-            raise RegistryFailed(self._registry, "it sent a blob in a content coding")
+        if response.coding and response.length not in (None, self._left):
+            raise self._coded()
         if response.length not in (None, self._left):
             raise self._mismatch(f"{response.length} bytes were announced, not {self._left}")
         etag = response.value("etag") or ""
@@ -189,6 +191,10 @@ class Transfer:
     def _fail(self, error: Exception) -> None:
         if self._body is not None:
             self._body.fail(error)
+
+    def _coded(self) -> RegistryFailed:
+        """Say that a coding is more than a label: what it is on is not of the blob's size."""
+        return RegistryFailed(self._registry, "it sent a blob in a content coding")
 
     def _mismatch(self, problem: str) -> ContentMismatch:
         return ContentMismatch(str(self._descriptor.digest), problem)
