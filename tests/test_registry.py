@@ -316,6 +316,35 @@ async def test_redirect(code: int) -> None:
 
 @within(10)
 @pytest.mark.parametrize(
+    ("raw", "asked"),
+    [
+        ("/x/größe der datei.json?name=a b&é=ü", "gr%C3%B6%C3%9Fe%20der%20datei.json"),
+        ("/x/a  b", "a%20%20b"),
+        ("/x/%20 %c3%a9é", "%20%20%c3%a9%C3%A9"),
+        ("/x/\N{GRINNING FACE}", "%F0%9F%98%80"),
+        ("ü/x", "%C3%BC/x"),
+        ("/x/à", "%C3%A0"),
+        ("/x/Å", "%C3%85"),
+        ("?filename=My Report é", "filename=My%20Report%20%C3%A9"),
+    ],
+)
+@pytest.mark.parametrize("is_absolute", [False, True])
+async def test_raw_redirect(raw: str, asked: str, is_absolute: bool) -> None:
+    """A redirect with raw UTF-8 or blanks is followed, these escaped and all else as it is."""
+    async with listening() as scripted, registry_at(scripted.host) as registry:
+        tagged = scripted.push("team/site:v1", IMAGE)
+        base = f"http://{scripted.host}/v2/team/site/manifests/" if is_absolute else ""
+        location = base + (raw.lstrip("/") if is_absolute else raw)
+        head = f"HTTP/1.1 307 Raw\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+        scripted.always("", lambda *_: Answer(body=MANIFEST.content))
+        scripted.script("manifests/v1$", lambda *_: head.encode())
+        assert (await registry.resolve(tagged)).digest == IMAGE.digest
+        assert asked in scripted.requests[1].target
+        assert scripted.requests[1].target.isascii()
+
+
+@within(10)
+@pytest.mark.parametrize(
     ("location", "problem"),
     [
         (None, "it redirects to nowhere"),
@@ -323,6 +352,8 @@ async def test_redirect(code: int) -> None:
         ("ftp://example.com/", "it redirects to what is no URL"),
         ("http://user:secret@example.com/", "it redirects to what is no URL"),
         ("http://example.com/", "may not be spoken to without TLS"),
+        ("https://ex ample.com/", "it redirects to what is no URL"),
+        ("https://ex\xe4mple.com/", "it redirects to what is no URL"),
     ],
 )
 async def test_bad_redirect(location: str | None, problem: str) -> None:

@@ -6,6 +6,7 @@ Knows nothing of the Distribution API; answers of any status are answers.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urljoin
 
@@ -39,6 +40,7 @@ from blobserve.portions import a_later_turn
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
+_RAW = re.compile(r"[ \x80-\xff]")  # of a value read as latin-1, so that each is one byte
 _IDLE_CONNECTIONS = 10
 _IDLE_SECONDS = 60
 
@@ -100,7 +102,7 @@ class Client:
         if not location:
             raise self._failed("it redirects to nowhere")
         try:
-            url = urljoin(request.url, location)
+            url = urljoin(request.url, _escaped(location))
             origin = Origin.of(url)
         except ValueError as error:
             raise self._failed("it redirects to what is no URL") from error
@@ -207,6 +209,14 @@ class _Exactly:
         exact.setRawHeaders(b"accept-encoding", [b"identity"])
         url = self._request.url.encode("ascii")
         return self._agent.request(method, url, exact, bodyProducer).addCallback(_renamed)
+
+
+def _escaped(location: str) -> str:
+    """Return a Location with its raw blanks and bytes beyond ASCII escaped, all else as it is.
+
+    Storage names files so in its URLs; RFC 3986 §2.1 has only the escapes.
+    """
+    return _RAW.sub(lambda found: f"%{ord(found[0]):02X}", location)
 
 
 def _renamed(response: IResponse) -> IResponse:

@@ -82,7 +82,8 @@ class Response:
     def values(self, name: str) -> list[str]:
         """Every field of this name."""
         found = self._original.headers.getRawHeaders(name.encode(), [])
-        return [value.decode("latin-1").strip() for value in found]
+        # Not all that Unicode calls blank: a byte of UTF-8 may look like that.
+        return [value.decode("latin-1").strip(" \t") for value in found]
 
     def value(self, name: str) -> str | None:
         """The one field of this name; None if there is none, or several that disagree."""
