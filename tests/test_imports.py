@@ -36,6 +36,7 @@ TOP = (
     "prepull",
     "plugin",
     "verify",
+    "__main__",
     "testing",
     "configfile",
     "",
