@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-PROSE = Path(__file__).resolve().parents[1] / ".ci" / "prose.py"
+from tests.rig.server import ROOT
+
+PROSE = ROOT / ".ci" / "prose.py"
 
 
 def run(*arguments: object) -> tuple[int, str]:
