@@ -51,7 +51,7 @@ _BARE = re.compile(
 )
 
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|cf|vs|approx|Sec|No|incl)|\b[A-Z])\.$")
-_SENTENCE_END = re.compile(r"[.!?][\"')\]*_]*\s+(?=[\"'(\[*_]*[A-Z0-9])")
+_SENTENCE_END = re.compile(r"[.!?][\"')\]*_]*\s+(?=[\"'(\[*_]*[A-Z0-9\x00])")  # NUL: see `_masked`
 _CODE = "X"  # Stands for code and quoted text: a word that no rule knows.
 _INLINE = (
     re.compile(r":[a-z:]+:`[^`]*`"),  # reST roles
@@ -174,6 +174,7 @@ def _ends(text: str) -> Iterator[int]:
 
 
 def _masked(match: re.Match[str]) -> str:
+    """Return as many NUL bytes as code is long; the text of a link, between blanks."""
     if match.re is _LINK:
         begin, end = match.start(1) - match.start(), match.end(1) - match.start()
         return " " * begin + match[1] + " " * (len(match[0]) - end)

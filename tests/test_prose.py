@@ -158,7 +158,8 @@ def test_sentences_are_found_at_their_lines(tmp_path: Path) -> None:
 
 It reads RFC 9110, e.g. Section 8. It
 reads more. What
-follows is read.
+follows is read. `code` begins one. Where
+[links](x.md) lead is read. [What](x.md) is one?
 
 - **Fast.** Who reads
   is fast.
@@ -168,10 +169,13 @@ follows is read.
 """
     assert listed(tmp_path / "page.md", page) == [
         "inverted start 4 What follows is read.",
-        "inverted start 7 Who reads is fast.",
-        "inverted start 9 Of two, it reads one.",
-        "inverted start 11 By itself",
-        "vague pronoun 7 Who reads is fast.",
+        "inverted start 5 Where links lead is read.",
+        "inverted start 6 What is one?",
+        "inverted start 8 Who reads is fast.",
+        "inverted start 10 Of two, it reads one.",
+        "inverted start 12 By itself",
+        "vague pronoun 6 What is one?",
+        "vague pronoun 8 Who reads is fast.",
     ]
     code = '''\
 def read():
