@@ -1,4 +1,4 @@
-"""The links of all Markdown pages lead somewhere, and the reference pages are complete."""
+"""The links of all pages lead somewhere, and pages and project files are complete."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+import yaml
 
 from blobserve.config import Limits
 from blobserve.metrics import Metrics
@@ -117,3 +118,31 @@ def test_every_status_has_its_row() -> None:
     statuses = set(re.findall(r"^    \(\w+, (\d{3})\),$", text, re.MULTILINE))
     assert len(statuses) > 8
     assert {each for each in statuses if not re.search(rf"^\| [\d, ]*{each}", table, re.M)} == set()
+
+
+def test_every_target_is_explained() -> None:
+    """CONTRIBUTING has a row, with a time, for each target of the Makefile."""
+    makefile, page = (ROOT / "Makefile").read_text(), (ROOT / "CONTRIBUTING.md").read_text()
+    [targets] = re.findall(r"^\.PHONY: help (.+)$", makefile, re.MULTILINE)
+    assert {"test", "fast", "lint", "types", "bench", "serve"} <= set(targets.split())
+    for target in targets.split():
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+        assert re.search(rf"^\| `make {target}` \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE), target
+
+
+def test_hosted_ci_runs_the_checks() -> None:
+    """The workflow of the hosted CI calls `.ci/run`, and so has no checks of its own."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert steps[-1] == ".ci/run"
+
+
+def test_hooks_are_pinned() -> None:
+    """Each hook for commits is local, and names the exact version of all that it installs."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert {repo["repo"] for repo in config["repos"]} == {"local"}
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert {"ruff-format", "ruff-check", "mypy"} <= {hook["id"] for hook in hooks}
+    for hook in hooks:
+        for dependency in hook["additional_dependencies"]:
+            assert re.match(r"[\w.-]+(?:\[\w+\])?==[\w.]+", dependency), dependency
