@@ -314,6 +314,23 @@ async def test_only_so_many_stay_open(tmp_path: Path) -> None:
         assert await space.mount(made(-1).digest) is None
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_was_opened_again_is_evicted(tmp_path: Path) -> None:
+    """A closed layer that was mounted and released can be evicted like any other."""
+    async with opened(tmp_path) as space:
+        for n in range(MOST_OPEN + 1):
+            await take_in(space, made(n, 10))
+        first = made(0, 10).digest
+        assert space.acquire(first) is None, "it is not closed"
+        blob = await space.mount(first)
+        assert blob is not None
+        space.reconfigure(BlobSpaceRules(tmp_path, 1))
+        assert space.state_of(first) is BlobState.READY
+        blob.release()
+        space.reconfigure(BlobSpaceRules(tmp_path, 2))
+        assert space.state_of(first) is BlobState.UNKNOWN
+
+
 class Unsyncing(InlineThreads):
     """Threads on a disk that fails whoever syncs a blob."""
 

@@ -587,6 +587,40 @@ async def test_chunks_are_bounded(tmp_path: Path) -> None:
 
 
 @within(20)
+async def test_a_chunk_beyond_the_bound(tmp_path: Path) -> None:
+    """A file is served chunk by chunk also where the bound is smaller than one chunk."""
+    layer, limits = large(3, 10_000), attrs.evolve(ANY_SIZE, chunk_cache_size=1)
+    async with standing(tmp_path, limits=limits, pulls_behind=False) as stand:
+        stand.source.push(SITE, layer.image)
+        with now(stand.ask()) as lease:
+            entry = lease.filesystem.lookup(b"large")
+            with closing(lease.reading(entry)) as reading:
+                cache = reading._chunks._cache
+                for chunk in range(3):
+                    got = Deferred.fromCoroutine(reading.read(10_000 * chunk, 10_000))
+                    assert now(got) == shake_128(b"%d" % chunk).digest(10_000)
+                assert cache.size == 0
+
+
+@within(20)
+async def test_a_chunk_that_comes_too_late_to_be_kept(tmp_path: Path) -> None:
+    """A chunk that arrives after its layer is READY takes no memory."""
+    async with standing(tmp_path, limits=ANY_SIZE) as stand:
+        stand.source.push(SITE, CHUNKED.image)
+        layer = stand.source.hold("fetch")
+        with now(stand.ask()) as lease:
+            entry = lease.filesystem.lookup(b"index.html")
+            with closing(lease.reading(entry)) as reading:
+                cache, chunks = reading._chunks._cache, stand.source.hold("read")
+                got = Deferred.fromCoroutine(reading.read(0, entry.size))
+                layer.open()
+                assert not got.called
+                chunks.open()
+                assert now(got) == CHUNKED.files["index.html"]
+                assert cache.size == 0
+
+
+@within(20)
 async def test_dropped_when_it_is_here(tmp_path: Path) -> None:
     """Once a layer is here nothing of its chunks is kept."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:

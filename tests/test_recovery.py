@@ -18,10 +18,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from blobserve.config import KIB, MIB
+from blobserve.config import KIB, MIB, BlobSpaceRules
 from blobserve.errors import DiskFailed
 from blobserve.oci.digest import Digest
 from blobserve.store.blobspace import BlobSpace, BlobState
+from blobserve.store.location import footprint
 from blobserve.store.state import Record, State, recorded
 from blobserve.testing import InlineThreads
 from tests.rig.server import ROOT
@@ -178,6 +179,28 @@ async def test_a_damaged_index_is_made_again(
         assert names_in(directory_of(tmp_path, ONE), ".") == ["content", "index"]
     async with opened(tmp_path) as space:
         assert len(read(space, ONE.digest)) == 100 * KIB
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_index_of_another_size(tmp_path: Path) -> None:
+    """When an index is made again at another size, the layer is counted with its new size."""
+    await filled(tmp_path)
+    directory = directory_of(tmp_path, ONE)
+    async with opened(tmp_path) as space:
+        counted = space.size
+    index = directory / "index"
+    index.write_bytes(index.read_bytes() + bytes(MIB))
+    changed(tmp_path, f"UPDATE blobs SET index_size = {index.stat().st_size}")
+    async with opened(tmp_path) as space:
+        assert len(read(space, ONE.digest)) == 100 * KIB
+        assert index.stat().st_size < MIB
+        layer = footprint(directory)
+        assert counted <= space.size < counted + 64 * KIB, "but for the state file"
+        assert space._keep.shelf.size == layer
+        space.reconfigure(BlobSpaceRules(tmp_path, 1))
+        assert space.state_of(ONE.digest) is BlobState.UNKNOWN
+        assert space.size < counted - layer + 64 * KIB
+        assert space.size >= counted - layer
 
 
 @pytest_twisted.ensureDeferred

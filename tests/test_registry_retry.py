@@ -143,6 +143,22 @@ def test_down_and_up() -> None:
     assert _outcome(clock, patience, _Tries(_failing())) == ["done"]
 
 
+def test_down_for_ten_seconds() -> None:
+    """Ten seconds after it went down a host gets five tries again, whoever failed meanwhile."""
+    clock = Clock()
+    patience = Patience(clock, "r.example")
+    Deferred.fromCoroutine(patience.persist(_Tries(*[_failing()] * 5))).addErrback(lambda _: None)
+    while not patience._down:
+        clock.advance(0.25)
+    for _ in range(9):
+        clock.advance(1)
+        meanwhile = _Tries(*[_failing()] * 5)
+        Deferred.fromCoroutine(patience.persist(meanwhile)).addErrback(lambda _: None)
+        assert meanwhile.made == 1
+    clock.advance(1)
+    assert _outcome(clock, patience, _Tries(*[_failing()] * 4)) == ["done"]
+
+
 def _watch(clock: Clock, silence: float = 10.0, rate: int = 100) -> tuple[StallWatch, list[str]]:
     stalled: list[str] = []
     watch = StallWatch(clock, silence, rate, stalled.append)

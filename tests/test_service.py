@@ -23,6 +23,7 @@ from blobserve.service import Blobserve
 from tests.rig.images import Image, write_layout
 from tests.rig.server import ROOT
 from tests.rig.within import within
+from tests.sites import Client
 
 EXAMPLE = ROOT / "etc" / "example"
 REPOSITORY = "blobserve.example/site"
@@ -103,6 +104,18 @@ async def test_limits_change_at_once(tmp_path: Path) -> None:
         assert (status, b"more than 1 entries" in body) == (502, True)
         service.reload(configured(tmp_path))
         assert (await fetch(service))[0] == 200
+
+
+@within(60)
+async def test_limits_reach_open_connections(tmp_path: Path) -> None:
+    """A reload's limits hold for connections that were open before it."""
+    async with running(configured(tmp_path)) as service:
+        [address] = service.addresses
+        endpoint = TCP4ClientEndpoint(the_reactor(), "127.0.0.1", address.port)  # type: ignore[attr-defined]
+        client = await connectProtocol(endpoint, Client())
+        await until(lambda: counted(service, "blobserve_connections") == 1)
+        service.reload(configured(tmp_path, limits={"clientIdleTimeout": "1ms"}))
+        assert await client.all().addTimeout(10, the_reactor()) == b""
 
 
 @within(60)

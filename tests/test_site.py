@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from twisted.internet import ssl
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.task import Clock
 
+from blobserve.errors import BadRequest
 from blobserve.metrics import Metrics
-from blobserve.web.head import MAX_FIELDS, MAX_LINE, MAX_SIZE
+from blobserve.web.head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
 from blobserve.web.site import ImageSite
 from tests.rig.within import within
 from tests.sites import TAG, Client, Response, serving
@@ -92,6 +94,16 @@ BAD = {
     "many fields": (431, with_field(b"\r\n".join([b"A: b"] * (MAX_FIELDS + 1)))),
     "many bytes": (431, with_field(b"\r\n".join([b"A: " + b"x" * 1000] * 40))),
 }
+
+
+@pytest.mark.parametrize("second", [b"0", b"1", b""])
+def test_one_content_length(second: bytes) -> None:
+    """A head says its length once, even where the second line says the same."""
+    head = HeadCheck()
+    for line in (b"POST / HTTP/1.1", b"Host: x", b"Content-Length: 0"):
+        head.line(line)
+    with pytest.raises(BadRequest, match="malformed Content-Length"):
+        head.line(b"content-length: " + second)
 
 
 @within(60)
