@@ -40,7 +40,7 @@ async def pipelined(server: Door, targets: Sequence[str]) -> list[Reply]:
     return found
 
 
-@within(sized(60, 1800))
+@within(sized(300, 1800))
 async def test_s06_thousands_of_names_that_do_not_exist(tmp_path: Path) -> None:
     """Each of 10,000 missing tags, digests, repositories is looked up once, and leaves nothing."""
     count = sized(700, 3500)
