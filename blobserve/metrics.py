@@ -42,7 +42,7 @@ class Metrics:
         )
         self.pulls = Counter(
             "blobserve_pulls_total",
-            "Layers pulled: ready, failed or cancelled.",
+            "Layers pulled: ready, failed or cancelled; proved for another repository.",
             ["outcome"],
             registry=registry,
         )

@@ -16,8 +16,9 @@ from blobserve.errors import ImageTooLarge, QueueFull, RegistryFailed, StoreClos
 from blobserve.store.blobspace import BlobState
 from blobserve.store.download import Downloads
 from blobserve.store.flight import Flight, Flights
+from blobserve.store.provenance import Access
 from blobserve.testing import MadeImage, make_image
-from tests.stores import SITE, Stand, an_image, now, standing
+from tests.stores import OTHER, SITE, Stand, an_image, now, standing
 
 
 @attrs.define
@@ -35,7 +36,7 @@ class _Pulled:
         self.pulls.append(flight)
         layer = image.layers[0]
         return Deferred.fromCoroutine(
-            self.downloads.pull(self.stand.source, SITE.repository, layer, flight)
+            self.downloads.pull(self.stand.source, SITE.repository, layer, Access.LISTED, flight)
         )
 
     def fetched(self) -> list[str]:
@@ -76,7 +77,10 @@ async def test_one_per_layer(tmp_path: Path) -> None:
         image = an_image()
         gate = stand.source.hold("fetch")
         waits = [pulled.pull(image) for _ in range(100)]
-        assert pulled.downloads.wants(image.layers[0].digest)
+        digest = image.layers[0].digest
+        assert not pulled.downloads.is_foreign(digest, SITE.repository, Access.LISTED)
+        assert pulled.downloads.is_foreign(digest, OTHER.repository, Access.LISTED)
+        assert pulled.downloads.is_foreign(digest, SITE.repository, Access.ANONYMOUS)
         gate.open()
         for wait in waits:
             now(wait)

@@ -23,6 +23,7 @@ from blobserve.errors import (
     RegistryFailed,
     StoreClosed,
 )
+from blobserve.oci.reference import Reference
 from blobserve.store.blobspace import BlobState
 from blobserve.store.lease import Lease
 from blobserve.store.published.chunks import LARGEST_READ
@@ -38,6 +39,7 @@ from tests.stores import OTHER, SITE, now, standing
 
 ANY_SIZE = Limits(published_index_min_size=1)
 LAYERS = {name: Layer.named(name) for name in NAMES}
+THIRD = Reference.parse("registry.example/team/third:v1")
 CHUNKED, CURRENT = LAYERS["chunked.tar.zst"], LAYERS["current.tar.gz"]
 
 
@@ -666,18 +668,26 @@ async def test_reads_at_once(tmp_path: Path) -> None:
 
 
 @within(20)
-async def test_repositories_do_not_share(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_repositories_do_not_share(tmp_path: Path, is_listed: bool) -> None:
     """What one repository has read of a layer is not given to another: it must read it itself."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
-        stand.rules[OTHER.repository] = RepositoryRules(listed=False)
-        stand.source.push(SITE, CHUNKED.image)
-        stand.source.push(OTHER, CHUNKED.image)
-        stand.source.hold("fetch")
+        for each in (SITE, OTHER, THIRD):
+            stand.rules[each.repository] = RepositoryRules(listed=is_listed or each == SITE)
+            stand.source.push(each, CHUNKED.image)
+        gate = stand.source.hold("fetch")
         with now(stand.ask()) as lease:
             await fetched(lease, "index.html")
-        stand.source.remove(OTHER.at(CHUNKED.descriptor.digest))
+        reads = stand.source.count("read")
+        with now(stand.ask(OTHER)) as lease:
+            assert lease.is_published
+            await fetched(lease, "index.html")
+        assert stand.source.count("read") == 2 * reads
+        stand.source.remove(THIRD.at(CHUNKED.descriptor.digest))
+        refused = stand.ask(THIRD)
+        gate.open()
         with pytest.raises(BlobNotFound):
-            now(stand.ask(OTHER))
+            now(refused)
         assert stand.counted("published_indexes_total", outcome="failed") == 1
 
 

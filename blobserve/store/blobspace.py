@@ -35,6 +35,7 @@ from blobserve.store.ingest import Ingest
 from blobserve.store.keep import Keep
 from blobserve.store.location import BLOCK, FURNITURE, Location
 from blobserve.store.manifests import ManifestFiles, Manifests
+from blobserve.store.provenance import Provenance
 from blobserve.store.recovery import examine, survey
 from blobserve.store.references import References
 from blobserve.store.scratch import Scratch
@@ -89,6 +90,8 @@ class BlobSpace:
         self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
         self.references = References(self._remembered)
         """What references stand for; to be asked once the space is open."""
+        self.provenance = Provenance(self._remembered, reactor.seconds)
+        """Through which repositories content was verified; loaded when the space is open."""
         self.early = EarlyFiles(metrics)
         """Files of layers that are being ingested."""
         self._unready: set[Digest] = set()
@@ -316,6 +319,7 @@ class BlobSpace:
         manifests = await self._background.to_the_end(self._manifest_files.survey)
         trees = await self._background.to_the_end(self._tree_files.survey)
         self.references.load(await self._background.to_the_end(self._state.references))
+        self.provenance.load(await self._background.to_the_end(self._state.provenance))
         if found.doubtful:
             _log.info("verifying {n} blobs", n=len(found.doubtful))
         examined = await gatherResults(

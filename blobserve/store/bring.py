@@ -1,13 +1,15 @@
 """The layers of an image, made READY side by side.
 
-Each with a permit of its own, each once for all images. Knows nothing of tags and indexes.
+Each with a permit of its own, each once for all images. A layer that is here through another
+repository is shared only after this one has shown it too. Knows nothing of tags and indexes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from blobserve.config import RepositoryRules
@@ -19,6 +21,10 @@ from blobserve.store.blobspace import Blob, BlobSpace, BlobState, Readable
 from blobserve.store.download import Downloads
 from blobserve.store.flight import Flight
 from blobserve.store.image import Image
+from blobserve.store.provenance import Access
+
+_ASKED_AT_ONCE = 10
+"""Layers that sources are asked for at a time, without fetching them."""
 
 
 class Bringing:
@@ -27,6 +33,7 @@ class Bringing:
     def __init__(self, space: BlobSpace, downloads: Downloads) -> None:
         self._space = space
         self._downloads = downloads
+        self._asking = DeferredSemaphore(_ASKED_AT_ONCE)
 
     async def bring(
         self,
@@ -35,13 +42,21 @@ class Bringing:
         source: Source,
         rules: RepositoryRules,
         flight: Flight[Readable],
+        allowed: Callable[[], None],
     ) -> Readable:
-        """Make all layers that are served READY, each with a permit of its own, and hold them."""
+        """Make all layers that are served READY, each with a permit of its own, and hold them.
+
+        `allowed` is called for each layer as soon as the repository may be given what comes of it.
+
+        :raises BlobNotFound: also when a layer is here, and the source does not have it.
+        """
         layers = {layer.kept_as: layer for layer in image.served}
         with self._space.pulling(image.digest, image.served):
             blobs = await _all(
                 [
-                    Deferred.fromCoroutine(self._layer(repository, layer, source, rules, flight))
+                    Deferred.fromCoroutine(
+                        self._layer(repository, layer, source, rules, flight, allowed)
+                    )
                     for layer in layers.values()
                 ]
             )
@@ -61,21 +76,51 @@ class Bringing:
         source: Source,
         rules: RepositoryRules,
         flight: Flight[Readable],
+        allowed: Callable[[], None],
     ) -> Blob:
-        digest = layer.kept_as
-        is_foreign = not rules.listed and (
-            self._downloads.wants(digest) or self._space.state_of(digest) is not BlobState.UNKNOWN
-        )
-        # A digest is no secret: who may see the layer, the repository's own registry must say.
-        if is_foreign and not await source.holds(repository, layer):
-            raise BlobNotFound(str(layer.digest))
+        digest, access = layer.kept_as, Access.needed(rules)
+        if not self._is_proved(repository, layer, access) and (
+            self._downloads.is_foreign(digest, repository, access)
+            or self._space.state_of(digest) is BlobState.READY
+        ):
+            await self._prove(repository, layer, source, rules, flight)
+        # Nothing is waited for before a download begins that is to show the layer itself.
+        allowed()
         blob = await self._space.mount(digest)
         if blob is None:
-            await self._downloads.pull(source, repository, layer, flight)
-            blob = await self._space.mount(digest)
+            await self._downloads.pull(source, repository, layer, access, flight)
+            if self._is_proved(repository, layer, access):
+                blob = await self._space.mount(digest)
         if blob is None:
             raise SpaceContended
         return blob
+
+    def _is_proved(self, repository: Repository, layer: Descriptor, access: Access) -> bool:
+        return self._space.provenance.covers(layer.digest, repository, access)
+
+    async def _prove(
+        self,
+        repository: Repository,
+        layer: Descriptor,
+        source: Source,
+        rules: RepositoryRules,
+        flight: Flight[Readable],
+    ) -> None:
+        """Have the repository's own source show a layer that is here, or on its way.
+
+        A registry that the configuration names is believed to have what it says it has. Any other
+        source must give out the content.
+        """
+        access = Access.needed(rules)
+        if not rules.listed or rules.source is not None:
+            await self._downloads.prove(source, repository, layer, access, flight)
+            return
+        has_it = await self._asking.run(
+            lambda: Deferred.fromCoroutine(source.holds(repository, layer))
+        )
+        if not has_it:
+            raise BlobNotFound(str(layer.digest))
+        self._space.provenance.record(layer.digest, repository, access)
 
 
 async def _all(bringing: list[Deferred[Blob]]) -> list[Blob]:

@@ -2,13 +2,15 @@
 
 At most ten at a time and one per layer digest, however many ask. A permit covers one layer from its
 first byte request until it is verified. What somebody waits for goes before what nobody waits for.
-Knows nothing of tags, manifests or of who may see which layer.
+Records that the repository it came from has shown the layer. A proof is a download too: of a layer
+that is here, or on its way, through another repository. Its bytes are verified and dropped.
+Knows nothing of tags and manifests, and decides for nobody whether a proof is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
@@ -33,8 +35,12 @@ from blobserve.oci.reference import Repository
 from blobserve.oci.source import Source
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.flight import Flight, reason_of
+from blobserve.store.proof import Proof
+from blobserve.store.provenance import Access
 
 _log = Logger()
+
+_Key: TypeAlias = "Digest | tuple[Digest, Repository, Access]"
 
 
 @attrs.frozen(eq=False)
@@ -42,9 +48,19 @@ class _Download:
     source: Source
     repository: Repository
     descriptor: Descriptor
+    access: Access
+    """What the repository will have shown by it."""
+    is_proof: bool = False
     flight: Flight[None] = attrs.field(factory=Flight)
     pulls: list[Flight[Any]] = attrs.field(factory=list)
     """The pulls that need it; any of them may become urgent at any time."""
+
+    @property
+    def key(self) -> _Key:
+        """What there is one download of at a time: a layer, or a repository's proof of it."""
+        if self.is_proof:
+            return self.descriptor.digest, self.repository, self.access
+        return self.descriptor.kept_as
 
 
 class Downloads:
@@ -56,16 +72,27 @@ class Downloads:
         self._limits = limits
         self._permits = DeferredSemaphore(limits().parallel_downloads)
         self._turns: set[Deferred[None]] = set()
-        self._downloads: dict[Digest, _Download] = {}
+        self._downloads: dict[_Key, _Download] = {}
         self._queue: list[_Download] = []
         self._closed = False
 
-    def wants(self, digest: Digest) -> bool:
-        """Whether this layer is being downloaded, or waits for it."""
-        return digest in self._downloads
+    def is_foreign(self, digest: Digest, repository: Repository, access: Access) -> bool:
+        """Return whether a layer is being downloaded, and that will not show it is `repository`'s.
+
+        Also while the download waits for its turn.
+        """
+        download = self._downloads.get(digest)
+        if download is None:
+            return False
+        return download.repository != repository or download.access < access
 
     async def pull(
-        self, source: Source, repository: Repository, descriptor: Descriptor, pull: Flight[Any]
+        self,
+        source: Source,
+        repository: Repository,
+        descriptor: Descriptor,
+        access: Access,
+        pull: Flight[Any],
     ) -> None:
         """Bring a layer into the blob space on behalf of `pull`; returns when it is READY.
 
@@ -75,20 +102,23 @@ class Downloads:
         :raises QueueFull: when too many wait already.
         :raises StoreClosed: after `close`, also when waiting by then.
         """
-        while True:
-            download = self._downloads.get(descriptor.kept_as)
-            if download is None:
-                download = self._begin(_Download(source, repository, descriptor))
-            download.pulls.append(pull)
-            try:
-                return await download.flight.wait()
-            except (NotFound, UpstreamError):
-                # Another repository's registry failed it; what its own will say is not known yet.
-                if download.repository == repository:
-                    raise
-            finally:
-                download.pulls.remove(pull)
-                self._drop_unneeded(download)
+        await self._wait_for(_Download(source, repository, descriptor, access), pull)
+
+    async def prove(
+        self,
+        source: Source,
+        repository: Repository,
+        descriptor: Descriptor,
+        access: Access,
+        pull: Flight[Any],
+    ) -> None:
+        """Verify all bytes of a layer as its repository gives them out; keep none.
+
+        Like `pull` in all else.
+
+        :raises ContentMismatch: when the repository gives out something else.
+        """
+        await self._wait_for(_Download(source, repository, descriptor, access, True), pull)
 
     async def close(self) -> None:
         """Fail every wait, stop every download, and return when ingest is wiped. Idempotent."""
@@ -103,13 +133,30 @@ class Downloads:
         self._downloads.clear()
         self._count()
 
+    async def _wait_for(self, wanted: _Download, pull: Flight[Any]) -> None:
+        while True:
+            # A new one each time: what has failed has told its waiters so.
+            download = self._downloads.get(wanted.key)
+            if download is None:
+                download = self._begin(attrs.evolve(wanted, flight=Flight(), pulls=[]))
+            download.pulls.append(pull)
+            try:
+                return await download.flight.wait()
+            except (NotFound, UpstreamError):
+                # Another repository's registry failed it; what its own will say is not known yet.
+                if download.repository == wanted.repository:
+                    raise
+            finally:
+                download.pulls.remove(pull)
+                self._drop_unneeded(download)
+
     def _begin(self, download: _Download) -> _Download:
         if self._closed:
             raise StoreClosed
         self._follow_limits()
         if self._permits.tokens <= 0 and len(self._queue) >= self._limits().queued_downloads:
             raise QueueFull
-        self._downloads[download.descriptor.kept_as] = download
+        self._downloads[download.key] = download
         self._queue.append(download)
         while self._queue and self._permits.tokens > 0:
             self._begin_turns()
@@ -119,7 +166,7 @@ class Downloads:
     def _drop_unneeded(self, download: _Download) -> None:
         if not download.pulls and download in self._queue:
             self._queue.remove(download)
-            del self._downloads[download.descriptor.kept_as]
+            del self._downloads[download.key]
             self._count()
 
     def _follow_limits(self) -> None:
@@ -149,10 +196,12 @@ class Downloads:
             await Deferred.fromCoroutine(self._download(download)).addBoth(self._end, download)
 
     def _end(self, outcome: Failure | None, download: _Download) -> None:
-        del self._downloads[download.descriptor.kept_as]
+        del self._downloads[download.key]
         self._count()
         if outcome is None:
-            self._metrics.pulls.labels("ready").inc()
+            self._metrics.pulls.labels("proved" if download.is_proof else "ready").inc()
+            digest, repository = download.descriptor.digest, download.repository
+            self._space.provenance.record(digest, repository, download.access)
             download.flight.land(None)
             return
         error = reason_of(outcome)
@@ -178,6 +227,9 @@ class Downloads:
             await self._attempt(download)
 
     async def _attempt(self, download: _Download) -> None:
+        if download.is_proof:
+            await self._attempt_proof(download)
+            return
         ingest = await self._space.ingest(download.descriptor)
         try:
             if download.descriptor.size:
@@ -190,6 +242,13 @@ class Downloads:
         except Exception:
             await ingest.abandon()
             raise
+
+    async def _attempt_proof(self, download: _Download) -> None:
+        proof = Proof(download.descriptor)
+        if download.descriptor.size:
+            consumer = _Counted(proof, self._metrics)
+            await download.source.fetch(download.repository, download.descriptor, consumer)
+        proof.finish()
 
 
 async def _stopped_early(fetch: Deferred[None], failure: Deferred[None]) -> None:

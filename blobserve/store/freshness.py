@@ -15,6 +15,7 @@ from blobserve.errors import BlobserveError, ComeAgain
 from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference
 from blobserve.store.image import Image
+from blobserve.store.provenance import Access
 
 PATIENCE = 2.0
 """Seconds that a request waits for an old tag: for its look-up and the pull of a new image."""
@@ -48,6 +49,18 @@ class Known:
     """No look-up before that: the registry asked for it, or the last one failed."""
     failures: int = 0
     """How many look-ups, or pulls of what they found, have failed in a row."""
+    access: Access = Access.NONE
+    """How far the repository has shown that all of the image is its own; see `Provenance`."""
+    confirm_after: float = 0.0
+    """When its source is to be asked again whether it is; 0 before it was asked at all."""
+
+    def is_proved(self, rules: RepositoryRules) -> bool:
+        """Return whether the repository has shown enough, under these rules, to be served it."""
+        return self.access >= Access.needed(rules)
+
+    def is_remembered(self, rules: RepositoryRules) -> bool:
+        """Return whether it is served until the source of a listed repository denies it."""
+        return self.access is Access.REMEMBERED and rules.listed
 
     def freshness(self, rules: RepositoryRules, now: float) -> Freshness:
         """Whether to look it up. See the contract, section 5, "Tags"."""

@@ -17,6 +17,7 @@ from blobserve.oci.manifest import Descriptor, Index, Manifest, Platform, parse
 from blobserve.oci.reference import Reference
 from blobserve.oci.source import Document, Source
 from blobserve.store.blobspace import BlobSpace
+from blobserve.store.provenance import Access
 from blobserve.store.trees import parts_of
 
 _DOCUMENTS = 3
@@ -64,22 +65,28 @@ class Images:
         self._limits = limits
 
     async def read(
-        self, reference: Reference, rules: RepositoryRules, source: Source | None
+        self,
+        reference: Reference,
+        rules: RepositoryRules,
+        source: Source | None,
+        is_trusted: bool = False,
     ) -> tuple[Image, list[Document]]:
         """The image that `reference` names, and the documents on the way to it.
 
-        Without a source nothing but the blob space is asked.
+        Without a source nothing but the blob space is asked. The blob space gives only documents
+        that the repository has shown before, or all of them if `is_trusted`.
 
         :raises NotHere: when a document is missing and there is no source.
         :raises NoLayers: when there is nothing to serve.
         """
-        document = await self._document(reference, source)
+        access = Access.NONE if is_trusted else Access.needed(rules)
+        document = await self._document(reference, source, access)
         documents, warnings = [document], []
         while isinstance(parsed := self._parse(document), Index):
             if len(documents) == _DOCUMENTS:
                 raise BadImage(str(reference), "its indexes are nested more than once")
             chosen, warning = parsed.choose(rules.platform)
-            document = await self._document(reference.at(chosen.digest), source)
+            document = await self._document(reference.at(chosen.digest), source, access)
             if len(document.content) != chosen.size:
                 raise ContentMismatch(str(chosen.digest), "its size is not that of its index")
             documents.append(document)
@@ -106,9 +113,12 @@ class Images:
     def _parse(self, document: Document) -> Manifest | Index:
         return parse(document.content, document.media_type, self._limits())
 
-    async def _document(self, reference: Reference, source: Source | None) -> Document:
-        if reference.digest is not None:
-            held = await self._space.get_manifest(reference.digest)
+    async def _document(
+        self, reference: Reference, source: Source | None, access: Access
+    ) -> Document:
+        digest, covers = reference.digest, self._space.provenance.covers
+        if digest is not None and (not access or covers(digest, reference.repository, access)):
+            held = await self._space.get_manifest(digest)
             if held is not None:
                 return held
         if source is None:

@@ -13,11 +13,13 @@ from twisted.logger import Logger
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobserveError, MalformedReference
+from blobserve.oci.digest import Digest
 from blobserve.oci.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.current import Current
 from blobserve.store.freshness import Known
-from blobserve.store.image import Images
+from blobserve.store.image import Image, Images
+from blobserve.store.provenance import Access
 from blobserve.store.references import MOST
 
 _log = Logger()
@@ -39,7 +41,11 @@ class KnownReferences:
         """How often a reference has come to stand for something else than before."""
 
     async def load(self) -> None:
-        """Take up what the blob space remembers, and read the images that tags serve."""
+        """Take up what the blob space remembers, and read the images that tags serve.
+
+        A tag is evidence that its repository had the image. That is enough until the source is
+        asked, where an older build has left no provenance.
+        """
         for text, digest, checked in self._space.references.all():
             try:
                 reference = Reference.parse(text)
@@ -48,6 +54,11 @@ class KnownReferences:
                 self._space.references.forget(text)
             else:
                 self._known[reference] = Known(reference, digest, checked)
+        tagged = {(tag.repository, self._known[tag].digest) for tag in self.tags()}
+        for reference, known in self._known.items():
+            key = known.digest, reference.repository
+            if key[::-1] in tagged and not self._space.provenance.covers(*key, Access.LISTED):
+                self._known[reference] = attrs.evolve(known, access=Access.REMEMBERED)
         for reference in self.tags():
             rules = self._rules(reference.repository)
             if rules is not None:
@@ -68,11 +79,20 @@ class KnownReferences:
         known = self.get(reference)
         if known is None or (known.image and known.image.suits(rules)):
             return known
+        exact, is_trusted = reference.at(known.digest), known.is_remembered(rules)
+        image: Image | None = None
+        digests: list[Digest] = []
         try:
-            image, _ = await self._images.read(reference.at(known.digest), rules, None)
+            image, documents = await self._images.read(exact, rules, None, is_trusted)
+            digests += [document.digest for document in documents]
+            digests += [layer.digest for layer in image.served]
         except BlobserveError:
             image = None
-        self.update(known, lambda each: attrs.evolve(each, image=image))
+        access = Access.needed(rules)
+        if image is None or not self._are_proved(reference.repository, digests, rules):
+            # More may have been shown, but of the image that other rules had chosen.
+            access = Access.REMEMBERED if known.access is Access.REMEMBERED else Access.NONE
+        self.update(known, lambda each: attrs.evolve(each, image=image, access=access))
         return self._known.get(reference)
 
     def learn(self, known: Known) -> None:
@@ -84,7 +104,9 @@ class KnownReferences:
         for reference in {exact, known.reference}:
             learned = attrs.evolve(known, reference=reference)
             if self.is_current(learned):
-                self.update(learned, lambda present: attrs.evolve(present, image=image))
+                self.update(
+                    learned, lambda present: attrs.evolve(present, image=image, access=known.access)
+                )
             else:
                 self.switches += reference in self._known
                 self._remember(learned)
@@ -111,6 +133,18 @@ class KnownReferences:
             self._current.serves(reference, ())
             self._space.references.forget(str(reference))
 
+    def disprove(self, known: Known) -> None:
+        """Forget a reference that its source has denied, and its digest if only tags vouch for it.
+
+        See `Access.REMEMBERED`.
+        """
+        for reference in {known.reference, known.reference.at(known.digest)}:
+            present = self._known.get(reference)
+            if present is None or present.digest != known.digest:
+                continue
+            if present.access is Access.REMEMBERED:
+                self.forget(reference)
+
     def tags(self) -> list[Reference]:
         """Every tag of which something is known."""
         return [reference for reference in self._known if reference.tag is not None]
@@ -121,6 +155,12 @@ class KnownReferences:
         if known is not None and reference.tag is not None:
             image = known.image if self._rules(reference.repository) is not None else None
             self._current.serves(reference, image.parts if image else ())
+
+    def _are_proved(
+        self, repository: Repository, digests: list[Digest], rules: RepositoryRules
+    ) -> bool:
+        covers, access = self._space.provenance.covers, Access.needed(rules)
+        return all(covers(digest, repository, access) for digest in digests)
 
     def _remember(self, known: Known) -> None:
         if known.reference not in self._known and len(self._known) >= MOST:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from blobserve.config import RepositoryRules
 from blobserve.errors import Forbidden
 from blobserve.oci.reference import Reference
 from blobserve.store.blobspace import BlobSpace
@@ -70,14 +71,16 @@ class PrePulls:
         if rules is None:
             raise Forbidden(str(reference.repository))
         known = await self._known.recall(reference, rules)
-        if known is None or not (again or self._is_ready(known)):
+        if known is None or not (again or self._is_ready(known, rules)):
             pull = self._pulls.get(reference) or self._pulls.begin(reference, known, rules)
             await pull.wait(urgent=False)
         elif again or known.freshness(rules, self._reactor.seconds()) is not Freshness.TRUSTED:
             await self._refreshes.look_up(known, rules).wait(urgent=False)
 
-    def _is_ready(self, known: Known) -> bool:
-        return known.image is not None and self._space.is_ready(known.image.digests)
+    def _is_ready(self, known: Known, rules: RepositoryRules) -> bool:
+        if known.image is None or not known.is_proved(rules):
+            return False
+        return self._space.is_ready(known.image.digests)
 
     def _set_timer(self, reference: Reference) -> None:
         timer = self._timers.pop(reference, None)

@@ -7,6 +7,8 @@ is READY, and is left alone when the pull fails. Knows nothing of when a tag is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -18,6 +20,8 @@ from blobserve.errors import (
     BlobNotFound,
     BlobserveError,
     ImageNotFound,
+    NotFound,
+    RegistryRefused,
     StoreClosed,
 )
 from blobserve.oci.reference import Reference, Repository
@@ -30,8 +34,9 @@ from blobserve.store.early import EarlyFile
 from blobserve.store.flight import Flight, Flights
 from blobserve.store.freshness import Known
 from blobserve.store.image import Image, Images
-from blobserve.store.known import KnownReferences
+from blobserve.store.known import KnownReferences, Rules
 from blobserve.store.missing import Missing
+from blobserve.store.provenance import Access
 from blobserve.store.published.indexes import PublishedIndexes
 from blobserve.store.published.layer import PublishedLayer
 from blobserve.store.published.offer import Offer, Offering, Offers
@@ -39,6 +44,29 @@ from blobserve.store.published.offer import Offer, Offering, Offers
 _log = Logger()
 
 Provider = Callable[[Repository], Source]
+
+T = TypeVar("T")
+
+
+@attrs.frozen(eq=False)
+class _Coming:
+    """An image that is being pulled, and those who wait for a file of its one layer."""
+
+    access: Access
+    """What its repository will have shown when it is READY."""
+    image: Flight[Image] = attrs.field(factory=Flight)
+    """Lands as soon as the repository may be given what streams past of the layer."""
+    waits: set[Deferred[Any]] = attrs.field(factory=set)
+
+    def land(self, image: Image) -> None:
+        """Let files of the layer be given out; of several layers, an upper one may hide them."""
+        if len(image.served) == 1:
+            self.image.land(image)
+
+    def end(self) -> None:
+        """End every wait: whatever streams past from now on comes through other pulls."""
+        for wait in list(self.waits):
+            wait.cancel()
 
 
 class Pulls:
@@ -53,6 +81,7 @@ class Pulls:
         missing: Missing,
         downloads: Downloads,
         indexes: PublishedIndexes,
+        rules: Rules,
         reactor: IReactorTime,
     ) -> None:
         self._space = space
@@ -63,11 +92,11 @@ class Pulls:
         self._downloads = downloads
         self._layers = Bringing(space, downloads)
         self._indexes = indexes
+        self._rules = rules
         self._reactor = reactor
         # Of each its own: as long as not all are told, the image is held, and takes up room.
         self._flights: Flights[Reference, Readable] = Flights(lambda: Portions(reactor).do)
-        self._coming: dict[Reference, Flight[Image]] = {}
-        """Of each reference that is being pulled, the image, as soon as that is known."""
+        self._coming: dict[Reference, _Coming] = {}
         self._offers: dict[Reference, Offers] = {}
 
     def get(self, reference: Reference) -> Flight[Readable] | None:
@@ -89,13 +118,22 @@ class Pulls:
             after=lambda image: image.release(),
         )
 
-    def early(self, reference: Reference, name: bytes) -> Deferred[EarlyFile]:
+    def early(self, reference: Reference, name: bytes, access: Access) -> Deferred[EarlyFile]:
         """A file of the image that `reference` is being pulled for, before it is READY.
 
-        See `Passing.wait`.
+        See `Passing.wait`. Never fires when the pull will not show so much `access`.
         """
-        coming = self._coming.get(reference, Flight[Image]())
-        return Deferred.fromCoroutine(self._early(coming, name))
+        coming = self._coming.get(reference)
+        if coming is None or coming.access < access:
+            return Deferred()
+        early = Deferred.fromCoroutine(self._early(coming.image, name))
+        coming.waits.add(early)
+
+        def ended(outcome: T) -> T:
+            coming.waits.discard(early)
+            return outcome
+
+        return early.addBoth(ended)
 
     async def offer(self, reference: Reference, name: bytes | None = None) -> Offer | None:
         """The image by its published index, as soon as it can be read by that; see `Offers.wait`.
@@ -118,7 +156,9 @@ class Pulls:
         rules: RepositoryRules,
         flight: Flight[Readable],
     ) -> Readable:
-        self._coming[reference] = Flight()
+        # Of the same moment as its source: they say whether that uses credentials.
+        rules = self._rules(reference.repository) or rules
+        self._coming[reference] = _Coming(Access.needed(rules))
         try:
             source = self._provider(reference.repository)
             if wanted is not None and reference.tag is not None:
@@ -131,9 +171,11 @@ class Pulls:
             _log.warn("cannot pull {reference}: {error}", reference=str(reference), error=error)
             if isinstance(error, ImageNotFound):
                 self._lost(reference, wanted, error)
+            elif wanted is not None and isinstance(error, (NotFound, RegistryRefused)):
+                self._known.disprove(wanted)
             raise
         finally:
-            del self._coming[reference]
+            self._coming.pop(reference).end()
             self._offers.pop(reference).land(None)
 
     async def _early(self, coming: Flight[Image], name: bytes) -> EarlyFile:
@@ -146,7 +188,9 @@ class Pulls:
         """Draw the conclusion from there being no such image."""
         if wanted is None:
             self._missing.note(reference, error)
-        elif self._known.is_current(wanted):
+            return
+        self._known.disprove(wanted)
+        if self._known.is_current(wanted):
             self._known.forget(reference)
 
     async def _bring(
@@ -160,10 +204,9 @@ class Pulls:
         """Make an image READY, switch `reference` to it, and hold it."""
         target = reference.at(wanted.digest) if wanted else reference
         image, documents = await self._images.read(target, rules, source)
-        if len(image.served) == 1:
-            self._coming[reference].land(image)
         known = wanted or Known(reference, image.digest, self._reactor.seconds())
-        known = attrs.evolve(known, image=image)
+        # It is learned, and offered, as that alone which the source has shown or is to show.
+        known = attrs.evolve(known, image=image, access=Access.needed(rules))
         readable = await self._offered(known, image, source, rules, flight)
         try:
             for document in documents:
@@ -173,6 +216,9 @@ class Pulls:
         except Exception:
             readable.release()
             raise
+        # The image last: where its entry is missing, a tag in the state file is taken for old.
+        for document in reversed(documents):
+            self._space.provenance.record(document.digest, reference.repository, known.access)
         self._known.learn(known)
         return readable
 
@@ -190,7 +236,10 @@ class Pulls:
         offering = Offering(known, self._offers[known.reference], opening, self._reactor)
         try:
             await offering.head_start()
-            readable = await self._layers.bring(repository, image, source, rules, flight)
+            coming = self._coming[known.reference]
+            readable = await self._layers.bring(
+                repository, image, source, rules, flight, partial(coming.land, image)
+            )
             offering.replace(self._space.acquire(image.served[0].kept_as))
             return readable
         finally:

@@ -23,6 +23,7 @@ from blobserve.metrics import Metrics
 from blobserve.oci.reference import Reference, Repository
 from blobserve.portions import Portions
 from blobserve.store.blobspace import BlobSpace, Readable
+from blobserve.store.confirm import Confirmations
 from blobserve.store.download import Downloads
 from blobserve.store.early import EarlyFile, sooner
 from blobserve.store.flight import Flight, own
@@ -32,6 +33,7 @@ from blobserve.store.known import KnownReferences, Rules
 from blobserve.store.lease import Lease, Result
 from blobserve.store.missing import Missing
 from blobserve.store.prepull import PrePulls
+from blobserve.store.provenance import Access
 from blobserve.store.published.indexes import PublishedIndexes
 from blobserve.store.published.offer import Offer
 from blobserve.store.pull import Provider, Pulls
@@ -70,9 +72,11 @@ class RefStore:
             self._missing,
             downloads,
             PublishedIndexes(space, metrics, limits),
+            rules,
             reactor,
         )
         self._refreshes = Refreshes(space, provider, self._known, self._pulls, reactor)
+        self._confirmations = Confirmations(self._known, self._pulls, reactor)
         self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)
         self._portions = Portions(reactor)
         self._closed = False
@@ -124,6 +128,10 @@ class RefStore:
             return None
         if not known.image.suits(rules):
             return None
+        if not known.is_proved(rules) and not self._confirmations.may_serve(
+            known, rules, read_only
+        ):
+            return None
         freshness = known.freshness(rules, asked)
         if freshness is Freshness.OLD:
             return None
@@ -164,9 +172,8 @@ class RefStore:
         """Fail every wait with `StoreClosed`, abandon every pull, wipe their ingest. Idempotent."""
         self._closed = True
         self._pre_pulls.close()
-        await gatherResults(
-            [Deferred.fromCoroutine(each.close()) for each in (self._refreshes, self._pulls)]
-        )
+        parts = (self._refreshes, self._confirmations, self._pulls)
+        await gatherResults([Deferred.fromCoroutine(each.close()) for each in parts])
 
     async def _lease_for(
         self, reference: Reference, read_only: bool, name: bytes | None, timeout: float
@@ -180,6 +187,9 @@ class RefStore:
         known = await self._known.recall(reference, rules)
         if known is not None and not read_only:
             await self._refresh(known, rules, asked, timeout)
+            known = self._known.get(reference)
+            if known is not None and not known.is_proved(rules):
+                await self._confirmations.confirm(known, rules, asked)
         lease = await self._here(reference, rules, asked)
         if lease is not None:
             return lease
@@ -194,13 +204,13 @@ class RefStore:
             pull = self._pulls.begin(reference, self._known.get(reference), rules)
             result = "pull"
         coming = Deferred.fromCoroutine(
-            self._offered_or_ready(reference, pull, name, read_only, result)
+            self._offered_or_ready(reference, pull, name, read_only, result, rules)
         )
         # What is checked by an index goes before what is not checked at all.
         if name is None or coming.called or not rules.early_serve:
             found: Lease | EarlyFile | None = await coming
         else:
-            found = await sooner(self._pulls.early(reference, name), coming)
+            found = await sooner(self._pulls.early(reference, name, Access.needed(rules)), coming)
         if found is not None:
             return found
         lease = await self._here(reference, rules, asked, result)
@@ -215,18 +225,21 @@ class RefStore:
         name: bytes | None,
         read_only: bool,
         result: Result,
+        rules: RepositoryRules,
     ) -> Lease | None:
         """A lease by the published index of an image that is being pulled; None: it is READY."""
         if not read_only:
             pull.urgent = True
-            offered = self._offered(await self._pulls.offer(reference, name), result)
+            offered = self._offered(await self._pulls.offer(reference, name), result, rules)
             if offered is not None:
                 return offered
         await pull.wait()
         return None
 
-    def _offered(self, offer: Offer | None, result: Result) -> Lease | None:
+    def _offered(self, offer: Offer | None, result: Result, rules: RepositoryRules) -> Lease | None:
         """A lease on an image that is being pulled, by its published index."""
+        if offer is not None and not offer.known.is_proved(rules):
+            return None  # its pull began under rules that ask for less
         image = None if offer is None else offer.take()
         if offer is None or image is None:
             return None
@@ -275,6 +288,8 @@ class RefStore:
             raise StoreClosed
         known = self._known.get(reference)
         if known is None or known.image is None:
+            return None
+        if not known.is_proved(rules) and not known.is_remembered(rules):
             return None
         image = await self._space.mount_image(known.image.digests)
         if image is None:

@@ -47,6 +47,10 @@ CREATE TABLE IF NOT EXISTS manifests (
 CREATE TABLE IF NOT EXISTS refs (
     reference TEXT PRIMARY KEY, digest TEXT NOT NULL, checked REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS provenance (
+    digest TEXT NOT NULL, repository TEXT NOT NULL, access INTEGER NOT NULL, recorded REAL NOT NULL,
+    PRIMARY KEY (digest, repository, access)
+) WITHOUT ROWID;
 """
 
 
@@ -112,6 +116,18 @@ def manifest_removed(digest: Digest) -> Change:
     return "DELETE FROM manifests WHERE digest = ?", (str(digest),)
 
 
+def provenance_put(digest: Digest, repository: str, access: int, recorded: float) -> Change:
+    """Remember that a repository has shown this content, and in which way."""
+    values = (str(digest), repository, int(access), recorded)
+    return "REPLACE INTO provenance VALUES (?, ?, ?, ?)", values
+
+
+def provenance_removed(digest: Digest, repository: str, access: int) -> Change:
+    """Forget that a repository has shown this content in this way."""
+    condition = "digest = ? AND repository = ? AND access = ?"
+    return f"DELETE FROM provenance WHERE {condition}", (str(digest), repository, int(access))
+
+
 class State:
     """The state file. Every method blocks, and may be called from any thread once it is open."""
 
@@ -160,6 +176,11 @@ class State:
         """Reference, digest and when it was checked, the longest unchecked first."""
         query = "SELECT digest, reference, checked FROM refs ORDER BY checked"
         return [(reference, digest, checked) for digest, reference, checked in self._rows(query)]
+
+    def provenance(self) -> list[tuple[Digest, str, int]]:
+        """Return digest, repository and access of every entry, the oldest first."""
+        query = "SELECT digest, repository, access FROM provenance ORDER BY recorded"
+        return [(digest, repository, access) for digest, repository, access in self._rows(query)]
 
     def change(self, *changes: Change) -> None:
         """Make these changes, and measure the file.
