@@ -28,11 +28,11 @@ from blobserve.metrics import Metrics
 from blobserve.oci.reference import Repository
 from blobserve.prepull import PrePull
 from blobserve.readiness import Readiness
+from blobserve.socket_activation import by_index
 from blobserve.sources import Sources
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.flight import Flight
 from blobserve.store.refstore import RefStore
-from blobserve.systemd import by_index
 from blobserve.threads import OwnThreads
 from blobserve.web.accesslog import AccessLog
 from blobserve.web.health import metrics_site, probe_site

@@ -24,6 +24,7 @@ GROUND = (
     "threads",
     "portions",
     "systemd",
+    "socket_activation",
     "loglines",
     "tarheader",
     "tarnames",
