@@ -26,9 +26,9 @@ from twisted.internet.threads import deferToThread
 
 import blobserve
 from blobserve import Blobserve
-from tests.rig.images import Image, write_layout
-from tests.rig.parts import own_directory
-from tests.rig.registry import DockerRegistry
+from tests.support.parts.images import Image, write_layout
+from tests.support.parts.programs import own_directory
+from tests.support.parts.registry import DockerRegistry
 
 PACKAGE = Path(blobserve.__file__).parent
 FILES = {"index.html": b"<!doctype html>\n<title>A page</title>\n", "app.js": b"run();\n" * 400}

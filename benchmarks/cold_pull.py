@@ -20,10 +20,10 @@ from pathlib import Path
 import attrs
 
 from benchmarks.warm.process import cpu_seconds
-from tests.rig.images import Image
-from tests.rig.parts import own_directory
-from tests.rig.registry import DockerRegistry
-from tests.rig.server import ROOT, Server
+from tests.support.parts.images import Image
+from tests.support.parts.programs import own_directory
+from tests.support.parts.registry import DockerRegistry
+from tests.support.parts.server import ROOT, Server
 
 FILES, UNPACKED, INCOMPRESSIBLE = 4_300, 308_000_000, 0.07
 

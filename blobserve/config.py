@@ -15,8 +15,8 @@ from typing import Literal
 
 import attrs
 
-from blobserve.oci.manifest import Platform
-from blobserve.oci.reference import Repository
+from blobserve.names.platform import Platform
+from blobserve.names.reference import Repository
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -189,7 +189,7 @@ class Config:
     drain_timeout: float = 30.0
     allow_any_repo: bool = False
     hot_path: bool = True
-    """Whether requests that can be answered at once take the short way, see `blobserve.web.hot`."""
+    """Whether requests that can be answered at once take the short way, see `fast_path`."""
     repos: Mapping[str, RepositoryRules] = attrs.field(factory=dict)
     """By canonical repository, or by ``<registry>/<path>/*``."""
     registries: Mapping[str, RegistryRules] = attrs.field(factory=dict)

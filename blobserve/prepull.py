@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 
 from blobserve.config import Config
 from blobserve.errors import BlobserveError
-from blobserve.oci.reference import Reference, Repository
+from blobserve.names.reference import Reference, Repository
 from blobserve.store.refstore import RefStore
 
 _log = Logger()

@@ -1,7 +1,7 @@
 """The service: where every part is made, put together, started and stopped in order.
 
 The only composition root. Knows nothing of processes: signals, systemd and what is printed belong
-to `blobserve.plugin`.
+to `blobserve.daemon.plugin`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
+from blobserve.concurrency.singleflight import Flight
+from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Config, Limits, RepositoryRules
 from blobserve.configfile import ConfigSource, load
 from blobserve.errors import CannotOpen, ConfigError
 from blobserve.metrics import Metrics
-from blobserve.oci.reference import Repository
+from blobserve.names.reference import Repository
+from blobserve.oci.sources import Sources
 from blobserve.prepull import PrePull
-from blobserve.readiness import Readiness
 from blobserve.socket_activation import by_index
-from blobserve.sources import Sources
 from blobserve.store.blobspace import BlobSpace
-from blobserve.store.flight import Flight
 from blobserve.store.refstore import RefStore
-from blobserve.threads import OwnThreads
-from blobserve.web.accesslog import AccessLog
-from blobserve.web.health import metrics_site, probe_site
+from blobserve.web.health import Readiness, metrics_site, probe_site
+from blobserve.web.server.access_log import AccessLog
 from blobserve.web.site import make_site
 
 _DISK_THREADS = 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.rig.images import Image, files_below, write_layout
+from tests.support.parts.images import Image, files_below, write_layout
 
 HERE = Path(__file__).resolve().parent
 

@@ -1,1 +1,1 @@
-"""The tests of blobserve; see `tests.rig` for the real parts they run against."""
+"""The tests of blobserve; see `tests.support.parts` for the real parts they run against."""

@@ -14,16 +14,16 @@ import pytest_twisted
 from hypothesis import settings
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
-from tests.campaign import PROPERTY
-from tests.cases_http import FILES
-from tests.examples import NAME
-from tests.rig.browser import Browser
-from tests.rig.nginx import Nginx
-from tests.rig.parts import own_directory
-from tests.rig.registry import DockerRegistry, htpasswd, redirect
-from tests.rig.server import Server
-from tests.rig.tokens import TokenEndpoint
-from tests.sites import Serving, serving
+from tests.faults.campaign import PROPERTY
+from tests.support.examples import NAME
+from tests.support.parts.browser import Browser
+from tests.support.parts.nginx import Nginx
+from tests.support.parts.programs import own_directory
+from tests.support.parts.registry import DockerRegistry, htpasswd, redirect
+from tests.support.parts.server import Server
+from tests.support.parts.tokens import TokenEndpoint
+from tests.support.sites import Serving, serving
+from tests.traps.cases_http import FILES
 
 settings.load_profile(NAME)
 
@@ -48,7 +48,7 @@ def pytest_runtest_makereport() -> Generator[None, Any, Any]:
 
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Tell `tests.campaign` for how many `cases` a test stands, and a `figure` that it found."""
+    """Tell `campaign` for how many `cases` a test stands, and a `figure` that it found."""
 
     def tell(**found: object) -> None:
         request.node.user_properties += [(name, str(value)) for name, value in found.items()]
@@ -148,7 +148,7 @@ def serve(tmp_path: Path, running: Any) -> Callable[..., Server]:
 async def answering(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Serving]:
-    """A site with the files of `tests.cases_http`, with the hot path and without."""
+    """A site with the files of `tests.traps.cases_http`, with the hot path and without."""
     async with serving(tmp_path_factory.mktemp("site"), FILES, hot_path=request.param) as site:
         yield site
 

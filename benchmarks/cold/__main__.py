@@ -20,7 +20,7 @@ from benchmarks.cold import writers
 from benchmarks.cold.bench import Bench, Sizes
 from benchmarks.cold.cases import CASES
 from benchmarks.cold.table import Figure, heading
-from tests.rig.parts import own_directory
+from tests.support.parts.programs import own_directory
 
 _ALL = {**CASES, "indexed": writers.indexed}
 

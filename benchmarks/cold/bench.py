@@ -16,8 +16,8 @@ from benchmarks.cold.client import ask
 from benchmarks.cold.layers import Blob, described, entry, gzipped
 from benchmarks.cold.link import Link
 from benchmarks.cold.origin import Origin
-from tests.rig.parts import free_port
-from tests.rig.server import ROOT, Server
+from tests.support.parts.programs import free_port
+from tests.support.parts.server import ROOT, Server
 
 REPOSITORY = "bench/site"
 MB = 1_000_000

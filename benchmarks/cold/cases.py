@@ -23,10 +23,10 @@ from benchmarks.cold_pull import unpacked
 from benchmarks.warm.process import cpu_seconds
 from blobserve.config import Limits
 from blobserve.errors import PathNotFound
-from blobserve.oci.digest import Digest
-from blobserve.store.filesystem import ImageFilesystem
-from tests.rig.server import Server
-from tests.turns import slow_turns
+from blobserve.names.digest import Digest
+from blobserve.store.blobs.filesystem import ImageFilesystem
+from tests.support.parts.server import Server
+from tests.support.turn_watch import slow_turns
 
 Lines = Iterator["Figure | str"]
 _ONE_THREAD = Path(__file__).parents[1] / "peers" / "one_thread.py"

@@ -15,7 +15,7 @@ import attrs
 from isal import isal_zlib
 
 from benchmarks.cold_pull import web_client
-from tests.rig.images import tar_of
+from tests.support.parts.images import tar_of
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.warm.process import Process
-from tests.rig.server import ROOT
+from tests.support.parts.server import ROOT
 
 RATE, ROUND_TRIP = 12_500_000, 0.020
 """100 Mbit/s, in bytes a second; seconds."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from benchmarks.cold.layers import Blob
-from tests.rig.images import digest_of
-from tests.rig.registry import DockerRegistry
+from tests.support.parts.images import digest_of
+from tests.support.parts.registry import DockerRegistry
 
 _CONFIG = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"

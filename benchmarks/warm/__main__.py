@@ -27,7 +27,7 @@ from benchmarks.warm.check import Wrong
 from benchmarks.warm.process import found, peak_memory, pinned
 from benchmarks.warm.rounds import Bench
 from benchmarks.warm.servers import PACKAGES, SERVERS, Files, Peer
-from tests.rig.images import Image, write_layout
+from tests.support.parts.images import Image, write_layout
 
 _PACER = Path(__file__).with_name("pacer.go")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.rig.parts import answers, end, free_port, wait_until
+from tests.support.parts.programs import answers, end, free_port, wait_until
 
 _TICK = os.sysconf("SC_CLK_TCK")
 

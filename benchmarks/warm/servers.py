@@ -18,8 +18,8 @@ import attrs
 
 from benchmarks.warm.cases import REPOSITORY
 from benchmarks.warm.process import Process, found, program
-from tests.rig.server import ROOT as CHECKOUT
-from tests.rig.server import Server
+from tests.support.parts.server import ROOT as CHECKOUT
+from tests.support.parts.server import Server
 
 _LEAST_LINE, _WAITING = 60, 256 * 1024
 """Bytes of a line in an access log, and of lines that are not written yet."""

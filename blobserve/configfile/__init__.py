@@ -16,8 +16,8 @@ import attrs
 
 from blobserve import config
 from blobserve.config import Config, Limits, RepositoryRules
-from blobserve.configfile import kinds, names
-from blobserve.configfile.place import (
+from blobserve.configfile import image_names, scalars
+from blobserve.configfile.schema import (
     Document,
     Keys,
     Kind,
@@ -28,7 +28,7 @@ from blobserve.configfile.place import (
     each,
     made,
 )
-from blobserve.configfile.tree import Node, Unreadable, from_json, from_python, from_yaml
+from blobserve.configfile.syntax import Node, Unreadable, from_json, from_python, from_yaml
 from blobserve.errors import ConfigError
 
 _NOTHING_SERVED = (
@@ -87,7 +87,7 @@ def _repository(place: Place, key: str) -> RepositoryRules:
 
 
 def _headers(place: Place) -> tuple[tuple[str, str], ...]:
-    return tuple(by_name(names.header_name, names.header_value)(place).items())
+    return tuple(by_name(image_names.header_name, image_names.header_value)(place).items())
 
 
 def _own(place: Place) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _without_effect(place: Place) -> tuple[str, ...]:
     problem = "has no effect, since allowAnyRepo under blobserve is not true"
     registries = place.members().get("registries")
     keys = [each.members().get("allowAnyRepo") for each in _values(registries)]
-    return tuple(key.said(problem) for key in keys if key is not None and kinds.flag(key))
+    return tuple(key.said(problem) for key in keys if key is not None and scalars.flag(key))
 
 
 def _values(place: Place | None) -> list[Place]:
@@ -114,7 +114,7 @@ def _values(place: Place | None) -> list[Place]:
 
 
 def _pprof(place: Place) -> str:
-    address = kinds.text(place)
+    address = scalars.text(place)
     if address:
         place.document.warnings.append(place.said("there is no pprof here; this key has no effect"))
     return address
@@ -127,10 +127,10 @@ def _camel_case(name: str) -> str:
 
 def _limit(name: str) -> Kind[Any]:
     if name.endswith("_per_address"):
-        return lambda place: None if place.node.value == 0 else kinds.count(place)
+        return lambda place: None if place.node.value == 0 else scalars.count(place)
     if name.endswith(("_size", "_rate")):
-        return kinds.positive_size
-    return kinds.positive_duration if name.endswith("_timeout") else kinds.count
+        return scalars.positive_size
+    return scalars.positive_duration if name.endswith("_timeout") else scalars.count
 
 
 _LIMITS: Keys = {
@@ -138,19 +138,19 @@ _LIMITS: Keys = {
 }
 
 _REPLACEMENT: Keys = {
-    "path": ("path", names.image_path),
-    "search": ("search", kinds.filled),
-    "replacement": ("replacement", kinds.text),
+    "path": ("path", image_names.image_path),
+    "search": ("search", scalars.filled),
+    "replacement": ("replacement", scalars.text),
 }
 
 _INLINE_VARIABLE: Keys = {
-    "search": ("search", kinds.filled),
-    "replacement": ("replacement", kinds.text),
+    "search": ("search", scalars.filled),
+    "replacement": ("replacement", scalars.text),
 }
 
 _REPOSITORY: Keys = {
-    "prePull": ("pre_pull", each(names.tag)),
-    "workdir": ("workdir", names.workdir),
+    "prePull": ("pre_pull", each(image_names.tag)),
+    "workdir": ("workdir", image_names.workdir),
     "replacements": (
         "replacements",
         each(made(config.Replacement, _REPLACEMENT, tuple(_REPLACEMENT))),
@@ -159,64 +159,66 @@ _REPOSITORY: Keys = {
         "inline_static",
         each(made(config.InlineVariable, _INLINE_VARIABLE, tuple(_INLINE_VARIABLE))),
     ),
-    "layers": ("layers", kinds.one_of("first", "all")),
-    "platform": ("platform", names.platform),
-    "tagMaxAge": ("tag_max_age", kinds.duration),
-    "immutableTags": ("immutable_tags", each(kinds.filled)),
-    "immutablePaths": ("immutable_paths", each(names.image_path)),
+    "layers": ("layers", scalars.one_of("first", "all")),
+    "platform": ("platform", image_names.platform),
+    "tagMaxAge": ("tag_max_age", scalars.duration),
+    "immutableTags": ("immutable_tags", each(scalars.filled)),
+    "immutablePaths": ("immutable_paths", each(image_names.image_path)),
     "headers": ("headers", _headers),
-    "listing": ("listing", kinds.flag),
-    "fallback": ("fallback", names.page),
-    "notFound": ("not_found", names.page),
-    "earlyServe": ("early_serve", kinds.flag),
-    "codings": ("codings", each(kinds.one_of("zstd", "gzip"))),
-    "precompressed": ("precompressed", kinds.flag),
-    "source": ("source", kinds.source),
+    "listing": ("listing", scalars.flag),
+    "fallback": ("fallback", image_names.page),
+    "notFound": ("not_found", image_names.page),
+    "earlyServe": ("early_serve", scalars.flag),
+    "codings": ("codings", each(scalars.one_of("zstd", "gzip"))),
+    "precompressed": ("precompressed", scalars.flag),
+    "source": ("source", scalars.source),
 }
 
 _REGISTRY: Keys = {
-    "insecure": ("insecure", kinds.flag),
-    "ca": ("ca", kinds.file),
-    "allowHosts": ("allow_hosts", lambda place: frozenset(each(names.upstream_host)(place))),
-    "allowAnyRepo": ("allow_any_repo", kinds.flag),
+    "insecure": ("insecure", scalars.flag),
+    "ca": ("ca", scalars.file),
+    "allowHosts": ("allow_hosts", lambda place: frozenset(each(image_names.upstream_host)(place))),
+    "allowAnyRepo": ("allow_any_repo", scalars.flag),
 }
 
 _BLOB_SPACE: Keys = {
-    "location": ("location", kinds.path),
-    "maxSizeBytes": ("max_size", kinds.bound),
-    "gcInterval": ("gc_interval", kinds.positive_duration),
-    "verifyOnRead": ("verify_on_read", kinds.flag),
+    "location": ("location", scalars.path),
+    "maxSizeBytes": ("max_size", scalars.bound),
+    "gcInterval": ("gc_interval", scalars.positive_duration),
+    "verifyOnRead": ("verify_on_read", scalars.flag),
 }
 
 _ACCESS_LOG: Keys = {
-    "format": ("format", kinds.one_of("text", "json", "off")),
-    "file": ("file", kinds.log_file),
+    "format": ("format", scalars.one_of("text", "json", "off")),
+    "file": ("file", scalars.log_file),
 }
 
 _OWN: Keys = {
-    "port": ("listen", kinds.port),
-    "listen": ("listen", kinds.endpoints),
-    "timeout": ("timeout", kinds.timeout),
-    "drainTimeout": ("drain_timeout", kinds.duration),
-    "allowAnyRepo": ("allow_any_repo", kinds.flag),
-    "hotPath": ("hot_path", kinds.flag),
-    "repos": ("repos", by_name(names.repository_key, _repository)),
+    "port": ("listen", scalars.port),
+    "listen": ("listen", scalars.endpoints),
+    "timeout": ("timeout", scalars.timeout),
+    "drainTimeout": ("drain_timeout", scalars.duration),
+    "allowAnyRepo": ("allow_any_repo", scalars.flag),
+    "hotPath": ("hot_path", scalars.flag),
+    "repos": ("repos", by_name(image_names.repository_key, _repository)),
     "registries": (
         "registries",
-        by_name(names.registry_key, lambda place, _: made(config.RegistryRules, _REGISTRY)(place)),
+        by_name(
+            image_names.registry_key, lambda place, _: made(config.RegistryRules, _REGISTRY)(place)
+        ),
     ),
     "blobSpace": ("blob_space", made(config.BlobSpaceRules, _BLOB_SPACE)),
     "limits": ("limits", made(Limits, _LIMITS)),
-    "trustedProxies": ("trusted_proxies", each(kinds.network)),
+    "trustedProxies": ("trusted_proxies", each(scalars.network)),
 }
 
 _BESIDE: Keys = {
     "blobserve": ("blobserve", _own),
     "accessLog": ("access_log", made(config.AccessLogRules, _ACCESS_LOG)),
-    "dockerAuth": ("docker_auth", kinds.optional_file),
+    "dockerAuth": ("docker_auth", scalars.optional_file),
     "pprofAddr": ("pprof", _pprof),
-    "prometheusAddr": ("prometheus_addr", kinds.address),
-    "readinessProbeAddr": ("readiness_addr", kinds.address),
+    "prometheusAddr": ("prometheus_addr", scalars.address),
+    "readinessProbeAddr": ("readiness_addr", scalars.address),
 }
 
 

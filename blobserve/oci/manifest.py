@@ -9,19 +9,16 @@ are never looked at.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 
+from blobserve.config import Limits
 from blobserve.errors import BadImage, MalformedReference, PlatformNotFound
+from blobserve.names.digest import Digest
+from blobserve.names.platform import Platform
 from blobserve.oci.artifact import LAYER_TYPE, TITLE, Kind, check_apart, kind_of, path_of
-from blobserve.oci.digest import Digest
 from blobserve.oci.strict_json import parse_object
-
-if TYPE_CHECKING:
-    from blobserve.config import Limits  # which takes `Platform` from here
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
@@ -51,48 +48,8 @@ _GENERIC_TYPES = (
     "application/octet-stream",
     "binary/octet-stream",  # Amazon S3's for an object without a type
 )
-_PLATFORM = re.compile(r"[a-z0-9._-]+/[a-z0-9._-]+(?:/[a-z0-9._-]+)?")
-# The variants that platforms without one mean: OCI image-spec image-index.md, "Platform Variants".
-# The names that uname and others have for what Go, and so OCI, calls otherwise.
-_ARCHITECTURES = {
-    "x86_64": "amd64",
-    "x86-64": "amd64",
-    "aarch64": "arm64",
-    "i386": "386",
-    "i686": "386",
-}
-_USUAL_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
 
 _JsonObject = Mapping[str, object]
-
-
-@attrs.frozen
-class Platform:
-    """What an image runs on; ``linux/arm64/v8`` and ``linux/arm64`` are one. Made by `parse`."""
-
-    os: str
-    architecture: str
-    variant: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Platform:
-        """Read ``os/architecture`` or ``os/architecture/variant``.
-
-        ``x86_64`` is read as ``amd64``, and ``aarch64`` as ``arm64``.
-
-        :raises ValueError: for anything else.
-        """
-        if not _PLATFORM.fullmatch(text):
-            raise ValueError("a platform is written os/architecture, such as linux/arm64")
-        os, architecture, *rest = text.split("/")
-        architecture = _ARCHITECTURES.get(architecture, architecture)
-        variant = rest[0] if rest else None
-        return cls(
-            os, architecture, None if variant == _USUAL_VARIANTS.get(architecture) else variant
-        )
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
 
 _USUAL_PLATFORM = Platform("linux", "amd64")

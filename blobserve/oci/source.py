@@ -10,9 +10,9 @@ from typing import Protocol
 import attrs
 from twisted.internet.interfaces import IConsumer
 
-from blobserve.oci.digest import Digest
+from blobserve.names.digest import Digest
+from blobserve.names.reference import Reference, Repository
 from blobserve.oci.manifest import Descriptor
-from blobserve.oci.reference import Reference, Repository
 
 
 @attrs.frozen

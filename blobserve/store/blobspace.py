@@ -19,31 +19,31 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from blobserve.concurrency.background import Background
+from blobserve.concurrency.threads import Threads
 from blobserve.config import BlobSpaceRules, Limits
 from blobserve.errors import ImageTooLarge, SpaceUnusable, StoreClosed
 from blobserve.metrics import Metrics
-from blobserve.oci.digest import Digest
+from blobserve.names.digest import Digest
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Document
-from blobserve.store.background import Background
-from blobserve.store.behind import WriteBehind
-from blobserve.store.blob import Blob, BlobState, Readable
-from blobserve.store.bound import Bound
-from blobserve.store.early import EarlyFiles
-from blobserve.store.files import BlobFiles
-from blobserve.store.ingest import Ingest
-from blobserve.store.keep import Keep
-from blobserve.store.location import BLOCK, FURNITURE, Location
-from blobserve.store.manifests import ManifestFiles, Manifests
-from blobserve.store.provenance import Provenance
-from blobserve.store.recovery import examine, survey
-from blobserve.store.references import References
-from blobserve.store.scratch import Scratch
-from blobserve.store.state import SLACK, Change, State
-from blobserve.store.treefiles import TreeFiles
-from blobserve.store.trees import Trees, parts_of
-from blobserve.store.workbench import Workbench
-from blobserve.threads import Threads
+from blobserve.store.blobs.blob import Blob, BlobState, Readable
+from blobserve.store.blobs.blob_files import BlobFiles
+from blobserve.store.blobs.merged_index_files import TreeFiles
+from blobserve.store.blobs.recovery import examine, survey
+from blobserve.store.disk.directory import FURNITURE, Location
+from blobserve.store.disk.files import BLOCK
+from blobserve.store.disk.metadata_db import SLACK, Change, State
+from blobserve.store.disk.write_behind import References, WriteBehind
+from blobserve.store.ingest.early_files import EarlyFiles
+from blobserve.store.ingest.ingest import Ingest
+from blobserve.store.ingest.writer import Workbench
+from blobserve.store.space.manifests import ManifestFiles, Manifests
+from blobserve.store.space.merged_indexes import Trees, parts_of
+from blobserve.store.space.provenance import Provenance
+from blobserve.store.space.quota import Bound
+from blobserve.store.space.ready_blobs import Keep
+from blobserve.store.space.scratch import Scratch
 
 __all__ = ["Blob", "BlobSpace", "BlobState", "Ingest", "Readable"]
 

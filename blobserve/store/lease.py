@@ -6,12 +6,12 @@ from types import TracebackType
 from typing import Literal
 
 from blobserve.errors import BlobDamaged
-from blobserve.oci.digest import Digest
+from blobserve.names.digest import Digest
+from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.blobspace import Readable
-from blobserve.store.codings import Uncoded
-from blobserve.store.entry import Entry
-from blobserve.store.filesystem import ImageFilesystem
-from blobserve.store.published.layer import PublishedReadable, Reading
+from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.index.entry import Entry
+from blobserve.store.lazy.lazy_layer import PublishedReadable, Reading
 
 Result = Literal["hit", "pull", "wait", "stale"]
 

@@ -17,27 +17,27 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
+from blobserve.concurrency.fair_queue import Portions
+from blobserve.concurrency.singleflight import Flight, own
 from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import Forbidden, NotHere, SpaceContended, StoreClosed
 from blobserve.metrics import Metrics
-from blobserve.oci.reference import Reference, Repository
-from blobserve.portions import Portions
+from blobserve.names.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace, Readable
-from blobserve.store.confirm import Confirmations
-from blobserve.store.download import Downloads
-from blobserve.store.early import EarlyFile, sooner
-from blobserve.store.flight import Flight, own
-from blobserve.store.freshness import PATIENCE, Freshness, Known
-from blobserve.store.image import Images
-from blobserve.store.known import KnownReferences, Rules
+from blobserve.store.ingest.early_files import EarlyFile, sooner
+from blobserve.store.lazy.availability import Offer
+from blobserve.store.lazy.lazy_indexes import PublishedIndexes
 from blobserve.store.lease import Lease, Result
-from blobserve.store.missing import Missing
-from blobserve.store.prepull import PrePulls
-from blobserve.store.provenance import Access
-from blobserve.store.published.indexes import PublishedIndexes
-from blobserve.store.published.offer import Offer
-from blobserve.store.pull import Provider, Pulls
-from blobserve.store.refresh import Refreshes
+from blobserve.store.pull.confirmations import Confirmations
+from blobserve.store.pull.downloads import Downloads
+from blobserve.store.pull.prepull_timers import PrePulls
+from blobserve.store.pull.pulls import Provider, Pulls
+from blobserve.store.pull.revalidation import Refreshes
+from blobserve.store.refs.freshness import PATIENCE, Freshness, Known
+from blobserve.store.refs.image import Images
+from blobserve.store.refs.negative_cache import Missing
+from blobserve.store.refs.reference_table import KnownReferences, Rules
+from blobserve.store.space.provenance import Access
 
 _SHARE = 0.8
 """The part of a caller's time that a look-up may take: the rest is for what is here."""

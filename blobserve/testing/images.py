@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from blobserve.oci.digest import Digest
+from blobserve.names.digest import Digest
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from blobserve.oci.source import Document
 

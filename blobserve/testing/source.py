@@ -9,9 +9,9 @@ from twisted.internet.interfaces import IConsumer, IPushProducer
 from zope.interface import implementer
 
 from blobserve.errors import BlobNotFound, BlobserveError, ContentMismatch, ImageNotFound
-from blobserve.oci.digest import Digest
+from blobserve.names.digest import Digest
+from blobserve.names.reference import Reference, Repository
 from blobserve.oci.manifest import Descriptor
-from blobserve.oci.reference import Reference, Repository
 from blobserve.oci.source import Document, Refreshed
 from blobserve.testing.images import MadeImage
 

@@ -2,22 +2,34 @@
 
 Served apart from images, on addresses of their own. Neither answer ever waits for a registry: a
 server whose registry is down can still answer from its blob space.
+
+The service is ready when it listens, is not draining, and can read its disk. Images that are pulled
+beforehand delay that by at most a minute.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import attrs
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from blobserve.concurrency.threads import Threads
+
+PRE_PULLS_WITHIN = 60.0
+_DISK_WITHIN = 2.0
 
 
 @attrs.frozen
@@ -102,3 +114,63 @@ def _site(pages: Mapping[bytes, _Render]) -> Site:
     site = _QuietSite(root, timeout=30)
     site.displayTracebacks = False
     return site
+
+
+class Readiness:
+    """What ``/ready`` says of one service.
+
+    :param registries: how each registry answered last, for those who want to know more.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        location: Path,
+        disk: Threads,
+        registries: Callable[[], Mapping[str, object]],
+    ) -> None:
+        self._reactor = reactor
+        self._location = location
+        self._disk = disk
+        self._registries = registries
+        self._phase: Literal["starting", "pre-pulling", "ready", "draining"] = "starting"
+        self._patience: IDelayedCall | None = None
+
+    def listening(self, pre_pulls: defer.Deferred[None]) -> None:
+        """Requests can come; `pre_pulls` fires when every image has been tried."""
+        self._phase = "pre-pulling"
+        self._patience = self._reactor.callLater(PRE_PULLS_WITHIN, self._tried)
+        pre_pulls.addCallback(lambda _: self._tried())
+
+    def draining(self) -> None:
+        """No more requests should come."""
+        self._phase = "draining"
+        self._end_patience()
+
+    async def health(self) -> Health:
+        """How the service is at this moment; asks the disk, for two seconds at most."""
+        problems: list[str] = [] if self._phase == "ready" else [self._phase]
+        details: dict[str, object] = {"registries": self._registries()}
+        if self._phase != "starting":
+            try:
+                usage = self._disk.run(_disk_usage, self._location)
+                details["disk"] = await usage.addTimeout(_DISK_WITHIN, self._reactor)
+            except (OSError, defer.TimeoutError):
+                problems.append("the blob space cannot be read")
+        return Health(tuple(problems), details)
+
+    def _tried(self) -> None:
+        self._end_patience()
+        if self._phase == "pre-pulling":
+            self._phase = "ready"
+
+    def _end_patience(self) -> None:
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
+
+
+def _disk_usage(location: Path) -> Mapping[str, int]:
+    # Reading counts, not only being there: a broken disk still has its mount point.
+    (location / "VERSION").read_bytes()
+    usage = shutil.disk_usage(location)
+    return {"totalBytes": usage.total, "freeBytes": usage.free}

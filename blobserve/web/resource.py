@@ -17,18 +17,18 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
+from blobserve.concurrency.threads import Threads
 from blobserve.config import Config
 from blobserve.errors import BadRequest, BlobDamaged, MethodNotAllowed, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
-from blobserve.threads import Threads
-from blobserve.web.accounts import Accounts, Log
-from blobserve.web.answer import Answer
-from blobserve.web.asked import Asked, Head, selector
-from blobserve.web.files import Files
-from blobserve.web.pace import Pace
-from blobserve.web.response import abort, send
-from blobserve.web.status import is_unexpected, refusal
+from blobserve.web.content.responder import Files
+from blobserve.web.http.request import Asked, Head, selector
+from blobserve.web.http.response import Answer
+from blobserve.web.http.status import is_unexpected, refusal
+from blobserve.web.server.request_log import Accounts, Log
+from blobserve.web.server.send import abort, send
+from blobserve.web.server.slow_clients import Pace
 
 _log = Logger()
 

@@ -1,6 +1,9 @@
 """The site: all the connections of one server, with what bounds them, in front of the resource.
 
 HTTP/2 is never offered, whatever happens to be importable.
+
+`Refused` answers a request that is refused before any image is looked at; it is counted and logged
+like any other.
 """
 
 from __future__ import annotations
@@ -8,24 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import cached_property
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from twisted.web import http
-from twisted.web.resource import IResource
-from twisted.web.server import Request, Site
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from blobserve.concurrency.fair_queue import Portions
+from blobserve.concurrency.threads import Threads
 from blobserve.config import Config, Limits
-from blobserve.errors import TooManyConnections
+from blobserve.errors import BlobserveError, TooManyConnections
 from blobserve.metrics import Metrics
-from blobserve.portions import Portions
 from blobserve.store.refstore import RefStore
-from blobserve.threads import Threads
-from blobserve.web.accounts import Accounts, Log
-from blobserve.web.channel import ImageChannel, ImageRequest
-from blobserve.web.connections import Connections
-from blobserve.web.hot import HotPath
-from blobserve.web.refused import Refused
-from blobserve.web.resource import ImageResource
+from blobserve.web.http.request import Asked
+from blobserve.web.http.status import refusal
+from blobserve.web.resource import ImageResource, head_of
+from blobserve.web.server.channel import ImageChannel, ImageRequest
+from blobserve.web.server.connection_limits import Connections
+from blobserve.web.server.fast_path import HotPath
+from blobserve.web.server.request_log import Accounts, Log
+from blobserve.web.server.send import send
 
 
 def make_site(
@@ -55,7 +61,7 @@ class ImageSite(Site):
         config: Callable[[], Config],
         metrics: Metrics,
     ) -> None:
-        # Twisted's own timer begins anew with every byte; see `blobserve.web.deadline`.
+        # Twisted's own timer begins anew with every byte; see `blobserve.web.server.timeouts`.
         super().__init__(resource, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self.images = resource
         self.connections: Connections[ImageChannel] = Connections(config, reactor, metrics)
@@ -129,3 +135,29 @@ class ImageSite(Site):
     def _abort(self) -> None:
         for channel in list(self.channels):
             channel.transport.abortConnection()
+
+
+class Refused(Resource):
+    """In the place of `images` for one request, which is refused for `reason`."""
+
+    isLeaf = True  # noqa: N815
+
+    def __init__(self, images: ImageResource, reason: BlobserveError) -> None:
+        super().__init__()
+        self._images = images
+        self._reason = reason
+
+    def render(self, request: Request) -> int:
+        """See `IResource.render`."""
+        asked = Asked(head_of(request))
+        account = self._images.accounts.begin(request, asked)
+        answer = refusal(self._reason, account.request_id, asked.head.is_navigation)
+        dressed = self._images.files.dressed(answer, asked)
+        sending = Deferred.fromCoroutine(send(request, dressed, self._images.pace))
+        request.notifyFinish().addErrback(lambda _: sending.cancel())
+        sending.addCallbacks(lambda _: request.finish(), _client_left)
+        return NOT_DONE_YET
+
+
+def _client_left(why: Failure) -> None:
+    why.trap(CancelledError)

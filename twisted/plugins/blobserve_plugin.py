@@ -3,5 +3,8 @@
 from twisted.application.service import ServiceMaker
 
 blobserve = ServiceMaker(
-    "blobserve", "blobserve.plugin", "Single files out of image layers, over HTTP.", "blobserve"
+    "blobserve",
+    "blobserve.daemon.plugin",
+    "Single files out of image layers, over HTTP.",
+    "blobserve",
 )

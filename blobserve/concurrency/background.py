@@ -1,0 +1,56 @@
+"""What goes on although nobody waits for it: until it is quiet nothing is closed under it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from blobserve.concurrency.threads import Threads
+
+T = TypeVar("T")
+
+_log = Logger()
+
+
+class Background:
+    """All that goes on in one blob space."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._running: set[Deferred[Any]] = set()
+
+    def to_the_end(self, job: Callable[[], T]) -> Deferred[T]:
+        """Run a job in a thread, which `quiet` waits for even when nobody wants it any more."""
+        waiter: Deferred[T] = Deferred()
+        running = self._threads.run(job)
+        self._running.add(running)
+
+        def ended(outcome: T | Failure) -> T | Failure:
+            self._running.discard(running)
+            return outcome
+
+        running.addBoth(ended).addCallbacks(waiter.callback, waiter.errback)
+        return waiter
+
+    def do(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
+        """Run something that nobody waits for but `quiet`; that it failed is logged."""
+        running = Deferred.fromCoroutine(work)
+        if not running.called:
+            self._running.add(running)
+            running.addBoth(lambda _: self._running.discard(running))
+        running.addErrback(_log_failure)
+        return running
+
+    async def quiet(self) -> None:
+        """Wait until nothing runs; cancelling lets it run on, unheard."""
+        while self._running:
+            await DeferredList(list(self._running), consumeErrors=True)
+
+
+def _log_failure(failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        _log.failure("in the background", failure)

@@ -1,0 +1,4 @@
+"""Values that name things: digests, references, platforms.
+
+Pure: parse and compare. Nothing here does I/O or imports Twisted.
+"""

@@ -1,0 +1,226 @@
+"""The client: requests, redirects by our rules, and every connection that they need.
+
+The one home of treq. Each request names its origin, and what is secret goes to that origin alone.
+Knows nothing of the Distribution API; answers of any status are answers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urljoin
+
+import attrs
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from blobserve.concurrency.fair_queue import a_later_turn
+from blobserve.config import Limits
+from blobserve.errors import RegistryFailed
+from blobserve.metrics import Metrics
+from blobserve.oci.http.address_rules import AddressRules, Origin
+from blobserve.oci.http.connect_errors import (
+    NO_ANSWER,
+    is_cancelled,
+    is_no_tls,
+    is_untrusted,
+    problem_of,
+    was_asked,
+)
+from blobserve.oci.http.connection_pool import Connections
+from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.response import RENAMED_CODING, Request, Response
+from blobserve.oci.http.retry import Transient
+
+MAX_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+_RAW = re.compile(r"[ \x80-\xff]")  # of a value read as latin-1, so that each is one byte
+_IDLE_CONNECTIONS = 10
+_IDLE_SECONDS = 60
+
+_log = Logger()
+
+
+class NoTls(Transient):
+    """The peer does not speak TLS; nothing of the request has reached it."""
+
+
+class Client:
+    """Speaks HTTP on behalf of one registry.
+
+    :param user_agent: what we call ourselves.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        rules: AddressRules,
+        endpoints: Endpoints,
+        limits: Limits,
+        metrics: Metrics,
+        user_agent: str,
+    ) -> None:
+        self._reactor = reactor
+        self._rules = rules
+        self._limits = limits
+        self._metrics = metrics
+        self._user_agent = user_agent
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool._factory = Connections  # type: ignore[assignment]  # it only needs to be called
+        self._pool.maxPersistentPerHost = _IDLE_CONNECTIONS
+        self._pool.cachedConnectionTimeout = _IDLE_SECONDS
+        self._agent = Agent.usingEndpointFactory(reactor, endpoints, self._pool)
+
+    async def ask(self, request: Request) -> Response:
+        """The answer to `request`, or to what it was redirected to.
+
+        :raises Transient: when there is none, and there may be another time.
+        :raises RegistryFailed: when there is none, or when it leads where we do not go.
+        :raises AddressRefused: when a host may not be connected to.
+        """
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._exchange(request)
+            if not request.is_followed or response.status not in _REDIRECTS:
+                return response
+            await response.discard()
+            request = self._redirected(request, response)
+        raise self._failed(f"it redirects more than {MAX_REDIRECTS} times")
+
+    async def close(self) -> None:
+        """Close the connections that nobody uses; what is running is its caller's to cancel."""
+        await self._pool.closeCachedConnections()
+
+    def _redirected(self, request: Request, response: Response) -> Request:
+        """RFC 9110 §15.4, for methods without side effects."""
+        location = response.value("location")
+        if not location:
+            raise self._failed("it redirects to nowhere")
+        try:
+            url = urljoin(request.url, _escaped(location))
+            origin = Origin.of(url)
+        except ValueError as error:
+            raise self._failed("it redirects to what is no URL") from error
+        if response.origin.scheme == "https" and origin.scheme != "https":
+            raise self._failed("it redirects from https to http")
+        if origin == response.origin:
+            return attrs.evolve(request, url=url)
+        if request.form is not None:
+            raise self._failed("it redirects a secret to another host")
+        return attrs.evolve(request, url=url, authorization=None)
+
+    async def _exchange(self, request: Request) -> Response:
+        origin = Origin.of(request.url)
+        if origin.scheme == "http" and not self._rules.permits_plain(origin.host, origin.port):
+            key = self._rules.plain_key(origin.host, origin.port)
+            problem = f"{origin.authority} may not be spoken to without TLS; to allow it, {key}"
+            raise self._failed(problem)
+        # It takes half a millisecond to make a request, as does what led to it.
+        await a_later_turn(self._reactor)
+        begun = self._reactor.seconds()
+        wire = _Exactly(self._agent, request)
+        response = await self._answer(wire.send(self._reactor, self._headers(request)), origin)
+        labels = (request.method.lower(), str(response.code))
+        self._metrics.client_requests.labels(*labels).inc()
+        self._metrics.client_duration.labels(*labels).observe(self._reactor.seconds() - begun)
+        return Response(response, origin, request.url, self._reactor, self._limits)
+
+    def _headers(self, request: Request) -> Headers:
+        headers = {"User-Agent": self._user_agent, **request.headers}
+        if request.authorization is not None:
+            headers["Authorization"] = request.authorization
+        return Headers({name: [value] for name, value in headers.items()})
+
+    async def _answer(self, asked: Deferred[Any], origin: Origin) -> Any:
+        """Wait for the head of an answer, as long as `header_timeout`."""
+        limit = self._limits.header_timeout
+        timer: IDelayedCall = self._reactor.callLater(limit, asked.cancel)
+        try:
+            return await asked
+        except NO_ANSWER as error:
+            if timer.active() and is_cancelled(error):
+                raise CancelledError from error
+            raise self._unanswered(error, origin, is_late=not timer.active()) from error
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _unanswered(self, error: Exception, origin: Origin, is_late: bool) -> Exception:
+        # Whoever gives up says so; that loopback is asked for TLS first, for one, is no news.
+        _log.debug(
+            "no answer from {origin}: {error_class}",
+            origin=origin.authority,
+            error_class=type(error).__name__,
+        )
+        if is_late:
+            problem = f"it did not answer within {self._limits.header_timeout:g} s"
+            return Transient(origin.host, problem, was_asked=was_asked(error))
+        if is_untrusted(error):
+            return self._failed(f"the certificate of {origin.host} is not trusted, or not for it")
+        if is_no_tls(error):
+            return NoTls(origin.host, "it does not speak TLS", was_asked=False)
+        return Transient(origin.host, problem_of(error), was_asked=was_asked(error))
+
+    def _failed(self, problem: str) -> RegistryFailed:
+        return RegistryFailed(self._rules.registry, problem)
+
+
+@implementer(IAgent)
+class _Exactly:
+    """Sends a request as it was written.
+
+    treq asks for gzip and decodes it, which hides cut-off bodies; it normalises URLs, signed ones
+    too, and takes no IPv6 address. So it is given a stand-in, and what it must not see is renamed.
+    """
+
+    _STAND_IN = "http://registry.invalid/"
+
+    def __init__(self, agent: IAgent, request: Request) -> None:
+        self._agent = agent
+        self._request = request
+
+    def send(self, reactor: Any, headers: Headers) -> Deferred[Any]:
+        """The response, its body unread. Cancelling closes the connection."""
+        # A client for each request: treq's keeps cookies.
+        return HTTPClient(self).request(
+            self._request.method,
+            self._STAND_IN,
+            headers=headers,
+            data=None if self._request.form is None else dict(self._request.form),
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=reactor,
+        )
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """See `IAgent.request`."""
+        exact = Headers() if headers is None else headers
+        exact.setRawHeaders(b"accept-encoding", [b"identity"])
+        url = self._request.url.encode("ascii")
+        return self._agent.request(method, url, exact, bodyProducer).addCallback(_renamed)
+
+
+def _escaped(location: str) -> str:
+    """Return a Location with its raw blanks and bytes beyond ASCII escaped, all else as it is.
+
+    Storage names files so in its URLs; RFC 3986 §2.1 has only the escapes.
+    """
+    return _RAW.sub(lambda found: f"%{ord(found[0]):02X}", location)
+
+
+def _renamed(response: IResponse) -> IResponse:
+    codings = response.headers.getRawHeaders(b"content-encoding", [])
+    response.headers.setRawHeaders(RENAMED_CODING.encode(), codings)
+    response.headers.removeHeader(b"content-encoding")
+    return response

@@ -1,0 +1,187 @@
+"""Endpoints: connections whose address has been checked, with TLS where the URL says so.
+
+A name is resolved once, each address is judged by the `AddressRules`, and only what was judged is
+connected to; TLS goes on naming and verifying the host. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL, crypto
+from twisted.internet._sslverify import IOpenSSLTrustRoot  # public only in its documentation
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import (
+    IAddress,
+    IHostnameResolver,
+    IHostResolution,
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IReactorPluggableNameResolver,
+    IResolutionReceiver,
+    IStreamClientEndpoint,
+)
+from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
+from twisted.web.client import BrowserLikePolicyForHTTPS, HostnameCachingHTTPSPolicy
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from blobserve.concurrency.threads import Threads
+from blobserve.errors import AddressRefused, RegistryFailed
+from blobserve.oci.http.address_rules import AddressRules
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+@implementer(IAgentEndpointFactory)
+class Endpoints:
+    """Makes the endpoints of one registry's client.
+
+    :param ca: a PEM file of certificates that are trusted besides the system's, by this registry
+        and by whatever it sends us to: a private registry's storage has its certificate from the
+        same authority. Read in `disk`, at the first connection that needs it.
+    :param timeout: seconds that each address has to accept a connection.
+    """
+
+    def __init__(
+        self, reactor: Any, rules: AddressRules, ca: Path | None, disk: Threads, timeout: float
+    ) -> None:
+        self._reactor = reactor
+        self._rules = rules
+        self._ca = ca
+        self._disk = disk
+        self._timeout = timeout
+        self._policy: HostnameCachingHTTPSPolicy | None = None
+
+    def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
+        """See `IAgentEndpointFactory.endpointForURI`."""
+        return _Endpoint(self, uri.host.decode("ascii"), uri.port, uri.scheme == b"https")
+
+    async def connect(
+        self, host: str, port: int, has_tls: bool, factory: IProtocolFactory
+    ) -> IProtocol:
+        """Connect to one of the host's permitted addresses, whichever answers first."""
+        addresses = await _resolve(self._reactor, host, port)
+        name = f"[{host}]" if ":" in host else host
+        permitted = [each for each in addresses if self._rules.permits(name, port, each.host)]
+        if addresses and not permitted:
+            raise AddressRefused(name, self._rules.key(name, port))
+        if not permitted:
+            raise DNSLookupError("no addresses")
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(
+            _Resolved(self._reactor, permitted), permitted[0].host, port, self._timeout
+        )
+        if has_tls:
+            endpoint = wrapClientTLS(await self._tls(host, port), endpoint)
+        return await endpoint.connect(factory)
+
+    async def _tls(self, host: str, port: int) -> IOpenSSLClientConnectionCreator:
+        if self._policy is None:
+            trust = platformTrust()
+            if self._ca is not None:
+                trust = _Both(trust, await self._authorities(self._ca))
+            self._policy = HostnameCachingHTTPSPolicy(BrowserLikePolicyForHTTPS(trust))
+        return self._policy.creatorForNetloc(host.encode("ascii"), port)
+
+    async def _authorities(self, path: Path) -> IOpenSSLTrustRoot:
+        try:
+            found = _PEM.findall(await self._disk.run(path.read_bytes))
+            if not found:
+                raise ValueError("no certificate")
+            root: IOpenSSLTrustRoot = trustRootFromCertificates(map(Certificate.loadPEM, found))
+        except (OSError, ValueError, crypto.Error) as error:
+            raise RegistryFailed(self._rules.registry, "its ca file cannot be used") from error
+        return root
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    def __init__(self, endpoints: Endpoints, host: str, port: int, has_tls: bool) -> None:
+        self._endpoints = endpoints
+        self._place = (host, port, has_tls)
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See `IStreamClientEndpoint.connect`."""
+        return Deferred.fromCoroutine(self._endpoints.connect(*self._place, factory))
+
+
+@implementer(IOpenSSLTrustRoot)
+class _Both:
+    """Trusts what either root trusts; alone, a root of our own would replace the system's."""
+
+    def __init__(self, *roots: IOpenSSLTrustRoot) -> None:
+        self._roots = roots
+
+    def _addCACertsToContext(self, context: SSL.Context) -> None:
+        for root in self._roots:
+            root._addCACertsToContext(context)
+
+
+async def _resolve(reactor: Any, host: str, port: int) -> list[IPv4Address | IPv6Address]:
+    receiver = _Receiver()
+    reactor.nameResolver.resolveHostName(receiver, host, port)
+    return await receiver.complete
+
+
+@implementer(IResolutionReceiver)
+class _Receiver:
+    def __init__(self) -> None:
+        self._addresses: list[IPv4Address | IPv6Address] = []
+        self.complete: Deferred[list[IPv4Address | IPv6Address]] = Deferred()
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """See `IResolutionReceiver.resolutionBegan`."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        """See `IResolutionReceiver.addressResolved`."""
+        if isinstance(address, IPv4Address | IPv6Address):
+            self._addresses.append(address)
+
+    def resolutionComplete(self) -> None:
+        """See `IResolutionReceiver.resolutionComplete`."""
+        self.complete.callback(self._addresses)
+
+
+@implementer(IReactorPluggableNameResolver, IHostnameResolver, IHostResolution)
+class _Resolved:
+    """A reactor for which every name has the addresses that were checked, and no others.
+
+    `HostnameEndpoint` then does the racing between them, as RFC 8305 has it.
+    """
+
+    def __init__(self, reactor: Any, addresses: Sequence[IAddress]) -> None:
+        self._addresses = addresses
+        self.name = ""
+        self.nameResolver = self
+        self.connectTCP = reactor.connectTCP
+        self.callLater = reactor.callLater
+        self.seconds = reactor.seconds
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: IResolutionReceiver,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Sequence[type[IAddress]] | None = None,
+        transportSemantics: str = "TCP",
+    ) -> IHostResolution:
+        """See `IHostnameResolver.resolveHostName`."""
+        resolutionReceiver.resolutionBegan(self)
+        for address in self._addresses:
+            resolutionReceiver.addressResolved(address)
+        resolutionReceiver.resolutionComplete()
+        return self
+
+    def installNameResolver(self, resolver: IHostnameResolver) -> IHostnameResolver:
+        """See `IReactorPluggableNameResolver.installNameResolver`: there is none to install."""
+        return self
+
+    def cancel(self) -> None:
+        """See `IHostResolution.cancel`: it is over when it begins."""

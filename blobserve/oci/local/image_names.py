@@ -1,0 +1,216 @@
+"""Naming: which images of a local file a reference names.
+
+Pure. A layout or an archive may hold images of several repositories under one tag, so a tag alone
+does not name an image. An image goes only to the repository that its names give. An image without
+a repository in its names goes to every repository that has the file as its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+
+from blobserve.errors import MalformedReference
+from blobserve.names.reference import DOCKER_HUB, Repository, canonical_registry
+from blobserve.oci.manifest import Descriptor, Index
+
+REF_NAME = "org.opencontainers.image.ref.name"
+"""The annotation with a tag or a whole name: OCI image-spec annotations.md."""
+
+CONTAINERD_NAME = "io.containerd.image.name"
+"""The annotation with the whole name, which Docker, containerd and BuildKit add to a tag."""
+
+_SHOWN = 5
+_LONGEST_SHOWN = 300
+
+
+@attrs.frozen(cache_hash=True)
+class Name:
+    """One name of an image; `repository` is empty for a tag alone. Made by `parse`."""
+
+    repository: str
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str) -> Name:
+        """Read a tag (``v1``) or a name (``site:v1``, ``registry.example/team/site:v1``).
+
+        A name without a registry is one of Docker Hub. A name without a tag has the tag
+        ``latest``, or no tag where it has a digest. A malformed name is read too, and matches
+        nothing.
+        """
+        name, has_digest, _ = text.partition("@")
+        if "/" not in name and ":" not in name and not has_digest:
+            return cls("", name)
+        head, colon, tag = name.rpartition(":")
+        if not colon or "/" in tag:
+            head, tag = name, "" if has_digest else "latest"
+        return cls(_canonical(head), tag)
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.tag}" if self.repository else self.tag
+
+
+@attrs.frozen
+class Entry:
+    """One image of an index, with its names."""
+
+    image: Descriptor
+    reference: Name | None
+    """The name in `REF_NAME`."""
+    containerd: Name | None
+    """The name in `CONTAINERD_NAME`."""
+
+    @classmethod
+    def of(cls, image: Descriptor) -> Entry:
+        """Read the names of an image from its annotations."""
+        texts = map(image.annotations.get, (REF_NAME, CONTAINERD_NAME))
+        return cls(image, *[Name.parse(text) if text else None for text in texts])
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """The names. A tag alone is left out where a whole name is known."""
+        known = [name for name in (self.reference, self.containerd) if name is not None]
+        return tuple([name for name in known if name.repository] or known)
+
+    @property
+    def repositories(self) -> set[str]:
+        """The repositories that the names give."""
+        return {name.repository for name in self.names} - {""}
+
+
+class Names:
+    """The images of an index that one repository may be given, by their names."""
+
+    def __init__(self, index: Index, repository: Repository) -> None:
+        self._repository = str(repository)
+        self._all = [Entry.of(each) for each in index.manifests]
+        self._counting = self._repositories() | {""}
+        self._own = [
+            each
+            for each in self._all
+            if not each.repositories or each.repositories & self._counting
+        ]
+        self._tagged: dict[str, list[Entry]] = {}
+        for entry in self._own:
+            for tag in {name.tag for name in entry.names if name.repository in self._counting}:
+                self._tagged.setdefault(tag, []).append(entry)
+
+    @property
+    def own(self) -> tuple[Descriptor, ...]:
+        """Every image that the repository may be given."""
+        return tuple(each.image for each in self._own)
+
+    @property
+    def are_all_own(self) -> bool:
+        """Whether the repository may be given every image of the index."""
+        return len(self._own) == len(self._all)
+
+    def find(self, tag: str) -> tuple[Descriptor, ...]:
+        """The image that a tag names; several where each is for another platform; else nothing.
+
+        The order is: the whole name in `REF_NAME`; the whole name in `CONTAINERD_NAME`; the only
+        repository with the same last path component; a tag alone, if only one image has it. Of
+        images with the same whole name the last counts. The only image of an index without any
+        name has every tag.
+        """
+        wanted, tagged = Name(self._repository, tag), self._tagged.get(tag, [])
+        exact = [each for each in tagged if each.reference == wanted]
+        exact = exact or [each for each in tagged if each.containerd == wanted]
+        if exact:
+            return _newest(exact)
+        alike = [each for each in tagged if each.repositories]
+        if alike:
+            repositories = {each for entry in alike for each in entry.repositories}
+            is_clear = len(repositories & self._counting) == 1
+            return _newest(alike) if is_clear else _only_one(alike)
+        if tagged:
+            return _one_each(tagged)
+        return () if any(each.names for each in self._all) else _only_one(self._all)
+
+    def shared(self) -> Iterator[tuple[Descriptor, ...]]:
+        """The images for several platforms that `find` gives for one tag, for every such tag."""
+        for tag in self._tagged:
+            found = self.find(tag)
+            if len(found) > 1:
+                yield found
+
+    def described(self) -> tuple[tuple[str, ...], int]:
+        """A few names of the index for a message, and how many more there are."""
+        images: dict[Name, set[str]] = {}
+        for entry in self._all:
+            for name in entry.names:
+                images.setdefault(name, set()).add(str(entry.image.digest))
+        if not images:
+            count = len(self._all)
+            return ((f"{count} images without a name",) if count > 1 else ()), 0
+        shown = [name for name in images if _is_presentable(str(name))][:_SHOWN]
+        texts = [
+            f"{name} ({len(images[name])} images)" if len(images[name]) > 1 else str(name)
+            for name in shown
+        ]
+        return tuple(texts), len(images) - len(shown)
+
+    def _repositories(self) -> set[str]:
+        """The very repository if the index names it, else those with its last path component."""
+        held = {each for entry in self._all for each in entry.repositories}
+        last = _last(self._repository)
+        return {self._repository} & held or {each for each in held if _last(each) == last}
+
+
+def _canonical(repository: str) -> str:
+    """A repository as it is written here: Docker leaves out its own registry."""
+    registry, slash, _ = repository.partition("/")
+    if not slash or canonical_registry(registry) is None:
+        repository = f"{DOCKER_HUB}/{repository}"
+    try:
+        return str(Repository.parse(repository))
+    except MalformedReference:
+        return repository
+
+
+def _last(repository: str) -> str:
+    return repository.rpartition("/")[2]
+
+
+def _is_presentable(text: str) -> bool:
+    return len(text) <= _LONGEST_SHOWN and text.isascii() and text.isprintable()
+
+
+_FITNESS: tuple[Callable[[Descriptor], bool], ...] = (
+    lambda each: each.is_image and each.is_plain,
+    lambda each: each.is_image,
+    lambda each: True,
+)
+
+
+def _distinct(entries: Sequence[Entry]) -> list[Descriptor]:
+    """The images of these entries, each once; only the plain ones if there are any."""
+    for is_fit in _FITNESS:
+        # From the last to the first, so that an image has the place of its last entry.
+        fitting = {each.image.digest: each.image for each in entries[::-1] if is_fit(each.image)}
+        if fitting:
+            return list(fitting.values())[::-1]
+    return []
+
+
+def _only_one(entries: Sequence[Entry]) -> tuple[Descriptor, ...]:
+    """The image of these entries, if they are one."""
+    images = _distinct(entries)
+    return tuple(images) if len(images) == 1 else ()
+
+
+def _one_each(entries: Sequence[Entry]) -> tuple[Descriptor, ...]:
+    """The image of these entries, or one for each platform."""
+    images = _distinct(entries)
+    platforms = {each.platform for each in images}
+    is_clear = len(images) == 1 or (len(platforms) == len(images) and None not in platforms)
+    return tuple(images) if is_clear else ()
+
+
+def _newest(entries: Sequence[Entry]) -> tuple[Descriptor, ...]:
+    """The last image of these entries, or the last one for each platform."""
+    images = _distinct(entries)
+    platforms = {each.platform: each for each in images}
+    return tuple(images[-1:]) if None in platforms else tuple(platforms.values())

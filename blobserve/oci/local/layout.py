@@ -1,0 +1,245 @@
+"""The layout: images in files, as OCI image-spec image-layout.md has it.
+
+A `Source` that reads files in threads. It gives a repository the images that `Names` gives it, and
+no others, by tag or by digest. The only names that it asks its files for are digests. Knows nothing
+of registries, nor where the files are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IConsumer, IPushProducer
+from zope.interface import implementer
+
+from blobserve.concurrency.threads import Threads
+from blobserve.config import Limits
+from blobserve.errors import BadImage, BlobNotFound, ContentMismatch, ImageNotFound, RegistryFailed
+from blobserve.names.digest import Digest
+from blobserve.names.platform import Platform
+from blobserve.names.reference import Reference, Repository
+from blobserve.oci import manifest
+from blobserve.oci.local.directory import Files
+from blobserve.oci.local.image_names import Names
+from blobserve.oci.manifest import INDEX_TYPES, Descriptor, Index
+from blobserve.oci.source import Document, Refreshed
+
+_USUAL = Limits()
+_CHUNK = 256 << 10
+_NESTED = 2
+"""Indexes on the way from ``index.json`` to an image: as many as are followed to serve one."""
+
+
+@attrs.frozen
+class _Found:
+    """The place of an image: an entry of the index, or an index that is made of entries."""
+
+    descriptor: Descriptor
+    made: bytes | None = None
+
+
+class Layout:
+    """One OCI image layout. See `Source` for what the methods do.
+
+    `Names.find` says what a tag names. Where it names several images, each for its platform, they
+    are an index. Nothing is kept open, so the files may be replaced at any time.
+    """
+
+    def __init__(self, files: Files, threads: Threads, limits: Limits = _USUAL) -> None:
+        self._files = files
+        self._threads = threads
+        self._limits = limits
+
+    async def resolve(self, reference: Reference) -> Document:
+        """See `Source.resolve`."""
+        await self._files.ready()
+        return await self._threads.run(self._document, reference)
+
+    async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
+        """See `Source.refresh`."""
+        await self._files.ready()
+        found = await self._threads.run(self._find, reference)
+        return Refreshed(found.descriptor.digest)
+
+    async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
+        """See `Source.holds`."""
+        await self._files.ready()
+        return await self._threads.run(self._files.has, _blob(descriptor.digest))
+
+    async def fetch(
+        self, repository: Repository, descriptor: Descriptor, consumer: IConsumer
+    ) -> None:
+        """See `Source.fetch`."""
+        await self._files.ready()
+        flow = _Flow()
+        consumer.registerProducer(flow, True)
+        try:
+            written = 0
+            while written < descriptor.size:
+                chunk = await self._threads.run(self._chunk, descriptor, written)
+                await flow.running()
+                consumer.write(chunk)
+                written += len(chunk)
+        finally:
+            consumer.unregisterProducer()
+
+    async def read(
+        self, repository: Repository, descriptor: Descriptor, start: int, length: int
+    ) -> bytes:
+        """See `Source.read`."""
+        await self._files.ready()
+        return await self._threads.run(self._part, descriptor, start, length)
+
+    def _document(self, reference: Reference) -> Document:
+        found = self._find(reference)
+        listed = found.descriptor
+        if found.made is not None:
+            return Document(listed.digest, listed.media_type, found.made)
+        limit = self._limits.manifest_size
+        try:
+            content, _ = self._files.read(_blob(listed.digest), 0, limit + 1)
+        except FileNotFoundError as error:
+            raise ImageNotFound(str(reference)) from error
+        except OSError as error:
+            raise self._failed("a manifest cannot be read") from error
+        if len(content) > limit:
+            raise BadImage(str(reference), f"its manifest exceeds {limit} bytes")
+        if Digest.of(content, listed.digest.algorithm) != listed.digest:
+            raise ContentMismatch(str(listed.digest), "its manifest has another digest")
+        return Document(listed.digest, listed.media_type, content)
+
+    def _find(self, reference: Reference) -> _Found:
+        """Find the image that a reference names.
+
+        :raises ImageNotFound: when there is none for its repository.
+        """
+        names = Names(self._index(), reference.repository)
+        if reference.digest is not None:
+            found = self._by_digest(names, reference.digest)
+        else:
+            found = _one_of(names.find(reference.tag or ""))
+        if found is None:
+            raise ImageNotFound(str(reference), *names.described())
+        return found
+
+    def _by_digest(self, names: Names, digest: Digest) -> _Found | None:
+        """Find an image of a repository by digest, also one that the index does not list."""
+        listed = [each for each in names.own if each.digest == digest]
+        if listed:
+            return _Found(listed[-1])
+        if self._files.has(_blob(digest)):
+            # Not listed, so it may be in an index that another repository's name stands for.
+            is_own = names.are_all_own or self._reaches(names.own, digest, _NESTED)
+            return _Found(Descriptor("", digest, 0)) if is_own else None
+        made = (_one_of(images) for images in names.shared())
+        return next((each for each in made if each and each.descriptor.digest == digest), None)
+
+    def _reaches(self, images: Iterable[Descriptor], digest: Digest, depth: int) -> bool:
+        """Whether one of these images is `digest`, or an index that leads to it."""
+        return any(
+            each.digest == digest
+            or (depth > 0 and self._reaches(self._children(each), digest, depth - 1))
+            for each in images
+        )
+
+    def _children(self, image: Descriptor) -> tuple[Descriptor, ...]:
+        """The images that an index lists, if this is one that can be read."""
+        if not image.is_index:
+            return ()
+        try:
+            content, _ = self._files.read(_blob(image.digest), 0, self._limits.manifest_size)
+            index = manifest.parse(content, image.media_type, self._limits)
+        except (OSError, BadImage):
+            return ()
+        return index.manifests if isinstance(index, Index) else ()
+
+    def _index(self) -> Index:
+        try:
+            content, _ = self._files.read("index.json", 0, self._limits.manifest_size)
+            index = manifest.parse(content, INDEX_TYPES[0], self._limits)
+        except (OSError, BadImage) as error:
+            raise self._failed("it has no index.json that can be used") from error
+        if not isinstance(index, Index):
+            raise self._failed("its index.json is no index")
+        return index
+
+    def _chunk(self, descriptor: Descriptor, offset: int) -> bytes:
+        return self._part(descriptor, offset, min(_CHUNK, descriptor.size - offset))
+
+    def _part(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
+        digest = str(descriptor.digest)
+        try:
+            content, size = self._files.read(_blob(descriptor.digest), offset, length)
+        except FileNotFoundError as error:
+            raise BlobNotFound(digest) from error
+        except OSError as error:
+            raise self._failed("a blob cannot be read") from error
+        if size != descriptor.size:
+            raise ContentMismatch(digest, f"it has {size} bytes, not {descriptor.size}")
+        return content
+
+    def _failed(self, problem: str) -> RegistryFailed:
+        return RegistryFailed(self._files.name, problem)
+
+
+def _one_of(images: tuple[Descriptor, ...]) -> _Found | None:
+    """One image, or the index of several; None for none. The same images make the same bytes."""
+    if not images:
+        return None
+    if len(images) == 1:
+        return _Found(images[0])
+    listed = [
+        {
+            "mediaType": each.media_type,
+            "digest": str(each.digest),
+            "size": each.size,
+            "platform": _written(each.platform),
+        }
+        for each in images
+    ]
+    media_type = INDEX_TYPES[0]
+    made = json.dumps({"schemaVersion": 2, "mediaType": media_type, "manifests": listed}).encode()
+    return _Found(Descriptor(media_type, Digest.of(made), len(made)), made)
+
+
+def _written(platform: Platform | None) -> dict[str, str]:
+    return {} if platform is None else attrs.asdict(platform, filter=lambda _, value: value)
+
+
+def _blob(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+@implementer(IPushProducer)
+class _Flow:
+    """Whether a consumer wants bytes."""
+
+    def __init__(self) -> None:
+        self._resumed: Deferred[None] | None = None
+        self._is_stopped = False
+
+    async def running(self) -> None:
+        """Wait until the consumer wants bytes. CancelledError: it wants none any more."""
+        while self._resumed is not None:
+            await self._resumed
+        if self._is_stopped:
+            raise CancelledError
+
+    def pauseProducing(self) -> None:
+        """See `IPushProducer.pauseProducing`."""
+        if self._resumed is None:
+            self._resumed = Deferred()
+
+    def resumeProducing(self) -> None:
+        """See `IPushProducer.resumeProducing`."""
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            resumed.callback(None)
+
+    def stopProducing(self) -> None:
+        """See `IProducer.stopProducing`."""
+        self._is_stopped = True
+        self.resumeProducing()

@@ -1,0 +1,115 @@
+"""The archive: the files of a layout in one tar file, as ``skopeo`` writes an ``oci-archive:``.
+
+One pass over its headers finds where its members lie; they are read there. The file may be replaced
+at any time: it is another one when its device, inode, size or date is, which is noticed before each
+use, and by every read.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import attrs
+from twisted.internet.defer import DeferredLock
+
+from blobserve.concurrency.threads import Threads
+from blobserve.config import Limits
+from blobserve.errors import BadLayer, RegistryBusy, RegistryFailed
+from blobserve.oci.local.directory import opened, read_at
+from blobserve.tar.members import Members, Part
+
+
+@attrs.frozen(eq=False)
+class Contents:
+    """What is in an archive, for as long as it is this one."""
+
+    identity: tuple[int, ...]
+    members: Members
+
+
+class Archive:
+    """The members of a tar file. See `blobserve.oci.local.directory.Files`."""
+
+    def __init__(
+        self, path: Path, threads: Threads, limits: Limits, name: str = "oci archive"
+    ) -> None:
+        self.name = name
+        self._path = path
+        self._threads = threads
+        self._limits = limits
+        self._contents: Contents | None = None
+        self._lock = DeferredLock()  # So that what waits for a pass over it is no thread.
+
+    async def ready(self) -> None:
+        """See `Files.ready`."""
+        await self.contents()
+
+    async def contents(self) -> Contents:
+        """What is in the file now; the same object for as long as it is the same file.
+
+        :raises RegistryFailed: when it is not there, or no tar archive.
+        """
+        async with self._lock:
+            self._contents = await self._threads.run(self._look, self._contents)
+        return self._contents
+
+    def has(self, path: str) -> bool:
+        """See `Files.has`."""
+        return self._find(path) is not None
+
+    def read(self, path: str, offset: int, length: int) -> tuple[bytes, int]:
+        """See `Files.read`."""
+        part = self._find(path)
+        if part is None:
+            raise FileNotFoundError(path)
+        return self.read_part(self._known(), part, offset, length), part.size
+
+    def read_part(self, contents: Contents, part: Part, offset: int, length: int) -> bytes:
+        """Up to `length` bytes of a part of these contents. Blocks.
+
+        :raises RegistryBusy: when another file has taken the place of the one with them.
+        """
+        length = max(0, min(length, part.size - offset))
+        with opened(self._path) as (descriptor, status):
+            if _identity(status) != contents.identity:
+                raise RegistryBusy(self.name, 1.0)
+            return read_at(descriptor, part.offset + offset, length)
+
+    def find(self, contents: Contents, path: str) -> Part | None:
+        """Where a file of these contents lies, if there is one.
+
+        :raises RegistryFailed: when links lead nowhere.
+        """
+        try:
+            return contents.members.find(path.encode("utf-8", "surrogatepass"))
+        except BadLayer as problem:
+            raise RegistryFailed(self.name, str(problem)) from problem
+
+    def _find(self, path: str) -> Part | None:
+        return self.find(self._known(), path)
+
+    def _known(self) -> Contents:
+        if self._contents is None:
+            raise RegistryBusy(self.name, 1.0)
+        return self._contents
+
+    def _look(self, known: Contents | None) -> Contents:
+        try:
+            with opened(self._path) as (descriptor, status):
+                identity = _identity(status)
+                if known is not None and known.identity == identity:
+                    return known
+                read = partial(read_at, descriptor)
+                return Contents(identity, Members.read(read, status.st_size, self._limits))
+        except FileNotFoundError as error:
+            raise RegistryFailed(self.name, "there is no such file") from error
+        except OSError as error:
+            raise RegistryFailed(self.name, "it cannot be read") from error
+        except BadLayer as problem:
+            raise RegistryFailed(self.name, str(problem)) from problem
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,135 @@
+"""The login: what a registry is shown, for each of its repositories.
+
+Answers challenges with what the keychain has, or with a token of the registry's own realm.
+Credentials go to the registry and to the realm that it names, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from urllib.parse import urljoin
+
+import attrs
+
+from blobserve.concurrency.threads import Threads
+from blobserve.errors import RegistryFailed, RegistryRefused
+from blobserve.names.reference import Repository
+from blobserve.oci.credentials.keychain import Credential, Keychain
+from blobserve.oci.http.address_rules import Origin
+from blobserve.oci.registry import challenge
+from blobserve.oci.registry.challenge import Basic, Bearer
+from blobserve.oci.registry.token_cache import TOKEN, Grant, Tokens, basic
+
+_REMEMBERED = 1000
+_PULL_SCOPE = re.compile(r"repository(?:\([a-z0-9-]+\))?:([^\s:,]+):pull")
+
+
+@attrs.frozen
+class _Demand:
+    """What a registry asks for as one repository: a challenge, with its realm made absolute."""
+
+    challenge: Bearer | Basic
+    scopes: tuple[tuple[str, ...], ...] = ()
+    """The sets of scopes to ask for, each if the realm refuses those before it; the last good one
+    comes first."""
+
+
+class Login:
+    """What one registry is shown, for each of its repositories.
+
+    :param keychain: None to be anonymous. Asked in `disk`, anew each time.
+    """
+
+    def __init__(self, tokens: Tokens, keychain: Keychain | None, disk: Threads) -> None:
+        self._tokens = tokens
+        self._keychain = keychain
+        self._disk = disk
+        self._asked: OrderedDict[Repository, _Demand] = OrderedDict()
+
+    async def unasked(self, repository: Repository) -> str | None:
+        """What the registry last asked for as this repository, so that it need not ask again."""
+        asked = self._asked.get(repository)
+        return None if asked is None else await self._meet(repository, asked)
+
+    async def answer(
+        self, repository: Repository, url: str, values: Sequence[str], sent: str | None
+    ) -> str | None:
+        """What to send, given a 401's WWW-Authenticate fields; None when we have nothing.
+
+        `url` is what was asked for, and `sent` what that request carried: it is not sent again
+        unless the realm insists on it.
+        """
+        asked = challenge.parse(values)
+        if asked is None:
+            return None
+        demand = _Demand(asked)
+        if isinstance(asked, Bearer):
+            absolute = attrs.evolve(asked, realm=_realm(repository, url, asked))
+            demand = _Demand(absolute, _scopes(repository, asked))
+        self._asked[repository] = demand
+        if len(self._asked) > _REMEMBERED:
+            self._asked.popitem(last=False)
+        return await self._meet(repository, demand, sent)
+
+    async def _meet(
+        self, repository: Repository, demand: _Demand, refused: str | None = None
+    ) -> str | None:
+        credential, asked = await self._credential(repository), demand.challenge
+        if isinstance(asked, Basic):
+            return basic(credential)
+        if credential is not None and TOKEN.fullmatch(credential.registry_token):
+            return f"Bearer {credential.registry_token}"
+        refusal: Exception = RegistryRefused(str(repository))
+        for scopes in demand.scopes:
+            grant = Grant(repository, asked.realm, asked.service, scopes, credential)
+            try:
+                authorization = await self._authorization(grant, refused)
+            except RegistryRefused as error:
+                refusal = error
+                continue
+            if scopes != demand.scopes[0] and self._asked.get(repository) is demand:
+                others = [each for each in demand.scopes if each != scopes]
+                self._asked[repository] = attrs.evolve(demand, scopes=(scopes, *others))
+            return authorization
+        raise refusal
+
+    async def _authorization(self, grant: Grant, refused: str | None) -> str:
+        if refused is not None:
+            self._tokens.drop(grant, refused.removeprefix("Bearer "))
+        return f"Bearer {await self._tokens.token(grant)}"
+
+    async def _credential(self, repository: Repository) -> Credential | None:
+        if self._keychain is None:
+            return None
+        return await self._disk.run(self._keychain.for_repository, repository)
+
+
+def _realm(repository: Repository, url: str, asked: Bearer) -> str:
+    """The absolute URL of a realm: RFC 3986 §5. Never one that TLS does not protect any more."""
+    realm = urljoin(url, asked.realm)
+    try:
+        origin = Origin.of(realm)
+    except ValueError as error:
+        raise RegistryFailed(repository.registry, "its token realm is no URL") from error
+    if Origin.of(url).scheme == "https" and origin.scheme != "https":
+        raise RegistryFailed(repository.registry, "its token realm is not https")
+    return realm
+
+
+def _scopes(repository: Repository, asked: Bearer) -> tuple[tuple[str, ...], ...]:
+    """Return the sets of scopes to ask the realm for: those of the challenge that are to pull.
+
+    A challenge may have a placeholder instead of this repository, or another repository, so the
+    scope of this one is added. Realms refuse what they do not know: then each goes without the
+    other.
+    """
+    found = [_PULL_SCOPE.fullmatch(each) for each in asked.scope.split()]
+    stated = tuple(each[0] for each in found if each)
+    own = (f"repository:{repository.path}:pull",)
+    if not stated:
+        return (own,)
+    if any(each[1] == repository.path for each in found if each):
+        return (stated,)
+    return stated + own, stated, own

@@ -1,0 +1,263 @@
+"""The registry: images as the Distribution API gives them out.
+
+A `Source` for every repository of one registry. Checks what it hands on as far as it can be checked
+without keeping it. Logs a registry's error codes and nothing else of what it says. Knows nothing of
+where images go. See OCI distribution-spec, "Pull".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IConsumer
+from twisted.logger import Logger
+
+from blobserve.concurrency.threads import Threads
+from blobserve.config import Limits, RegistryRules
+from blobserve.errors import (
+    AddressRefused,
+    BadImage,
+    BlobserveError,
+    ContentMismatch,
+    ImageNotFound,
+    MalformedReference,
+    RegistryBusy,
+    RegistryFailed,
+    RegistryRefused,
+)
+from blobserve.metrics import Metrics
+from blobserve.names.digest import Digest
+from blobserve.names.reference import Reference, Repository
+from blobserve.oci.credentials.keychain import Keychain
+from blobserve.oci.http import retry
+from blobserve.oci.http.response import Request, Response, TooLong
+from blobserve.oci.http.retry import Transient, retry_after
+from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from blobserve.oci.registry.blob_download import Transfer
+from blobserve.oci.registry.range_read import PART_TRIES, Part
+from blobserve.oci.registry.session import Session
+from blobserve.oci.source import Document, Refreshed
+
+_ACCEPT = ", ".join(MANIFEST_TYPES + INDEX_TYPES)
+_GONE = (404, 410)
+# The URLs of storage are good for minutes; it is asked for a few parts at once.
+_STORAGE_LIFE = 30.0
+_STORAGES = 1000
+# A broken HEAD is mended some time, and is not counted where a GET is: it is tried again.
+_HEAD_BROKEN_FOR = 600.0
+
+_log = Logger()
+
+
+class Registry:
+    """One registry, for all its repositories. See `Source` for the methods that are not explained.
+
+    Believes only itself: what another host answers in its name is content, never a refusal.
+
+    :param host: `host` or `host:port`, as references name it.
+    :param keychain: whose credentials to use; asked in `disk`. None to be anonymous.
+    :param may_be_private: whether `host` and the hosts in `rules.allow_hosts` may have addresses
+        that are not public. One without a port stands for ports 80 and 443.
+    :param user_agent: what we call ourselves.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        host: str,
+        rules: RegistryRules,
+        keychain: Keychain | None,
+        may_be_private: bool,
+        disk: Threads,
+        limits: Limits,
+        metrics: Metrics,
+        user_agent: str = "blobserve",
+    ) -> None:
+        self._reactor = reactor
+        self._name = host
+        self._limits = limits
+        self._storage: dict[tuple[Repository, Digest], tuple[str, float]] = {}
+        self._head_failed = -math.inf
+        self._session = Session(
+            reactor, host, rules, keychain, may_be_private, disk, limits, metrics, user_agent
+        )
+
+    async def resolve(self, reference: Reference) -> Document:
+        """See `Source.resolve`."""
+        return await self._session.run(lambda: self._resolve(reference))
+
+    async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
+        """See `Source.refresh`. Tries once: whoever asks will ask again."""
+        return await self._session.run(lambda: self._refresh(reference, known), tries=1)
+
+    async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
+        """See `Source.holds`."""
+        return await self._session.run(lambda: self._holds(repository, descriptor))
+
+    async def fetch(
+        self, repository: Repository, descriptor: Descriptor, consumer: IConsumer
+    ) -> None:
+        """See `Source.fetch`."""
+
+        async def ask(headers: dict[str, str]) -> Response:
+            return await self._session.run(lambda: self._blob(repository, descriptor, headers))
+
+        transfer = Transfer(ask, self._name, descriptor, consumer, self._reactor)
+        await self._session.until_closed(transfer.run())
+
+    async def read(
+        self, repository: Repository, descriptor: Descriptor, start: int, length: int
+    ) -> bytes:
+        """See `Source.read`. A part that is cut off is asked for anew, a few times."""
+        part = Part(self._name, descriptor, start, length)
+        return await self._session.run(lambda: self._part(repository, part), PART_TRIES)
+
+    async def close(self) -> None:
+        """End everything at once, connections included; what was running fails: StoreClosed."""
+        await self._session.close()
+
+    async def _resolve(self, reference: Reference) -> Document:
+        return await self._document(reference, await self._manifest("GET", reference))
+
+    async def _refresh(self, reference: Reference, known: Digest) -> Refreshed:
+        head = None if self._head_is_broken() else await self._head(reference)
+        if head is not None and head.digest == known:
+            return head
+        # Storage may refuse a HEAD that it would answer as a GET, and digests in headers are wrong
+        # often enough: a GET decides whenever a HEAD does not say "unchanged".
+        response = await self._manifest("GET", reference, {"If-None-Match": f'"{known}"'})
+        if response.status == 304:
+            await response.discard()
+            digest = known
+        else:
+            digest = (await self._document(reference, response)).digest
+        if head is None or digest == known:
+            self._note_broken_head()
+        return Refreshed(digest, retry.rate_limit_pause(response.value))
+
+    async def _head(self, reference: Reference) -> Refreshed | None:
+        """Return what a HEAD says of a tag; None where a GET has to decide.
+
+        :raises Transient: when the registry cannot be reached, or asks to come again.
+        :raises RegistryBusy: when it asks to come again in a refusal.
+        """
+        try:
+            response = await self._manifest("HEAD", reference)
+        except Transient as failure:
+            if failure.retry_after is not None:
+                raise attrs.evolve(failure, is_busy=True) from failure
+            if failure.is_busy or not failure.was_asked:
+                raise
+            return None
+        except (RegistryFailed, AddressRefused):
+            return None
+        await response.discard()
+        digest = _announced(response)
+        if response.status == 200:
+            return (
+                None
+                if digest is None
+                else Refreshed(digest, retry.rate_limit_pause(response.value))
+            )
+        seconds = retry_after(response.value("retry-after"), self._reactor.seconds())
+        if seconds is not None:
+            raise RegistryBusy(self._name, seconds)
+        return None
+
+    def _head_is_broken(self) -> bool:
+        """Return whether a GET answered lately what a HEAD did not."""
+        # Not negative: a clock that was set back says nothing of how long ago that was.
+        return bool(0 <= self._reactor.seconds() - self._head_failed < _HEAD_BROKEN_FOR)
+
+    def _note_broken_head(self) -> None:
+        if not self._head_is_broken():
+            _log.info("{registry}: HEAD of a manifest fails; using GET", registry=self._name)
+            self._head_failed = self._reactor.seconds()
+
+    async def _holds(self, repository: Repository, descriptor: Descriptor) -> bool:
+        url = _blob_url(repository, descriptor)
+        # Not followed: that the registry redirects us is its answer.
+        head = Request("HEAD", url, is_followed=False)
+        get = Request("GET", url, {"Range": "bytes=0-0"}, is_followed=False)
+        for request in (head, get):
+            response = await self._session.ask(repository, request)
+            response.abandon() if request is get else await response.discard()
+            if response.status in _GONE:
+                return False
+            if 200 <= response.status < 400:
+                return True
+        raise await self._refusal(repository, response)
+
+    async def _blob(
+        self, repository: Repository, descriptor: Descriptor, headers: dict[str, str]
+    ) -> Response:
+        request = Request("GET", _blob_url(repository, descriptor), headers)
+        response = await self._session.ask(repository, request)
+        if response.status in (401, 403) and response.origin == self._session.origin:
+            raise await self._refusal(repository, response)
+        return response
+
+    async def _part(self, repository: Repository, part: Part) -> bytes:
+        """A part, asked for where the registry last sent us for the same blob, if that is new."""
+        key = repository, part.descriptor.digest
+        url, until = self._storage.pop(key, ("", 0.0))
+        if self._reactor.seconds() < until:
+            response = await self._session.ask_storage(Request("GET", url, part.headers))
+            if response.status in (200, 206):
+                self._storage[key] = url, until
+                return await part.receive(response)
+            response.abandon()
+        response = await self._blob(repository, part.descriptor, part.headers)
+        if response.origin != self._session.origin and response.status in (200, 206):
+            self._remember(key, response.url)
+        return await part.receive(response)
+
+    def _remember(self, key: tuple[Repository, Digest], url: str) -> None:
+        if len(self._storage) >= _STORAGES:
+            self._storage.clear()
+        self._storage[key] = url, self._reactor.seconds() + _STORAGE_LIFE
+
+    async def _manifest(
+        self, method: str, reference: Reference, headers: dict[str, str] | None = None
+    ) -> Response:
+        repository, name = reference.repository, reference.digest or reference.tag
+        url = f"/v2/{repository.path}/manifests/{name}"
+        request = Request(method, url, {"Accept": _ACCEPT, **(headers or {})})
+        return await self._session.ask(repository, request)
+
+    async def _document(self, reference: Reference, response: Response) -> Document:
+        if response.status in _GONE:
+            await response.discard()
+            raise ImageNotFound(str(reference))
+        if response.status != 200:
+            raise await self._refusal(reference.repository, response)
+        limit, wanted = self._limits.manifest_size, reference.digest
+        try:
+            content = await response.read(limit)
+        except TooLong as error:
+            raise BadImage(str(reference), f"its manifest exceeds {limit} bytes") from error
+        digest = Digest.of(content, wanted.algorithm if wanted else "sha256")
+        if wanted is not None and digest != wanted:
+            raise ContentMismatch(str(wanted), "its manifest has another digest")
+        media_type = (response.value("content-type") or "").partition(";")[0].strip().lower()
+        return Document(digest, media_type, content)
+
+    async def _refusal(self, repository: Repository, response: Response) -> BlobserveError:
+        status, code = response.status, await response.error_code()
+        _log.info("{name}: {status} {code}", name=str(repository), status=status, code=code)
+        if status in (401, 403):
+            return RegistryRefused(str(repository))
+        return RegistryFailed(self._name, f"it answered {status}")
+
+
+def _blob_url(repository: Repository, descriptor: Descriptor) -> str:
+    return f"/v2/{repository.path}/blobs/{descriptor.digest}"
+
+
+def _announced(response: Response) -> Digest | None:
+    try:
+        return Digest.parse(response.value("docker-content-digest") or "")
+    except MalformedReference:
+        return None

@@ -1,0 +1,208 @@
+"""Tokens: permissions that a registry's realm gives out.
+
+Each is kept for exactly the repository, credential and scope that it was given for, and for no
+longer than it lives. Knows nothing of challenges. See the Distribution token specification, "Token
+authentication" and "OAuth2".
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections import OrderedDict
+from urllib.parse import urlencode
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from blobserve.config import Limits
+from blobserve.errors import RegistryFailed, RegistryRefused
+from blobserve.names.reference import Repository
+from blobserve.oci.credentials.keychain import Credential
+from blobserve.oci.http.client import Client
+from blobserve.oci.http.response import Request, Response, TooLong
+from blobserve.oci.http.retry import Patience
+
+_SHORTEST_LIFE, _LONGEST_LIFE = 60.0, 3600.0
+_RENEWED_EARLY = 5.0
+_REMEMBERED = 1000
+_CLIENT = "blobserve"
+_NO_OAUTH = (400, 401, 404, 405)
+
+TOKEN = re.compile(r"[!-~]+")
+"""What may stand in a header field as a token."""
+
+_log = Logger()
+
+
+@attrs.frozen
+class Grant:
+    """What a token is for. `realm` is an absolute URL."""
+
+    repository: Repository
+    realm: str
+    service: str
+    scopes: tuple[str, ...]
+    credential: Credential | None
+
+
+@attrs.frozen
+class _Token:
+    text: str = attrs.field(repr=False)
+    expires: float
+
+
+class Tokens:
+    """Asks realms for tokens, once however many wait, and keeps them until shortly before they end.
+
+    A failure is not kept. A caller that is cancelled leaves the others waiting; the last one closes
+    the connection.
+    """
+
+    def __init__(
+        self, client: Client, patience: Patience, clock: IReactorTime, limits: Limits
+    ) -> None:
+        self._client = client
+        self._patience = patience
+        self._clock = clock
+        self._limits = limits
+        self._tokens: OrderedDict[Grant, _Token] = OrderedDict()
+        self._asking: dict[Grant, _Shared] = {}
+
+    async def token(self, grant: Grant) -> str:
+        """A token for `grant`, perhaps one that was given out before."""
+        known = self._tokens.get(grant)
+        if known is not None and self._clock.seconds() < known.expires - _RENEWED_EARLY:
+            return known.text
+        shared = self._asking.get(grant)
+        if shared is None:
+            shared = self._asking[grant] = _Shared()
+            shared.begin(Deferred.fromCoroutine(self._renew(grant)))
+        return await shared.wait()
+
+    def drop(self, grant: Grant, text: str) -> None:
+        """Forget this token, which the registry did not accept."""
+        known = self._tokens.get(grant)
+        if known is not None and known.text == text:
+            del self._tokens[grant]
+
+    async def _renew(self, grant: Grant) -> str:
+        try:
+            token = await self._patience.persist(lambda: self._ask(grant))
+        finally:
+            del self._asking[grant]
+        self._tokens[grant] = token
+        self._tokens.move_to_end(grant)
+        if len(self._tokens) > _REMEMBERED:
+            self._tokens.popitem(last=False)
+        return token.text
+
+    async def _ask(self, grant: Grant) -> _Token:
+        if grant.credential is not None and grant.credential.identity_token:
+            response = await self._client.ask(_oauth_request(grant, grant.credential))
+            if response.status not in _NO_OAUTH:
+                return await self._read(grant, response)
+            await response.discard()
+        return await self._read(grant, await self._client.ask(_get_request(grant)))
+
+    async def _read(self, grant: Grant, response: Response) -> _Token:
+        registry = grant.repository.registry
+        await response.unless_transient()
+        if response.status != 200:
+            status, code = response.status, await response.error_code()
+            _log.warn("realm of {r}: {status} {code}", r=registry, status=status, code=code)
+            if status in (401, 403):
+                raise RegistryRefused(str(grant.repository))
+            raise RegistryFailed(registry, f"its token realm answered {status}")
+        try:
+            content = await response.read(self._limits.token_size)
+            return _parse(content, self._clock.seconds())
+        except (TooLong, ValueError, RecursionError) as error:
+            problem = "its token realm answered what holds no token"
+            raise RegistryFailed(registry, problem) from error
+
+
+class _Shared:
+    """One result for many waiters, each with a Deferred of its own."""
+
+    def __init__(self) -> None:
+        self._waiters: list[Deferred[str]] = []
+        self._work: Deferred[str] | None = None
+        self._result: str | Failure | None = None
+
+    def begin(self, work: Deferred[str]) -> None:
+        """`work` is what everybody waits for."""
+        self._work = work
+        work.addBoth(self._end)
+
+    def wait(self) -> Deferred[str]:
+        """Fires with the result. Cancelling the last one that waits cancels the work."""
+        waiter: Deferred[str] = Deferred(self._leave)
+        if self._result is not None:
+            waiter.callback(self._result)
+        else:
+            self._waiters.append(waiter)
+        return waiter
+
+    def _leave(self, waiter: Deferred[str]) -> None:
+        self._waiters.remove(waiter)
+        if not self._waiters and self._work is not None:
+            self._work.cancel()
+
+    def _end(self, result: str | Failure) -> None:
+        self._result = result
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.callback(result)
+
+
+def _get_request(grant: Grant) -> Request:
+    query = [("service", grant.service)] if grant.service else []
+    query += [("scope", scope) for scope in grant.scopes]
+    joint = "&" if "?" in grant.realm else "?"
+    url = f"{grant.realm.partition('#')[0]}{joint}{urlencode(query)}"
+    return Request("GET", url, authorization=basic(grant.credential))
+
+
+def _oauth_request(grant: Grant, credential: Credential) -> Request:
+    form = {
+        "grant_type": "refresh_token",
+        "service": grant.service,
+        "scope": " ".join(grant.scopes),
+        "client_id": _CLIENT,
+        "refresh_token": credential.identity_token,
+    }
+    return Request("POST", grant.realm, form=form)
+
+
+def basic(credential: Credential | None) -> str | None:
+    """RFC 7617. Half a credential is none."""
+    if credential is None:
+        return None
+    user, password = credential.username, credential.password
+    if credential.identity_token:
+        user, password = user or "<token>", credential.identity_token
+    if not user or not password:
+        return None
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _parse(content: bytes, now: float) -> _Token:
+    """Read a realm's answer. Its own clock does not count: life begins now.
+
+    :raises ValueError: when there is no token in it.
+    """
+    answer = json.loads(content)
+    if not isinstance(answer, dict):
+        raise ValueError("no JSON object")
+    text = answer.get("token") or answer.get("access_token")
+    if not isinstance(text, str) or not TOKEN.fullmatch(text):
+        raise ValueError("no token")
+    life = answer.get("expires_in")
+    if not isinstance(life, int | float) or not life > _SHORTEST_LIFE:
+        life = _SHORTEST_LIFE
+    return _Token(text, now + min(life, _LONGEST_LIFE))

@@ -1,0 +1,125 @@
+"""The files of trees, each the one of several layers: made, opened, removed, found again.
+
+Everything in them can be made again from the indexes of their layers, so what is doubtful is
+removed. Every function here blocks, and may run in any thread; see
+`blobserve.store.blobs.blob_files`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from blobserve.config import Limits
+from blobserve.errors import BadImage, BadLayer
+from blobserve.names.digest import Digest
+from blobserve.store.blobs.blob import KeptBlob, KeptTree
+from blobserve.store.blobs.blob_files import check_index, has_size, remove_kept
+from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.disk.directory import Location
+from blobserve.store.disk.files import BLOCK, footprint
+from blobserve.store.disk.metadata_db import Record, State, recorded, removed
+from blobserve.store.index.lookup import Tree
+from blobserve.store.index.merged_index import merge
+from blobserve.store.index.node_table import disk_errors
+
+_log = Logger()
+
+_OVERHEAD = 4 * BLOCK
+"""Bytes that one takes beside its file while it is made."""
+
+
+class TreeFiles:
+    """The files of all trees of one blob space. See `BlobFiles`."""
+
+    def __init__(self, location: Location, state: State, limits: Callable[[], Limits]) -> None:
+        self._location = location
+        self._state = state
+        self._limits = limits
+
+    def make(
+        self,
+        digest: Digest,
+        layers: Sequence[Digest],
+        allowance: Callable[[], int],
+        seconds: Callable[[], float],
+    ) -> Generator[int, None, KeptTree]:
+        """Make the tree of blobs that are here, and publish it by one rename.
+
+        See `blobserve.store.index.merged_index.merge` for what is yielded. However it ends, nothing
+        is left but what was published.
+
+        :raises BadImage: when the layers together go beyond a limit.
+        """
+        while (lacking := _OVERHEAD - allowance()) > 0:
+            yield lacking
+        made = self._location.new_ingest()
+        try:
+            indexes = [self._location.blob(layer) / "index" for layer in layers]
+            try:
+                with disk_errors():
+                    steps = merge(
+                        made / "tree", indexes, self._limits(), lambda: allowance() - _OVERHEAD
+                    )
+                    built = yield from steps
+            except BadLayer as problem:
+                raise BadImage("the image", str(problem)) from problem
+            record = Record(digest, 0, built.size, built.sha256, seconds())
+            return self._published(record, made / "tree")
+        finally:
+            self._location.dispose(made)
+
+    def open(self, kept: KeptBlob) -> ImageFilesystem:
+        """Open a tree after checking it against its record.
+
+        :raises BlobDamaged: when it is not what was recorded.
+        """
+        path = self._location.tree(kept.digest)
+        check_index(path, kept.record)
+        return ImageFilesystem(Tree.open(path, kept.digest, self._limits), ())
+
+    def remove(self, trees: Sequence[KeptBlob]) -> None:
+        """Remove trees; whoever has one open can read on. One that cannot be moved stays."""
+        remove_kept(trees, self._location, self._location.tree)
+        self._state.change(*(removed(kept.digest, "trees") for kept in trees))
+
+    def survey(self) -> list[KeptTree]:
+        """Every tree of its recorded size; all else in the place of one is removed.
+
+        Nothing is synced, and nothing read here: a tree is checked whenever it is opened.
+        """
+        records = {record.digest: record for record in self._state.trees()}
+        found = []
+        for digest in list(self._location.trees()):
+            record, path = records.pop(digest, None), self._location.tree(digest)
+            if record is not None and has_size(path, record.index_size):
+                found.append(KeptTree(record, footprint(path)))
+            else:
+                self._location.discard(path)
+                self._state.change(removed(digest, "trees"))
+        self._state.change(*(removed(digest, "trees") for digest in records))
+        return found
+
+    def _published(self, record: Record, made: Path) -> KeptTree:
+        kept = KeptTree(record, footprint(made))
+        tree = Tree.open(made, record.digest, self._limits)
+        try:
+            self._remember(record)
+            self._location.publish(made, self._location.tree(record.digest))
+        except BaseException:
+            tree.close()
+            raise
+        kept.filesystem = ImageFilesystem(tree, ())
+        return kept
+
+    def _remember(self, record: Record) -> None:
+        """Before the rename: a tree without a record is removed at the next start."""
+        try:
+            self._state.change(recorded(record, "trees"))
+        except sqlite3.Error as error:
+            _log.warn(
+                "{digest} will be made again: {error}", digest=str(record.digest), error=error
+            )

@@ -1,0 +1,255 @@
+"""What a blob space remembers beside its blobs: the small SQLite file `state`.
+
+Blocking, and usable from several threads. Everything in it can be lost without harm to what is
+served: blobs are then verified anew, and references looked up again. Commits reach the disk when
+the kernel writes them or a checkpoint does; a power cut loses the last of them, and tears none.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from twisted.logger import Logger
+
+from blobserve.errors import MalformedReference
+from blobserve.names.digest import Digest
+from blobserve.store.disk.files import BLOCK, footprint, remove
+
+_log = Logger()
+
+MOST_CHANGES = 32
+"""Rows that one commit may change, so that what it writes is bounded."""
+
+SLACK = 64 * BLOCK
+"""Bytes to keep free for what commits write before the file is measured again."""
+
+_CHECKPOINT_PAGES = 64
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blobs (
+    digest TEXT PRIMARY KEY, content_size INTEGER NOT NULL, index_size INTEGER NOT NULL,
+    index_sha256 BLOB NOT NULL, used REAL NOT NULL, durable INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trees (
+    digest TEXT PRIMARY KEY, content_size INTEGER NOT NULL, index_size INTEGER NOT NULL,
+    index_sha256 BLOB NOT NULL, used REAL NOT NULL, durable INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS manifests (
+    digest TEXT PRIMARY KEY, media_type TEXT NOT NULL, used REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS refs (
+    reference TEXT PRIMARY KEY, digest TEXT NOT NULL, checked REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS provenance (
+    digest TEXT NOT NULL, repository TEXT NOT NULL, access INTEGER NOT NULL, recorded REAL NOT NULL,
+    PRIMARY KEY (digest, repository, access)
+) WITHOUT ROWID;
+"""
+
+
+Table = Literal["blobs", "trees"]
+
+
+@attrs.frozen
+class Record:
+    """What a published blob must look like, or a tree, which has no content; sizes in bytes."""
+
+    digest: Digest
+    content_size: int
+    index_size: int
+    index_sha256: bytes
+    used: float
+    """When it was last used, in seconds of the reactor's clock; only the order counts."""
+    durable: bool = attrs.field(default=False, converter=bool)
+    """Whether its files are known to have reached the disk."""
+
+
+Change = tuple[str, Sequence[object]]
+"""One SQL statement and its parameters; it changes one row."""
+
+
+def recorded(record: Record, table: Table = "blobs") -> Change:
+    """Remember a blob, or a tree, that is about to be published."""
+    digest, *rest = attrs.astuple(record, recurse=False)
+    return f"REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?)", (str(digest), *rest)
+
+
+def made_durable(digest: Digest) -> Change:
+    """Mark a blob whose files have reached the disk."""
+    return "UPDATE blobs SET durable = 1 WHERE digest = ?", (str(digest),)
+
+
+def was_used(digest: Digest, used: float, table: Table = "blobs") -> Change:
+    """Remember when it was last used."""
+    return f"UPDATE {table} SET used = ? WHERE digest = ?", (used, str(digest))
+
+
+def removed(digest: Digest, table: Table = "blobs") -> Change:
+    """Forget what is gone."""
+    return f"DELETE FROM {table} WHERE digest = ?", (str(digest),)
+
+
+def remembered(reference: str, digest: Digest, checked: float) -> Change:
+    """Remember what a reference stands for."""
+    return "REPLACE INTO refs VALUES (?, ?, ?)", (reference, str(digest), checked)
+
+
+def forgotten(reference: str) -> Change:
+    """Forget a reference."""
+    return "DELETE FROM refs WHERE reference = ?", (reference,)
+
+
+def manifest_put(digest: Digest, media_type: str, used: float) -> Change:
+    """Remember what a manifest is said to be."""
+    return "REPLACE INTO manifests VALUES (?, ?, ?)", (str(digest), media_type, used)
+
+
+def manifest_removed(digest: Digest) -> Change:
+    """Forget a manifest that is gone."""
+    return "DELETE FROM manifests WHERE digest = ?", (str(digest),)
+
+
+def provenance_put(digest: Digest, repository: str, access: int, recorded: float) -> Change:
+    """Remember that a repository has shown this content, and in which way."""
+    values = (str(digest), repository, int(access), recorded)
+    return "REPLACE INTO provenance VALUES (?, ?, ?, ?)", values
+
+
+def provenance_removed(digest: Digest, repository: str, access: int) -> Change:
+    """Forget that a repository has shown this content in this way."""
+    condition = "digest = ? AND repository = ? AND access = ?"
+    return f"DELETE FROM provenance WHERE {condition}", (str(digest), repository, int(access))
+
+
+class State:
+    """The state file. Every method blocks, and may be called from any thread once it is open."""
+
+    def __init__(self, path: Path) -> None:
+        self.size = 0
+        """Bytes it takes, in whole blocks, what was set aside included, when last measured."""
+        self._path = path
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Open it, or begin an empty one; a damaged one is set aside as ``state.damaged``.
+
+        Only the owner of the blob space may: see `blobserve.store.disk.directory`.
+
+        :raises OSError: when it can be neither read nor replaced.
+        """
+        try:
+            self._database = self._connect()
+        except sqlite3.OperationalError as error:  # not damaged: the disk is full, or read-only
+            raise OSError(errno.EIO, f"the state file cannot be opened ({error})") from error
+        except sqlite3.DatabaseError as error:
+            _log.warn(
+                "{path} is damaged ({error}): set aside; every blob is verified anew",
+                path=str(self._path),
+                error=error,
+            )
+            self._set_aside()
+            self._database = self._connect()
+        self._measure()
+
+    def blobs(self) -> list[Record]:
+        """Every blob that was published and not removed since, the longest unused first."""
+        return [Record(*row) for row in self._rows("SELECT * FROM blobs ORDER BY used")]
+
+    def trees(self) -> list[Record]:
+        """The same of trees."""
+        return [Record(*row) for row in self._rows("SELECT * FROM trees ORDER BY used")]
+
+    def manifests(self) -> list[tuple[Digest, str]]:
+        """Digest and media type of every manifest, the longest unused first."""
+        query = "SELECT digest, media_type FROM manifests ORDER BY used"
+        return [(digest, media_type) for digest, media_type in self._rows(query)]
+
+    def references(self) -> list[tuple[str, Digest, float]]:
+        """Reference, digest and when it was checked, the longest unchecked first."""
+        query = "SELECT digest, reference, checked FROM refs ORDER BY checked"
+        return [(reference, digest, checked) for digest, reference, checked in self._rows(query)]
+
+    def provenance(self) -> list[tuple[Digest, str, int]]:
+        """Return digest, repository and access of every entry, the oldest first."""
+        query = "SELECT digest, repository, access FROM provenance ORDER BY recorded"
+        return [(digest, repository, access) for digest, repository, access in self._rows(query)]
+
+    def change(self, *changes: Change) -> None:
+        """Make these changes, and measure the file.
+
+        :raises sqlite3.Error: when it cannot be written; some may have been made.
+        """
+        with self._lock:
+            database = self._opened()
+            for start in range(0, len(changes), MOST_CHANGES):
+                try:
+                    with database:
+                        for statement, values in changes[start : start + MOST_CHANGES]:
+                            database.execute(statement, values)
+                finally:
+                    self._measure()
+
+    def close(self) -> None:
+        """Write everything back and close; nothing can be changed any more. Idempotent."""
+        with self._lock:
+            database, self._database = self._database, None
+            if database is not None:
+                database.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._database is None:
+            raise sqlite3.ProgrammingError("the state file is closed")
+        return self._database
+
+    def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        with self._lock:
+            rows = self._opened().execute(query).fetchall()
+        for text, *rest in rows:
+            try:
+                yield Digest.parse(text), *rest
+            except (MalformedReference, TypeError) as error:
+                _log.warn("a row of the state file is damaged: {error}", error=error)
+
+    def _connect(self) -> sqlite3.Connection:
+        if any(path.is_symlink() or path.is_dir() for path in self._names()[:-1]):
+            raise sqlite3.DatabaseError("it is no file")
+        self._path.touch(0o600)  # SQLite gives its other files the mode of this one
+        database = sqlite3.connect(self._path, check_same_thread=False)
+        # A damaged text is the trouble of whoever reads that row.
+        database.text_factory = lambda text: text.decode("utf-8", "replace")
+        try:
+            # Exclusive: write-ahead logging then needs no shared memory file.
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            database.executescript(_SCHEMA)
+            [verdict] = database.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _measure(self) -> None:
+        self.size = sum(map(footprint, self._names()))
+
+    def _set_aside(self) -> None:
+        state, *rest, aside = self._names()
+        for path in (*rest, aside):
+            if os.path.lexists(path):
+                remove(path)
+        state.rename(aside)
+
+    def _names(self) -> list[Path]:
+        suffixes = ("", "-wal", "-shm", "-journal", ".damaged")
+        return [self._path.with_name(self._path.name + suffix) for suffix in suffixes]

@@ -1,0 +1,82 @@
+"""Changes of the metadata, gathered and written a little later in one transaction.
+
+`References` keeps what each image name stands for in memory, and writes it the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from blobserve.names.digest import Digest
+from blobserve.store.disk.metadata_db import Change, forgotten, remembered
+
+MOST_REFERENCES = 10_000
+"""How many are remembered; beyond that the one untouched for longest is forgotten."""
+
+
+class WriteBehind:
+    """Writes changes `delay` seconds after the first of them; of several to one key, the last."""
+
+    def __init__(
+        self, clock: IReactorTime, delay: float, write: Callable[[list[Change]], Awaitable[None]]
+    ) -> None:
+        """`write` does not fail."""
+        self._clock = clock
+        self._delay = delay
+        self._write = write
+        self._pending: dict[Hashable, Change] = {}
+        self._timer: IDelayedCall | None = None
+        self._turn = DeferredLock()
+
+    def put(self, key: Hashable, change: Change) -> None:
+        """Have a change written."""
+        self._pending[key] = change
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._delay, self._due)
+
+    async def flush(self) -> None:
+        """Write now; returns when all that was put is written."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        # One after another, or an older change could overtake a newer one.
+        await self._turn.run(self._write_pending)
+
+    def _due(self) -> None:
+        Deferred.fromCoroutine(self.flush())
+
+    def _write_pending(self) -> Deferred[None]:
+        changes, self._pending = list(self._pending.values()), {}
+        return Deferred.fromCoroutine(self._write(changes))  # type: ignore[arg-type]
+
+
+class References:
+    """The references that a blob space remembers; they outlive the blobs they stand for."""
+
+    def __init__(self, behind: WriteBehind) -> None:
+        self._behind = behind
+        self._known: dict[str, tuple[Digest, float]] = {}
+
+    def load(self, rows: Iterable[tuple[str, Digest, float]]) -> None:
+        """Take up what was remembered before, the longest untouched first."""
+        self._known = {reference: (digest, checked) for reference, digest, checked in rows}
+
+    def remember(self, reference: str, digest: Digest, checked: float) -> None:
+        """Remember what `reference` stands for, and when that was last known to be so."""
+        self._known.pop(reference, None)
+        self._known[reference] = (digest, checked)
+        self._behind.put(reference, remembered(reference, digest, checked))
+        if len(self._known) > MOST_REFERENCES:
+            self.forget(next(iter(self._known)))
+
+    def forget(self, reference: str) -> None:
+        """Remember `reference` no longer; harmless if it is not."""
+        if self._known.pop(reference, None) is not None:
+            self._behind.put(reference, forgotten(reference))
+
+    def all(self) -> list[tuple[str, Digest, float]]:
+        """Every reference, its digest and when it was checked, the longest untouched first."""
+        return [(reference, *known) for reference, known in self._known.items()]

@@ -1,0 +1,181 @@
+"""Index files while they are made: SQLite written once, and the nodes of a tree in it.
+
+What is said here of tables goes for the index of a blob as for the tree of several layers; the
+entries that nodes stand for are the business of whoever makes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from blobserve.store.disk.files import checksum
+from blobserve.store.index.apply_layer import IMPLIED, Node
+from blobserve.store.index.resolve import join, parted
+
+BEGIN = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA locking_mode = EXCLUSIVE;
+PRAGMA temp_store = MEMORY;
+PRAGMA cache_size = -4096;
+BEGIN;
+CREATE TABLE node (
+    directory BLOB NOT NULL,
+    name BLOB NOT NULL,
+    entry INTEGER REFERENCES entry (seq),
+    PRIMARY KEY (directory, name)
+) WITHOUT ROWID;
+"""
+EMPTY = 8 * 4096
+"""Bytes that a file takes at most before there is anything in it."""
+
+_NODE = """
+SELECT entry, type, link FROM node LEFT JOIN entry ON seq = entry
+WHERE directory = ? AND node.name = ?
+"""
+_LINKS = """
+SELECT directory, node.name, entry, type, link FROM node JOIN entry ON seq = entry
+WHERE (directory, node.name) > (?, ?) AND type = X'31' ORDER BY directory, node.name LIMIT 500
+"""
+
+
+@attrs.frozen
+class Built:
+    """A finished index: its size in bytes, the SHA-256 of the file, the number of its entries."""
+
+    size: int
+    sha256: bytes
+    entries: int
+
+
+def begin(path: Path, schema: str) -> sqlite3.Connection:
+    """Begin an index file, at a path where nothing is yet."""
+    os.close(create(path))
+    database = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    database.executescript(BEGIN + schema)
+    return database
+
+
+def finish(path: Path, database: sqlite3.Connection, entries: int) -> Built:
+    """Complete the file and close it."""
+    database.execute("COMMIT")
+    database.close()
+    return Built(path.stat().st_size, checksum(path), entries)
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """Open an index file that is finished, for reading."""
+    # Immutable: no locks, and no look at whether it has changed.
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+
+class FileNodes:
+    """The nodes of an index being made: the newest in memory, the others in its file.
+
+    See `blobserve.store.index.apply_layer.Nodes`.
+    """
+
+    def __init__(self, database: sqlite3.Connection, links: str = _LINKS) -> None:
+        """`links` is the statement that finds them, behind a directory and a name."""
+        self.bound = 0
+        """The bytes that all nodes put so far may take in the file."""
+        self._database = database
+        self._links = links
+        self._fresh: dict[bytes, Node] = {}
+
+    def get(self, key: bytes) -> Node | None:
+        """See `Nodes.get`."""
+        node = self._fresh.get(key)
+        if node is not None:
+            return node
+        row = self._database.execute(_NODE, parted(key)).fetchone()
+        if row is None:
+            return None
+        return IMPLIED if row[0] is None else Node(*row)
+
+    def put(self, key: bytes, node: Node) -> None:
+        """See `Nodes.put`."""
+        self._fresh[key] = node
+        self.bound += row_bound(len(key) + 24)
+
+    def clear(self, key: bytes) -> None:
+        """See `Nodes.clear`."""
+        if not key:
+            self._fresh.clear()
+            self._database.execute("DELETE FROM node")
+            return
+        below = key + b"/"
+        for fresh in [fresh for fresh in self._fresh if fresh.startswith(below)]:
+            del self._fresh[fresh]
+        # Two statements: with OR, SQLite reads the whole table. b"0" is the byte after b"/".
+        self._database.execute("DELETE FROM node WHERE directory = ?", (key,))
+        self._database.execute(
+            "DELETE FROM node WHERE directory > ? AND directory < ?", (below, key + b"0")
+        )
+
+    def remove(self, key: bytes) -> None:
+        """See `Nodes.remove`."""
+        self._fresh.pop(key, None)
+        self._database.execute("DELETE FROM node WHERE directory = ? AND name = ?", parted(key))
+
+    def set_aside(self, key: bytes, whiteout: int, is_opaque: bool) -> None:
+        """See `Nodes.set_aside`. Nothing is hidden within one layer."""
+
+    def hidden(self, key: bytes, entry: int) -> Node | None:
+        """See `Nodes.hidden`."""
+        return None
+
+    def links(self) -> Iterator[tuple[bytes, Node]]:
+        """See `Nodes.links`. By pages, each written before the next is read."""
+        last = (b"", b"")
+        while True:
+            self.flush()
+            page = self._database.execute(self._links, last).fetchall()
+            if not page:
+                return
+            for directory, name, *node in page:
+                yield join(directory, name), Node(*node)
+            last = page[-1][:2]
+
+    def flush(self) -> None:
+        """Write the newest."""
+        rows = ((*parted(key), node.entry) for key, node in self._fresh.items())
+        self._database.executemany("INSERT OR REPLACE INTO node VALUES (?, ?, ?)", rows)
+        self._fresh.clear()
+
+
+def create(path: Path) -> int:
+    """Create a file that only its owner may read, and open it for reading and writing.
+
+    :raises FileExistsError: when there is anything at `path`, a dangling link included.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn SQLite's errors into the `OSError` that the disk gave, as near as SQLite tells."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        number = errno.ENOSPC if "full" in str(error) else errno.EIO
+        raise OSError(number, os.strerror(number)) from error
+
+
+def row_bound(payload: int) -> int:
+    """What a row takes at most: pages may be half empty, and long rows spill into pages alone."""
+    return 2 * payload + (8192 if payload > 900 else 0)

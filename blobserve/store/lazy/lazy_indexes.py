@@ -1,0 +1,210 @@
+"""The published indexes of layers that are being pulled: read, checked and made ready to serve by.
+
+On the reactor's thread. Whatever goes wrong here is logged and counted, and nobody fails for it:
+the plain pull goes on. Knows nothing of references.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from blobserve.config import Limits
+from blobserve.errors import BadTable, BlobDamaged, BlobserveError, StoreClosed
+from blobserve.metrics import Metrics
+from blobserve.names.reference import Repository
+from blobserve.oci.manifest import Descriptor
+from blobserve.oci.source import Source
+from blobserve.store.blobspace import BlobSpace
+from blobserve.store.lazy.chunk_cache import ChunkCache, Chunks
+from blobserve.store.lazy.filesystem import PublishedFilesystem
+from blobserve.store.lazy.first_names import Glance
+from blobserve.store.lazy.lazy_layer import PublishedLayer
+from blobserve.store.lazy.toc.index_builder import Builder
+from blobserve.store.lazy.toc.index_builder import Source as TableSource
+from blobserve.store.lazy.toc.location import Place, Promise
+from blobserve.store.lazy.toc.search import Excerpt
+from blobserve.store.lazy.toc.stream import WholeTable
+from blobserve.store.space.scratch import Scratch
+
+_log = Logger()
+
+TAIL = 64 << 10
+"""Bytes at the end of an eStargz layer that are read first: often the whole index is in them."""
+_EXTENT = 1 << 20
+_OPENED_AT_ONCE = 4  # Compressed tables are in memory while they are read and made use of.
+
+T = TypeVar("T")
+
+_Read = Callable[[int, int], Deferred[bytes]]
+
+
+class PublishedIndexes:
+    """All layers that are served by their published index, or soon will be."""
+
+    def __init__(self, space: BlobSpace, metrics: Metrics, limits: Callable[[], Limits]) -> None:
+        self._space = space
+        self._metrics = metrics
+        self._limits = limits
+        self._cache = ChunkCache(limits)
+        self._reads = DeferredSemaphore(limits().parallel_chunk_reads)
+        self._turns = DeferredSemaphore(_OPENED_AT_ONCE)
+        self._layers: set[PublishedLayer] = set()
+        self._reading: set[Deferred[bytes]] = set()
+        self._running: set[Deferred[Any]] = set()
+        self._closed = False
+
+    def open(
+        self, source: Source, repository: Repository, layer: Descriptor, glance: Glance
+    ) -> Deferred[PublishedLayer | None]:
+        """A layer by its index, to be left by the caller; None where it cannot be served so.
+
+        Who waits at `glance` is told before all of the index has been made. Never fails, and is not
+        to be cancelled; soon over after `close`.
+        """
+        return self._run(self._open(source, repository, layer, glance))
+
+    async def close(self) -> None:
+        """Fail all reading with `StoreClosed`, end every read of a source. Idempotent."""
+        self._closed = True
+        for layer in list(self._layers):
+            layer.chunks.close()
+        for reading in list(self._reading):
+            reading.cancel()
+        await DeferredList(list(self._running))
+
+    def _run(self, work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+        """Do what `close` waits for."""
+        running = Deferred.fromCoroutine(work)
+        if not running.called:
+            ended: Deferred[None] = Deferred()
+            self._running.add(ended)
+
+            def end(outcome: T) -> T:
+                self._running.discard(ended)
+                ended.callback(None)
+                return outcome
+
+            running.addBoth(end)
+        return running
+
+    async def _open(
+        self, source: Source, repository: Repository, layer: Descriptor, glance: Glance
+    ) -> PublishedLayer | None:
+        """Open a layer, held once; None where that cannot be, logged and counted."""
+        if layer.size < self._limits().published_index_min_size:
+            return None
+        try:
+            promise = Promise.of(layer, self._limits())
+            if promise is None:
+                return None
+            read = partial(self._read, source, repository, layer)
+            opened = await self._turns.run(self._made, promise, layer, read, glance)
+        except (BadTable, BlobserveError, OSError, sqlite3.Error, CancelledError) as error:
+            if not self._closed:
+                is_bad = isinstance(error, BadTable)
+                self._metrics.published_indexes.labels("refused" if is_bad else "failed").inc()
+                _log.warn(
+                    "the published index of {digest} is not used: {error}",
+                    digest=str(layer.digest),
+                    error=error,
+                )
+            return None
+        if not glance.is_met:
+            self._metrics.published_indexes.labels("used").inc()
+        return opened
+
+    def _read(
+        self, source: Source, repository: Repository, layer: Descriptor, start: int, length: int
+    ) -> Deferred[bytes]:
+        """Bytes of a layer; its turn comes whatever is downloaded meanwhile."""
+
+        async def read() -> bytes:
+            self._check_open()
+            return await source.read(repository, layer, start, length)
+
+        reading = self._reads.run(lambda: Deferred.fromCoroutine(read()))
+        self._reading.add(reading)
+
+        def end(outcome: bytes | Failure) -> bytes | Failure:
+            self._reading.discard(reading)
+            if not isinstance(outcome, Failure):
+                self._metrics.chunk_bytes.inc(length)
+            return outcome
+
+        return reading.addBoth(end)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed
+
+    async def _made(
+        self, promise: Promise, layer: Descriptor, read: _Read, glance: Glance
+    ) -> PublishedLayer:
+        self._check_open()
+        place, tail, tail_start = promise.place, b"", layer.size
+        if place is None:
+            tail_start = max(0, layer.size - TAIL)
+            tail = await read(tail_start, layer.size - tail_start)
+            place = promise.found(tail, layer, self._limits())
+        packed = await self._packed(place, tail, tail_start, read)
+        if names := glance.take():
+            # Whatever goes wrong is met again below, where all of it is read.
+            with suppress(BadTable, BlobserveError, OSError, sqlite3.Error):
+                source = partial(Excerpt, place, packed, names, self._limits())
+                first = await self._indexed(source, layer, read)
+                glance.land(first)
+                first.leave()
+            if glance.is_met:
+                self._metrics.published_indexes.labels("used").inc()
+        glance.land(None)
+        return await self._indexed(partial(WholeTable, place, packed, self._limits()), layer, read)
+
+    async def _indexed(
+        self, source: Callable[[], TableSource], layer: Descriptor, read: _Read
+    ) -> PublishedLayer:
+        """A layer by what `source` says of it, held once."""
+        scratch = await self._space.scratch()
+        try:
+            filesystem = await self._built(scratch, layer, source)
+        except BaseException:
+            await scratch.discard()
+            raise
+        chunks = Chunks(layer.digest, read, scratch.threads, self._cache)
+        opened = PublishedLayer(filesystem, chunks, scratch, self._layers.discard)
+        self._layers.add(opened)
+        return opened
+
+    async def _packed(self, place: Place, tail: bytes, tail_start: int, read: _Read) -> bytes:
+        """The compressed table, of whose end some may be known."""
+        end = place.start + place.length
+        known = tail[max(0, place.start - tail_start) : end - tail_start] if tail else b""
+        missing = place.length - len(known)
+        return (await read(place.start, missing) if missing else b"") + known
+
+    async def _built(
+        self, scratch: Scratch, layer: Descriptor, source: Callable[[], TableSource]
+    ) -> PublishedFilesystem:
+        run, limits = scratch.threads.run, self._limits
+        builder = await run(lambda: Builder(scratch.directory, source(), limits()))
+        try:
+            while (lacking := await run(builder.go_on)) is not None:
+                self._check_open()
+                if lacking:
+                    extent = max(lacking, _EXTENT)
+                    await scratch.reserve(extent)
+                    builder.grant(extent)
+            await run(builder.finish)
+        finally:
+            builder.close()
+        try:
+            return await run(PublishedFilesystem.open, scratch.directory, layer.digest, limits)
+        except BlobDamaged as error:
+            raise BadTable(str(error)) from error

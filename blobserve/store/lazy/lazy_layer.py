@@ -1,0 +1,244 @@
+"""One layer that is served by its published index while it is being pulled, and who reads it.
+
+On the reactor's thread. Whoever has begun to read can read on: out of chunks, and out of the layer
+itself once it is READY.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from blobserve.concurrency.refcount import Needed
+from blobserve.errors import BlobDamaged, ContentMismatch, PathNotFound, StoreClosed
+from blobserve.store.blobs.blob import Readable
+from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.lazy.chunk_cache import Chunks
+from blobserve.store.lazy.filesystem import PublishedFilesystem
+from blobserve.store.lazy.toc.chunk import Chunk
+from blobserve.store.space.scratch import Scratch
+
+_log = Logger()
+
+FIRST_WINDOW, LARGEST_WINDOW = 1 << 20, 4 << 20
+"""Bytes of a file that are fetched at once, at first and when it is read on and on."""
+
+_MOST_AHEAD = 256  # Chunks that are asked for in one turn of the reactor.
+_PIECES = 16  # Of these there are as many in the first window; a short range fetches less.
+
+
+class PublishedLayer(Needed):
+    """A layer by its index; held by its pull, from the first, and by those who read it."""
+
+    def __init__(
+        self,
+        filesystem: PublishedFilesystem,
+        chunks: Chunks,
+        scratch: Scratch,
+        unused: Callable[[PublishedLayer], None],
+    ) -> None:
+        """`unused` is called once, when nobody holds it any more."""
+        super().__init__(self._close)
+        self.filesystem = filesystem
+        self.chunks = chunks
+        self.ready: Readable | None = None
+        """The layer itself, once it is here."""
+        self.scratch = scratch
+        """Where its index lies."""
+        self._unused = unused
+        self._is_open = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more may begin to read it."""
+        return self._is_open and not self.chunks.is_wrong
+
+    def has(self, name: bytes) -> bool:
+        """Whether there is a regular file at a canonical path, and no link on the way to it."""
+        if not self.is_open:
+            return False
+        with suppress(PathNotFound):
+            found = self.filesystem.lookup(name)
+            return found.kind is Kind.FILE and found.path == name
+        return False
+
+    def become(self, ready: Readable) -> None:
+        """The layer is READY: whoever is reading goes on in it. It is released in the end."""
+        self._is_open = False
+        if self.ready is None:
+            self.ready = ready
+            self.chunks.retire()
+        else:
+            ready.release()
+
+    async def read_ready(self, entry: Entry, offset: int, length: int) -> bytes | None:
+        """Some bytes of a file out of the layer itself; None while it is not READY.
+
+        :raises ContentMismatch: when that has another file there than the index said.
+        """
+        if self.ready is None:
+            return None
+        filesystem, own = self.ready.filesystem, None
+        with suppress(PathNotFound):
+            own = filesystem.lookup(entry.path)
+        if own is None or (own.sha256, own.size) != (entry.sha256, entry.size):
+            digest = str(self.filesystem.digest)
+            raise ContentMismatch(digest, "it has another file than its index says")
+        try:
+            return await self.scratch.threads.run(filesystem.read, own, offset, length)
+        except BlobDamaged as damage:
+            if self.ready is not None:
+                self.ready.report(damage)
+            raise
+
+    def _close(self) -> None:
+        self._is_open = False
+        ready, self.ready = self.ready, None
+        if ready is not None:
+            ready.release()
+        self.chunks.retire()
+        self.filesystem.close()
+        self._unused(self)
+        discarding = Deferred.fromCoroutine(self.scratch.discard())
+        discarding.addErrback(lambda why: _log.failure("removing an index", failure=why))
+
+
+class PublishedReadable:
+    """The right to read a layer that is not here. See `blobserve.store.blobs.blob.Readable`."""
+
+    def __init__(self, layer: PublishedLayer) -> None:
+        layer.keep()
+        self.filesystem: ImageFilesystem = layer.filesystem
+        self._layer: PublishedLayer | None = layer
+
+    def use_again(self) -> None:
+        """See `Lease.use_again`: there is nothing yet that could be evicted."""
+
+    def reading(self, entry: Entry) -> Reading:
+        """A reading of one file that is not empty; to be closed before this is released."""
+        if self._layer is None:
+            raise StoreClosed
+        return Reading(self._layer, entry)
+
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Uncoded:
+        """See `Lease.coded`: nothing is coded before it is here."""
+        return Uncoded.NEVER
+
+    def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> None:
+        """See `Lease.is_coding`: nothing is decoded before it is here."""
+
+    def report(self, damage: BlobDamaged) -> None:
+        """See `Readable.report`: nobody begins to read it so any more."""
+        if self._layer is not None:
+            self._layer.chunks.is_wrong = True
+
+    def release(self) -> None:
+        """See `blobserve.store.blobs.blob.Readable.release`."""
+        layer, self._layer = self._layer, None
+        if layer is not None:
+            layer.leave()
+
+
+class Reading:
+    """One file being read, in order from wherever it is begun; it is fetched ahead a little."""
+
+    def __init__(self, layer: PublishedLayer, entry: Entry) -> None:
+        self._layer = layer
+        self._chunks = layer.chunks
+        self._entry = entry
+        self._chunk: Chunk | None = None
+        self._is_held = False
+        self._content = b""
+        self._number = 0
+        self._window = 0
+        self._wanted = 0  # Where in the file what was not asked for yet begins.
+        self._next: tuple[int, Chunk] | None = None
+        self._hash = sha256()
+        self._hashed = 0
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Some of the bytes of the file from `offset` on: at least one, at most `length`.
+
+        When all of the file is read in order, its last bytes are given only if its digest is right.
+
+        :raises ContentMismatch: when they are not what the index says.
+        :raises BlobserveError: when they cannot be had.
+        """
+        piece = await self._layer.read_ready(self._entry, offset, length)
+        if piece is None:
+            piece = await self._read_chunk(offset, length)
+        if piece is None:
+            return await self.read(offset, length)
+        self._check(offset, piece)
+        return piece
+
+    def close(self) -> None:
+        """Nobody reads on. Idempotent."""
+        self._content = b""
+        if self._is_held and self._chunk is not None:
+            self._is_held = False
+            self._chunks.let_go(self._chunk)
+
+    async def _read_chunk(self, offset: int, length: int) -> bytes | None:
+        """The same from a chunk; None when the layer has become READY before it was begun."""
+        chunk = self._chunk
+        if chunk is None or not self._content or not _has(chunk, offset):
+            self.close()
+            self._number, self._chunk = self._find(offset)
+            chunk = self._chunk
+            if not await self._chunks.hold(chunk):
+                if self._layer.ready is None:
+                    raise StoreClosed
+                return None
+            self._is_held = True
+            self._fetch_ahead(chunk, offset, length)
+            self._content = await self._chunks.get(chunk)
+        else:
+            self._fetch_ahead(chunk, offset, length)
+        begin = offset - chunk.start
+        return self._content[begin : begin + length]
+
+    def _find(self, offset: int) -> tuple[int, Chunk]:
+        filesystem, before = self._layer.filesystem, self._chunk
+        if before is not None and before.left and offset == before.start + before.size:
+            return self._number + 1, filesystem.chunk(self._entry, self._number + 1)
+        return filesystem.chunk_at(self._entry, offset)
+
+    def _fetch_ahead(self, chunk: Chunk, offset: int, length: int) -> None:
+        """Ask for what comes next, when half of what was asked for has been read."""
+        if not self._window:
+            self._window = min(FIRST_WINDOW, _PIECES * length)
+            self._next, self._wanted = (self._number, chunk), chunk.start
+        if offset + self._window // 2 < self._wanted:
+            return
+        chunks: list[Chunk] = []
+        end = offset + self._window
+        while self._next is not None and self._wanted < end and len(chunks) < _MOST_AHEAD:
+            number, chunk = self._next
+            chunks.append(chunk)
+            self._wanted = chunk.start + chunk.size
+            self._next = None
+            if chunk.left:
+                self._next = number + 1, self._layer.filesystem.chunk(self._entry, number + 1)
+        self._window = min(2 * self._window, LARGEST_WINDOW)
+        self._chunks.want(chunks)
+
+    def _check(self, offset: int, piece: bytes) -> None:
+        if offset != self._hashed:
+            return
+        self._hash.update(piece)
+        self._hashed += len(piece)
+        if self._hashed == self._entry.size and self._hash.digest() != self._entry.sha256:
+            self._chunks.is_wrong = True
+            digest = str(self._layer.filesystem.digest)
+            raise ContentMismatch(digest, "a file has another digest than its index says")
+
+
+def _has(chunk: Chunk, offset: int) -> bool:
+    return chunk.start <= offset < chunk.start + chunk.size

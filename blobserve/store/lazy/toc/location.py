@@ -1,0 +1,112 @@
+"""Where a layer's published index is, and what it must be: annotations and footers.
+
+The digest in the manifest is what makes an index worth anything: without it there is none. Pure.
+eStargz (docs/estargz.md of containerd/stargz-snapshotter) says at its end where its index begins,
+zstd:chunked (of containers/storage) in another annotation.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import attrs
+
+from blobserve.errors import BadTable, MalformedReference
+from blobserve.names.digest import Digest
+from blobserve.oci.manifest import Descriptor
+
+if TYPE_CHECKING:
+    from blobserve.config import Limits
+
+_ESTARGZ_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+_CHUNKED = "io.github.containers.zstd-chunked."
+_CHUNKED_DIGEST = _CHUNKED + "manifest-checksum"
+_CHUNKED_POSITION = _CHUNKED + "manifest-position"
+
+_POSITION = re.compile(r"([0-9]{1,18}):([0-9]{1,18}):([0-9]{1,18}):1", re.ASCII)
+# An empty gzip member, RFC 1952, whose extra field says where the index begins. The older footer
+# has that text without the head of a subfield.
+_HEX = rb"([0-9a-f]{16})STARGZ"
+_MEMBER = rb"\x1f\x8b\x08\x04.{4}.\xff"
+_EMPTY = rb"\x01\x00\x00\xff\xff\x00{8}"
+_FOOTERS = (
+    re.compile(_MEMBER + rb"\x1a\x00SG\x16\x00" + _HEX + _EMPTY, re.DOTALL),
+    re.compile(_MEMBER + rb"\x16\x00" + _HEX + _EMPTY, re.DOTALL),
+)
+_FOOTER_SIZES = (51, 47)
+
+_RATIO = 4
+"""How much smaller than its bound an index must come at least, when it is compressed."""
+
+
+@attrs.frozen
+class Place:
+    """Where in a layer its index lies, compressed, and what it is checked against."""
+
+    start: int
+    length: int
+    digest: Digest
+    is_gzip: bool
+    """eStargz: the digest is that of the JSON, which is the one file of a tar."""
+    end: int
+    """Where the last chunk of a file ends at the latest."""
+
+
+@attrs.frozen
+class Promise:
+    """That a layer has an index with this digest; `place` is known where annotations say it."""
+
+    digest: Digest
+    place: Place | None = None
+
+    @classmethod
+    def of(cls, layer: Descriptor, limits: Limits) -> Promise | None:
+        """What the manifest says of a layer's index; None where it says nothing to go by.
+
+        :raises BadTable: when it says what cannot be.
+        """
+        annotations = layer.annotations
+        if _CHUNKED_DIGEST in annotations and _CHUNKED_POSITION in annotations:
+            digest = _digest(annotations[_CHUNKED_DIGEST])
+            found = _POSITION.fullmatch(annotations[_CHUNKED_POSITION])
+            if found is None:
+                raise BadTable("its annotation gives no position")
+            start, length, unpacked = (int(found[n]) for n in (1, 2, 3))
+            if unpacked > limits.published_index_size:
+                raise BadTable(f"it is larger than {limits.published_index_size} bytes")
+            return cls(digest, _place(start, start + length, digest, False, layer, limits))
+        if _ESTARGZ_DIGEST in annotations:
+            return cls(_digest(annotations[_ESTARGZ_DIGEST]))
+        return None
+
+    def found(self, tail: bytes, layer: Descriptor, limits: Limits) -> Place:
+        """Where the index is, by the last bytes of an eStargz layer.
+
+        :raises BadTable: when they are no such end.
+        """
+        for footer, size in zip(_FOOTERS, _FOOTER_SIZES, strict=True):
+            found = footer.fullmatch(tail[-size:])
+            if found is not None:
+                end = layer.size - size
+                return _place(int(found[1], 16), end, self.digest, True, layer, limits)
+        raise BadTable("its layer does not end as eStargz does")
+
+
+def _place(
+    start: int, end: int, digest: Digest, is_gzip: bool, layer: Descriptor, limits: Limits
+) -> Place:
+    if not 0 < start < end <= layer.size:
+        raise BadTable("it would lie outside of its layer")
+    if end - start > limits.published_index_size // _RATIO:
+        raise BadTable(
+            f"it is larger than {limits.published_index_size // _RATIO} bytes, compressed"
+        )
+    return Place(start, end - start, digest, is_gzip, start)
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except MalformedReference as error:
+        raise BadTable("its annotation is no digest") from error

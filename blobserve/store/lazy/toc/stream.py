@@ -1,0 +1,160 @@
+"""A compressed table of contents, read from its beginning to its end: all that it says of a layer.
+
+Blocking only in that it computes. Nothing that it said may be used before it has been read whole,
+and was found to be what the manifest promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from blobserve.errors import BadLayer, BadTable
+from blobserve.names.digest import Digest
+from blobserve.store.extract.decompress import Decompressor
+from blobserve.store.lazy.toc.entries import Contents
+from blobserve.store.lazy.toc.json_stream import Table
+from blobserve.store.lazy.toc.location import Place
+from blobserve.tar import header
+from blobserve.tar.header import BLOCK
+
+if TYPE_CHECKING:
+    from blobserve.config import Limits
+
+INDEX_NAME = b"stargz.index.json"
+_MOST_PARTS = 16
+
+
+class _Json(Protocol):
+    """Takes the decompressed stream, gives the JSON that is in it."""
+
+    def feed(self, piece: bytes) -> bytes: ...
+
+    def finish(self) -> None: ...
+
+
+class _Whole:
+    """The stream is the JSON. See `_Json`."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def feed(self, piece: bytes) -> bytes:
+        self._left -= len(piece)
+        if self._left < 0:
+            raise BadTable("it is larger than it may be")
+        return piece
+
+    def finish(self) -> None:
+        pass
+
+
+class _Wrapped:
+    """The JSON is the one file of a tar archive, and has the digest. See `_Json`."""
+
+    def __init__(self, limit: int, digest: Digest) -> None:
+        self.size = 0
+        """Bytes of the JSON, once its header is here."""
+        self._limit = limit
+        self._digest = digest
+        self._hash = digest.hasher()
+        self._head: bytes = b""
+        self._left = -1
+
+    def feed(self, piece: bytes) -> bytes:
+        if self._left < 0:
+            self._head += piece
+            if len(self._head) < BLOCK:
+                return b""
+            self._begin(self._head[:BLOCK])
+            piece, self._head = self._head[BLOCK:], b""
+        piece = piece[: self._left]
+        self._left -= len(piece)
+        self._hash.update(piece)
+        return piece
+
+    def _begin(self, block: bytes) -> None:
+        try:
+            head = header.parse(block) if header.is_intact(block) else None
+        except BadLayer as error:
+            raise BadTable(str(error)) from error
+        if head is None or head.name != INDEX_NAME or head.type != header.REGULAR:
+            raise BadTable("it is not where its layer says")
+        if head.size > self._limit:
+            raise BadTable(f"it is larger than {self._limit} bytes")
+        self.size = self._left = head.size
+
+    def finish(self) -> None:
+        if self._left or self._hash.hexdigest() != self._digest.hex:
+            raise BadTable("it has another digest than the manifest says")
+
+
+class Text:
+    """The JSON of a table, decompressed piece by piece."""
+
+    def __init__(self, place: Place, packed: bytes, limits: Limits) -> None:
+        """`packed`: the compressed table.
+
+        :raises BadTable: when it is known at once not to be what the manifest says.
+        """
+        self._json: _Json
+        if place.is_gzip:
+            self._json = _Wrapped(limits.published_index_size, place.digest)
+        else:
+            self._json = _Whole(limits.published_index_size)
+            if Digest.of(packed, place.digest.algorithm) != place.digest:
+                raise BadTable("it has another digest than the manifest says")
+        self._stage = Decompressor("", most_parts=_MOST_PARTS)
+        self._stage.feed(packed)
+
+    @property
+    def file_size(self) -> int | None:
+        """Bytes of the table as a file of its layer; None where it is none."""
+        return self._json.size if isinstance(self._json, _Wrapped) else None
+
+    def pieces(self) -> Iterator[bytes]:
+        """The JSON. When these were all, it was what the manifest says.
+
+        :raises BadTable: when it is not.
+        """
+        try:
+            while piece := self._stage.read():
+                yield self._json.feed(piece)
+            self._stage.finish()
+        except BadLayer as error:
+            raise BadTable(str(error)) from error
+        self._json.finish()
+
+
+class WholeTable:
+    """All that a table says. See `blobserve.store.lazy.toc.index_builder.Source`."""
+
+    def __init__(self, place: Place, packed: bytes, limits: Limits) -> None:
+        """See `Text`."""
+        self.contents = Contents(limits, place.end)
+        self._place = place
+        self._text = Text(place, packed, limits)
+        self._pieces = self._text.pieces()
+        self._table = Table()
+
+    def read(self) -> bool:
+        """See `Source.read`."""
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._table.finish()
+            self._finish()
+            return False
+        for entry in self._table.feed(piece):
+            self.contents.take(entry)
+        return True
+
+    def _finish(self) -> None:
+        contents, place, size = self.contents, self._place, self._text.file_size
+        contents.finish()
+        if size is not None and place.digest.algorithm == "sha256":
+            # The layer has it as a file; it is as good as the others, for its digest is known.
+            digest = bytes.fromhex(place.digest.hex)
+            contents.add_itself(INDEX_NAME, size, place.start, BLOCK, digest)
+            contents.records.finish(place.start + place.length)
+        else:
+            contents.records.finish(place.end)

@@ -1,0 +1,99 @@
+"""prePull: images brought here, and tags refreshed, although nobody asks.
+
+A failure is never the end: every tag has a timer that is set again whatever happened. Nothing is
+pinned: what was reclaimed is pulled again when somebody asks for it, or at the next start.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from blobserve.concurrency.singleflight import reason_of
+from blobserve.config import RepositoryRules
+from blobserve.errors import Forbidden
+from blobserve.names.reference import Reference
+from blobserve.store.blobspace import BlobSpace
+from blobserve.store.pull.pulls import Pulls
+from blobserve.store.pull.revalidation import Refreshes
+from blobserve.store.refs.freshness import Freshness, Known, moves
+from blobserve.store.refs.reference_table import KnownReferences, Rules
+
+_RETRY = 10.0
+"""Seconds until what has never been pulled is tried again."""
+
+
+class PrePulls:
+    """The tags that are kept fresh unasked."""
+
+    def __init__(
+        self,
+        space: BlobSpace,
+        rules: Rules,
+        known: KnownReferences,
+        pulls: Pulls,
+        refreshes: Refreshes,
+        reactor: IReactorTime,
+    ) -> None:
+        self._space = space
+        self._rules = rules
+        self._known = known
+        self._pulls = pulls
+        self._refreshes = refreshes
+        self._reactor = reactor
+        self._timers: dict[Reference, IDelayedCall] = {}
+        self._closed = False
+
+    async def add(self, reference: Reference) -> None:
+        """Make an image READY, and keep it fresh for as long as its rules name it in prePull.
+
+        Returns, or raises what has failed, when it has been tried once.
+        """
+        try:
+            await self._try(reference, again=False)
+        finally:
+            self._set_timer(reference)
+
+    def reload(self) -> None:
+        """Set every timer again, after rules have changed."""
+        for reference in list(self._timers):
+            self._set_timer(reference)
+
+    def close(self) -> None:
+        """Stop every timer."""
+        self._closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    async def _try(self, reference: Reference, again: bool) -> None:
+        rules = self._rules(reference.repository)
+        if rules is None:
+            raise Forbidden(str(reference.repository))
+        known = await self._known.recall(reference, rules)
+        if known is None or not (again or self._is_ready(known, rules)):
+            pull = self._pulls.get(reference) or self._pulls.begin(reference, known, rules)
+            await pull.wait(urgent=False)
+        elif again or known.freshness(rules, self._reactor.seconds()) is not Freshness.TRUSTED:
+            await self._refreshes.look_up(known, rules).wait(urgent=False)
+
+    def _is_ready(self, known: Known, rules: RepositoryRules) -> bool:
+        if known.image is None or not known.is_proved(rules):
+            return False
+        return self._space.is_ready(known.image.digests)
+
+    def _set_timer(self, reference: Reference) -> None:
+        timer = self._timers.pop(reference, None)
+        if timer is not None:
+            timer.cancel()
+        rules, known = self._rules(reference.repository), self._known.get(reference)
+        if self._closed or rules is None or reference.tag not in rules.pre_pull:
+            return
+        delay = known.interval(rules, self._reactor.seconds()) if known else _RETRY
+        if known is None or moves(reference, rules):
+            self._timers[reference] = self._reactor.callLater(delay, self._wake, reference)
+
+    def _wake(self, reference: Reference) -> None:
+        del self._timers[reference]
+        attempt = Deferred.fromCoroutine(self._try(reference, again=True))
+        attempt.addErrback(reason_of).addBoth(lambda _: self._set_timer(reference))

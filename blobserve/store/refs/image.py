@@ -1,0 +1,134 @@
+"""From a reference to the layers that are served: manifests and indexes, followed by digest.
+
+Documents come from the blob space where it has them, else from a source. Knows nothing of which tag
+is fresh, and fetches no layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from blobserve.config import Limits, RepositoryRules
+from blobserve.errors import BadImage, ContentMismatch, NoLayers, NotHere
+from blobserve.names.digest import Digest
+from blobserve.names.platform import Platform
+from blobserve.names.reference import Reference
+from blobserve.oci.manifest import Descriptor, Index, Manifest, parse
+from blobserve.oci.source import Document, Source
+from blobserve.store.blobspace import BlobSpace
+from blobserve.store.space.merged_indexes import parts_of
+from blobserve.store.space.provenance import Access
+
+_DOCUMENTS = 3
+"""An index, an index nested in it, and a manifest: the longest way allowed."""
+
+
+@attrs.frozen
+class Image:
+    """What a manifest or index stands for: the layers that are served, and how they were chosen."""
+
+    digest: Digest
+    """Of the document that the reference names, be it an index."""
+    served: tuple[Descriptor, ...]
+    """The layers that are served, the lowest first; at least one."""
+    layers: int
+    """How many layers the image has; an artifact, all of which is served, counts as one."""
+    platform: Platform | None
+    """The platform that was asked for."""
+    warnings: tuple[str, ...]
+    """What was arbitrary about the choice; each a clause without its subject."""
+    is_artifact: bool = False
+
+    @property
+    def parts(self) -> tuple[Digest, ...]:
+        """Of all that must be READY to serve it: the layers, and their tree if they are several."""
+        return parts_of(self.digests)
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """Under which the layers that are served are kept, the lowest first."""
+        return tuple(layer.kept_as for layer in self.served)
+
+    def suits(self, rules: RepositoryRules) -> bool:
+        """Whether it is what `rules` would choose."""
+        layers = self.layers if rules.layers == "all" else 1
+        is_chosen = self.is_artifact or len(self.served) == layers
+        return self.platform == rules.platform and is_chosen
+
+
+class Images:
+    """Reads images."""
+
+    def __init__(self, space: BlobSpace, limits: Callable[[], Limits]) -> None:
+        self._space = space
+        self._limits = limits
+
+    async def read(
+        self,
+        reference: Reference,
+        rules: RepositoryRules,
+        source: Source | None,
+        is_trusted: bool = False,
+    ) -> tuple[Image, list[Document]]:
+        """The image that `reference` names, and the documents on the way to it.
+
+        Without a source nothing but the blob space is asked. The blob space gives only documents
+        that the repository has shown before, or all of them if `is_trusted`.
+
+        :raises NotHere: when a document is missing and there is no source.
+        :raises NoLayers: when there is nothing to serve.
+        """
+        access = Access.NONE if is_trusted else Access.needed(rules)
+        document = await self._document(reference, source, access)
+        documents, warnings = [document], []
+        while isinstance(parsed := self._parse(document), Index):
+            if len(documents) == _DOCUMENTS:
+                raise BadImage(str(reference), "its indexes are nested more than once")
+            chosen, warning = parsed.choose(rules.platform)
+            document = await self._document(reference.at(chosen.digest), source, access)
+            if len(document.content) != chosen.size:
+                raise ContentMismatch(str(chosen.digest), "its size is not that of its index")
+            documents.append(document)
+            warnings += [warning] if warning else []
+        if not parsed.layers:
+            raise NoLayers(str(reference))
+        layers = 1 if parsed.is_artifact else len(parsed.layers) + parsed.left_out
+        is_whole = parsed.is_artifact or rules.layers == "all"
+        if is_whole and parsed.left_out:
+            raise BadImage(f"manifest {document.digest}", parsed.problem)
+        served = parsed.layers if is_whole else parsed.layers[:1]
+        if len(served) < layers:
+            warnings.append(_several(reference, layers))
+        image = Image(
+            documents[0].digest,
+            served,
+            layers,
+            rules.platform,
+            tuple(warnings),
+            parsed.is_artifact,
+        )
+        return image, documents
+
+    def _parse(self, document: Document) -> Manifest | Index:
+        return parse(document.content, document.media_type, self._limits())
+
+    async def _document(
+        self, reference: Reference, source: Source | None, access: Access
+    ) -> Document:
+        digest, covers = reference.digest, self._space.provenance.covers
+        if digest is not None and (not access or covers(digest, reference.repository, access)):
+            held = await self._space.get_manifest(digest)
+            if held is not None:
+                return held
+        if source is None:
+            raise NotHere(str(reference))
+        return await source.resolve(reference)
+
+
+def _several(reference: Reference, layers: int) -> str:
+    return (
+        f"has {layers} layers, of which the first alone is served: "
+        f'repos."{reference.repository}".layers: all serves them together'
+    )

@@ -1,0 +1,203 @@
+"""Tar streams, read strictly and without looking back: pieces in, members out.
+
+Each member comes with where its body lies in the stream and the hash of it. Framing follows the one
+reader that container tools share (Go's): links, directories and devices have no body whatever their
+header says; global PAX headers change nothing. Whatever cannot be read that way refuses the whole
+layer. Knows nothing of what names mean to a file system, nor where streams come from.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
+
+from blobserve.errors import BadLayer
+from blobserve.tar import header
+from blobserve.tar.header import BLOCK, BODILESS, DIRECTORY, EXTENSIONS, REGULAR, ZEROS, Header
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+    from blobserve.config import Limits
+
+
+class Member(NamedTuple):
+    """One entry of a tar stream, its extension headers applied.
+
+    `name` and `link` are raw bytes; `offset` and `size` say where the body lies in the stream;
+    `sha256` is that of the body, for regular files only. Links are types ``1`` and ``2``.
+    """
+
+    seq: int
+    name: bytes
+    type: bytes
+    mode: int
+    mtime: int | None
+    link: bytes
+    offset: int
+    size: int
+    sha256: bytes | None
+
+
+class Reader:
+    """Reads one tar stream, fed in pieces of any size. After an error it must not be used again."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.size = 0
+        """Bytes of the stream so far that belong to the archive; none do after its end."""
+        self._limits = limits
+        self._ended = False
+        self._zeros = False  # The last block was all zeros.
+        self._block = b""  # The part of a header block that has come.
+        self._left = 0  # What is still to come of a body.
+        self._padding = 0  # And of the zeros that fill its last block.
+        self._entry: Member | None = None  # The entry whose body is being read.
+        self._hash: _Hash | None = None
+        self._extension = bytearray()
+        self._kind = b""
+        self._extensions = 0  # How many extension headers stand before the next entry.
+        self._pax: dict[bytes, bytes] = {}
+        self._gnu: dict[bytes, bytes] = {}  # GNU's long names, by the PAX keys that mean the same.
+        self._count = 0
+        self._names = 0
+
+    def feed(self, piece: bytes) -> list[Member]:
+        """Read the next bytes of the stream, and return the members that end within them.
+
+        :raises BadLayer: when the stream cannot be read, or goes beyond a limit.
+        """
+        members: list[Member] = []
+        view, at, start = memoryview(piece), 0, self.size
+        while at < len(piece) and not self._ended:
+            if self._left:
+                part = view[at : at + self._left]
+                at += len(part)
+                self._take(part, members)
+            elif self._padding:
+                skipped = min(self._padding, len(piece) - at)
+                self._padding -= skipped
+                at += skipped
+            else:
+                block = self._block + piece[at : at + BLOCK - len(self._block)]
+                at += len(block) - len(self._block)
+                self._block = b"" if len(block) == BLOCK else block
+                if not self._block:
+                    self._begin(block, start + at, members)
+        self.size = start + at
+        return members
+
+    @property
+    def claimed(self) -> int:
+        """Bytes that the stream takes at least, by the last header: the body it tells of is due."""
+        return self.size + self._left
+
+    def finish(self) -> None:
+        """Say that the stream has ended.
+
+        :raises BadLayer: when it ends in its middle.
+        """
+        if self._block and self.size < BLOCK:
+            raise BadLayer(header.describe(self._block))
+        # No file lacks a byte when the zeros after the last one do, as with `umoci insert`.
+        if self._block or self._left or self._extensions:
+            raise BadLayer("its tar archive is cut short")
+
+    def _begin(self, block: bytes, offset: int, members: list[Member]) -> None:
+        """Take a whole header block, whose body lies at `offset`."""
+        if block == ZEROS:
+            if self._extensions:
+                raise BadLayer("an extension header has no entry after it")
+            self._ended = self._zeros
+            self._zeros = True
+            return
+        if self._zeros:
+            raise BadLayer("a block of zeros is followed by something else")
+        if not header.is_intact(block):
+            first = offset == BLOCK
+            raise BadLayer(header.describe(block) if first else "the checksum of a header is wrong")
+        head = header.parse(block)
+        if head.type in EXTENSIONS:
+            self._begin_extension(head)
+        else:
+            self._begin_entry(head, offset)
+        self._padding = -self._left % BLOCK
+        if not self._left:
+            self._end(members)
+
+    def _begin_extension(self, head: Header) -> None:
+        self._extensions += 1
+        if self._extensions > self._limits.extensions_in_a_row:
+            raise BadLayer("an entry has too many extension headers")
+        if head.size > self._limits.extension_size:
+            raise BadLayer("an extension header is too large")
+        self._left = head.size
+        self._extension.clear()
+        self._kind = head.type
+        self._entry = None
+
+    def _begin_entry(self, head: Header, offset: int) -> None:
+        name, type_, mode, mtime, link, size = head
+        if self._extensions:
+            records = self._pax | self._gnu
+            name, link = records.get(b"path", name), records.get(b"linkpath", link)
+            if b"size" in records:
+                size = header.parse_pax_size(records[b"size"])
+            if b"mtime" in records:
+                mtime = header.parse_pax_mtime(records[b"mtime"])
+            self._extensions, self._pax, self._gnu = 0, {}, {}
+        if type_ in BODILESS:
+            size = 0
+        elif type_ == REGULAR and name.endswith(b"/"):
+            # In the v7 format such a name means a directory, and a directory has no body.
+            if size:
+                raise BadLayer("a directory has a body")
+            type_ = DIRECTORY
+        self._check_limits(name, link, offset + size)
+        self._entry = Member(self._count, name, type_, mode, mtime, link, offset, size, None)
+        self._count += 1
+        self._left = size
+        self._hash = sha256() if type_ == REGULAR else None
+
+    def _check_limits(self, name: bytes, link: bytes, end: int) -> None:
+        limits = self._limits
+        self._names += len(name) + len(link)
+        if self._count >= limits.entries:
+            raise BadLayer(f"it has more than {limits.entries} entries")
+        if len(name) > limits.name_size or len(link) > limits.name_size:
+            raise BadLayer(f"a name in it is longer than {limits.name_size} bytes")
+        if self._names > limits.names_size:
+            raise BadLayer(f"its names take more than {limits.names_size} bytes")
+        if limits.unpacked_size is not None and end > limits.unpacked_size:
+            raise BadLayer(f"it unpacks to more than {limits.unpacked_size} bytes")
+
+    def _take(self, part: memoryview, members: list[Member]) -> None:
+        """Take a part of a body."""
+        if self._hash is not None:
+            self._hash.update(part)
+        elif self._entry is None:
+            self._extension += part
+        self._left -= len(part)
+        if not self._left:
+            self._end(members)
+
+    def _end(self, members: list[Member]) -> None:
+        """The body of an entry, or of an extension header, is complete."""
+        if self._entry is None:
+            self._apply(bytes(self._extension))
+        elif self._hash is None:
+            members.append(self._entry)
+        else:
+            members.append(Member(*self._entry[:-1], self._hash.digest()))
+            self._hash = None
+
+    def _apply(self, body: bytes) -> None:
+        """Remember an extension header for the entry that follows. Of several, the last counts."""
+        if self._kind == b"L":
+            self._gnu[b"path"] = body.partition(b"\0")[0]
+        elif self._kind == b"K":
+            self._gnu[b"linkpath"] = body.partition(b"\0")[0]
+        else:
+            records = header.parse_pax(body)
+            if self._kind == b"x":
+                self._pax = records
+                self._gnu = {key: name for key, name in self._gnu.items() if key not in records}

@@ -1,0 +1,129 @@
+"""Rewriting: a repository's replacements and inline variables, as views on the files of an image.
+
+The blob stays as it is. A view's recipe is all that is replaced in its file, so repositories that
+share a layer each see their own, and a changed rule is another view.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+import attrs
+
+from blobserve.config import InlineVariable, RepositoryRules
+from blobserve.errors import BadRequest, RuleTooLarge
+from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.index.entry import Entry
+from blobserve.web.content.derived import View
+from blobserve.web.http.target import shown
+
+INDEX = b"index.html"
+
+Variables = Mapping[str, str]
+
+_NAMED = re.compile(r"\$\{([^}]*)\}")
+# Nothing that could end an attribute, a string or a tag of the page it is put into, and no scheme
+# but http: the values come from a proxy, which may have them from anywhere.
+_VALUE = re.compile(
+    r"https?://[A-Za-z0-9._~%!$&()*+,;=:@/?#\[\]-]+"
+    r"|/(?!/)[A-Za-z0-9._~%!$&()*+,;=:@/?#-]*"
+    r"|[A-Za-z0-9._~%!*+,=@-]*"
+)
+
+
+@attrs.frozen
+class Edit:
+    """Replace every `search` by `replacement`; `rule` is the setting that says so."""
+
+    search: bytes
+    replacement: bytes
+    rule: str
+
+
+def parse_variables(value: bytes | None) -> Variables | None:
+    """Read ``X-BlobServe-InlineVars``: a JSON object of names and harmless values.
+
+    :raises BadRequest: for anything else.
+    """
+    if value is None:
+        return None
+    try:
+        variables = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("X-BlobServe-InlineVars is not JSON") from error
+    if not isinstance(variables, dict):
+        raise BadRequest("X-BlobServe-InlineVars is not a JSON object")
+    for name, text in variables.items():
+        if not isinstance(text, str) or not _VALUE.fullmatch(text):
+            raise BadRequest(
+                f"X-BlobServe-InlineVars: {name!r} is neither an http or https URL, "
+                "nor an absolute path, nor a token of URL characters"
+            )
+    return variables
+
+
+def is_index(name: bytes, entry: Entry) -> bool:
+    """Whether inline variables concern this entry, found under this name."""
+    return INDEX in (name.rpartition(b"/")[2], entry.path.rpartition(b"/")[2])
+
+
+def edits_for(
+    name: bytes, entry: Entry, rules: RepositoryRules, variables: Variables | None
+) -> Edits:
+    """What `rules` change in an entry found under `name`, both from the image's root, in order."""
+    paths = (name, entry.path)
+    edits = [
+        Edit(each.search.encode(), each.replacement.encode(), "replacements")
+        for each in rules.replacements
+        if each.path.strip("/").encode() in paths
+    ]
+    if variables is not None and is_index(name, entry):
+        edits += [_inlined(each, variables) for each in rules.inline_static]
+    return tuple(edits)
+
+
+def _inlined(rule: InlineVariable, variables: Variables) -> Edit:
+    replacement = _NAMED.sub(lambda found: variables.get(found[1], found[0]), rule.replacement)
+    return Edit(rule.search.encode(), replacement.encode(), "inlineStatic")
+
+
+Edits = tuple[Edit, ...]
+
+
+@attrs.frozen
+class Rewriting:
+    """What `edits` make of a file, be it, or becoming, no larger than `limit` bytes. See `Recipe`.
+
+    Making it raises `RuleTooLarge` beyond that.
+    """
+
+    edits: Edits
+    limit: int
+
+    @property
+    def size(self) -> int:
+        """See `Recipe.size`."""
+        return sum(len(edit.search) + len(edit.replacement) for edit in self.edits)
+
+    def fetched(self, entry: Entry) -> int:
+        """See `Recipe.fetched`."""
+        self._check(entry, entry.size, self.edits[0])
+        return entry.size
+
+    def make(self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None) -> View:
+        """See `Recipe.make`."""
+        self._check(entry, entry.size, self.edits[0])
+        if content is None:
+            content = filesystem.read(entry, 0, entry.size)
+        for edit in self.edits:
+            grown = len(edit.replacement) - len(edit.search)
+            # Before it is done: a page of one letter could grow a thousandfold.
+            self._check(entry, len(content) + content.count(edit.search) * grown, edit)
+            content = content.replace(edit.search, edit.replacement)
+        return View.of(content)
+
+    def _check(self, entry: Entry, size: int, edit: Edit) -> None:
+        if size > self.limit:
+            raise RuleTooLarge(shown(entry.path), edit.rule, self.limit)

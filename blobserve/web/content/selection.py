@@ -1,0 +1,105 @@
+"""Selections: what a URL and a request's variables mean under a repository's rules.
+
+Pure but for look-ups in the image. Every rule on how long what is served may be kept, by what, and
+when it was modified, is applied here.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from blobserve.config import RepositoryRules
+from blobserve.names.digest import Digest
+from blobserve.store.lease import Lease
+from blobserve.web.content.lookup import Directory, NeedsSlash, Page, find
+from blobserve.web.content.representation import Representation, Role, Variant
+from blobserve.web.content.rewrite import Edits, Variables, edits_for, is_index
+from blobserve.web.http.caching import (
+    INLINE_VARIABLES,
+    cache_control,
+    is_fixed,
+    is_immutable_path,
+    vary,
+)
+from blobserve.web.http.media_types import content_type
+from blobserve.web.http.response import Header
+from blobserve.web.http.target import Location
+
+
+@attrs.frozen
+class Selection:
+    """What a URL and a request's variables select under a repository's rules."""
+
+    location: Location
+    rules: RepositoryRules
+    page: Page
+    is_inlined: bool
+    """Whether the request carries inline variables."""
+    edits: Edits
+    """What makes the bytes served other than the entry's own."""
+
+    @property
+    def kind(self) -> bytes:
+        """The content type."""
+        return content_type(self.page.name)
+
+    def represented(self, variant: Variant, image: Digest, now: float) -> Representation:
+        """The selection with its bytes; `image` is what the reference stands for."""
+        kind, is_fixed = self.kind, self._is_fixed
+        modified = self.page.entry.mtime
+        # RFC 9110 §8.8.2.1: never later than the message.
+        is_dated = is_fixed and modified and 0 < modified <= now
+        policy = self._policy(kind, is_fixed, variant.is_negotiated, image)
+        return Representation(variant, kind, self.page.role, modified if is_dated else None, policy)
+
+    @property
+    def _is_fixed(self) -> bool:
+        """Whether the URL fixes these bytes: no tag moves under them, and no rule makes them."""
+        is_own = self.page.role is Role.ASKED and not self.edits and not self._varies
+        return is_own and is_fixed(self.location.reference, self.rules)
+
+    @property
+    def _varies(self) -> bool:
+        """Whether inline variables decide what this URL shows."""
+        if self.rules.inline_static and is_index(self.page.name, self.page.entry):
+            return True
+        # Without variables, this URL is redirected.
+        return self.location.path is None
+
+    def _policy(
+        self, kind: bytes, is_fixed: bool, is_negotiated: bool, image: Digest
+    ) -> tuple[Header, ...]:
+        if self.page.role is Role.NOT_FOUND:
+            return ((b"Cache-Control", b"no-store"),)
+        if self._varies:
+            control = b"private, no-cache" if self.is_inlined else b"no-cache"
+        else:
+            is_immutable = is_fixed or self._is_immutable_path
+            control = cache_control(kind, is_immutable, self.rules)
+        policy: tuple[Header, ...] = ((b"Cache-Control", control),)
+        deciding = [b"Accept-Encoding"] * is_negotiated + [INLINE_VARIABLES] * self._varies
+        if deciding:
+            policy += (vary(*deciding),)
+        if self.location.reference.digest is None:
+            policy += ((b"Content-Location", self.location.with_digest(image)),)
+        return policy
+
+    @property
+    def _is_immutable_path(self) -> bool:
+        if self.page.role is not Role.ASKED or self.edits:
+            return False
+        return is_immutable_path(self.location.path or b"", self.rules)
+
+
+def select(
+    lease: Lease, location: Location, rules: RepositoryRules, variables: Variables | None
+) -> Selection | Directory | NeedsSlash:
+    """What `location` means in an image; `variables` are those of the request.
+
+    :raises PathNotFound: when that is nothing.
+    """
+    page = find(lease, location, rules, variables is not None)
+    if not isinstance(page, Page):
+        return page
+    edits = edits_for(page.name, page.entry, rules, variables)
+    return Selection(location, rules, page, variables is not None, edits)

@@ -1,0 +1,62 @@
+"""What was asked for: a request's head, as far as answers depend on it.
+
+Values of bytes; connections are not known here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from blobserve.config import RepositoryRules
+from blobserve.names.digest import Digest
+from blobserve.web.http.accept_encoding import accepted
+from blobserve.web.http.caching import INLINE_VARIABLES
+from blobserve.web.http.conditional import Fields
+
+VARIABLES = INLINE_VARIABLES.lower()
+READ_ONLY = b"x-blobserve-readonly"
+
+
+def selector(fields: Fields) -> tuple[bytes, ...] | None:
+    """What fields of a request select by, beside its path; None where that cannot be kept."""
+    if VARIABLES in fields or READ_ONLY in fields:
+        return None
+    if b"range" not in fields:
+        return accepted(fields)
+    # A range is of the file as it is, unless the request names the tag of a coding.
+    return None if b"if-range" in fields else ()
+
+
+@attrs.define  # and not frozen: one is made for every request
+class Head:
+    """A request's head, as far as answers depend on it."""
+
+    method: bytes
+    target: bytes
+    """As it was sent."""
+    path: bytes
+    """Of the URL, relative to where ours begin: not decoded, without a slash in front."""
+    query: bytes | None
+    fields: Fields
+    selector: tuple[bytes, ...] | None
+    """See `selector`."""
+
+    @property
+    def is_navigation(self) -> bool:
+        """Whether a person waits for this to become a page."""
+        return self.fields.get(b"sec-fetch-mode") == b"navigate"
+
+
+@attrs.define
+class Asked:
+    """One request on its way to an answer, and what the log wants to know of it."""
+
+    head: Head
+    rules: RepositoryRules | None = None
+    """Of the repository, as soon as they are known."""
+    cache: str | None = None
+    digest: Digest | None = None
+    deadline: float = math.inf
+    """When, by the reactor's clock, its first bytes should be there."""

@@ -1,0 +1,110 @@
+"""Request heads, line by line: what is wrong with them, before anything of them is believed.
+
+Pure. Stricter than RFC 9112 where leniency is how two servers come to disagree on where a request
+ends: nothing here needs repairing. Requests with a body are refused, whatever their method.
+"""
+
+from __future__ import annotations
+
+import re
+
+from blobserve.errors import BadRequest, HeadTooLarge, MethodNotAllowed, TargetTooLong
+from blobserve.web.http.target import origin_form
+
+MAX_LINE = 8 * 1024
+MAX_SIZE = 32 * 1024
+"""Bytes of a head, line ends included."""
+MAX_FIELDS = 100
+
+TOKEN = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+"""A name of a field or a method, RFC 9110 §5.6.2, as a regular expression."""
+
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]+) HTTP/1\.([01])")
+_FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?"
+)
+
+
+class HeadCheck:
+    """Looks at the lines of one request's head; the first problem is the last word."""
+
+    def __init__(self) -> None:
+        self.method = self.target = self.version = b""
+        self.is_open = False
+        """Whether a line of it has come, an empty one in front of it included."""
+        self._size = 0
+        self._fields = 0
+        self._hosts: list[bytes] = []
+        self._length: bytes | None = None
+        self._is_coded = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the request line has been seen."""
+        return bool(self.method)
+
+    def line(self, line: bytes) -> None:
+        """Look at a line, without its end.
+
+        :raises BadRequest: for the first thing that is wrong.
+        """
+        self._size += len(line) + 2
+        if not self.has_begun:
+            # RFC 9112 §2.2: one empty line before a request is no part of it.
+            if line or self.is_open:
+                self._begin(line)
+            self.is_open = True
+        elif self._size > MAX_SIZE or self._fields > MAX_FIELDS:
+            raise self.too_long()
+        elif line:
+            self._field(line)
+        else:
+            self._end()
+
+    def too_long(self) -> BadRequest:
+        """What to say of a line of which no end is in sight."""
+        if self.has_begun:
+            return HeadTooLarge("the request head is too large")
+        return TargetTooLong("the request target is too long")
+
+    def _begin(self, line: bytes) -> None:
+        if len(line) > MAX_LINE:
+            raise self.too_long()
+        found = _REQUEST_LINE.fullmatch(line)
+        if found is None:
+            raise BadRequest("malformed request line")
+        self.method, self.target, self.version = found[1], found[2], b"HTTP/1." + found[3]
+        origin_form(self.method, self.target)
+
+    def _field(self, line: bytes) -> None:
+        found = _FIELD.fullmatch(line)
+        if found is None:
+            raise BadRequest("malformed header field")
+        self._fields += 1
+        name, value = found[1].lower(), found[2]
+        if name == b"host":
+            self._hosts.append(value)
+        elif name == b"transfer-encoding":
+            self._is_coded = True
+        elif name == b"content-length":
+            if self._length is not None or not value.isdigit():
+                raise BadRequest("malformed Content-Length")
+            self._length = value
+
+    def _end(self) -> None:
+        if len(self._hosts) > 1 or (self.version == b"HTTP/1.1" and not self._hosts):
+            raise BadRequest("a request has one Host")
+        if not all(map(is_host, self._hosts)):
+            raise BadRequest("malformed Host")
+        if self._is_coded and self._length is not None:
+            raise BadRequest("Content-Length and Transfer-Encoding exclude each other")
+        if self._is_coded or (self._length or b"0").strip(b"0"):
+            if self.method in (b"GET", b"HEAD", b"OPTIONS"):
+                raise BadRequest(f"a {self.method.decode()} request has no body here")
+            raise MethodNotAllowed(f"not allowed: {self.method.decode()}")
+
+
+def is_host(value: bytes) -> bool:
+    """Whether this is a host and perhaps a port, RFC 9112 §3.2."""
+    return _HOST.fullmatch(value) is not None

@@ -1,0 +1,244 @@
+"""Connections: HTTP/1 as Twisted reads it, behind our own look at every head.
+
+Bad heads are refused here, before Twisted's parser sees them, and are counted and logged as any
+request is; plain requests whose answer is ready do not come to it either. What is true of all the
+connections together is known to the site.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.server import Request
+
+from blobserve.concurrency.fair_queue import Portions
+from blobserve.config import Limits
+from blobserve.errors import BadRequest, BlobserveError, HeadTooSlow, TooManyConnections
+from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
+from blobserve.web.http.status import refusal
+from blobserve.web.http.target import origin_form
+from blobserve.web.server.connection_limits import Connections
+from blobserve.web.server.fast_path import HotPath
+from blobserve.web.server.request_log import Accounts, peer_of
+from blobserve.web.server.send import whole
+from blobserve.web.server.timeouts import Patience
+
+
+class ServedSite(Protocol):
+    """What a connection uses of the site that it belongs to."""
+
+    reactor: Any
+    connections: Connections[ImageChannel]
+    portions: Portions
+    is_draining: bool
+
+    @property
+    def hot(self) -> HotPath:
+        """The fast path."""
+        ...
+
+    @property
+    def accounts(self) -> Accounts:
+        """The log of requests."""
+        ...
+
+    def limits(self) -> Limits:
+        """Return the limits in force."""
+        ...
+
+
+class ImageRequest(Request):
+    """A request whose target may be in absolute form, or ``*``."""
+
+    def process(self) -> None:
+        """See `Request.process`."""
+        self.uri = origin_form(self.method, self.uri)
+        self.path = self.uri.partition(b"?")[0]
+        super().process()
+
+
+class ImageChannel(http.HTTPChannel):
+    """A connection that looks at each line of a head before its parser does."""
+
+    site: ServedSite
+    transport: Any
+    # Ours come first; these are only what is left if they do not.
+    MAX_LENGTH = max(MAX_LINE, MAX_SIZE)
+    totalHeadersSize = 2 * MAX_SIZE  # noqa: N815
+    maxHeaders = 2 * MAX_FIELDS  # noqa: N815
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._check = HeadCheck()
+        self._is_refused = False
+        self._held = b""
+        self.since = self.active_at = 0.0
+        self.lost: Deferred[None] = Deferred()
+        """Fires when the connection has ended."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way, or waits to be read."""
+        return not (self.requests or self._held)
+
+    @property
+    def is_busy(self) -> bool:
+        """See `Awaited.is_busy`: lines are not read from the end of a head on."""
+        return bool(self.requests) and not self.line_mode
+
+    @property
+    def is_spare(self) -> bool:
+        """See `Member.is_spare`."""
+        return self.is_idle and not (self._is_ending or self._patience.is_in_head)
+
+    @cached_property
+    def peer(self) -> str:
+        """See `Member.peer`."""
+        return peer_of(self.getPeer())
+
+    def connectionMade(self) -> None:
+        """See `IProtocol.connectionMade`."""
+        super().connectionMade()
+        site = self.site
+        self._patience = Patience(self, site.limits, site.reactor)
+        self._patience.begin()
+        self.since = self.active_at
+        try:
+            site.connections.admit(self)
+        except TooManyConnections as error:
+            self._refuse(error)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See `IProtocol.connectionLost`."""
+        self._patience.end()
+        self.site.connections.lost(self)
+        super().connectionLost(reason)
+        self.lost.callback(None)
+
+    def resetTimeout(self) -> None:
+        """See `TimeoutMixin.resetTimeout`: a sign of life, which moves no timer."""
+        self.active_at = self.site.reactor.seconds()
+
+    def review(self) -> None:
+        """Apply limits that have changed."""
+        self._patience.review()
+
+    def dataReceived(self, data: bytes) -> None:
+        """See `IProtocol.dataReceived`."""
+        if self._held:  # TLS hands out what it has, paused or not
+            self._held += data
+        elif self._is_refused or self.site.hot.answer(self, data):
+            return
+        elif self.requests:
+            self._read(data)
+        else:
+            self._held = data
+            if not self.site.portions.do(self._go_on):
+                self.resetTimeout()
+                # Nor is it seen, until then, that the client says no more.
+                self.transport.pauseProducing()
+
+    def _go_on(self) -> None:
+        data, self._held = self._held, b""
+        if not self.lost.called:
+            self.transport.resumeProducing()
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self._look_at_rest()
+
+    def _look_at_rest(self) -> None:
+        """Watch over what has come of a head that is not complete."""
+        if self.is_busy or self._is_ending:
+            self._patience.head_ended()
+        elif b"\n" in self._buffer:
+            # All lines that ended as they should have been taken out.
+            self._refuse(BadRequest("a line of a request head ends with CR LF"))
+        elif self._buffer or self._check.is_open:
+            self._patience.head_begun()
+        else:
+            self._patience.head_ended()
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._is_refused or self.transport.disconnecting
+
+    def lineReceived(self, line: bytes) -> None:
+        """See `LineReceiver.lineReceived`."""
+        if self._is_refused:
+            return
+        try:
+            self._check.line(line)
+        except BadRequest as error:
+            self._refuse(error)
+            return
+        if not line and self._check.has_begun:
+            self._check = HeadCheck()
+            self._patience.head_ended()
+        super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """See `LineReceiver.lineLengthExceeded`."""
+        self._refuse(self._check.too_long())
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # What Twisted refuses although we did not.
+        self._refuse(BadRequest("malformed request"))
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """See `HTTPChannel.checkPersistence`: a site that drains keeps no connection.
+
+        Twisted parts the first field alone, by blanks; it is a list, RFC 9110 §7.6.1.
+        """
+        fields = request.requestHeaders.getRawHeaders(b"Connection", [])
+        options = {option.strip(b" \t").lower() for option in b",".join(fields).split(b",")}
+        if b"close" in options:
+            request.requestHeaders.setRawHeaders(b"Connection", [b"close"])
+        return super().checkPersistence(request, version) and not self.site.is_draining
+
+    def requestDone(self, request: Request) -> None:
+        """See `HTTPChannel.requestDone`."""
+        self.resetTimeout()
+        super().requestDone(request)
+
+    def head_missed(self) -> None:
+        """See `Awaited.head_missed`."""
+        self._refuse(HeadTooSlow("the request head took too long"))
+
+    def close(self) -> None:
+        """See `Member.close`."""
+        self._patience.leave()
+        self.loseConnection()
+
+    def abort(self) -> None:
+        """See `Member.abort`."""
+        self.transport.abortConnection()
+
+    def _refuse(self, error: BlobserveError) -> None:
+        self._is_refused = True
+        accounts, check = self.site.accounts, self._check
+        request_id = accounts.new_id()
+        answer = refusal(error, request_id)
+        self.transport.writeSequence(whole(answer, check.method))
+        accounts.refused(self.peer, check, answer, request_id)
+        self._close_softly()
+
+    def _close_softly(self) -> None:
+        """End our half at once and the rest a moment later.
+
+        A socket that is closed with unread data in it resets the connection, which can take away
+        what the client has not read yet.
+        """
+        is_crowded = self.site.connections.is_crowded
+        if is_crowded or self.isSecure() or not hasattr(self.transport, "loseWriteConnection"):
+            self.close()
+            return
+        self._patience.linger()
+        self.transport.unregisterProducer()
+        self.transport.loseWriteConnection()

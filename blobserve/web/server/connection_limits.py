@@ -1,0 +1,218 @@
+"""Connections: how many there may be, in all and of one client, and which of them makes room.
+
+A connection costs a few operations on dictionaries when it comes and when it goes, a request none:
+which connection has been idle longest is looked for when that is needed, and not kept.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections import defaultdict
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Generic, Protocol, TypeVar
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.server import Request
+
+from blobserve.config import Config
+from blobserve.errors import TooManyConnections
+from blobserve.metrics import Metrics
+from blobserve.web.server.access_log import client_address, is_within, parse_address
+from blobserve.web.server.request_log import peer_of
+
+_NEWCOMER = 1.0
+"""Seconds in which a connection that has said nothing yet is not taken for an idle one."""
+
+_SEARCH = 5e-6
+"""Seconds of pause between two searches for idle connections, for each that is looked at."""
+
+
+class Member(Protocol):
+    """A connection, as far as there can be too many."""
+
+    since: float
+    """When it began."""
+    active_at: float
+    """When its client was last heard or answered; `since` for one that has said nothing."""
+
+    @property
+    def peer(self) -> str:
+        """The address of its other end; a dash where there is none."""
+        ...
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether nothing is under way on it, not even a part of a head."""
+        ...
+
+    def close(self) -> None:
+        """Close it, once all is sent that is left."""
+        ...
+
+    def abort(self) -> None:
+        """Close it now."""
+        ...
+
+
+M = TypeVar("M", bound=Member)
+
+
+class Connections(Generic[M]):
+    """The connections of one site.
+
+    No more than ``limits.clientConnections``, and three quarters of the descriptors that the
+    process may have: images need some, too. What is being closed is not counted as long as it is
+    few; together they never are more than nine eighths of the bound.
+    """
+
+    def __init__(
+        self, config: Callable[[], Config], reactor: IReactorTime, metrics: Metrics
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._metrics = metrics
+        self.open: dict[M, bytes | None] = {}
+        """All of them, with the `network_of` each."""
+        self._leaving: set[M] = set()
+        self._of_network: defaultdict[bytes, int] = defaultdict(int)
+        self._asking: defaultdict[bytes, int] = defaultdict(int)
+        # Longest idle last, as it was when they were searched.
+        self._spare: list[tuple[float, M]] = []
+        self._search_at = 0.0
+        metrics.connections.set_function(lambda: len(self.open))
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many are being closed that no more of them should be waited for."""
+        return len(self._leaving) >= max(16, self._most() // 8)
+
+    def admit(self, connection: M) -> None:
+        """Take a new connection in; also one that is refused is held until it is `lost`.
+
+        :raises TooManyConnections: when it has to be closed.
+        """
+        network = network_of(connection.peer)
+        reason = self._objection(connection, network)
+        if reason is None:
+            self.open[connection] = network
+            if network is not None:
+                self._of_network[network] += 1
+            return
+        self.open[connection] = None
+        self._leaving.add(connection)
+        self._metrics.refused_connections.labels(reason).inc()
+        raise TooManyConnections
+
+    def lost(self, connection: M) -> None:
+        """Forget a connection that has ended."""
+        self._leaving.discard(connection)
+        network = self.open.pop(connection, None)
+        if network is not None:
+            _decrease(self._of_network, network)
+
+    def enter(self, request: Request) -> None:
+        """Count a request, until it ends, for the client who sent it through a trusted proxy.
+
+        Whoever connects directly has been counted by connections; those of a proxy carry the
+        requests of many.
+
+        :raises TooManyConnections: when as many are under way as that client may have.
+        """
+        config = self._config()
+        most = config.limits.client_connections_per_address
+        if not most:
+            return
+        peer, trusted = peer_of(request.client), config.trusted_proxies
+        if not is_within(peer, trusted):
+            return
+        forwarded = request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
+        address = client_address(peer, forwarded, trusted)
+        network = None if is_within(address, trusted) else network_of(address)
+        if network is None:
+            return
+        if self._asking.get(network, 0) >= most:
+            self._metrics.refused_connections.labels("address").inc()
+            raise TooManyConnections
+        self._asking[network] += 1
+        request.notifyFinish().addBoth(lambda _: _decrease(self._asking, network))
+
+    def _objection(self, connection: M, network: bytes | None) -> str | None:
+        config = self._config()
+        most = config.limits.client_connections_per_address
+        if (
+            most
+            and network is not None
+            and self._of_network.get(network, 0) >= most
+            and not is_within(connection.peer, config.trusted_proxies)
+        ):
+            return "address"
+        if len(self.open) - len(self._leaving) < self._most():
+            self._spare.clear()
+            return None
+        return None if self._make_room() else "total"
+
+    def _most(self) -> int:
+        limit = self._config().limits.client_connections
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if descriptors == resource.RLIM_INFINITY:
+            return limit
+        return min(limit, max(1, descriptors * 3 // 4))
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle longest, if there is one."""
+        idle = self._idle_longest()
+        if idle is None:
+            self._search()
+            idle = self._idle_longest()
+        if idle is None:
+            return False
+        self._leaving.add(idle)
+        self._metrics.dismissed_connections.inc()
+        if self.is_crowded:
+            idle.abort()
+        else:
+            idle.close()
+        return True
+
+    def _idle_longest(self) -> M | None:
+        while self._spare:
+            active_at, connection = self._spare.pop()
+            # Who is not here has been active since, so that none of these is younger.
+            if connection.active_at == active_at and self._is_spare(connection):
+                return connection
+        return None
+
+    def _search(self) -> None:
+        now = self._reactor.seconds()
+        pause = len(self.open) * _SEARCH
+        if 0 < self._search_at - now <= pause:
+            return
+        self._search_at = now + pause
+        newest = now - _NEWCOMER
+        found = [
+            (each.active_at, each)
+            for each in self.open
+            if self._is_spare(each) and (each.active_at > each.since or each.since <= newest)
+        ]
+        self._spare = sorted(found, key=itemgetter(0))[::-1]
+
+    def _is_spare(self, connection: M) -> bool:
+        return connection in self.open and connection not in self._leaving and connection.is_spare
+
+
+def network_of(address: str) -> bytes | None:
+    """What is taken for one client: an IPv4 address, or the /64 that an IPv6 address is in.
+
+    None for what is no address, such as the other end of a Unix socket.
+    """
+    parsed = parse_address(address)
+    if parsed is None:
+        return None
+    return parsed.packed if parsed.version == 4 else parsed.packed[:8]
+
+
+def _decrease(counts: defaultdict[bytes, int], network: bytes) -> None:
+    counts[network] -= 1
+    if not counts[network]:
+        del counts[network]

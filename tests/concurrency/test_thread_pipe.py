@@ -1,0 +1,85 @@
+"""What one thread hands to another."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from blobserve.concurrency.thread_pipe import Belt
+from blobserve.config import KIB, MIB
+
+WITHIN = 20
+PIECE = bytes(256 * KIB)
+
+
+def give(belt: Belt, pieces: list[bytes]) -> list[bytes]:
+    """Hand over as many as can be; those that are left."""
+    left = list(pieces)
+    with belt.giving():
+        while left:
+            if not belt.put(left.pop(0)):
+                break
+    return left
+
+
+def take(belt: Belt) -> list[bytes]:
+    """Take what there is, and what comes meanwhile."""
+    with belt.taking():
+        return list(belt.pieces())
+
+
+def both(*jobs: Callable[[], list[bytes]]) -> list[list[bytes]]:
+    """What comes of jobs, each in a thread."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [job.result(WITHIN) for job in [pool.submit(job) for job in jobs]]
+
+
+def test_nobody_is_waited_for_who_is_not_there() -> None:
+    """Who gives to nobody ends when as much waits as may; who takes ends when nothing does."""
+    belt = Belt()
+    assert take(belt) == []
+    left = give(belt, [PIECE] * 40)
+    assert 40 - len(left) == MIB // len(PIECE)
+    assert len(take(belt)) == 40 - len(left)
+    assert belt.is_empty
+
+
+def test_all_of_it_arrives_in_order() -> None:
+    """Whoever begins first, pieces come as they were given, each once."""
+    chance = random.Random(1)
+    pieces = [b"%d" % n + bytes(chance.randrange(MIB)) for n in range(200)]
+    belt, left, got = Belt(), pieces, list[bytes]()
+    giver_first = True
+    while left or not belt.is_empty:
+        sides = [partial(give, belt, left), partial(take, belt)]
+        outcomes = both(*(sides if giver_first else sides[::-1]))
+        left, new = outcomes if giver_first else outcomes[::-1]
+        got += new
+        giver_first = not giver_first
+    assert got == pieces
+
+
+def test_who_takes_may_go_away() -> None:
+    """Who waits for room is told when nobody makes it any more."""
+    belt = Belt()
+
+    def one_piece() -> list[bytes]:
+        with belt.taking():
+            while belt.is_empty:
+                pass
+            return [next(belt.pieces())]
+
+    left, got = both(partial(give, belt, [PIECE] * 40), one_piece)
+    assert len(got) == 1
+    assert 40 - len(left) in (4, 5)
+
+
+def test_cleared() -> None:
+    """What is dropped makes room."""
+    belt = Belt()
+    give(belt, [PIECE] * 40)
+    belt.clear()
+    assert belt.is_empty
+    assert len(give(belt, [PIECE] * 40)) == 36

@@ -1,0 +1,1 @@
+"""Tests of `blobserve.config` and `blobserve.configfile`."""

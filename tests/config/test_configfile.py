@@ -1,0 +1,748 @@
+"""Configuration files: what they mean, and what is said about those that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobserve import configfile
+from blobserve.config import (
+    AccessLogRules,
+    Address,
+    BlobSpaceRules,
+    Config,
+    InlineVariable,
+    Limits,
+    LocalSource,
+    RegistryRules,
+    Replacement,
+    RepositoryRules,
+)
+from blobserve.configfile import load, syntax
+from blobserve.errors import ConfigError
+from blobserve.names.platform import Platform
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "etc" / "blobserve.yaml"
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Write:
+    """Write a configuration file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "b.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def problems(source: configfile.ConfigSource) -> list[str]:
+    """What is wrong with a configuration, without the directory of the file."""
+    with pytest.raises(ConfigError) as caught:
+        load(source)
+    directory = f"{source.parent}/" if isinstance(source, Path) else ""
+    return [problem.removeprefix(directory) for problem in caught.value.problems]
+
+
+def problem(keys: dict[str, Any], **top: Any) -> str:
+    """The one thing that is wrong with a mapping, without its name."""
+    [found] = problems({"blobserve": keys, **top})
+    return found.removeprefix("configuration: ")
+
+
+def rules(**keys: Any) -> RepositoryRules:
+    """The rules that these keys of a repository mean."""
+    return load({"blobserve": {"repos": {"r.example/x": keys}}}).repos["r.example/x"]
+
+
+def rule_problem(**keys: Any) -> str:
+    """The one thing that is wrong with these keys of a repository."""
+    return problem({"repos": {"r.example/x": keys}}).removeprefix('repos."r.example/x".')
+
+
+# --- Every key ------------------------------------------------------------------------------------
+
+
+def test_every_key_of_a_repository(written: Write, tmp_path: Path) -> None:
+    """Every key of a repository that works means what the contract says."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.json").touch()
+    path = written(
+        """
+blobserve:
+  repos:
+    registry.example.com/team/site:
+      prePull: ["v1", v2]
+      workdir: /ide/
+      replacements: [{path: /ide/index.html, search: a, replacement: ""}]
+      inlineStatic: [{search: "{{BASE}}", replacement: "${ide}"}]
+      layers: all
+      platform: linux/arm64
+      tagMaxAge: 2m
+      immutableTags: ["commit-*"]
+      immutablePaths: ["assets/*"]
+      headers: {access-control-allow-origin: "*"}
+      listing: true
+      fallback: /index.html
+      notFound: /404.html
+      earlyServe: true
+      source: oci:site
+"""
+    )
+    key = "registry.example.com/team/site"
+    assert load(path).repos == {
+        key: RepositoryRules(
+            key=key,
+            pre_pull=("v1", "v2"),
+            workdir="/ide",
+            replacements=(Replacement("ide/index.html", "a", ""),),
+            inline_static=(InlineVariable("{{BASE}}", "${ide}"),),
+            layers="all",
+            platform=Platform("linux", "arm64"),
+            tag_max_age=120.0,
+            immutable_tags=("commit-*",),
+            immutable_paths=("assets/*",),
+            headers=(("Access-Control-Allow-Origin", "*"),),
+            listing=True,
+            fallback="/index.html",
+            not_found="/404.html",
+            early_serve=True,
+            source=LocalSource("oci", tmp_path / "site"),
+        )
+    }
+
+
+def test_limits_of_published_indexes() -> None:
+    """What is read by published indexes has bounds, each of which can be set."""
+    sizes = {"publishedIndexMinSize": "1MiB", "publishedIndexSize": "2MiB", "chunkCacheSize": 3}
+    config = load({"blobserve": {"limits": {**sizes, "parallelChunkReads": 4}}})
+    assert config.limits == Limits(
+        published_index_min_size=1 << 20,
+        published_index_size=2 << 20,
+        chunk_cache_size=3,
+        parallel_chunk_reads=4,
+    )
+
+
+def test_a_registry_that_opts_in_where_nothing_is_served(written: Write) -> None:
+    """A registry's allowAnyRepo is warned about where the one under blobserve is not true."""
+    path = written(
+        """
+blobserve:
+  repos: {x.example/y: {}}
+  registries:
+    a.example: {allowAnyRepo: true}
+    b.example:
+      allowAnyRepo: true
+    c.example: {allowAnyRepo: false}
+    d.example:
+pprofAddr: ":6060"
+"""
+    )
+    own, other, pprof = load(path).warnings
+    problem = "has no effect, since allowAnyRepo under blobserve is not true"
+    assert own == f'{path}:5: registries."a.example".allowAnyRepo: {problem}'
+    assert other == f'{path}:7: registries."b.example".allowAnyRepo: {problem}'
+    assert "pprof" in pprof
+    path.write_text(path.read_text().replace("blobserve:", "blobserve:\n  allowAnyRepo: true", 1))
+    assert [each for each in load(path).warnings if "pprof" not in each] == []
+
+
+def test_proxies_that_are_mapped_into_ipv6() -> None:
+    """A network of mapped IPv4 addresses is the IPv4 network, as a mapped client is that client."""
+    written = ["::ffff:10.0.0.0/104", "::ffff:192.0.2.1", "::/0", "2001:db8::/32"]
+    trusted = load({"blobserve": {"trustedProxies": written}}).trusted_proxies
+    assert [str(each) for each in trusted] == [
+        "10.0.0.0/8",
+        "192.0.2.1/32",
+        "::/0",
+        "2001:db8::/32",
+    ]
+
+
+def test_every_other_key(written: Write, tmp_path: Path) -> None:
+    """Every key outside repositories means what the contract says."""
+    (tmp_path / "ca.pem").touch()
+    (tmp_path / "auth.json").touch()
+    path = written(
+        """
+blobserve:
+  listen: ["tcp:0:interface=127.0.0.1", "systemd:domain=INET:name=http"]
+  timeout: 1.5s
+  drainTimeout: 1m30s
+  allowAnyRepo: true
+  registries:
+    "Registry.internal:5000":
+      {insecure: true, ca: ca.pem, allowHosts: [minio, "auth:8443"], allowAnyRepo: true}
+  blobSpace: {location: cache, maxSizeBytes: 10GiB, gcInterval: 500ms, verifyOnRead: true}
+  limits: {manifestSize: 1KiB, depth: 7, silenceTimeout: 2s}
+  trustedProxies: ["10.0.0.0/8", "::1"]
+accessLog: {format: json, file: access.log}
+dockerAuth: auth.json
+prometheusAddr: "[::1]:9500"
+readinessProbeAddr: localhost:0
+"""
+    )
+    config = load(path)
+    assert config.listen == ("tcp:0:interface=127.0.0.1", "systemd:domain=INET:name=http")
+    assert (config.timeout, config.drain_timeout, config.allow_any_repo) == (1.5, 90.0, True)
+    hosts = frozenset({"minio", "auth:8443"})
+    expected = RegistryRules(
+        insecure=True, ca=tmp_path / "ca.pem", allow_hosts=hosts, allow_any_repo=True
+    )
+    assert config.registries == {"registry.internal:5000": expected}
+    assert config.blob_space.location == tmp_path / "cache"
+    assert (config.blob_space.max_size, config.blob_space.gc_interval) == (10 << 30, 0.5)
+    assert (config.blob_space.verify_on_read, BlobSpaceRules().verify_on_read) == (True, False)
+    assert config.limits == Limits(manifest_size=1024, depth=7, silence_timeout=2.0)
+    assert [str(network) for network in config.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+    assert config.access_log == AccessLogRules("json", str(tmp_path / "access.log"))
+    assert config.docker_auth == tmp_path / "auth.json"
+    assert config.prometheus_addr == Address("::1", 9500)
+    assert config.readiness_addr == Address("localhost", 0)
+
+
+def test_nothing_but_defaults() -> None:
+    """A configuration without keys is valid and changes no default."""
+    config = load({"blobserve": {}})
+    assert config == Config(blob_space=config.blob_space)
+    assert config.blob_space.max_size is None
+
+
+def test_a_config_is_taken_as_it_is() -> None:
+    """A `Config` of the embedding application is used unchanged."""
+    config = Config(timeout=7.0)
+    assert load(config) is config
+
+
+def test_the_shipped_configuration_shows_every_key() -> None:
+    """The shipped file names every key there is, needs no root, and every limit at its default."""
+    text = SHIPPED.read_text()
+    tables = (
+        configfile._OWN,
+        configfile._BESIDE,
+        configfile._REPOSITORY,
+        configfile._REGISTRY,
+        configfile._BLOB_SPACE,
+        configfile._ACCESS_LOG,
+        configfile._REPLACEMENT,
+        configfile._INLINE_VARIABLE,
+        configfile._LIMITS,
+    )
+    keys = {key for table in tables for key in table} - {"pprofAddr"}
+    assert [key for key in sorted(keys) if not re.search(rf"\b{key}:", text)] == []
+    config = load(SHIPPED)
+    assert config.listen == ("tcp:8080:interface=127.0.0.1",)
+    assert config.limits == Limits()
+    shown = re.search(r"# limits:\n((?:  #   .*\n)+)", text)
+    assert shown is not None
+    limits = "\n".join(line.replace("#", " ", 1) for line in shown[1].splitlines())
+    uncommented = load(_yaml_mapping(f"blobserve:\n  limits:\n{limits}\n"))
+    assert attrs.evolve(uncommented.limits, unpacked_size=None) == Limits()
+
+
+def _yaml_mapping(text: str) -> Any:
+    def plain(node: syntax.Node) -> Any:
+        if node.kind == "mapping":
+            return {key: plain(each) for key, each in node.value.items()}
+        return node.value
+
+    return plain(syntax.from_yaml(text))
+
+
+# --- The original's configuration ----------------------------------------------------------------
+
+ORIGINAL = """{
+\t"blobserve": {
+\t\t"port": 32224,
+\t\t"timeout": %s,
+\t\t"repos": {
+\t\t\t"docker.io/gitpod/ide": {
+\t\t\t\t"prePull": ["commit-1", "1.10"],
+\t\t\t\t"workdir": "/ide",
+\t\t\t\t"replacements": [
+\t\t\t\t\t{"search": "a\\/b", "replacement": "\\ud83d\\ude00", "path": "/ide/index.html"}
+\t\t\t\t],
+\t\t\t\t"inlineStatic": [{"search": "{{URL}}", "replacement": "${ide}"}]
+\t\t\t},
+\t\t\t"docker.io/alpine": {}
+\t\t},
+\t\t"allowAnyRepo": true,
+\t\t"blobSpace": {"location": "/mnt/cache", "maxSizeBytes": 1073741824}
+\t},
+\t"dockerAuth": "",
+\t"pprofAddr": "%s",
+\t"prometheusAddr": ":9500",
+\t"readinessProbeAddr": ""
+}
+"""
+
+
+def test_the_originals_configuration(tmp_path: Path) -> None:
+    """The original's own config.json, tabs and all, loads and means the same."""
+    path = tmp_path / "config.json"
+    path.write_text(ORIGINAL % ('"5s"', ""))
+    config = load(path)
+    assert config.listen == ("tcp:32224:backlog=1024",)
+    assert config.timeout == 5.0
+    assert list(config.repos) == ["docker.io/gitpod/ide", "docker.io/library/alpine"]
+    ide = config.repos["docker.io/gitpod/ide"]
+    assert ide.pre_pull == ("commit-1", "1.10")
+    assert ide.replacements == (Replacement("ide/index.html", "a/b", "\N{GRINNING FACE}"),)
+    assert config.allow_any_repo
+    assert config.blob_space.location == Path("/mnt/cache")
+    assert config.blob_space.max_size == 1 << 30
+    assert config.docker_auth is None
+    assert config.prometheus_addr == Address("", 9500)
+    assert config.readiness_addr is None
+    assert config.warnings == ()
+
+
+def test_a_bare_timeout_of_the_original_is_nanoseconds(tmp_path: Path) -> None:
+    """A number alone as timeout means nanoseconds in the original's form."""
+    path = tmp_path / "config.json"
+    path.write_text(ORIGINAL % ("2500000000", ""))
+    assert load(path).timeout == 2.5
+
+
+@pytest.mark.parametrize("written", ['"0s"', "0", "null", '"0h0m"'])
+def test_a_timeout_of_zero_in_the_originals_form_is_no_bound(tmp_path: Path, written: str) -> None:
+    """Zero as timeout means no bound in the original's form, and so does a missing timeout."""
+    path = tmp_path / "config.json"
+    path.write_text(ORIGINAL % (written, ""))
+    assert load(path).timeout == math.inf
+    path.write_text('{"blobserve": {"allowAnyRepo": true}}')
+    assert load(path).timeout == math.inf
+    path.write_text("blobserve: {allowAnyRepo: true, timeout: 0s}")
+    with pytest.raises(ConfigError, match="must be more than nothing"):
+        load(path)
+
+
+def test_unknown_keys_of_the_originals_form(tmp_path: Path) -> None:
+    """The original's form ignores unknown keys with a warning, and reads keys in any case."""
+    path = tmp_path / "config.json"
+    path.write_text(
+        '{"blobserve": {"ALLOWANYREPO": true, "repos": {"x.example/y": {"workDir": "/a",\n'
+        '"earlyServed": {"deep": 1}}}, "prometheusAddr": ":1"}, "port": 3, "dockerauths": null}'
+    )
+    config = load(path)
+    assert config.allow_any_repo
+    assert config.repos["x.example/y"].workdir == "/a"
+    assert (config.listen, config.prometheus_addr) == ((), None)
+    assert [warning.removeprefix(f"{path}:") for warning in config.warnings] == [
+        '2: repos."x.example/y".earlyServed: unknown key; the nearest known one is earlyServe;'
+        " it is ignored",
+        "2: prometheusAddr: this key stands beside blobserve, not under it; it is ignored",
+        "2: port: this key stands under blobserve; it is ignored",
+        "2: dockerauths: unknown key; the nearest known one is dockerAuth; it is ignored",
+    ]
+    path.write_text('{"blobserve": {"allowAnyRepo": "yes", "extra": 1}}')
+    with pytest.raises(ConfigError, match="expected true or false"):
+        load(path)
+
+
+def test_a_configuration_that_serves_nothing_is_warned_about() -> None:
+    """Without repositories, and without allowAnyRepo, a warning says that nothing is served."""
+    [warning] = load({"blobserve": {"repos": {}}}).warnings
+    assert warning.startswith("configuration: repos: no repository is listed")
+    assert load({"blobserve": {"allowAnyRepo": True}}).warnings == ()
+    assert load({"blobserve": {"repos": {"x.example/y": {}}}}).warnings == ()
+
+
+def test_pprof_is_warned_about(tmp_path: Path) -> None:
+    """A pprofAddr is accepted, and it is said that it has no effect."""
+    path = tmp_path / "config.json"
+    path.write_text(ORIGINAL % ('"5s"', ":6060"))
+    assert load(path).warnings == (
+        f"{path}:20: pprofAddr: there is no pprof here; this key has no effect",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"blobserve": {},}', 'b.yaml:1: not JSON: expected a key in ""'),
+        ('{"blobserve": {}\n "x": 1}', "b.yaml:2: not JSON: expected , or }"),
+        ('{"blobserve" {}}', "b.yaml:1: not JSON: expected : after a key"),
+        ('{"blobserve": {}} x', "b.yaml:1: not JSON: more text after the end"),
+        ('{"blobserve":\n {"timeout": NaN}}', "b.yaml:2: not JSON: NaN is no JSON number"),
+        ('{"blobserve": {"a": [1 2]}}', "b.yaml:1: not JSON: expected , or ]"),
+        ('{"blobserve": ', "b.yaml:1: not JSON: Expecting value"),
+        ('{"a":' + "[" * 99_999, "b.yaml: not JSON: nested too deeply"),
+    ],
+)
+def test_bad_json(written: Write, text: str, said: str) -> None:
+    """JSON that is none is refused with its line."""
+    assert problems(written(text)) == [said]
+
+
+def test_keys_of_json_have_lines_and_may_not_repeat(written: Write) -> None:
+    """Problems of JSON are named with their lines, duplicate keys included."""
+    text = '{"blobserve": {\n"port": "x",\n"timeout": "1s",\n"timeout": "2s"}}'
+    assert problems(written(text)) == [
+        'b.yaml:2: port: expected port number, got text "x"',
+        "b.yaml:4: timeout: duplicate key, first on line 3",
+    ]
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(json_values, st.sampled_from([None, 1, "\t"]))
+def test_json_means_what_the_standard_library_says(value: Any, indent: Any) -> None:
+    """Whatever is JSON is read as what it means."""
+
+    def plain(node: syntax.Node) -> Any:
+        if node.kind == "mapping":
+            return {key: plain(each) for key, each in node.value.items()}
+        return [plain(each) for each in node.value] if node.kind == "list" else node.value
+
+    assert plain(syntax.from_json(json.dumps(value, indent=indent))) == value
+
+
+# --- What is wrong --------------------------------------------------------------------------------
+
+
+def test_every_problem_at_once_with_file_line_and_path(written: Write) -> None:
+    """All problems of a file are named at once, each with its file, line and path, in order."""
+    path = written(
+        """blobserve:
+  prot: 8080
+  repos:
+    x.example/y:
+      workdir: [a]
+      prePull: [1.10, "x y", 2024-01-01, true, no]
+      workdri: /x
+      workdir: /x
+  registries: {"r.example:5000": {insecure: "yes"}}
+limits: {}
+docker_auth: red
+"""
+    )
+    assert problems(path) == [
+        "b.yaml:2: prot: unknown key; the nearest known one is port",
+        'b.yaml:5: repos."x.example/y".workdir: expected text, got list',
+        'b.yaml:6: repos."x.example/y".prePull[0]: expected text, got number; quote it: "1.10"',
+        'b.yaml:6: repos."x.example/y".prePull[1]: a tag is 1 to 128 letters, digits, _ . or -,'
+        " and does not begin with . or -",
+        'b.yaml:6: repos."x.example/y".prePull[2]: expected text, got date; quote it: "2024-01-01"',
+        'b.yaml:6: repos."x.example/y".prePull[3]: expected text, got boolean; quote it: "true"',
+        'b.yaml:7: repos."x.example/y".workdri: unknown key; the nearest known one is workdir',
+        'b.yaml:8: repos."x.example/y".workdir: duplicate key, first on line 5',
+        'b.yaml:9: registries."r.example:5000".insecure: expected true or false, got text "yes"',
+        "b.yaml:10: limits: this key stands under blobserve",
+        "b.yaml:11: docker_auth: unknown key; the nearest known one is dockerAuth",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "b.yaml: the key blobserve is missing"),
+        ("- a", "b.yaml:1: expected mapping, got list"),
+        ("blobserve:", "b.yaml:1: blobserve: expected mapping, got nothing"),
+        ("blobserve: {a", "b.yaml:1: not YAML: "),
+        ("a: b\n\tc: d", "b.yaml:2: not YAML: a tab; it is indented with blanks"),
+        ("blobserve: {}\n---\nblobserve: {}", "b.yaml:2: not YAML: "),
+        ("blobserve: {timeout: !!python/name:os.system x}", "b.yaml:1: the tag "),
+        ("? [a]\n: b", "b.yaml:1: a key must be text"),
+        ("blobserve: &a {repos: *a}", "b.yaml: not YAML: "),
+        ("blobserve: \x01", "b.yaml: not YAML: "),
+    ],
+)
+def test_bad_yaml(written: Write, text: str, said: str) -> None:
+    """YAML that is none, or none of ours, is refused in one line."""
+    [found] = problems(written(text))
+    assert found.startswith(said)
+    assert "\n" not in found
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file that is not there, or no text, is named."""
+    assert problems(tmp_path / "none.yaml") == ["none.yaml: No such file or directory"]
+    (tmp_path / "b.yaml").write_bytes(b"# one\n# two \xff\xfe")
+    assert problems(tmp_path / "b.yaml") == ["b.yaml:2: not UTF-8"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"port": 70000}, "port: expected port number, got number 70000"),
+        ({"port": 1, "listen": "tcp:1"}, "listen: cannot stand beside port"),
+        ({"listen": []}, "listen: names nothing to listen on"),
+        ({"listen": "tpc:80"}, "listen: not an endpoint description: Unknown endpoint type: 'tpc'"),
+        (
+            {"listen": "systemd:http"},
+            "listen: expected systemd:domain=INET:name=<name of the socket>,"
+            ' got text "systemd:http"',
+        ),
+        (
+            {"timeout": 5},
+            "timeout: expected duration with its unit, such as 30s, 5m or 500ms, got number 5",
+        ),
+        ({"timeout": "0s"}, "timeout: must be more than nothing"),
+        (
+            {"drainTimeout": "5"},
+            'drainTimeout: expected duration with its unit, such as 30s, 5m or 500ms, got text "5"',
+        ),
+        ({"allowAnyRepo": "no"}, 'allowAnyRepo: expected true or false, got text "no"'),
+        (
+            {"blobSpace": {"maxSizeBytes": "10 apples"}},
+            "blobSpace.maxSizeBytes: expected size such as 10GiB, or a number of bytes,"
+            ' got text "10 apples"',
+        ),
+        (
+            {"limits": {"depth": 0}},
+            "limits.depth: expected whole number of at least 1, got number 0",
+        ),
+        ({"limits": {"manifestSize": 0}}, "limits.manifestSize: must be more than nothing"),
+        (
+            {"limits": {"manifest": 1}},
+            "limits.manifest: unknown key; the nearest known one is manifestSize",
+        ),
+        (
+            {"registries": {"nohost": {}}},
+            "registries.nohost: expected a registry: host or host:port",
+        ),
+        (
+            {"registries": {"r.example": {"ca": "/nowhere/ca.pem"}}},
+            'registries."r.example".ca: there is no file /nowhere/ca.pem',
+        ),
+        (
+            {"registries": {"r.example": {"allowHosts": ["a b"]}}},
+            'registries."r.example".allowHosts[0]: expected host or host:port',
+        ),
+        (
+            {"registries": {"r.example": {"allowAnyRepo": "yes"}}},
+            'registries."r.example".allowAnyRepo: expected true or false, got text "yes"',
+        ),
+        (
+            {"trustedProxies": ["fe80::%eth0/64"]},
+            "trustedProxies[0]: expected a network such as fe80::/10, without a zone",
+        ),
+        (
+            {"trustedProxies": ["10.0.0.1/8"]},
+            "trustedProxies[0]: expected a network such as 10.0.0.0/8:"
+            " 10.0.0.1/8 has host bits set",
+        ),
+        (
+            {"repos": {"alpine": {}}},
+            "repos.alpine: begin it with a registry host such as docker.io or"
+            " registry.example.com:5000",
+        ),
+        (
+            {"repos": {"docker.io/alpine": {}, "docker.io/library/alpine": {}}},
+            'repos."docker.io/library/alpine": another key means docker.io/library/alpine as well',
+        ),
+        (
+            {"repos": {"r.example/*": {"prePull": ["v1"]}}},
+            'repos."r.example/*": prePull needs one repository, this key means many',
+        ),
+        (
+            {"prometheusAddr": ":1"},
+            "prometheusAddr: this key stands beside blobserve, not under it",
+        ),
+    ],
+)
+def test_wrong_values(keys: dict[str, Any], said: str) -> None:
+    """A value that cannot be used is refused in words that say what can."""
+    assert problem(keys) == said
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"listing": "on"}, 'listing: expected true or false, got text "on"'),
+        ({"layers": "last"}, 'layers: expected first or all, got text "last"'),
+        ({"workdir": "/a/../b"}, "workdir: a path in an image has no .. in it"),
+        (
+            {"fallback": "index.html"},
+            'fallback: expected path of a file that begins with /, got text "index.html"',
+        ),
+        (
+            {"notFound": "/404/"},
+            'notFound: expected path of a file that begins with /, got text "/404/"',
+        ),
+        (
+            {"source": "/x"},
+            "source: expected oci:<directory>, oci-archive:<file> or docker-archive:<file>,"
+            ' got text "/x"',
+        ),
+        ({"source": "oci:/nowhere"}, "source: there is no directory /nowhere"),
+        ({"source": "oci-archive:/x.tar"}, "source: there is no file /x.tar"),
+        ({"source": "docker-archive:/"}, "source: there is no file /"),
+        ({"source": "oci:/"}, "source: / is no image layout: no index.json in it"),
+        (
+            {"platform": "linux"},
+            "platform: a platform is written os/architecture, such as linux/arm64",
+        ),
+        ({"prePull": "v1"}, 'prePull: expected list, got text "v1"'),
+        ({"prePull": [["v1"]]}, "prePull[0]: expected text, got list"),
+        (
+            {"replacements": [{"path": "a", "search": "", "replacement": "b"}]},
+            "replacements[0].search: must not be empty",
+        ),
+        (
+            {"inlineStatic": [{"search": "", "replacement": "b"}]},
+            "inlineStatic[0].search: must not be empty",
+        ),
+        ({"inlineStatic": [{"search": "a"}]}, "inlineStatic[0]: the key replacement is missing"),
+        ({"headers": {"bad name": "x"}}, 'headers."bad name": not a header name'),
+        (
+            {"headers": {"X-A": "a\r\nSet-Cookie: b"}},
+            'headers."X-A": a header\'s value is one line of printable Latin-1 characters',
+        ),
+        ({"headers": {"X-A": 1}}, 'headers."X-A": expected text, got number; quote it: "1"'),
+        (
+            {"headers": {"x-a": "1", "X-A": "2"}},
+            'headers."X-A": another key means X-A as well',
+        ),
+    ],
+)
+def test_wrong_rules(keys: dict[str, Any], said: str) -> None:
+    """A rule of a repository that cannot be used is refused in words that say what can."""
+    assert rule_problem(**keys) == said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Content-Length",
+        "transfer-encoding",
+        "Connection",
+        "Keep-Alive",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Proxy-Authenticate",
+        "Proxy-Authorization",
+        "ETag",
+        "Last-Modified",
+        "Date",
+        "Vary",
+        "Content-Range",
+        "Content-Encoding",
+        "Accept-Ranges",
+    ],
+)
+def test_headers_of_our_own(name: str) -> None:
+    """Framing, validators and hop-by-hop headers cannot be configured."""
+    assert "this header is blobserve's own" in rule_problem(headers={name: "x"})
+
+
+def test_credentials_that_are_named_and_missing() -> None:
+    """A dockerAuth file that is named and not there is an error."""
+    assert (
+        problem({}, dockerAuth="/nowhere/a.json") == "dockerAuth: there is no file /nowhere/a.json"
+    )
+
+
+@pytest.mark.parametrize("written", ["9500", "localhost", "::1:9500", "a:70000", "a:x", "a:-1"])
+def test_addresses_that_are_none(written: str) -> None:
+    """An address that is not host:port is refused."""
+    assert problem({}, prometheusAddr=written).startswith("prometheusAddr: expected host:port")
+
+
+# --- What is right --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("5s", 5.0),
+        ("1h30m", 5400.0),
+        ("500ms", 0.5),
+        ("1.5s", 1.5),
+        ("1m0.5s", 60.5),
+        ("2us", 2e-6),
+    ],
+)
+def test_durations(written: str, seconds: float) -> None:
+    """Durations are written as Go writes them."""
+    assert rules(tagMaxAge=written).tag_max_age == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        (7, 7),
+        ("7", 7),
+        ("7B", 7),
+        ("1KiB", 1024),
+        ("1.5 MiB", 3 << 19),
+        ("2GB", 2 * 10**9),
+        (0, None),
+    ],
+)
+def test_sizes(written: object, size: int | None) -> None:
+    """Sizes are bytes or have a unit, binary or decimal; a bound of 0 is none."""
+    config = load({"blobserve": {"blobSpace": {"maxSizeBytes": written}}})
+    assert config.blob_space.max_size == size
+
+
+def test_yaml_1_2_scalars(written: Write) -> None:
+    """Words, times and numbers that YAML 1.1 made into something else are text."""
+    path = written(
+        "blobserve: {repos: {r.example/x: {prePull: [no, On, y, 1_000, 0b1, 1e, !!str 1.10]}}}"
+    )
+    assert load(path).repos["r.example/x"].pre_pull == (
+        "no",
+        "On",
+        "y",
+        "1_000",
+        "0b1",
+        "1e",
+        "1.10",
+    )
+
+
+@pytest.mark.parametrize("text", ["1.10", "010", "0x1f", "1e5", "+1", "null", "~", ".5", "TRUE"])
+def test_what_is_not_text_must_be_quoted(written: Write, text: str) -> None:
+    """A tag that YAML takes for something else is an error, unless it is quoted."""
+    keys = "blobserve: {repos: {r.example/x: {immutableTags: [%s]}}}"
+    [found] = problems(written(keys % text))
+    assert "prePull" not in found
+    assert "expected text, got" in found
+    quoted = load(written(keys % f'"{text}"'))
+    assert quoted.repos["r.example/x"].immutable_tags == (text,)
+
+
+def test_repository_keys_are_canonical() -> None:
+    """Names of repositories and registries are canonical, however they were written."""
+    config = load(
+        {
+            "blobserve": {
+                "repos": {"index.docker.io/nginx": {}, "docker.io/*": {}, "R.Example/a/*": {}},
+                "registries": {"R.Example:5000": {}},
+            }
+        }
+    )
+    assert list(config.repos) == ["docker.io/library/nginx", "docker.io/*", "r.example/a/*"]
+    assert list(config.registries) == ["r.example:5000"]
+
+
+def test_no_key_leaves_a_trace_in_another_load(written: Write) -> None:
+    """A file read twice means the same twice."""
+    path = written("blobserve: {timeout: 9s}")
+    assert load(path) == load(str(path))

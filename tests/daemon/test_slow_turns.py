@@ -1,0 +1,52 @@
+"""The watch on the turns of the reactor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import capturedLogs, formatEvent
+
+from tests.support.parts.server import Server
+from tests.support.turn_watch import LOGGED, Turns, slow_turns
+from tests.system.test_plugin import SERVED
+
+
+class Reactor:
+    """A main loop that is turned by hand, and the CPU time that its turns take."""
+
+    def __init__(self) -> None:
+        self.now = 5.0
+
+    def timeout(self) -> float | None:
+        """See `ReactorBase.timeout`."""
+        return 7.0
+
+    def turn(self, seconds: float) -> None:
+        """Do what takes so long, then look for how long to wait."""
+        self.now += seconds
+        assert self.timeout() == 7.0
+
+
+def test_slow_turns_are_logged() -> None:
+    """Each turn that takes longer than it may is logged, and no other."""
+    reactor = Reactor()
+    turns = Turns(reactor, 0.02, lambda: reactor.now)
+    with capturedLogs() as events:
+        reactor.turn(1.0)
+        turns.watch()
+        for seconds in (0.0, 0.019, 0.021, 0.019, 1.0, 0.015):
+            reactor.turn(seconds)
+    said = [formatEvent(event) for event in events]
+    assert said == [f"{LOGGED} 21.0 ms of CPU time", f"{LOGGED} 1000.0 ms of CPU time"]
+
+
+def test_a_server_that_watches_itself(tmp_path: Path, running: Callable[[Any], Any]) -> None:
+    """A server logs its slow turns; nothing is slow in a minute."""
+    for ms in (0, 60_000):
+        directory = tmp_path / str(ms)
+        directory.mkdir()
+        server: Server = running(Server(directory, SERVED, **slow_turns(ms)))
+        assert server.fetch("/").status == 404
+        assert (LOGGED in server.output.read_text()) == (ms == 0)

@@ -1,0 +1,1 @@
+"""Campaigns: crashes, disks, storms, hostile layers and clients, and the soak."""

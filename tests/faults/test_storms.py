@@ -1,0 +1,187 @@
+"""Storms that go on for a while, over real sockets: more images than fit, clients that leave."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+from twisted.internet import defer
+from twisted.internet.defer import Deferred, gatherResults
+
+from blobserve.concurrency.singleflight import Flight
+from blobserve.config import KIB, MIB, BlobSpaceRules
+from blobserve.store.blobs.blob import Blob
+from blobserve.store.ingest.ingest import Ingest
+from blobserve.store.lease import Lease
+from blobserve.testing import make_image
+from blobserve.web.content.leased_body import Hold
+from tests.faults.scale import sized
+from tests.faults.storms import Storm, storming
+from tests.support.scripted_registry import Scripted, listening
+from tests.support.sites import Client, Response
+from tests.support.source_fixtures import until
+from tests.support.spaces import names_in
+from tests.support.within import within
+
+# --- More images than fit -------------------------------------------------------------------------
+
+FITS = 10
+BOUND = 13 * MIB + 512 * KIB
+"""So many images of a MiB each, and the share that manifests may have."""
+
+
+def content_of(n: int) -> bytes:
+    """The file of an image."""
+    return random.Random(n).randbytes(KIB) * KIB
+
+
+class Shelf:
+    """Which images there are, and in which order they were used last."""
+
+    def __init__(self, registry: Scripted, count: int) -> None:
+        images = [make_image({"a": content_of(n)}) for n in range(count)]
+        self.registry = registry
+        self.layers = [image.layers[0].digest for image in images]
+        self.names = [registry.push(f"team/i{n}:v1", each) for n, each in enumerate(images)]
+        self.used: list[int] = []
+        self.fits: list[int] = []
+        """How many were READY, after each use."""
+
+    def use(self, n: int, storm: Storm) -> None:
+        """Somebody was answered: see that what is READY are those used last, and no others."""
+        if n in self.used:
+            self.used.remove(n)
+        self.used.append(n)
+        ready = {each for each in self.used if storm.is_ready(self.layers[each])}
+        assert ready == set(self.used[-len(ready) :])
+        self.fits.append(len(ready))
+
+
+@within(sized(120, 1800))
+async def test_g09_g11_a_thousand_images_where_ten_fit(tmp_path: Path) -> None:
+    """Of more images than fit each is served right; what makes room is what was used longest ago.
+
+    Rows G09 and G11.
+    """
+    count, chance = sized(60, 1000), random.Random(11)
+    async with listening() as registry:
+        shelf = Shelf(registry, count)
+        async with storming(tmp_path, registry.host, BOUND) as storm:
+            for fresh in range(count):
+                # One that is new, and some that may be here or may have gone.
+                for n in (fresh, *(chance.choice(shelf.used or [0]) for _ in range(2))):
+                    answer = await storm.door.fetch(f"{shelf.names[n]}/a")
+                    assert (answer.status, answer.body == content_of(n)) == (200, True)
+                    shelf.use(n, storm)
+        assert max(shelf.fits) == FITS
+        assert min(shelf.fits[3 * FITS :]) >= FITS - 2
+        assert storm.counted("evictions_total") >= count - FITS
+        for seen, booked in zip(storm.seen, storm.booked, strict=True):
+            assert seen <= booked <= BOUND
+
+
+# --- Clients that leave ---------------------------------------------------------------------------
+
+KINDS = (Deferred, Lease, Blob, Flight, Ingest, Hold, Client)
+
+
+class Crowd:
+    """Clients of a storm that come by the dozen, most of whom leave before they are served."""
+
+    def __init__(self, storm: Storm, shelf: Shelf, location: Path) -> None:
+        self.storm = storm
+        self._shelf = shelf
+        self._location = location
+        self._chance = random.Random(9)
+        self.stayed = 0
+        self.cut = 0
+        """How many left with half an answer."""
+
+    async def come(self, count: int) -> None:
+        """Let so many clients come, sixty at a time."""
+        left = iter(range(count))
+
+        async def one_after_another() -> None:
+            for _ in left:
+                await self._come_and_go()
+
+        await gatherResults([Deferred.fromCoroutine(one_after_another()) for _ in range(60)])
+
+    async def _come_and_go(self) -> None:
+        from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+        chance, n = self._chance, self._chance.randrange(len(self._shelf.names))
+        client = await self.storm.door.connect()
+        head = f"GET /{self._shelf.names[n]}/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        stays, whole = chance.random() < 0.1, chance.random() < 0.8
+        client.send(head.encode()[: None if stays or whole else chance.randrange(len(head))])
+        if not stays:
+            moment = chance.choice([0.0, chance.random() / 20, chance.random()])
+            with suppress(defer.TimeoutError):
+                await client.some(chance.randrange(1, MIB)).addTimeout(moment, reactor)
+            client.transport.abortConnection()
+        raw = await client.all()
+        if stays:
+            answer = Response.parse(raw)
+            assert (answer.status, answer.body == content_of(n)) == (200, True)
+        self.stayed += stays
+        self.cut += not stays and 0 < len(raw) < MIB
+
+    async def gone(self) -> dict[str, int]:
+        """What is left of them, once everything that is here may go."""
+        storm = self.storm
+        await until(
+            lambda: storm.counted("pulls_in_flight") == storm.counted("pulls_queued") == 0, 60
+        )
+        storm.space.reconfigure(BlobSpaceRules(self._location, 1))
+        # What is leased stays, and with it its files.
+        await until(lambda: not any(map(storm.is_ready, self._shelf.layers)), 60)
+        await until(lambda: not open_layers(self._location), 60)
+        storm.space.reconfigure(BlobSpaceRules(self._location, BOUND))
+        await until(lambda: storm.counted("connections") == 0)
+        # Those to a registry are kept on purpose, as many as were needed at once.
+        for connection in list(self._shelf.registry.connections):
+            connection.transport.loseConnection()
+        await until(lambda: not self._shelf.registry.connections)
+        assert storm.counted("requests_in_flight") == 0
+        assert names_in(self._location, "ingest") == []
+        gc.collect()
+        kinds = Counter(type(each) for each in gc.get_objects())
+        alive = {kind.__name__: kinds[kind] for kind in KINDS}
+        return {"descriptors": len(os.listdir("/proc/self/fd")), **alive}
+
+
+def open_layers(location: Path) -> list[str]:
+    """The files of layers there that this process has open, removed ones included."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            path = os.readlink(f"/proc/self/fd/{number}").removesuffix(" (deleted)")
+            is_layer = path.endswith(("/content", "/index"))
+            found += [path] if is_layer and path.startswith(str(location)) else []
+    return found
+
+
+@within(sized(120, 1800))
+async def test_s09_clients_that_leave_a_pull(tmp_path: Path) -> None:
+    """Clients that leave at any moment of a pull, or of its answer, leave nothing behind.
+
+    Row S09: no descriptor, lease, temporary file, wait or connection.
+    """
+    async with listening() as registry:
+        shelf = Shelf(registry, 3 * FITS)
+        async with storming(tmp_path, registry.host, BOUND) as storm:
+            crowd = Crowd(storm, shelf, tmp_path)
+            await crowd.come(200)
+            before = await crowd.gone()
+            await crowd.come(sized(1000, 10_000))
+            after = await crowd.gone()
+            assert {kind: n for kind, n in after.items() if n > before[kind]} == {}
+        assert crowd.stayed > 50
+        assert crowd.cut > 50
+        assert storm.counted("evictions_total") > 5 * FITS
+        assert max(storm.seen) <= BOUND

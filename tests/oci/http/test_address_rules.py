@@ -1,0 +1,285 @@
+"""Which addresses may be connected to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactorClock
+from twisted.web.client import URI
+from zope.interface import implementer
+
+from blobserve.errors import AddressRefused
+from blobserve.oci.http.address_rules import AddressRules, Origin, is_loopback_name, is_public
+from blobserve.oci.http.endpoints import Endpoints
+from blobserve.testing import InlineThreads
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "8.8.8.8",
+        "2606:4700::1111",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+        "2002:808:808::1",
+    ],
+)
+def test_public(address: str) -> None:
+    """A global address is public, in every form that means it."""
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0",
+        "10.0.0.1",
+        "100.64.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "172.16.0.1",
+        "192.168.1.1",
+        "192.0.2.1",
+        "198.18.0.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::127.0.0.1",
+        "::ffff:10.0.0.1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::1",
+        "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+        "2001:db8::1",
+        "2002:7f00:1::",
+        "2002:c0a8:101::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "fe80::1",
+        "fe80::1%eth0",
+        "fec0::1",
+        "ff02::1",
+    ],
+)
+def test_not_public(address: str) -> None:
+    """Loopback, private, link-local, reserved and multicast addresses are not, however wrapped.
+
+    Row C35.
+    """
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://Registry.Example/v2/", Origin("https", "registry.example", 443)),
+        ("http://a.b:5000?x=@", Origin("http", "a.b", 5000)),
+        ("https://[::1]:5000/", Origin("https", "[::1]", 5000)),
+        ("https://2130706433/", Origin("https", "2130706433", 443)),
+    ],
+)
+def test_origin(url: str, origin: Origin) -> None:
+    """The origin of a URL is its scheme, host and port, defaults filled in."""
+    assert Origin.of(url) == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://a.b/",
+        "//a.b/",
+        "https:///x",
+        "https://user:secret@a.b/",
+        "https://a.b:0/",
+        "https://a.b:70000/",
+        "https://a.b:x/",
+        "https://a b/",
+        "https://a.b\\@c.d/",
+        "https://a.b/\u00e9",
+        "https://a.b/\r\nX: y",
+    ],
+)
+def test_no_origin(url: str) -> None:
+    """A URL that two programs might read differently is not followed."""
+    with pytest.raises(ValueError, match="no http or https URL"):
+        Origin.of(url)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "is_named"),
+    [
+        ("registry.internal", 5000, True),
+        ("registry.internal", 5001, False),
+        ("registry.internal", 443, False),
+        ("minio.internal", 443, True),
+        ("minio.internal", 80, True),
+        ("minio.internal", 9000, False),
+        ("other-minio.internal", 443, False),
+        ("[::1]", 5000, True),
+    ],
+)
+def test_named(host: str, port: int, is_named: bool) -> None:
+    """What is named with a port is named at that port; without one, at ports 80 and 443."""
+    named = frozenset({"registry.internal:5000", "minio.internal", "[::1]:5000"})
+    rules = AddressRules("registry.internal:5000", named)
+    assert rules.permits(host, port, "10.0.0.1") is is_named
+    assert rules.permits(host, port, "8.8.8.8")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("localhost", True),
+        ("registry.localhost", True),
+        ("127.0.0.1", True),
+        ("127.0.1.1", True),
+        ("[::1]", True),
+        ("127.256.0.1", False),
+        ("127.0.0.1.other.example", False),
+        ("my127.0.0.1registry.io", False),
+        ("10.0.0.1", False),
+        ("localhost.other.example", False),
+    ],
+)
+def test_loopback_name(host: str, is_loopback: bool) -> None:
+    """Only names that can mean nothing but this machine are loopback (N06)."""
+    assert is_loopback_name(host) is is_loopback
+
+
+@pytest.mark.parametrize(
+    ("host", "insecure", "permitted"),
+    [
+        ("127.0.0.1", False, True),
+        ("registry.internal", False, False),
+        ("registry.internal", True, True),
+        ("elsewhere.internal", True, False),
+        ("127.0.0.2", True, False),
+    ],
+)
+def test_plain(host: str, insecure: bool, permitted: bool) -> None:
+    """HTTP without TLS is for named registries, on loopback or marked insecure."""
+    named = frozenset({"127.0.0.1:5000", "registry.internal:5000"})
+    rules = AddressRules("registry.internal:5000", named, insecure)
+    assert rules.permits_plain(host, 5000) is permitted
+
+
+def test_plain_key() -> None:
+    """What must be named is told apart from what must be marked insecure."""
+    strict = AddressRules("registry.internal:5000", frozenset({"registry.internal:5000"}))
+    insecure = AddressRules("registry.internal:5000", strict.named, insecure=True)
+    add = 'add "minio.internal:9000" to registries."registry.internal:5000".allowHosts'
+    assert insecure.plain_key("minio.internal", 9000) == add
+    mark = 'set insecure: true in registries."registry.internal:5000"'
+    assert strict.plain_key("minio.internal", 9000) == mark
+
+
+def test_named_addresses_are_connected_to() -> None:
+    """A private address is connected to where the configuration names its host."""
+    net = _Net({"registry.internal": ["10.0.0.7"]})
+    net.connect("registry.internal", 5000, named={"registry.internal:5000"})
+    assert net.connected == [("10.0.0.7", 5000)]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7", "127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_rebinding(address: str) -> None:
+    """A public name that resolves to a private address is refused, and the error names the key.
+
+    Row C35.
+    """
+    net = _Net({"cdn.example": [address]})
+    failed = net.connect("cdn.example", 8443)
+    error = net.failure_of(failed)
+    assert isinstance(error, AddressRefused)
+    assert error.key == 'add "cdn.example:8443" to registries."registry.example".allowHosts'
+    assert net.connected == []
+
+
+def test_own_key() -> None:
+    """A registry that is itself at a private address is told to be named, not to allow itself."""
+    net = _Net({"registry.example": ["10.0.0.7"]})
+    error = net.failure_of(net.connect("registry.example", 443))
+    assert isinstance(error, AddressRefused)
+    assert error.key == 'name it: add "registry.example": {} to registries'
+
+
+def test_nothing_is_named_for_repositories_that_are_not_listed() -> None:
+    """For repositories that are not listed no name helps, and the key is the registry's own."""
+    named = frozenset({"registry.internal:5000", "minio.internal"})
+    rules = AddressRules("registry.internal:5000", named, insecure=True, is_public_only=True)
+    for host, port in [("registry.internal", 5000), ("minio.internal", 443)]:
+        assert not rules.permits(host, port, "10.0.0.1")
+        assert not rules.permits_plain(host, port)
+        assert rules.permits(host, port, "8.8.8.8")
+    key = 'list the repository, or set allowAnyRepo: true in registries."registry.internal:5000"'
+    assert rules.key("registry.internal", 5000) == key
+    elsewhere = f'{key} and add "minio.internal:443" to its allowHosts'
+    assert rules.key("minio.internal", 443) == elsewhere
+
+
+def test_mixed_addresses() -> None:
+    """Of a name's addresses only the public ones are ever connected to (C35)."""
+    net = _Net({"cdn.example": ["127.0.0.1", "93.184.216.34", "10.0.0.1"]})
+    net.connect("cdn.example", 443)
+    net.reactor.advance(10)
+    assert {host for host, _ in net.connected} == {"93.184.216.34"}
+
+
+def test_resolved_once() -> None:
+    """A name is not resolved again between the check and the connection."""
+    net = _Net({"cdn.example": ["93.184.216.34"]})
+    net.connect("cdn.example", 443)
+    assert net.resolved == ["cdn.example"]
+    assert net.connected == [("93.184.216.34", 443)]
+
+
+@implementer(IHostnameResolver, IReactorPluggableNameResolver)
+class _Net:
+    """A reactor without a network, and names as a test has them."""
+
+    def __init__(self, names: dict[str, list[str]]) -> None:
+        self.names = names
+        self.resolved: list[str] = []
+        self.reactor = MemoryReactorClock()
+        self.reactor.nameResolver = self
+
+    @property
+    def connected(self) -> list[tuple[str, int]]:
+        """Every address that a connection was tried to."""
+        return [(host, port) for host, port, *_ in self.reactor.tcpClients]
+
+    def connect(self, host: str, port: int, named: Sequence[str] | set[str] = ()) -> Deferred[Any]:
+        """Connect on behalf of registry.example."""
+        rules = AddressRules("registry.example", frozenset(named))
+        endpoints = Endpoints(self.reactor, rules, None, InlineThreads(), 5.0)
+        uri = URI.fromBytes(f"http://{host}:{port}/".encode())
+        return endpoints.endpointForURI(uri).connect(Factory())
+
+    def failure_of(self, deferred: Deferred[Any]) -> object:
+        """What it failed with, by now."""
+        failures: list[Any] = []
+        deferred.addErrback(failures.append)
+        return failures[0].value
+
+    def resolveHostName(
+        self,
+        receiver: Any,
+        name: str,
+        port: int = 0,
+        types: Any = None,
+        semantics: str = "TCP",
+    ) -> None:
+        """See `IHostnameResolver.resolveHostName`."""
+        self.resolved.append(name)
+        receiver.resolutionBegan(None)
+        for address in self.names[name]:
+            kind = IPv6Address if ":" in address else IPv4Address
+            receiver.addressResolved(kind("TCP", address, port))
+        receiver.resolutionComplete()

@@ -1,0 +1,1 @@
+"""One test for each known defect that must not come back."""

@@ -1,0 +1,237 @@
+"""The file of a blob's codings: what is found in it, and what damage does."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from blobserve.store.blobs.compress import check
+from blobserve.store.disk.codings_file import HEADER_SIZE, Coded, Codings, Uncoded
+from tests.support.coded_layers import outcome
+from tests.support.parts.programs import own_directory
+
+PLAIN = {name: sha256(name).digest() for name in (b"one", b"two", b"three")}
+CODED = {b"one": b"1" * 40, b"two": b"2" * 300}
+
+
+def write(codings: Codings, name: bytes, coding: bytes, coded: bytes) -> int:
+    """Append a record; where it ends."""
+    codings.write(coded, codings.end + HEADER_SIZE)
+    made = codings.finish(PLAIN[name], coding, len(coded), sha256(coded).digest())
+    codings.put(PLAIN[name], coding, made)
+    return codings.end
+
+
+def filled(directory: Path) -> list[int]:
+    """Write two codings and a mark; where each ends."""
+    codings = Codings.open(directory)
+    assert codings.begin(directory, True) == 0
+    ends = [
+        write(codings, b"one", b"zstd", CODED[b"one"]),
+        write(codings, b"two", b"gzip", CODED[b"two"]),
+        write(codings, b"three", b"zstd", b""),
+    ]
+    codings.close()
+    return ends
+
+
+def found(directory: Path) -> dict[tuple[bytes, bytes], bytes | Uncoded]:
+    """What can be served of a file of codings, all of it checked."""
+    codings, names = Codings.open(directory), {hash_: name for name, hash_ in PLAIN.items()}
+    try:
+        while key := codings.next_unchecked():
+            coded = codings.unchecked(*key)
+            assert coded is not None
+            codings.put(*key, coded if outcome(check(codings, coded)) else None)
+        there: dict[tuple[bytes, bytes], bytes | Uncoded] = {}
+        for hash_, name in names.items():
+            for coding in (b"zstd", b"gzip"):
+                made = codings.get(hash_, coding)
+                if isinstance(made, Coded):
+                    there[name, coding] = os.pread(codings.descriptor, made.size, made.offset)
+                elif made is not None:
+                    there[name, coding] = made
+        return there
+    finally:
+        codings.close()
+
+
+WHOLE: dict[tuple[bytes, bytes], bytes | Uncoded] = {
+    (b"one", b"zstd"): CODED[b"one"],
+    (b"two", b"gzip"): CODED[b"two"],
+    (b"three", b"zstd"): Uncoded.NEVER,
+}
+
+
+def test_found_again(tmp_path: Path) -> None:
+    """Codings are found again as they were, once their bytes have been checked."""
+    filled(tmp_path)
+    codings = Codings.open(tmp_path)
+    assert codings.is_whole
+    assert codings.get(PLAIN[b"one"], b"zstd") is None
+    assert codings.get(PLAIN[b"three"], b"zstd") is Uncoded.NEVER
+    assert codings.get(PLAIN[b"one"], b"br") is codings.get(b"", b"zstd") is None
+    codings.close()
+    codings.close()
+    assert found(tmp_path) == WHOLE
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    """A blob without codings has none, and no file is made before one is needed."""
+    codings = Codings.open(tmp_path)
+    assert codings.begin(tmp_path, False) == codings.charge() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_torn_at_every_byte(tmp_path: Path) -> None:
+    """Wherever a crash has cut the file, what came before is there, and new ones can follow."""
+    ends = filled(tmp_path)
+    content = (tmp_path / "codings").read_bytes()
+    assert ends[-1] == len(content)
+    for length in range(len(content) + 1):
+        (tmp_path / "codings").write_bytes(content[:length])
+        whole = dict(list(WHOLE.items())[: sum(end <= length for end in ends)])
+        assert found(tmp_path) == whole
+        codings = Codings.open(tmp_path)
+        assert codings.is_whole is (length in (0, *ends))
+        codings.begin(tmp_path, True)
+        write(codings, b"one", b"gzip", b"new")
+        codings.close()
+        assert found(tmp_path) == {**whole, (b"one", b"gzip"): b"new"}
+
+
+def test_torn_while_written(tmp_path: Path) -> None:
+    """Bytes whose header was never written are no coding, whatever comes after them."""
+    filled(tmp_path)
+    codings = Codings.open(tmp_path)
+    codings.begin(tmp_path, True)
+    codings.write(b"x" * 5000, codings.end + HEADER_SIZE)
+    codings.close()
+    assert found(tmp_path) == WHOLE
+    codings = Codings.open(tmp_path)
+    assert codings.begin(tmp_path, False) == 8192
+    assert codings.charge() == 4096
+    codings.close()
+
+
+def test_abandoned(tmp_path: Path) -> None:
+    """What is taken back leaves the file as it was."""
+    [*_, end] = filled(tmp_path)
+    codings = Codings.open(tmp_path)
+    codings.begin(tmp_path, True)
+    codings.write(b"x" * 5000, codings.end + HEADER_SIZE)
+    codings.abandon()
+    assert (tmp_path / "codings").stat().st_size == end
+    codings.close()
+
+
+@pytest.mark.parametrize("bit", [1, 128])
+def test_no_changed_byte_is_served(tmp_path: Path, bit: int) -> None:
+    """Whichever bit of the file changes, nothing is served but what was written for that file."""
+    filled(tmp_path)
+    content = (tmp_path / "codings").read_bytes()
+    for at in range(len(content)):
+        changed = bytearray(content)
+        changed[at] ^= bit
+        (tmp_path / "codings").write_bytes(changed)
+        there = found(tmp_path)
+        assert there.items() < WHOLE.items()
+
+
+def test_the_last_counts(tmp_path: Path) -> None:
+    """Of several records for one file and coding the last counts, a mark too."""
+    filled(tmp_path)
+    for coded in (b"second", b"", b"third"):
+        codings = Codings.open(tmp_path)
+        codings.begin(tmp_path, True)
+        write(codings, b"one", b"zstd", coded)
+        codings.close()
+        assert found(tmp_path)[b"one", b"zstd"] == (coded or Uncoded.NEVER)
+
+
+def test_codings_of_another_release(tmp_path: Path) -> None:
+    """A coding that is not made here is passed over, and those after it are found."""
+    codings = Codings.open(tmp_path)
+    codings.begin(tmp_path, True)
+    codings.write(b"dcb bytes", HEADER_SIZE)
+    codings.finish(PLAIN[b"one"], b"dcb", 9, sha256(b"dcb bytes").digest())
+    write(codings, b"one", b"zstd", CODED[b"one"])
+    codings.close()
+    assert found(tmp_path) == {(b"one", b"zstd"): CODED[b"one"]}
+
+
+def another_version(path: Path) -> None:
+    path.write_bytes(b"blobcod\x02" + bytes(1000))
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(10_000))
+
+
+def a_link(path: Path) -> None:
+    (path.parent / "elsewhere").write_bytes(b"precious")
+    path.symlink_to("elsewhere")
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir()
+    (path / "file").write_bytes(b"x")
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+FOREIGN = [another_version, zeros, a_link, a_directory, a_pipe]
+
+
+@pytest.mark.parametrize("put", FOREIGN)
+def test_foreign(tmp_path: Path, put: Callable[[Path], None]) -> None:
+    """What is no file of ours counts for nothing, is removed, and is begun anew when needed."""
+    put(tmp_path / "codings")
+    codings = Codings.open(tmp_path)
+    assert not codings.is_whole
+    assert codings.next_unchecked() is None
+    codings.begin(tmp_path, False)
+    assert codings.charge() == 0
+    assert not os.path.lexists(tmp_path / "codings")
+    codings.begin(tmp_path, True)
+    write(codings, b"one", b"zstd", b"new")
+    codings.close()
+    assert found(tmp_path) == {(b"one", b"zstd"): b"new"}
+    if put is a_link:
+        assert (tmp_path / "elsewhere").read_bytes() == b"precious"
+
+
+def test_out_of_descriptors(tmp_path: Path) -> None:
+    """A process without descriptors does not take codings for damaged."""
+    filled(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            Codings.open(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found(tmp_path) == WHOLE
+
+
+@pytest.mark.parametrize(("mode", "there"), [(0o444, WHOLE), (0, {})])
+def test_permissions(mode: int, there: object) -> None:
+    """Codings that cannot be written are served all the same; unreadable ones are none."""
+    with own_directory() as directory:
+        filled(directory)
+        (directory / "codings").chmod(mode)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)
+        try:
+            assert found(directory) == there
+        finally:
+            if is_root:
+                os.seteuid(0)

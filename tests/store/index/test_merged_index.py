@@ -1,0 +1,257 @@
+"""The tree of several layers: the same as umoci unpacks, within limits, in linear time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from subprocess import CalledProcessError
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blobserve.config import Limits
+from blobserve.errors import BadLayer, BlobDamaged, PathNotFound
+from blobserve.names.digest import Digest
+from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.index.entry import Kind
+from blobserve.store.index.lookup import Tree
+from blobserve.store.index.merged_index import merge, tree_digest
+from tests.support.examples import more
+from tests.support.extraction import LIMITS
+from tests.support.layers import Directory, Entry, File, Link, Symlink, tar
+from tests.support.merged_layers import extracted, make_tree, serving_merged
+from tests.support.parts.chroot import in_chroot
+from tests.support.parts.images import Image, Layer
+from tests.support.parts.programs import own_directory
+from tests.support.parts.umoci import umoci_unpacked
+from tests.traps.cases_merged import MERGED, OPAQUE, Merged
+
+UNPACKED_OTHERWISE = (
+    *("W04 where", "W05", "W06 a link", "W07", "W09"),
+    *("L23 to what", "L23 hidden before", "L34 below"),
+)
+"""What umoci refuses, or unpacks although it looks like a whiteout; W06: see `Replay.hide`."""
+
+
+def served(filesystem: ImageFilesystem, path: bytes) -> bytes | str | None:
+    """What is served at a path: the bytes of a file, ``directory``, or None."""
+    try:
+        entry = filesystem.lookup(path)
+    except PathNotFound:
+        return None
+    is_file = entry.kind is Kind.FILE
+    return filesystem.read(entry, 0, entry.size) if is_file else "directory"
+
+
+def compare(filesystem: ImageFilesystem, root: Path) -> None:
+    """See that an image is served as it was unpacked: all names, and what each of them leads to."""
+    top = os.fsencode(root)
+    for path, directories, files in os.walk(top):
+        key = os.path.relpath(path, top).removeprefix(b".")
+        entry = filesystem.lookup(key)
+        assert (entry.path, entry.kind) == (key, Kind.DIRECTORY)
+        assert filesystem.names(entry) == sorted([*directories, *files]), key
+        for name in (*directories, *files):
+            each = os.path.join(key, name)
+            assert served(filesystem, each) == in_chroot(root, each), each
+
+
+def unpacked_alike(layers: Sequence[Sequence[Entry | bytes]]) -> None:
+    """See that these layers are served as umoci unpacks them."""
+    image = Image(tuple(Layer.of_tar(tar(entries)) for entries in layers))
+    with own_directory() as directory, TemporaryDirectory() as name:
+        root = umoci_unpacked(directory, image)
+        with serving_merged(Path(name), *layers) as filesystem:
+            compare(filesystem, root)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in MERGED if not case.name.startswith(UNPACKED_OTHERWISE)],
+    ids=lambda case: case.name,
+)
+def test_the_same_as_umoci(case: Merged) -> None:
+    """What layers hide, replace and link to is what umoci makes of them."""
+    unpacked_alike(case.layers)
+
+
+class Drawn:
+    """Layers drawn at random, of what tools put into layers, and some of what they might."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+        self._made: dict[bytes, bytes] = {}
+        """What is there, as far as links do not matter, and of which type it is."""
+
+    def layers(self) -> list[list[Entry]]:
+        """An image of two to four layers."""
+        return [self._layer(number) for number in range(self._chance.randrange(2, 5))]
+
+    def _layer(self, number: int) -> list[Entry]:
+        first: list[Entry] = []
+        if number:
+            first += filter(None, [self._early_link() for _ in range(self._chance.randrange(4))])
+            first += [self._whiteout() for _ in range(self._chance.randrange(5))]
+        return [*first, *(self._entry() for _ in range(self._chance.randrange(1, 15)))]
+
+    def _early_link(self) -> Entry | None:
+        """A hard link, under a name that is free, to a file that may be hidden after it."""
+        name, made = self._name(), self._made
+        files = [each for each, kind in made.items() if kind == b"0"]
+        above = [name.rsplit(b"/", n)[0] for n in range(1, name.count(b"/") + 1)]
+        is_taken = name in made or any(each.startswith(name + b"/") for each in made)
+        if not files or is_taken or any(made.get(each, b"5") != b"5" for each in above):
+            return None
+        made.update(dict.fromkeys(above, b"5"))
+        made[name] = b"0"
+        return Link(name, self._chance.choice([each for each in files if each != name]))
+
+    def _whiteout(self) -> Entry:
+        target = self._chance.choice([*self._made, self._name()])
+        self._clear(target)
+        if self._made.get(target) == b"5" and self._chance.random() < 0.5:
+            return File(target + b"/" + OPAQUE)
+        self._made.pop(target, None)
+        above, slash, last = target.rpartition(b"/")
+        return File(above + slash + b".wh." + last)
+
+    def _entry(self) -> Entry:
+        chance, name = self._chance, self._name()
+        files = [
+            each
+            for each, kind in self._made.items()
+            if kind == b"0" and not (each + b"/").startswith(name + b"/")
+        ]
+        kind = chance.choice("ffdsl" if files else "ffds")
+        if kind != "d":
+            self._clear(name)
+        for n in range(1, name.count(b"/") + 1):
+            self._made.setdefault(name.rsplit(b"/", n)[0], b"5")
+        self._made[name] = {"d": b"5", "s": b"2"}.get(kind, b"0")
+        if kind == "l":
+            return Link(name, chance.choice(files))
+        if kind == "s":
+            return Symlink(name, chance.choice([b"", b"/", b"../"]) + self._name())
+        body = bytes(chance.choices(b"abcdefgh", k=chance.randrange(1, 5)))
+        return Directory(name) if kind == "d" else File(name, body)
+
+    def _name(self) -> bytes:
+        """A name whose parents are directories, or not there yet, or now and then links."""
+        while True:
+            parts = self._chance.choices([b"a", b"b", b"c", b"d"], k=self._chance.randrange(1, 5))
+            parents = [b"/".join(parts[:n]) for n in range(1, len(parts))]
+            allowed = (b"5", b"2") if self._chance.random() < 0.1 else (b"5",)
+            if all(self._made.get(parent, b"5") in allowed for parent in parents):
+                return b"/".join(parts)
+
+    def _clear(self, directory: bytes) -> None:
+        for name in [each for each in self._made if each.startswith(directory + b"/")]:
+            del self._made[name]
+
+
+@settings(max_examples=more(14), deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_any_layers_as_umoci(chance: Random) -> None:
+    """Whatever layers are made of, they are served as umoci unpacks them, if it does."""
+    layers = Drawn(chance).layers()
+    try:
+        unpacked_alike(layers)
+    except CalledProcessError:
+        with TemporaryDirectory() as name, serving_merged(Path(name), *layers):
+            pass
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_entries_of_all_layers_together(tmp_path: Path, at: int) -> None:
+    """An image may have as many entries in all of its layers as a single layer may."""
+    blobs = extracted(tmp_path, [[File(b"a"), File(b"b")], [File(b"c"), File(b".wh.a")]])
+    limits = Limits(entries=4 - at)
+    if not at:
+        make_tree(tmp_path / "tree", blobs, limits)
+        return
+    with pytest.raises(BadLayer, match="4 entries together, more than 3"):
+        make_tree(tmp_path / "tree", blobs, limits)
+    assert not (tmp_path / "tree").exists()
+
+
+def test_directories_of_all_layers_together(tmp_path: Path) -> None:
+    """Directories that no entry names count as entries do, over all layers."""
+    blobs = extracted(tmp_path, [[File(b"a/b/c/d")], [File(b"e/f/g/h")]])
+    with pytest.raises(BadLayer, match="too much room"):
+        make_tree(tmp_path / "tree", blobs, Limits(entries=5))
+
+
+@pytest.mark.parametrize("first", [[], [Link(b"linked", b"d/7/x")]], ids=["alone", "after a link"])
+def test_whiteouts_cost_the_same_each(tmp_path: Path, first: list[Entry]) -> None:
+    """W14: whiteouts cost the same each, of files, of trees, at every level, and of nothing."""
+    deep = [File(b"o/" * n + OPAQUE) for n in range(500)]
+    blobs = extracted(
+        tmp_path,
+        [
+            [*(File(b"d/%d/x" % n) for n in range(10_000)), File(b"o/" * 500 + b"x")],
+            [*first, *(File(b"d/.wh.%d" % n) for n in range(20_000)), *deep, *reversed(deep)],
+        ],
+    )
+    before = time.process_time()
+    make_tree(tmp_path / "tree", blobs)
+    assert time.process_time() - before < 10
+
+
+def test_links_among_whiteouts_cost_the_same_each(tmp_path: Path) -> None:
+    """Hard links to what is hidden after them cost the same each, as do the files between."""
+    count = 10_000
+    upper: list[Entry] = []
+    for n in range(count):
+        upper += [Link(b"l/%d" % n, b"d/%d/x" % n), File(b"n/%d" % n), File(b"d/.wh.%d" % n)]
+    blobs = extracted(tmp_path, [[File(b"d/%d/x" % n) for n in range(count)], upper])
+    before = time.process_time()
+    make_tree(tmp_path / "tree", blobs)
+    assert time.process_time() - before < 10
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "version", "application", "gone", "noise"])
+def test_damaged_trees_are_not_opened(tmp_path: Path, damage: str) -> None:
+    """A tree that is damaged, gone or of another version is not opened."""
+    path = tmp_path / "tree"
+    make_tree(path, extracted(tmp_path, [[File(b"a")], [File(b"b")]]))
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": content[:50],
+            "empty": b"",
+            "version": content[:60] + b"\0\0\0\7" + content[64:],
+            "application": content[:68] + b"blob" + content[72:],
+            "noise": b"no database" * 999,
+            "gone": b"",
+        }[damage]
+    )
+    if damage == "gone":
+        path.unlink()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(BlobDamaged):
+        Tree.open(path, tree_digest(()), lambda: LIMITS)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_not_finished_is_closed(tmp_path: Path) -> None:
+    """A tree that is given up in the middle holds no descriptor."""
+    blobs = extracted(tmp_path, [[File(b"a")], [File(b"b")]])
+    before = len(os.listdir("/proc/self/fd"))
+    steps = merge(tmp_path / "tree", [blob / "index" for blob in blobs], LIMITS, lambda: 1 << 30)
+    next(steps)
+    steps.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_layer_is_named_like_a_tree() -> None:
+    """A tree is named after its layers and their order; no layer's bytes have that name."""
+    one, two = Digest.of(b"one"), Digest.of(b"two")
+    named = {tree_digest(layers) for layers in ((one, two), (two, one), (one,), (one, one))}
+    assert len(named) == 4
+    for rules in (1, 2):
+        assert Digest.of(f"tree {rules}\n{one}\n{two}".encode()) not in named

@@ -1,0 +1,357 @@
+"""The books of a blob space, and who gets room."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, cast
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+
+from blobserve.errors import BlobserveError, DiskFull, ImageTooLarge, SpaceContended
+from blobserve.names.digest import Digest
+from blobserve.store.blobs.blob import KeptBlob
+from blobserve.store.disk.metadata_db import Record
+from blobserve.store.space.allocator import Room
+from blobserve.store.space.quota import Bound, Shelf
+from blobserve.store.space.stepped_job import Work
+from blobserve.testing import InlineThreads
+from tests.support.stores import now
+
+
+def kept(name: str, size: int = 10) -> KeptBlob:
+    """A READY blob of `size` bytes."""
+    return KeptBlob(Record(Digest.of(name.encode()), 0, 0, b"", 0.0), size)
+
+
+@attrs.define(eq=False)
+class Asker:
+    """A pull that gives everything back as soon as it is told to."""
+
+    room: Room
+    digest: Digest = attrs.field(factory=lambda: Digest.of(b"a layer"))
+    held: int = 0
+    error: BlobserveError | None = None
+
+    async def give_up(self, error: BlobserveError) -> None:
+        """See `blobserve.store.space.allocator.Pull`."""
+        self.error = error
+        self.room.leave(self, 0)
+
+    def ask(self, least: int, wish: int = 0) -> Deferred[int]:
+        """Ask for room."""
+        return self.room.ask(self, least, wish)
+
+
+class Stand:
+    """A room in a bound of 100 bytes, with READY blobs of 10 bytes each, the oldest first."""
+
+    def __init__(self, *blobs: str, limit: int | None = 100) -> None:
+        self.bound, self.shelf = Bound(limit), Shelf()
+        self.room = Room(self.bound, self.shelf, self.evict)
+        self.blobs = [kept(name) for name in blobs]
+        self.evicting: Deferred[None] | None = None
+        for blob in self.blobs:
+            self.bound.take(blob.size)
+            self.shelf.add(blob)
+
+    async def evict(self, victims: list[KeptBlob]) -> None:
+        """Remove blobs, when `evicting` fires if it is set."""
+        for blob in victims:
+            self.shelf.remove(blob)
+        if self.evicting is not None:
+            await self.evicting
+        self.bound.give(sum(blob.size for blob in victims))
+
+    def pull(self) -> Asker:
+        """A pull, younger than all before it."""
+        asker = Asker(self.room)
+        self.room.enter(asker)
+        return asker
+
+    def left(self) -> list[int]:
+        """The numbers of the blobs that are still there."""
+        return [n for n, blob in enumerate(self.blobs) if blob in self.shelf]
+
+
+def test_the_longest_unused_goes_first() -> None:
+    """To make room, blobs are removed by last use, and no more of them than needed."""
+    stand = Stand(*"abcdefghij")
+    stand.shelf.touch(stand.blobs[0])
+    assert now(stand.pull().ask(15)) == 15
+    assert stand.left() == [0, 3, 4, 5, 6, 7, 8, 9]
+    assert stand.bound.size == 95
+
+
+def test_what_is_used_again_goes_last() -> None:
+    """Who uses a blob without asking for it anew keeps it, for as long as that goes on."""
+    stand = Stand(*"abcdefghij")
+    for _ in range(3):
+        stand.blobs[0].use_again()
+        now(stand.pull().ask(10))
+    assert stand.left() == [0, 4, 5, 6, 7, 8, 9]
+    now(stand.pull().ask(70))
+    assert stand.left() == []
+
+
+def test_what_is_used_again_stays_open() -> None:
+    """Nor is it closed, if others can be."""
+    stand = Stand(*"abc")
+    for blob in stand.blobs:
+        stand.shelf.opened(blob, cast("Any", Nothing()))
+    stand.blobs[0].use_again()
+    stand.shelf.close(1)
+    assert [blob.filesystem is not None for blob in stand.blobs] == [True, False, False]
+
+
+class Nothing:
+    """A filesystem that can be closed."""
+
+    def close(self) -> None:
+        """See `ImageFilesystem.close`."""
+
+
+def test_what_is_read_stays() -> None:
+    """A blob that somebody reads is never removed to make room."""
+    stand = Stand(*"abcdefghij")
+    stand.blobs[0].leases = stand.blobs[2].leases = 1
+    now(stand.pull().ask(20))
+    assert stand.left() == [0, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_what_tags_serve_goes_last() -> None:
+    """A blob that a tag currently serves is removed after all others, however long unused."""
+    stand = Stand(*"abcdefghij")
+    stand.shelf.current = frozenset(blob.digest for blob in stand.blobs[:9])
+    now(stand.pull().ask(20))
+    assert stand.left() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_too_large_flushes_nothing() -> None:
+    """A pull that could not fit into an empty blob space is refused before anything is removed."""
+    stand = Stand(*"abcdefghij")
+    stand.bound.take(5)  # something that cannot be removed
+    pull = stand.pull()
+    with pytest.raises(ImageTooLarge):
+        now(pull.ask(96))
+    assert len(stand.left()) == 10
+
+
+def test_nothing_goes_in_vain() -> None:
+    """When what may be removed would not do, nothing is removed."""
+    stand = Stand(*"abcdefghij")
+    for blob in stand.blobs[:5]:
+        blob.leases = 1
+    with pytest.raises(DiskFull):
+        now(stand.pull().ask(60))
+    assert len(stand.left()) == 10
+
+
+def test_a_wish_is_no_need() -> None:
+    """A pull that wishes for more than can be had gets what it needs."""
+    stand = Stand(*"abcdefghij")
+    for blob in stand.blobs[:8]:
+        blob.leases = 1
+    pull = stand.pull()
+    assert now(pull.ask(11, 64)) == 11
+    assert pull.held == 11
+
+
+def test_the_youngest_gives_up() -> None:
+    """When pulls need each other's room, the youngest fails and the oldest goes on."""
+    stand = Stand()
+    old, middle, young = stand.pull(), stand.pull(), stand.pull()
+    for pull in (old, middle, young):
+        now(pull.ask(30))
+    assert now(old.ask(20)) == 20
+    assert isinstance(young.error, SpaceContended)
+    assert middle.error is None
+    with pytest.raises(SpaceContended):
+        now(middle.ask(60))
+    assert old.error is None
+
+
+def test_the_oldest_is_served_first() -> None:
+    """Of the pulls that wait for room, the oldest gets it first."""
+    stand = Stand(*"abcdefghij")
+    stand.evicting = gate = Deferred()
+    old, middle, young = stand.pull(), stand.pull(), stand.pull()
+    order: list[Any] = []
+    for pull in (middle, young, old):
+        pull.ask(10).addCallback(lambda _, pull=pull: order.append(pull))
+    stand.evicting = None
+    gate.callback(None)
+    assert order == [middle, old, young]
+
+
+def test_a_cancelled_wait_takes_nothing() -> None:
+    """Room that is no longer waited for is not taken, and the next one is served."""
+    stand = Stand(*"abcdefghij")
+    stand.evicting = gate = Deferred()
+    first, second = stand.pull(), stand.pull()
+    given_up, waiting = first.ask(10), second.ask(10)
+    given_up.addErrback(lambda _: None)
+    given_up.cancel()
+    stand.evicting = None
+    gate.callback(None)
+    assert now(waiting) == 10
+    assert first.held == 0
+    assert stand.bound.size == 100
+
+
+def test_without_a_bound_nothing_is_removed() -> None:
+    """A blob space without a bound gives any room that is asked for."""
+    stand = Stand(*"abcdefghij", limit=None)
+    assert now(stand.pull().ask(1 << 60)) == 1 << 60
+    assert len(stand.left()) == 10
+
+
+def test_a_full_disk_is_relieved_by_last_use() -> None:
+    """When the disk is full before the bound is reached, blobs are removed until none may go."""
+    stand = Stand("a", "b", "c", limit=None)
+    stand.blobs[2].leases = 1
+    assert now(Deferred.fromCoroutine(stand.room.relieve(5)))
+    assert stand.left() == [1, 2]
+    assert now(Deferred.fromCoroutine(stand.room.relieve(50)))
+    assert not now(Deferred.fromCoroutine(stand.room.relieve(5)))
+    assert stand.left() == [2]
+
+
+def test_a_lowered_bound_is_kept() -> None:
+    """After the bound was lowered, as many blobs as needed are removed, those unused first."""
+    stand = Stand(*"abcdefghij")
+    stand.bound.limit = 35
+    now(Deferred.fromCoroutine(stand.room.shrink()))
+    assert stand.left() == [7, 8, 9]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60), st.booleans()), max_size=60))
+def test_the_books_balance(steps: list[tuple[int, int, bool]]) -> None:
+    """However pulls ask and end, the bound holds, and what is counted is what is held."""
+    stand = Stand(*"abcdef")
+    pulls: dict[int, Asker] = {}
+    for who, size, ends in steps:
+        pull = pulls.get(who)
+        if pull is None or pull.error is not None:
+            pull = pulls[who] = stand.pull()
+        if ends:
+            stand.room.leave(pulls.pop(who), 0)
+        else:
+            pull.ask(size // 2, size).addErrback(lambda failure: failure.trap(BlobserveError))
+        held = sum(each.held for each in pulls.values() if each.error is None)
+        assert stand.bound.size == held + stand.shelf.size <= 100
+
+
+def test_what_gives_way() -> None:
+    """What gives way gives up before every pull, a younger one too, and is served after them."""
+    stand = Stand(*"abcdefghij")
+    lesser = Asker(stand.room)
+    stand.room.enter(lesser, gives_way=True)
+    now(lesser.ask(40))
+    pull = stand.pull()
+    stand.evicting = gate = Deferred()
+    order: list[Any] = []
+    for asker in (stand.pull(), lesser, pull):
+        asker.ask(10).addCallback(lambda _, asker=asker: order.append(asker))
+    stand.evicting = None
+    gate.callback(None)
+    assert order[1:] == [pull, lesser]
+    assert now(pull.ask(60)) == 60
+    assert isinstance(lesser.error, SpaceContended)
+    assert pull.error is None
+
+
+def test_work_that_waits_for_room() -> None:
+    """Work that is told to give up does so at once, though it waits for room, and closes."""
+    stand = Stand(*"abcdefghij")
+    stand.evicting = gate = Deferred()
+    work, seen = Work(Digest.of(b"a layer"), stand.room, InlineThreads()), []
+
+    def steps() -> Generator[int, None, None]:
+        try:
+            yield 0
+            yield 10
+        finally:
+            seen.append("closed")
+
+    async def do() -> None:
+        stand.room.enter(work, gives_way=True)
+        try:
+            await work.run(steps())
+        except SpaceContended:
+            seen.append("gave up")
+        stand.room.leave(work, 0)
+        work.ended.land(None)
+
+    done = Deferred.fromCoroutine(do())
+    giving_up = Deferred.fromCoroutine(work.give_up(SpaceContended()))
+    assert seen == ["closed", "gave up"]
+    now(giving_up)
+    now(done)
+    gate.callback(None)
+    assert (work.held, stand.bound.size) == (0, 90)
+
+
+def test_a_blob_that_grows() -> None:
+    """What is stored beside a blob counts with it, wherever the blob is."""
+    stand = Stand("a", "b")
+    stand.shelf.grow(stand.blobs[0], 5)
+    assert (stand.shelf.size, stand.blobs[0].size) == (25, 15)
+    stand.shelf.remove(stand.blobs[0])
+    stand.shelf.grow(stand.blobs[0], 5)
+    assert (stand.shelf.size, stand.blobs[0].size) == (10, 20)
+
+
+def test_the_parts_of_an_image_are_as_old_as_it() -> None:
+    """A layer that is begun late is as old as its image: those of younger images give up first."""
+    stand = Stand()
+    parts = [Digest.of(name) for name in (b"one", b"two", b"other")]
+    image = stand.room.begin(Digest.of(b"image"), frozenset(parts[:2]))
+    younger = stand.room.begin(Digest.of(b"younger"), frozenset(parts[2:]))
+    one, other, two = (Asker(stand.room, parts[n]) for n in (0, 2, 1))
+    for asker in (one, other, two):
+        stand.room.enter(asker)
+        now(asker.ask(30))
+    assert now(two.ask(30)) == 30
+    assert isinstance(other.error, SpaceContended)
+    assert (one.error, one.held, two.held) == (None, 30, 60)
+    stand.room.end(younger)
+    stand.room.end(image)
+
+
+def test_the_parts_of_an_image_fit_together_or_all_end() -> None:
+    """What one layer is refused as too large for ends its image's other layers, and no others."""
+    stand = Stand("ready", *"abcd")
+    parts = [Digest.of(name) for name in (b"ready", b"one", b"two", b"shared")]
+    large = stand.room.begin(Digest.of(b"large"), frozenset(parts))
+    stand.room.begin(Digest.of(b"small"), frozenset(parts[3:]))
+    one, two, shared, foreign = (Asker(stand.room, each) for each in (*parts[1:], parts[0]))
+    foreign.digest = Digest.of(b"foreign")
+    for asker in (one, two, shared, foreign):
+        stand.room.enter(asker)
+        now(asker.ask(10))
+    with pytest.raises(ImageTooLarge, match=str(large.image)):
+        now(one.ask(61))  # with the 10 bytes that are READY, and 10 of each part, 101
+    assert isinstance(two.error, ImageTooLarge)
+    assert shared.error is foreign.error is None
+    assert len(stand.left()) == 5
+    assert now(shared.ask(51)) == 51
+
+
+def test_an_image_alone_among_readers() -> None:
+    """When readers have what an image needs that is alone, its disk is full; nobody contends."""
+    stand = Stand(*"abcde")
+    for blob in stand.blobs:
+        blob.leases = 1
+    parts = [Digest.of(b"one"), Digest.of(b"two")]
+    stand.room.begin(Digest.of(b"image"), frozenset(parts))
+    one, two = (Asker(stand.room, each) for each in parts)
+    for asker in (one, two):
+        stand.room.enter(asker)
+        now(asker.ask(20))
+    with pytest.raises(DiskFull):
+        now(one.ask(20))
+    assert two.error is None

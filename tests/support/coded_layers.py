@@ -1,0 +1,82 @@
+"""Text that compresses, in blobs and blob spaces, and codings told from the text they are of."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+from collections.abc import Generator
+from pathlib import Path
+from typing import TypeVar
+
+from blobserve.config import KIB
+from blobserve.store.blobs.blob import Blob
+from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobspace import BlobSpace
+from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.index.entry import Entry
+from tests.support.layers import Entry as Written
+from tests.support.layers import File, descriptor, layer, zstd
+from tests.support.spaces import Made
+
+T = TypeVar("T")
+
+DECODE = {b"gzip": gzip.decompress, b"zstd": zstd.decompress}
+
+
+def text(seed: int, size: int = 20 * KIB) -> bytes:
+    """Text that becomes about a quarter of its size; another one for each seed."""
+    draw = random.Random(seed)
+    words = [b"%x" % draw.getrandbits(40) for _ in range(40)]
+    return b" ".join(draw.choices(words, k=size // 9 + 1))[:size].ljust(size)
+
+
+def noise(seed: int, size: int = 20 * KIB) -> bytes:
+    """Bytes that nothing makes fewer."""
+    return random.Random(seed).randbytes(size)
+
+
+def of_files(*entries: Written) -> Made:
+    """A layer of these files."""
+    blob = layer(entries)
+    return Made(blob, descriptor(blob))
+
+
+def site(*contents: bytes) -> Made:
+    """A layer of the files ``0``, ``1`` and so on."""
+    return of_files(*(File(b"%d" % n, content) for n, content in enumerate(contents)))
+
+
+def lease(space: BlobSpace, made: Made) -> Blob:
+    """The right to read a layer."""
+    blob = space.acquire(made.digest)
+    assert blob is not None
+    return blob
+
+
+def ask(blob: Blob, coding: bytes = b"zstd", name: bytes = b"0") -> Entry | Uncoded:
+    """Ask for a coding of a file."""
+    return blob.coded(blob.filesystem.lookup(name), coding)
+
+
+def decoded(filesystem: ImageFilesystem, entry: Entry | Uncoded) -> bytes:
+    """What a coded entry is a coding of; it is read in each way there is."""
+    assert isinstance(entry, Entry)
+    content = filesystem.read(entry, 0, entry.size)
+    assert filesystem.read_cached(entry, 0, entry.size) in (None, content)
+    assert os.pread(filesystem.descriptor_of(entry), entry.size, entry.offset) == content
+    return DECODE[entry.coding](content)
+
+
+def codings_of(location: Path, made: Made) -> Path:
+    """The file that has the codings of a layer."""
+    return location / "blobs" / made.digest.algorithm / made.digest.hex / "codings"
+
+
+def outcome(steps: Generator[int, None, T]) -> T:
+    """What steps return that lack nothing."""
+    while True:
+        try:
+            assert next(steps) == 0
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]

@@ -1,0 +1,75 @@
+"""Layers extracted for tests, as an ingest would: room is granted as it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blobserve.config import Limits
+from blobserve.errors import PathNotFound
+from blobserve.names.digest import Digest
+from blobserve.oci.manifest import Descriptor
+from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.extract.extractor import Extracted, Extractor
+from blobserve.store.index.entry import Entry, Kind
+from tests.support.layers import Compression, descriptor
+
+LIMITS = Limits()
+
+
+def extract(
+    directory: Path,
+    blob: bytes,
+    described: Descriptor | None = None,
+    *,
+    limits: Limits = LIMITS,
+    step: int = 256 << 10,
+    extent: int = 8 << 20,
+) -> Extracted:
+    """Extract `blob` into `directory`, fed by `step` bytes, granted room by `extent` at least."""
+    extractor = Extractor(directory, described or descriptor(blob), limits)
+    try:
+        for at in range(0, len(blob), step):
+            lacking = extractor.feed(blob[at : at + step])
+            while lacking:
+                extractor.grant(max(lacking, extent))
+                lacking = extractor.go_on()
+        return extractor.finish()
+    finally:
+        extractor.abort()
+
+
+def serve(
+    directory: Path, blob: bytes, compression: Compression = "none", limits: Limits = LIMITS
+) -> ImageFilesystem:
+    """Extract `blob` and open what came of it; the caller closes it."""
+    extract(directory, blob, descriptor(blob, compression), limits=limits)
+    return ImageFilesystem.open(directory, Digest.of(blob), lambda: limits)
+
+
+def contents(filesystem: ImageFilesystem) -> dict[bytes, bytes | None]:
+    """Everything that can be reached without a link: the bytes of files, None for directories."""
+    found: dict[bytes, bytes | None] = {}
+    waiting = [filesystem.lookup(b"")]
+    while waiting:
+        directory = waiting.pop()
+        for entry in children(filesystem, directory):
+            if entry.kind is Kind.DIRECTORY:
+                found[entry.path] = None
+                waiting.append(entry)
+            else:
+                found[entry.path] = filesystem.read(entry, 0, entry.size)
+    return found
+
+
+def children(filesystem: ImageFilesystem, directory: Entry) -> list[Entry]:
+    """The entries of a directory that are no links and can be served."""
+    found = []
+    for name in filesystem.names(directory):
+        path = directory.path + b"/" + name if directory.path else name
+        try:
+            entry = filesystem.lookup(path)
+        except PathNotFound:
+            continue
+        if entry.path == path:
+            found.append(entry)
+    return found

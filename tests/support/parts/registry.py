@@ -1,0 +1,149 @@
+"""Debian's docker-registry, configured as a test needs it, filled by skopeo or by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import attrs
+
+from tests.support.parts.images import Image, Index, digest_of, write_layout
+from tests.support.parts.programs import Part, answers, free_port, run
+
+_LINE = re.compile(r'^\S+ \S+ \S+ \[[^]]*\] "(\S+) (\S+) [^"]*" (\d+) ', re.MULTILINE)
+
+
+@attrs.frozen
+class Requested:
+    """One line of an access log."""
+
+    method: str
+    target: str
+    status: int
+    authorization: str = ""
+    """What the request carried, where the log has it (nginx); "" for nothing."""
+
+
+class DockerRegistry:
+    """A running docker-registry. `host` is how references name it; `user` is ``name:password``.
+
+    `settings` are merged into its configuration, at the top.
+    """
+
+    def __init__(
+        self, directory: Path, settings: Mapping[str, object] | None = None, user: str | None = None
+    ) -> None:
+        self.directory, self.user = directory, user
+        self.port = free_port()
+        self.host = f"127.0.0.1:{self.port}"
+        self.storage = directory / "storage"
+        config = directory / "registry.yml"
+        config.write_text(
+            json.dumps(
+                {
+                    "version": "0.1",
+                    "storage": {
+                        "filesystem": {"rootdirectory": str(self.storage)},
+                        "delete": {"enabled": True},
+                    },
+                    "http": {"addr": self.host},
+                    **(settings or {}),
+                }
+            )
+        )
+        self._part = Part(["docker-registry", "serve", config], directory)
+        self._looked = 0
+
+    def start(self) -> None:
+        """Start it, or start it again on the same port with what it holds."""
+        self._part.start(lambda: answers(self.port))
+
+    def stop(self) -> None:
+        """End it; its port refuses connections from now."""
+        self._part.stop()
+
+    def push(self, image: Image | Index, name: str) -> str:
+        """Let skopeo push `image` as `name` (``team/site:v1``); the digest to ask for it by.
+
+        OCI media types only: skopeo reads no others from a layout. The rest is for `put`.
+        """
+        layout = self.directory / "push" / image.digest.removeprefix("sha256:")
+        write_layout(layout, {"pushed": image})
+        self.copy(f"oci:{layout}:pushed", name)
+        return image.digest
+
+    def copy(self, source: str, name: str) -> None:
+        """Let skopeo copy `source`, in its own notation, to `name` in this registry."""
+        options = ["--all", "--preserve-digests", "--dest-tls-verify=false"]
+        if self.user:
+            options.append(f"--dest-creds={self.user}")
+        self._skopeo(*options, source, f"docker://{self.host}/{name}")
+        self._looked = self._part.output.stat().st_size
+
+    def pull(self, name: str, layout: Path) -> None:
+        """Let skopeo copy `name` from this registry into an OCI layout, which it makes."""
+        options = ["--src-tls-verify=false"]
+        if self.user:
+            options.append(f"--src-creds={self.user}")
+        self._skopeo(*options, f"docker://{self.host}/{name}", f"oci:{layout}:pulled")
+
+    def put(self, image: Image | Index, name: str) -> str:
+        """Upload `image` bytes for bytes, even one that no tool would push; its digest.
+
+        Without credentials: for a registry that asks for none.
+        """
+        repository, _, tag = name.partition(":")
+        children = image.images if isinstance(image, Index) else ()
+        for blob in image.blobs:
+            self._put_blob(repository, blob)
+        for each in children:
+            self._put_manifest(repository, each.digest, each)
+        self._put_manifest(repository, tag, image)
+        self._looked = self._part.output.stat().st_size
+        return image.digest
+
+    def blob_file(self, digest: str) -> Path:
+        """The file the registry keeps the blob `digest` in."""
+        algorithm, _, name = digest.partition(":")
+        return self.storage / "docker/registry/v2/blobs" / algorithm / name[:2] / name / "data"
+
+    def requests(self) -> list[Requested]:
+        """What was asked of it since the last push, whole once it is stopped.
+
+        The registry logs a request when its answer has been sent, so that a client may know first.
+        """
+        text = self._part.output.read_bytes()[self._looked :].decode()
+        return [Requested(m[1], m[2], int(m[3])) for m in _LINE.finditer(text)]
+
+    def _skopeo(self, *arguments: str) -> None:
+        run(["skopeo", "--insecure-policy", "copy", "--quiet", *arguments], self.directory)
+
+    def _put_blob(self, repository: str, content: bytes) -> None:
+        begin = Request(f"http://{self.host}/v2/{repository}/blobs/uploads/", method="POST")
+        with urlopen(begin, timeout=30) as begun:
+            location = begun.headers["Location"]
+        target = f"{location}&digest={quote(digest_of(content))}"
+        upload = {"Content-Type": "application/octet-stream"}
+        urlopen(Request(target, content, upload, method="PUT"), timeout=30).close()
+
+    def _put_manifest(self, repository: str, name: str, image: Image | Index) -> None:
+        target = f"http://{self.host}/v2/{repository}/manifests/{name}"
+        kind = {"Content-Type": image.media_type}
+        urlopen(Request(target, image.manifest, kind, method="PUT"), timeout=30).close()
+
+
+def htpasswd(directory: Path, user: str) -> dict[str, object]:
+    """Settings of a registry that only `user` (``name:password``) may use."""
+    name, _, password = user.partition(":")
+    passwords = directory / "htpasswd"
+    passwords.write_text(run(["htpasswd", "-Bbn", name, password], directory))
+    return {"auth": {"htpasswd": {"realm": "tests", "path": str(passwords)}}}
+
+
+def redirect(base: str) -> dict[str, object]:
+    """Settings of a registry that redirects every blob to `base`, a URL of its storage."""
+    return {"middleware": {"storage": [{"name": "redirect", "options": {"baseurl": base}}]}}

@@ -1,0 +1,287 @@
+"""Answers as a site of Twisted's own sends them, over a wire to look at or real connections."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from blobserve.errors import BlobDamaged
+from blobserve.metrics import Metrics
+from blobserve.web.http.response import Answer, Stored
+from blobserve.web.server.send import PIECE, send
+from blobserve.web.server.slow_clients import Pace
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+Listen = Callable[[Any, Site], Any]
+
+
+def the_reactor() -> Any:
+    """The reactor that the tests run on."""
+    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+    return reactor
+
+
+def a_pace(minimum: int = 1024, clock: IReactorTime | None = None) -> tuple[Pace, Metrics]:
+    """A pace by a clock that stands still, unless it is given one; and where it counts."""
+    metrics = Metrics()
+    return Pace(lambda: minimum, clock or Clock(), metrics.slow_clients), metrics
+
+
+@attrs.define(eq=False)
+class FileBody:
+    """A body in a file, that only `sendfile` can get at: reading it is an error."""
+
+    content: bytes = attrs.field(repr=False)
+    descriptor: int
+    start: int = 0
+    cached: bool = True
+    """Whether the disk need not be waited for."""
+    closed: int = 0
+    asked: list[tuple[int, int]] = attrs.field(factory=list)
+    """What was to be sent next, turn by turn."""
+    waiting: list[Deferred[None]] = attrs.field(factory=list)
+    """For the disk."""
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    @property
+    def stored(self) -> Stored | None:
+        return self
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        raise AssertionError("it was to be sent by sendfile")
+
+    def read(self, offset: int, length: int) -> Deferred[bytes]:
+        raise AssertionError("it was to be sent by sendfile")
+
+    def is_cached(self, offset: int, length: int) -> bool:
+        self.asked.append((offset, length))
+        return self.cached
+
+    def read_ahead(self, offset: int, length: int) -> Deferred[None]:
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+
+    def lost(self, problem: str) -> BlobDamaged:
+        return BlobDamaged("sha256:00", problem)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class ReadableBody(FileBody):
+    """The same, which can be read as well; how often it was is in `reads`."""
+
+    reads = 0
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        self.reads += 1
+        return self.content[offset : offset + length]
+
+    def read(self, offset: int, length: int) -> Deferred[bytes]:
+        return succeed(self.content[offset : offset + length])
+
+
+@contextmanager
+def stored(
+    directory: Path, content: bytes, start: int = 0, kind: type[FileBody] = FileBody
+) -> Iterator[FileBody]:
+    """A body in a file, from `start` on, with other bytes before and after it."""
+    path = directory / "content"
+    path.write_bytes(b"<" * start + content + b">" * 1000)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield kind(content, descriptor, start)
+    finally:
+        os.close(descriptor)
+
+
+class Wire(StringTransport):
+    """A transport that asks for a pause as TCP does, and sends only when it is told to."""
+
+    disconnecting = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self.sent = b""
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.most = max(self.most, len(self.value()))
+        if self.producer is not None and len(self.value()) > PIECE:
+            self.producer.pauseProducing()
+
+    def drain(self) -> bool:
+        """Send what is there and ask for more; whether there was anything."""
+        waiting = self.value()
+        self.clear()
+        self.sent += waiting
+        if self.producer is not None:
+            self.producer.resumeProducing()
+        return bool(waiting)
+
+
+@attrs.define
+class SlowBody:
+    """A body of which nothing is in memory; each read waits until it is answered."""
+
+    content: bytes
+    closed: int = 0
+    reads: list[tuple[int, int, Deferred[bytes]]] = attrs.field(factory=list)
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        return None
+
+    def read(self, offset: int, length: int) -> Deferred[bytes]:
+        wanted: Deferred[bytes] = Deferred()
+        self.reads.append((offset, length, wanted))
+        return wanted
+
+    @property
+    def stored(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def answer(self, at_most: int = PIECE) -> None:
+        """Answer the oldest read."""
+        offset, length, wanted = self.reads.pop(0)
+        wanted.callback(self.content[offset : offset + min(length, at_most)])
+
+
+class Sends(Resource):
+    """Sends the answers it is given, one after another, and keeps what became of them."""
+
+    isLeaf = True  # noqa: N815
+
+    def __init__(self, answers: Iterable[Answer], pace: Pace) -> None:
+        super().__init__()
+        self.answers = iter(answers)
+        self.pace = pace
+        self.requests: list[Request] = []
+        self.outcomes: list[Any] = []
+
+    def render(self, request: Request) -> int:
+        self.requests.append(request)
+        sending = Deferred.fromCoroutine(send(request, next(self.answers), self.pace))
+        request.notifyFinish().addErrback(lambda _: sending.cancel())
+        sending.addCallback(lambda _: request.finish()).addBoth(self.outcomes.append)
+        return cast("int", NOT_DONE_YET)
+
+
+def connected(*answers: Answer, pace: Pace | None = None) -> tuple[Any, Wire, Sends]:
+    """A channel of a site with these answers, its transport and its resource."""
+    resource = Sends(answers, pace or a_pace()[0])
+    channel = Site(resource, reactor=Clock()).buildProtocol(None)
+    wire = Wire()
+    channel.makeConnection(wire)
+    return channel, wire, resource
+
+
+def on_tcp(reactor: Any, site: Site) -> Any:
+    """Listen on a loopback port."""
+    return reactor.listenTCP(0, site, interface="127.0.0.1")
+
+
+@asynccontextmanager
+async def sending(
+    *answers: Answer, listen: Listen = on_tcp, pace: Pace | None = None
+) -> AsyncIterator[tuple[Sends, Any]]:
+    """A site of Twisted's own that sends these answers, and the port on which it listens."""
+    reactor = the_reactor()
+    resource = Sends(answers, pace or a_pace()[0])
+    port = listen(reactor, Site(resource, reactor=reactor))
+    try:
+        yield resource, port
+    finally:
+        await port.stopListening()
+        for request in resource.requests:
+            if getattr(request.transport, "connected", True):
+                request.transport.abortConnection()
+        await turns(2)
+
+
+async def turns(count: int = 1) -> None:
+    """Let the reactor do what is due, so many times."""
+    for _ in range(count):
+        await deferLater(the_reactor(), 0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the reactor go on until something is so; the test's own time limit ends it otherwise."""
+    while not condition():
+        await deferLater(the_reactor(), 0.001)
+
+
+class SlowReader:
+    """A client that reads only when it is told to, by a socket that takes little."""
+
+    def __init__(self, port: int) -> None:
+        self.received = b""
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.setblocking(False)
+        self._socket.connect_ex(("127.0.0.1", port))
+
+    async def send(self, content: bytes) -> None:
+        """Write, as soon as the connection is there."""
+        while True:
+            try:
+                self._socket.sendall(content)
+            except (BlockingIOError, OSError):
+                await deferLater(the_reactor(), 0.001)
+            else:
+                return
+
+    async def take(self, size: int) -> int:
+        """Read up to so many bytes; fewer where no more come for a while, or the end is there."""
+        taken = idle = 0
+        while taken < size and idle < 50:
+            try:
+                piece = self._socket.recv(size - taken)
+            except BlockingIOError:
+                idle += 1
+                await deferLater(the_reactor(), 0.001)
+            else:
+                if not piece:
+                    break
+                idle = 0
+                taken += len(piece)
+                self.received += piece
+        return taken
+
+    def reset(self) -> None:
+        """Be gone at once."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self._socket.close()
+
+    def close(self) -> None:
+        """Leave; once is enough."""
+        self._socket.close()
+
+    def __enter__(self) -> SlowReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""The whole of it: processes, promises, documents, benchmarks, the direction of imports."""

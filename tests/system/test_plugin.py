@@ -1,0 +1,412 @@
+"""`twist blobserve` as operators meet it: a process, its words, its signals, its end."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+
+from blobserve.config import Config, RepositoryRules
+from blobserve.daemon.plugin import announcement
+from tests.support.parts.programs import answers, end, free_port, program, wait_until
+from tests.support.parts.server import ROOT, Server
+from tests.support.turn_watch import LOGGED, slow_turns
+
+EXAMPLE = ROOT / "etc" / "example"
+REPOSITORY = "blobserve.example/site"
+PAGE = f"/{REPOSITORY}:v1/"
+SERVED: dict[str, Any] = {"timeout": "20s", "repos": {REPOSITORY: {"source": f"oci:{EXAMPLE}"}}}
+TWIST = [sys.executable, "-m", "twisted"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def twist(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `twist` to its end."""
+    return subprocess.run(
+        [*TWIST, *arguments],
+        env=ENVIRONMENT,
+        cwd="/",
+        capture_output=True,
+        timeout=60,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a configuration file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "b.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def eventually(is_true: Callable[[], bool]) -> bool:
+    """Whether something becomes true within a bounded time."""
+    for _ in range(200):
+        if is_true():
+            return True
+        time.sleep(0.05)  # another process is waited for, there is no clock to advance
+    return False
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+def test_help() -> None:
+    """`twist blobserve --help` answers, and names the options."""
+    done = twist("blobserve", "--help")
+    assert done.returncode == 0
+    assert "--config=" in done.stdout
+    assert "--check" in done.stdout
+
+
+def test_a_configuration_must_be_named() -> None:
+    """Without --config it is said that it is missing."""
+    done = twist("blobserve")
+    assert done.returncode != 0
+    assert "--config FILE" in done.stderr
+
+
+def test_check_of_a_valid_configuration() -> None:
+    """--check of the shipped configuration says that it is valid and ends with 0."""
+    done = twist("blobserve", "--config", ROOT / "etc" / "blobserve.yaml", "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{ROOT}/etc/blobserve.yaml: valid\n"
+
+
+def test_check_shows_warnings(tmp_path: Path) -> None:
+    """--check prints warnings on standard error, and exits 0."""
+    path = tmp_path / "config.json"
+    path.write_text('{"blobserve": {"port": 1, "prot": [1]}, "pprofAddr": ":6060"}')
+    done = twist("blobserve", "--config", path, "--check")
+    assert (done.returncode, done.stdout) == (0, f"{path}: valid\n")
+    assert done.stderr.splitlines() == [
+        f"warning: {path}:1: prot: unknown key; the nearest known one is port; it is ignored",
+        f"warning: {path}:1: pprofAddr: there is no pprof here; this key has no effect",
+        f"warning: {path}: repos: no repository is listed and allowAnyRepo is false, so every"
+        " request gets 403",
+    ]
+
+
+@pytest.mark.parametrize("check", [["--check"], []])
+def test_a_bad_configuration(configured: Callable[[str], Path], check: list[str]) -> None:
+    """A bad configuration ends the start with 1, every problem on a line and no traceback."""
+    path = configured("blobserve:\n  prot: 1\n  timeout: 1\n")
+    done = twist("blobserve", "--config", path, *check)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        f"{path}:2: prot: unknown key; the nearest known one is port",
+        f"{path}:3: timeout: expected duration with its unit, such as 30s, 5m or 500ms,"
+        " got number 1",
+    ]
+
+
+# --- What prevents a start ------------------------------------------------------------------------
+
+
+def refused(path: Path) -> str:
+    """What a start that fails prints; it ends with 1, without a traceback."""
+    done = twist("blobserve", "--config", path)
+    assert done.returncode == 1, done
+    assert "Traceback" not in done.stderr
+    [said] = [line for line in done.stderr.splitlines() if line.startswith("blobserve: ")]
+    return said
+
+
+@pytest.mark.parametrize("key", ["listen", "prometheusAddr", "readinessProbeAddr"])
+def test_a_port_in_use(configured: Callable[[str], Path], tmp_path: Path, key: str) -> None:
+    """A port that is in use ends the start, naming the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        listen, line = "tcp:0:interface=127.0.0.1", f"{key}: 127.0.0.1:{port}"
+        if key == "listen":
+            listen, line = f"tcp:{port}:interface=127.0.0.1", ""
+        space = f"blobSpace: {{location: {tmp_path}/c}}"
+        said = refused(configured(f"blobserve: {{listen: '{listen}', {space}}}\n{line}\n"))
+    assert said.startswith(f"blobserve: {key}: cannot open ")
+    assert str(port) in said
+    assert said.endswith(": Address already in use")
+
+
+def test_a_blob_space_that_is_not_writable(
+    configured: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A location where nothing can be written ends the start, naming the location."""
+    (tmp_path / "file").touch()
+    path = configured(
+        f"blobserve: {{listen: 'tcp:0:interface=127.0.0.1',"
+        f" blobSpace: {{location: {tmp_path}/file/cache}}}}"
+    )
+    assert f"{tmp_path}/file/cache" in refused(path)
+
+
+def test_a_blob_space_that_is_owned(serve: Callable[..., Server]) -> None:
+    """A blob space that another process owns ends the start, and its owner goes on."""
+    owner = serve(SERVED)
+    path = owner.directory / "second.yaml"
+    path.write_text(
+        f"blobserve: {{listen: 'tcp:0:interface=127.0.0.1',"
+        f" blobSpace: {{location: {owner.space}}}}}"
+    )
+    assert str(owner.space) in refused(path)
+    assert owner.fetch(PAGE).status == 200
+
+
+def test_an_access_log_that_cannot_be_written(
+    configured: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """An access log that cannot be opened ends the start, naming the file."""
+    path = configured(
+        f"blobserve: {{listen: 'tcp:0:interface=127.0.0.1',"
+        f" blobSpace: {{location: {tmp_path}/c}}}}\naccessLog: {{file: /proc/none/a.log}}"
+    )
+    assert "/proc/none/a.log" in refused(path)
+
+
+# --- Running --------------------------------------------------------------------------------------
+
+
+def test_what_is_printed(serve: Callable[..., Server]) -> None:
+    """The start prints where it listens and a page that opens; the log is text."""
+    rules = {"source": f"oci:{EXAMPLE}", "prePull": ["v1"]}
+    server = serve({**SERVED, "repos": {REPOSITORY: rules}})
+    assert eventually(lambda: f"blobserve: {server.url}{PAGE}" in server.output.read_text())
+    output = server.output.read_text()
+    assert f"blobserve: listening on 127.0.0.1:{server.port}\n" in output
+    assert f"blobserve: {server.url}{PAGE}\n" in output
+    assert "\x1e" not in output
+    assert server.fetch(PAGE).status == 200
+
+
+def test_what_is_announced() -> None:
+    """What is announced is an address to open, also when all interfaces are listened on."""
+    config = Config(repos={"r.example/x": RepositoryRules(pre_pull=("v1", "v2"))})
+    addresses = [IPv4Address("TCP", "0.0.0.0", 80), IPv6Address("TCP", "::", 81)]
+    assert announcement(config, addresses) == [
+        "blobserve: listening on 127.0.0.1:80",
+        "blobserve: listening on [::1]:81",
+        "blobserve: http://127.0.0.1:80/r.example/x:v1/",
+    ]
+    assert len(announcement(config, [UNIXAddress(b"/run/b.sock")])) == 1
+    assert len(announcement(Config(), addresses)) == 2
+
+
+def test_the_originals_configuration_runs(tmp_path: Path) -> None:
+    """A config.json of the original starts a server."""
+    port = free_port()
+    path = tmp_path / "config.json"
+    path.write_text(
+        f'{{"blobserve": {{"port": {port}, "timeout": 5000000000, "repos": {{}},'
+        f' "blobSpace": {{"location": "{tmp_path}/c", "maxSizeBytes": 1048576}}}},'
+        ' "dockerAuth": "", "pprofAddr": ":6060", "prometheusAddr": "",'
+        ' "readinessProbeAddr": ""}'
+    )
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            [*TWIST, "blobserve", "--config", path], env=ENVIRONMENT, stdout=output, stderr=output
+        )
+        wait_until(lambda: answers(port), process, tmp_path / "output")
+        end(process)
+    assert "pprofAddr: there is no pprof here" in (tmp_path / "output").read_text()
+
+
+def test_a_reload(serve: Callable[..., Server]) -> None:
+    """SIGHUP puts changed rules and repositories in force at once: a removed one is 403."""
+    server = serve(SERVED)
+    home = server.fetch(PAGE).body
+    rules = {"source": f"oci:{EXAMPLE}", "workdir": "/docs"}
+    server.configure({**SERVED, "repos": {REPOSITORY: rules}})
+    server.reload()
+    assert eventually(lambda: server.fetch(PAGE).body != home)
+    server.configure({**SERVED, "repos": {}})
+    server.reload()
+    assert eventually(lambda: server.fetch(PAGE).status == 403)
+
+
+def test_a_large_reload(tmp_path: Path, running: Callable[[Server], Server]) -> None:
+    """While a configuration of very many repositories is read, the reactor goes on."""
+    many = {f"registry.example/team{n}/*": {"tagMaxAge": "1s"} for n in range(3000)}
+    config = {**SERVED, "repos": {**SERVED["repos"], **many}}
+    server = running(Server(tmp_path, config, **slow_turns(100)))
+    before = server.output.read_text()
+    server.reload()
+    assert eventually(lambda: "configuration loaded" in server.output.read_text())
+    assert server.fetch(PAGE).status == 200
+    assert LOGGED not in server.output.read_text().removeprefix(before)
+
+
+def test_a_reload_that_is_refused(serve: Callable[..., Server]) -> None:
+    """A bad file, or one that needs a restart, changes nothing, and the log says why."""
+    server = serve(SERVED)
+    server.configure({**SERVED, "repos": {}, "colour": "red"})
+    server.reload()
+    assert eventually(lambda: "colour: unknown key" in server.output.read_text())
+    assert server.fetch(PAGE).status == 200
+    server.configure({**SERVED, "repos": {}})
+    elsewhere = server.config.read_text().replace(str(server.port), str(free_port()))
+    server.config.write_text(elsewhere.replace(str(server.space), f"{server.space}-2"))
+    server.reload()
+    assert eventually(lambda: "listen: needs a restart" in server.output.read_text())
+    assert "blobSpace.location: needs a restart" in server.output.read_text()
+    assert server.fetch(PAGE).status == 200
+
+
+def test_logs_follow_a_rotation(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """SIGHUP reopens the access log."""
+    log = tmp_path / "access.log"
+    server = serve(SERVED, {"accessLog": {"file": str(log)}})
+    server.fetch(PAGE)
+    moved = log.rename(tmp_path / "access.log.1")
+    server.reload()
+    assert eventually(log.exists)
+    server.fetch("/none")
+    assert eventually(lambda: '"GET /none HTTP/1.1" 404' in log.read_text())
+    assert f'"GET {PAGE} HTTP/1.1" 200' in moved.read_text()
+
+
+def test_probes_and_metrics(serve: Callable[..., Server]) -> None:
+    """/live, /ready and /metrics are where the configuration says."""
+    metrics, probes = free_port(), free_port()
+    server = serve(
+        SERVED,
+        {
+            "prometheusAddr": f"127.0.0.1:{metrics}",
+            "readinessProbeAddr": f"127.0.0.1:{probes}",
+        },
+    )
+    server.fetch(PAGE)
+    assert get(probes, "/live") == (200, b"ok\n")
+    assert eventually(lambda: get(probes, "/ready") == (200, b"ok\n"))
+    assert b"freeBytes" in get(probes, "/ready?full=1")[1]
+    status, body = get(metrics, "/metrics")
+    assert status == 200
+    assert b'http_server_requests_total{code="200",method="get"} 1.0' in body
+
+
+def get(port: int, target: str) -> tuple[int, bytes]:
+    """Status and body of one request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", target)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent_registry() -> Iterator[int]:
+    """The port of a registry that accepts connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
+        yield listening.getsockname()[1]
+
+
+def test_stalled_pulls_do_not_delay_the_end(
+    serve: Callable[..., Server], silent_registry: int
+) -> None:
+    """Ten pulls that stall are abandoned at once: the server ends within a second, all told 503."""
+    registry = f"127.0.0.1:{silent_registry}"
+    server = serve(
+        {
+            "timeout": "60s",
+            "repos": {f"{registry}/*": {}},
+            "registries": {registry: {"insecure": True}},
+        },
+        {"prometheusAddr": f"127.0.0.1:{(metrics := free_port())}"},
+    )
+    with ThreadPoolExecutor(10) as clients:
+        waiting = [clients.submit(server.fetch, f"/{registry}/x:v{n}/") for n in range(10)]
+        waits = b"\nblobserve_requests_in_flight 10.0\n"
+        assert eventually(lambda: waits in get(metrics, "/metrics")[1])
+        began = time.monotonic()
+        server.stop()
+        took = time.monotonic() - began
+        answered = [each.result(20) for each in waiting]
+    assert [(each.status, each.body) for each in answered] == [(503, b"timeout")] * 10
+    assert took < 1.0 + 0.5  # half a second for the process itself to end
+    assert not list((server.space / "ingest").iterdir())
+
+
+def test_the_end_is_that_of_twist(serve: Callable[..., Server]) -> None:
+    """SIGTERM ends the process as twist ends: by that signal, after everything was released."""
+    server = serve(SERVED)
+    assert server.fetch(PAGE).status == 200
+    assert server.stop() == -signal.SIGTERM
+    server.start()
+    assert server.fetch(PAGE, headers={"X-BlobServe-ReadOnly": "true"}).status == 200
+
+
+def test_systemd_is_told(
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd hears when the server is ready, alive, reloading and stopping."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "200000")
+        server = serve(SERVED)
+        heard = [listening.recv(100) for _ in range(4)]
+        assert heard == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+        server.reload()
+        said = iter(lambda: listening.recv(100), None)
+        assert b"RELOADING=1" in said
+        assert b"READY=1" in said
+        server.stop()
+        assert b"STOPPING=1" in said
+
+
+@pytest.mark.parametrize(
+    "hosts", [["127.0.0.1"], ["127.0.0.1", "127.0.0.1"], ["127.0.0.1", "[::1]"]]
+)
+def test_sockets_from_systemd(tmp_path: Path, hosts: list[str]) -> None:
+    """The server takes every socket that systemd passes under the name it is configured with."""
+    activate = program("systemd-socket-activate")
+    addresses = [(host.strip("[]"), free_port()) for host in hosts]
+    path = tmp_path / "b.yaml"
+    path.write_text(
+        "blobserve: {listen: 'systemd:domain=INET:name=blobserve', timeout: 20s,"
+        f" blobSpace: {{location: {tmp_path}/c}},"
+        f" repos: {{{REPOSITORY}: {{source: 'oci:{EXAMPLE}'}}}}}}"
+    )
+    listening = [
+        f"--listen={host}:{port}" for host, (_, port) in zip(hosts, addresses, strict=True)
+    ]
+    names = ":".join(["blobserve"] * len(hosts))
+    with ExitStack() as stack:
+        output = stack.enter_context((tmp_path / "output").open("w"))
+        process = subprocess.Popen(
+            [
+                *[activate, *listening, f"--fdname={names}"],
+                *["-E", f"PYTHONPATH={ROOT}", *TWIST, "blobserve", "--config", str(path)],
+            ],
+            stdout=output,
+            stderr=output,
+        )
+        stack.callback(end, process)
+        wait_until(lambda: answers(addresses[0][1]), process, tmp_path / "output")
+        for host, port in addresses:
+            connection = http.client.HTTPConnection(host, port, timeout=20)
+            stack.callback(connection.close)
+            connection.request("GET", PAGE)
+            assert connection.getresponse().status == 200

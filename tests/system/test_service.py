@@ -1,0 +1,367 @@
+"""The service in this process: configuration in force, order of its end, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import treq
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from blobserve.errors import CannotOpen, ConfigError
+from blobserve.service import Blobserve
+from tests.support.parts.images import Image, write_layout
+from tests.support.parts.server import ROOT
+from tests.support.sites import Client
+from tests.support.within import within
+
+EXAMPLE = ROOT / "etc" / "example"
+REPOSITORY = "blobserve.example/site"
+PAGE = f"/{REPOSITORY}:v1/"
+LISTEN = "tcp:0:interface=127.0.0.1"
+
+
+def the_reactor() -> Any:
+    """The reactor that the tests run on."""
+    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+    return reactor
+
+
+def configured(location: Path, top: Any = None, **own: object) -> dict[str, Any]:
+    """A configuration that serves the example image on a port of its own."""
+    rules = {REPOSITORY: {"source": f"oci:{EXAMPLE}"}}
+    space = {"location": location}
+    keys = {"listen": LISTEN, "timeout": "20s", "repos": rules, "blobSpace": space}
+    return {"blobserve": {**keys, **own}, "accessLog": {"format": "off"}, **(top or {})}
+
+
+@asynccontextmanager
+async def running(config: dict[str, Any]) -> AsyncIterator[Blobserve]:
+    """A service that has started; stopped at the end."""
+    service = Blobserve(the_reactor(), config)
+    service.startService()
+    try:
+        await service.when_started()
+        yield service
+    finally:
+        await service.stopService()
+
+
+async def fetch(service: Blobserve, target: str = PAGE, **more: Any) -> tuple[int, bytes]:
+    """Status and body of one request."""
+    [address] = service.addresses
+    url = f"http://127.0.0.1:{address.port}{target}"  # type: ignore[attr-defined]
+    response = await treq.get(url, persistent=False, **more)
+    return response.code, await response.content()
+
+
+def counted(service: Blobserve, name: str, **labels: str) -> float:
+    """What a metric of the service shows."""
+    return service.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    """Let the reactor turn until something is true; the test's own limit bounds it."""
+    while not is_true():
+        await deferLater(the_reactor(), 0.01)
+
+
+# --- Reload ---------------------------------------------------------------------------------------
+
+
+@within(60)
+async def test_rules_change_at_once(tmp_path: Path) -> None:
+    """After a reload the next request is answered by the new rules, rewriting included."""
+    async with running(configured(tmp_path)) as service:
+        before = await fetch(service)
+        replacement = {"path": "index.html", "search": "<html", "replacement": "<HTML"}
+        rules = {"source": f"oci:{EXAMPLE}", "replacements": [replacement]}
+        service.reload(configured(tmp_path, repos={REPOSITORY: rules}))
+        after = await fetch(service)
+        assert before[1] != after[1] == before[1].replace(b"<html", b"<HTML")
+        service.reload(configured(tmp_path, repos={}))
+        assert await fetch(service) == (403, f'forbidden repo: "{REPOSITORY}"\n'.encode())
+        service.reload(configured(tmp_path))
+        assert await fetch(service) == before
+
+
+@within(60)
+async def test_limits_change_at_once(tmp_path: Path) -> None:
+    """After a reload the next pull has the new limits."""
+    async with running(configured(tmp_path, limits={"entries": 1})) as service:
+        status, body = await fetch(service)
+        assert (status, b"more than 1 entries" in body) == (502, True)
+        service.reload(configured(tmp_path))
+        assert (await fetch(service))[0] == 200
+
+
+@within(60)
+async def test_limits_reach_open_connections(tmp_path: Path) -> None:
+    """A reload's limits hold for connections that were open before it."""
+    async with running(configured(tmp_path)) as service:
+        [address] = service.addresses
+        endpoint = TCP4ClientEndpoint(the_reactor(), "127.0.0.1", address.port)  # type: ignore[attr-defined]
+        client = await connectProtocol(endpoint, Client())
+        await until(lambda: counted(service, "blobserve_connections") == 1)
+        service.reload(configured(tmp_path, limits={"clientIdleTimeout": "1ms"}))
+        assert await client.all().addTimeout(10, the_reactor()) == b""
+
+
+@within(60)
+async def test_a_reload_changes_the_bound(tmp_path: Path) -> None:
+    """After a reload the blob space keeps its new bound."""
+    async with running(configured(tmp_path)) as service:
+        location = str(service.config.blob_space.location)
+        space = {"location": location, "maxSizeBytes": "64MiB"}
+        service.reload(configured(tmp_path, blobSpace=space))
+        assert counted(service, "blobserve_max_size_bytes") == 64 << 20
+        assert (await fetch(service))[0] == 200
+
+
+@within(60)
+@pytest.mark.parametrize(
+    ("own", "top", "said"),
+    [
+        ({"listen": "tcp:1"}, {}, "listen"),
+        ({"blobSpace": {"location": "/x"}}, {}, "blobSpace.location"),
+        ({"limits": {"parallelDownloads": 3}}, {}, "limits.parallelDownloads"),
+        ({"limits": {"parallelChunkReads": 3}}, {}, "limits.parallelChunkReads"),
+        ({}, {"accessLog": {"format": "json"}}, "accessLog"),
+        ({}, {"prometheusAddr": "127.0.0.1:0"}, "prometheusAddr"),
+        ({}, {"readinessProbeAddr": "127.0.0.1:0"}, "readinessProbeAddr"),
+    ],
+)
+async def test_what_needs_a_restart_is_refused(
+    tmp_path: Path, own: dict[str, Any], top: dict[str, Any], said: str
+) -> None:
+    """A reload that would need a restart says so and changes nothing, not even the rest."""
+    async with running(configured(tmp_path)) as service:
+        config = service.config
+        with pytest.raises(ConfigError) as caught:
+            service.reload(configured(tmp_path, top, **{"repos": {}, **own}))
+        assert caught.value.problems == (f"{said}: needs a restart",)
+        assert service.config is config
+        assert (await fetch(service))[0] == 200
+
+
+@within(60)
+async def test_a_wrong_configuration_changes_nothing(tmp_path: Path) -> None:
+    """A reload with a mistake raises it and changes nothing."""
+    async with running(configured(tmp_path)) as service:
+        with pytest.raises(ConfigError, match="nearest known one"):
+            service.reload(configured(tmp_path, repos={}, colour="red"))
+        assert (await fetch(service))[0] == 200
+
+
+@within(60)
+async def test_prepull(tmp_path: Path) -> None:
+    """Tags of prePull are pulled at start, and at the reload that names them."""
+    rules = {"source": f"oci:{EXAMPLE}", "prePull": ["v1"]}
+    for first, second in ((rules, rules), ({"source": f"oci:{EXAMPLE}"}, rules)):
+        config = configured(tmp_path / str(len(first)), repos={REPOSITORY: first})
+        async with running(config) as service:
+            service.reload(
+                {**config, "blobserve": {**config["blobserve"], "repos": {REPOSITORY: second}}}
+            )
+            await until(lambda: counted(service, "blobserve_pulls_total", outcome="ready") == 1)
+            status, _ = await fetch(service, headers={"X-BlobServe-ReadOnly": "true"})
+            assert status == 200
+
+
+@within(60)
+async def test_a_prepull_that_fails_is_not_fatal(tmp_path: Path) -> None:
+    """A prePull that fails is logged, holds up nobody, and the server is ready."""
+    rules = {"source": f"oci:{EXAMPLE}", "prePull": ["none", "v1"]}
+    top = {"readinessProbeAddr": "127.0.0.1:0"}
+    async with running(configured(tmp_path, top, repos={REPOSITORY: rules})) as service:
+        [probes] = service.probe_addresses
+        url = f"http://127.0.0.1:{probes.port}/ready"  # type: ignore[attr-defined]
+        while (await treq.get(url, persistent=False)).code != 200:
+            await deferLater(the_reactor(), 0.01)
+        assert (await fetch(service))[0] == 200
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+
+class Silent(Protocol):
+    """A registry that accepts a connection and never says anything."""
+
+    def connectionMade(self) -> None:
+        """Note that somebody is there."""
+        self.factory.connected += 1  # type: ignore[union-attr]
+
+
+@asynccontextmanager
+async def silent_registry() -> AsyncIterator[tuple[str, Any]]:
+    """A registry that never answers: its name, and its factory, which counts connections."""
+    factory = Factory.forProtocol(Silent)
+    factory.connected = 0  # type: ignore[attr-defined]
+    port = the_reactor().listenTCP(0, factory, interface="127.0.0.1")
+    try:
+        yield f"127.0.0.1:{port.getHost().port}", factory
+    finally:
+        await port.stopListening()
+
+
+@within(60)
+async def test_prepulls_run_side_by_side(tmp_path: Path) -> None:
+    """A prePull that stalls holds up no other prePull, and nobody who asks."""
+    async with silent_registry() as (registry, factory):
+        own = {
+            "repos": {
+                f"{registry}/a": {"prePull": ["v1", "v2"]},
+                REPOSITORY: {"source": f"oci:{EXAMPLE}", "prePull": ["v1"]},
+            },
+            "registries": {registry: {"insecure": True}},
+        }
+        async with running(configured(tmp_path, **own)) as service:
+            await until(lambda: factory.connected >= 2)
+            await until(lambda: counted(service, "blobserve_pulls_total", outcome="ready") == 1)
+            assert (await fetch(service))[0] == 200
+
+
+@within(60)
+async def test_ten_stalled_pulls(tmp_path: Path) -> None:
+    """Ten pulls that stall do not hold up the end for a second; who waits is told 503."""
+    async with silent_registry() as (registry, factory):
+        own = {"repos": {f"{registry}/*": {}}, "registries": {registry: {"insecure": True}}}
+        async with running(configured(tmp_path, **own)) as service:
+            waiting = gatherResults(
+                [Deferred.fromCoroutine(fetch(service, f"/{registry}/x{n}:v1/")) for n in range(10)]
+            )
+            await until(lambda: factory.connected >= 2)
+            began = the_reactor().seconds()
+            await service.stopService()
+            assert the_reactor().seconds() - began < 1
+            assert await waiting == [(503, b"timeout")] * 10
+
+
+class Reader(Protocol):
+    """A client that asks for one path, and reads when it is told to."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.received = 0
+        self.gone: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        """Ask."""
+        self.transport.write(f"GET {self.target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+    def dataReceived(self, received: bytes) -> None:
+        """Stop reading after the first piece."""
+        if self.received == 0:
+            self.transport.pauseProducing()
+        self.received += len(received)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell."""
+        self.gone.callback(None)
+
+
+def large(tmp_path: Path, **own: object) -> dict[str, Any]:
+    """A configuration with an image whose one file is larger than what sockets hold."""
+    layout = write_layout(tmp_path / "layout", {"v1": Image.of({"big": os.urandom(LARGE)})})
+    rules = {REPOSITORY: {"source": f"oci:{layout}"}}
+    return configured(tmp_path / "cache", repos=rules, **own)
+
+
+LARGE = 32 << 20
+
+
+@within(60)
+@pytest.mark.parametrize(("drain_timeout", "is_whole"), [("30s", True), ("200ms", False)])
+async def test_a_response_that_is_being_sent(
+    tmp_path: Path, drain_timeout: str, is_whole: bool
+) -> None:
+    """What is being sent when the end comes is finished within drainTimeout, and cut after it."""
+    async with running(large(tmp_path, drainTimeout=drain_timeout)) as service:
+        [address] = service.addresses
+        reader = Reader(f"/{REPOSITORY}:v1/big")
+        endpoint = TCP4ClientEndpoint(the_reactor(), "127.0.0.1", address.port)  # type: ignore[attr-defined]
+        await connectProtocol(endpoint, reader)
+        await until(lambda: reader.received > 0)
+        stopped = service.stopService()
+        with pytest.raises(ConnectError):
+            await connectProtocol(endpoint, Reader("/"))
+        if is_whole:
+            assert not stopped.called
+            reader.transport.resumeProducing()
+        await stopped
+        reader.transport.resumeProducing()
+        await reader.gone
+        assert (reader.received > LARGE) is is_whole
+
+
+@within(60)
+async def test_ready_does_not_need_a_registry(tmp_path: Path) -> None:
+    """With a registry that hangs, a server that has an image is ready at once after a restart."""
+    probe = {"readinessProbeAddr": "127.0.0.1:0"}
+    async with silent_registry() as (registry, factory):
+        here = {"source": f"oci:{EXAMPLE}", "prePull": ["v1"]}
+        async with running(configured(tmp_path, repos={f"{registry}/x": here})) as service:
+            assert (await fetch(service, f"/{registry}/x:v1/"))[0] == 200
+        own = {
+            "repos": {f"{registry}/x": {"prePull": ["v1"], "tagMaxAge": "0s"}},
+            "registries": {registry: {"insecure": True}},
+        }
+        async with running(configured(tmp_path, probe, **own)) as service:
+            await until(lambda: factory.connected > 0)
+            [probes] = service.probe_addresses
+            url = f"http://127.0.0.1:{probes.port}/ready"  # type: ignore[attr-defined]
+            assert (await treq.get(url, persistent=False)).code == 200
+
+
+@within(60)
+async def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    """A service that has stopped leaves no thread, no timer and no open port."""
+    threads = {thread.ident for thread in threading.enumerate()}
+    calls = set(the_reactor().getDelayedCalls())
+    async with running(configured(tmp_path)) as service:
+        assert (await fetch(service))[0] == 200
+        ports = [address.port for address in service.addresses]  # type: ignore[attr-defined]
+    left = [t.name for t in threading.enumerate() if t.ident not in threads]
+    assert [name for name in left if "blobserve" in name] == []
+    ours = [str(call) for call in set(the_reactor().getDelayedCalls()) - calls]
+    assert [call for call in ours if "blobserve" in call] == []
+    for number in ports:
+        the_reactor().listenTCP(number, Factory(), interface="127.0.0.1").stopListening()
+
+
+@within(60)
+async def test_a_start_that_fails_half_way(tmp_path: Path) -> None:
+    """When one address is taken the start fails, and stopping releases all that was opened."""
+    async with running(configured(tmp_path / "one")) as first:
+        [address] = first.addresses
+        taken = f"tcp:{address.port}:interface=127.0.0.1"  # type: ignore[attr-defined]
+        second = Blobserve(the_reactor(), configured(tmp_path / "two", listen=[LISTEN, taken]))
+        second.startService()
+        try:
+            with pytest.raises(CannotOpen, match="listen: cannot open tcp:"):
+                await second.when_started()
+        finally:
+            await second.stopService()
+        async with running(configured(tmp_path / "two")) as third:
+            assert (await fetch(third))[0] == 200
+
+
+@within(60)
+async def test_a_stop_in_the_middle_of_a_start(tmp_path: Path) -> None:
+    """A service may be stopped before it has started, and its blob space is free again."""
+    service = Blobserve(the_reactor(), configured(tmp_path))
+    service.startService()
+    await service.stopService()
+    async with running(configured(tmp_path)) as again:
+        assert (await fetch(again))[0] == 200

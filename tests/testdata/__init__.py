@@ -1,0 +1,1 @@
+"""Files that tests read, made by other tools."""

@@ -1,0 +1,92 @@
+"""What a refusal looks like."""
+
+from __future__ import annotations
+
+import pytest
+
+from blobserve import errors
+from blobserve.web.http.response import Answer
+from blobserve.web.http.status import is_unexpected, refusal
+
+
+def text(answer: Answer) -> str:
+    """The body of a refusal."""
+    return bytes(answer.body.read_cached(0, answer.body.size) or b"").decode()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.MalformedReference("x", "no tag"), 404),
+        (errors.ImageNotFound("r/x:1"), 404),
+        (errors.NoLayers("r/x:1"), 404),
+        (errors.BlobNotFound("sha256:00"), 404),
+        (errors.NotHere("r/x:1"), 404),
+        (errors.PathNotFound("/x"), 404),
+        (errors.Forbidden("r/x"), 403),
+        (errors.RegistryRefused("r/x"), 502),
+        (errors.RegistryFailed("r", "it is down"), 502),
+        (errors.ContentMismatch("sha256:00", "wrong size"), 502),
+        (errors.BadImage("r/x:1", "no tar"), 502),
+        (errors.RuleTooLarge("/x", "replacements", 8), 502),
+        (errors.PullTimeout(), 503),
+        (errors.QueueFull(), 503),
+        (errors.SpaceContended(), 503),
+        (errors.StoreClosed(), 503),
+        (errors.RegistryBusy("r"), 503),
+        (errors.TooManyConnections(), 503),
+        (errors.ImageTooLarge("sha256:00", 8), 507),
+        (errors.DiskFull(), 507),
+        (errors.BadRequest("what?"), 400),
+        (errors.TargetTooLong("too long"), 414),
+        (errors.HeadTooLarge("too large"), 431),
+        (errors.MethodNotAllowed("no"), 405),
+        (errors.HeadTooSlow("too slow"), 408),
+        (errors.BlobDamaged("sha256:00", "cut short"), 503),
+        (ZeroDivisionError("secret"), 500),
+    ],
+)
+def test_statuses(error: Exception, status: int) -> None:
+    """Every error has its status; each refusal is plain text that nothing stores or sniffs."""
+    answer = refusal(error, "the-id")
+    headers = dict(answer.headers)
+    assert answer.status == status
+    assert headers[b"Content-Type"] == b"text/plain; charset=utf-8"
+    assert headers[b"X-Content-Type-Options"] == b"nosniff"
+    assert headers[b"Cache-Control"] == b"no-store"
+    assert is_unexpected(error) == (status == 500)
+
+
+def test_forbidden() -> None:
+    """Who asks for a repository that is not allowed reads which one."""
+    assert text(refusal(errors.Forbidden("r.example/x"), "id")) == (
+        'forbidden repo: "r.example/x"\n'
+    )
+
+
+def test_come_again() -> None:
+    """All that is worth another try has the same body, and says when to come again."""
+    answer = refusal(errors.RegistryBusy("r", 2.2), "id")
+    assert text(answer) == "timeout"
+    assert dict(answer.headers)[b"Retry-After"] == b"3"
+    assert dict(refusal(errors.PullTimeout(), "id").headers)[b"Retry-After"] == b"1"
+
+
+def test_navigation() -> None:
+    """A page that is not ready yet loads itself again; a script does not."""
+    assert dict(refusal(errors.PullTimeout(), "id", True).headers)[b"Refresh"] == b"2"
+    assert b"Refresh" not in dict(refusal(errors.PullTimeout(), "id").headers)
+    assert b"Refresh" not in dict(refusal(errors.Forbidden("r"), "id", True).headers)
+
+
+def test_allow() -> None:
+    """A method that is refused comes with those that are not."""
+    answer = refusal(errors.MethodNotAllowed("no"), "id")
+    assert dict(answer.headers)[b"Allow"] == b"GET, HEAD, OPTIONS"
+
+
+def test_unexpected() -> None:
+    """An error nobody foresaw shows its id in the log, and nothing of itself."""
+    assert text(refusal(ZeroDivisionError("secret"), "the-id")) == (
+        "internal error; the server's log has it as the-id\n"
+    )

@@ -1,0 +1,185 @@
+"""How answers go over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
+
+from blobserve.names.digest import Digest
+from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.lease import Lease
+from blobserve.web.content.leased_body import EntryBody, Hold
+from blobserve.web.http.conditional import Range
+from blobserve.web.http.response import Answer, Body, Content
+from blobserve.web.server.send import PIECE
+from tests.support.twisted_answers import GET, SlowBody, connected
+
+
+def body_of(raw: bytes) -> bytes:
+    """What follows the first head."""
+    return raw.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 1_000_000])
+def test_back_pressure(size: int) -> None:
+    """However large a file and however slow its reader, two pieces at most wait in memory."""
+    content = bytes(index % 251 for index in range(size))
+    channel, wire, resource = connected(Answer(200, (), Content(content)))
+    channel.dataReceived(GET)
+    while wire.drain():
+        pass
+    assert body_of(wire.sent) == content
+    assert b"Content-Length: %d\r\n" % size in wire.sent
+    assert wire.most <= 2 * PIECE + 1024
+    assert resource.outcomes == [None]
+
+
+def test_not_finished_before_sent() -> None:
+    """A response ends when its bytes are gone, so that no idle timeout can cut it."""
+    channel, wire, resource = connected(Answer(200, (), Content(b"x" * PIECE)))
+    channel.dataReceived(GET)
+    assert resource.outcomes == []
+    wire.drain()
+    assert resource.outcomes == [None]
+
+
+def test_pipelining() -> None:
+    """A client that asks and does not read is not answered again."""
+    answers = [Answer(200, (), Content(b"x" * PIECE)) for _ in range(20)]
+    channel, wire, resource = connected(*answers)
+    channel.dataReceived(GET * 20)
+    assert wire.most < 2 * PIECE
+    while wire.drain():
+        pass
+    assert len(resource.outcomes) == 20
+    assert wire.sent.count(b"HTTP/1.1 200 OK") == 20
+
+
+def test_cold_pieces() -> None:
+    """What is not in memory is read elsewhere, piece by piece, in order, and short reads go on."""
+    body = SlowBody(bytes(range(256)) * 1024)
+    channel, wire, resource = connected(Answer(206, (), body, Range(1000, 2 * PIECE)))
+    channel.dataReceived(GET)
+    while body.reads:
+        assert len(body.reads) == 1
+        body.answer(at_most=50_000)
+        wire.drain()
+    assert body_of(wire.sent) == body.content[1000 : 1000 + 2 * PIECE]
+    assert (resource.outcomes, body.closed) == ([None], 1)
+
+
+@pytest.mark.parametrize("outcome", [OSError("EIO"), b""])
+def test_lost_content(outcome: Exception | bytes) -> None:
+    """Content that cannot be read to its end is an error, never an end."""
+    body = SlowBody(b"x" * 100)
+    channel, _wire, resource = connected(Answer(200, (), body))
+    channel.dataReceived(GET)
+    body.answer(at_most=10)
+    wanted = body.reads[0][2]
+    if isinstance(outcome, bytes):
+        wanted.callback(outcome)
+    else:
+        wanted.errback(outcome)
+    [failure] = resource.outcomes
+    assert failure.check(OSError, EOFError)
+    assert body.closed == 1
+
+
+def test_client_leaves() -> None:
+    """A client that leaves is read for no longer."""
+    body = SlowBody(b"x" * 100)
+    channel, _wire, resource = connected(Answer(200, (), body))
+    channel.dataReceived(GET)
+    channel.connectionLost(Failure(ConnectionLost()))
+    assert (len(resource.outcomes), body.closed, len(body.reads)) == (1, 1, 1)
+    body.answer()
+    assert body.reads == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "length"),
+    [
+        (Answer(200, (), Content(b"12345")), b"5"),
+        (Answer(206, (), Content(b"12345"), Range(1, 2)), b"2"),
+        (Answer(404, (), Content(b"12345")), b"5"),
+    ],
+)
+def test_head(answer: Answer, length: bytes) -> None:
+    """HEAD has the length of what GET would send, and nothing of it."""
+    channel, wire, _ = connected(answer)
+    channel.dataReceived(GET.replace(b"GET", b"HEAD"))
+    assert b"Content-Length: " + length + b"\r\n" in wire.value()
+    assert body_of(wire.value()) == b""
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_bodiless(status: int) -> None:
+    """204 and 304 have neither a body nor a length."""
+    channel, wire, _ = connected(Answer(status))
+    channel.dataReceived(GET)
+    assert wire.value().endswith(b"\r\n\r\n")
+    assert b"Content-Length" not in wire.value()
+    assert b"Content-Type" not in wire.value()
+    assert b"Transfer-Encoding" not in wire.value()
+
+
+class HeldThreads:
+    """Threads whose jobs end when they are told to."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Callable[[], None]] = []
+
+    def run(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        ended: Deferred[Any] = Deferred()
+        self.jobs.append(lambda: ended.callback(f(*args, **kwargs)))
+        return ended
+
+
+@attrs.define(eq=False)
+class FakeBlob:
+    """A blob that counts its releases."""
+
+    filesystem: Any = None
+    released: int = 0
+
+    def use_again(self) -> None:
+        raise AssertionError("nothing of it is kept")
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def held() -> tuple[Hold, FakeBlob, HeldThreads]:
+    """A hold on a lease, the blob behind it, and the threads that read it."""
+    blob, threads = FakeBlob(), HeldThreads()
+    lease = Lease(cast("Any", blob), Digest.of(b""), 1, "hit", 0.0)
+    return Hold(lease, threads), blob, threads
+
+
+def test_a_thread_keeps_the_lease() -> None:
+    """An image is not given up while a thread reads it, though nobody waits for that any more."""
+    hold, blob, threads = held()
+    waiting = hold.run(lambda: b"late")
+    failures: list[Failure] = []
+    waiting.addErrback(failures.append)
+    hold.leave()
+    waiting.cancel()
+    assert (len(failures), blob.released) == (1, 0)
+    threads.jobs.pop()()
+    assert blob.released == 1
+
+
+def test_a_body_keeps_the_lease() -> None:
+    """A body can be read until it is closed, and then gives its image up."""
+    hold, blob, _ = held()
+    body: Body = EntryBody(hold, Entry(b"a", Kind.FILE, size=7))
+    hold.leave()
+    assert (blob.released, body.size) == (0, 7)
+    body.close()
+    assert blob.released == 1

@@ -1,0 +1,270 @@
+"""Connections: bad heads, limits, pipelining, the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from twisted.internet import ssl
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.task import Clock
+
+from blobserve.errors import BadRequest
+from blobserve.metrics import Metrics
+from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
+from blobserve.web.site import ImageSite
+from tests.oci.http.test_tls import Authority
+from tests.support.sites import TAG, Client, Response, serving
+from tests.support.within import within
+
+PATH = f"/{TAG}/a.txt".encode()
+GOOD = b"GET " + PATH + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET " + PATH + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+FILES = {"a.txt": b"content"}
+
+
+def with_field(field: bytes, request: bytes = b"GET / HTTP/1.1") -> bytes:
+    """A head with a Host and one more field."""
+    return request + b"\r\nHost: x\r\n" + field + b"\r\n\r\n"
+
+
+MARKER = b"marker\r\n\r\n"
+"""Stands where nothing may be read any more. A server that reads it answers once more."""
+
+BAD = {
+    "body by length": (400, with_field(b"Content-Length: 1")),
+    "body by chunks": (400, with_field(b"Transfer-Encoding: chunked")),
+    "body of HEAD": (400, with_field(b"Content-Length: 1", b"HEAD / HTTP/1.1")),
+    "body of OPTIONS": (400, with_field(b"Content-Length: 1", b"OPTIONS / HTTP/1.1")),
+    "body of POST": (405, with_field(b"Content-Length: 1", b"POST / HTTP/1.1")),
+    "chunks of POST": (405, with_field(b"Transfer-Encoding: chunked", b"POST / HTTP/1.1")),
+    "bare LF in the request line": (400, b"GET / HTTP/1.1\nHost: x\r\n\r\n"),
+    "bare LF in a field": (400, with_field(b"A: b\nC: d")),
+    "bare CR in a field": (400, with_field(b"A: b\rC: d")),
+    "folded line": (400, with_field(b"A: b\r\n c")),
+    "folded first line": (400, b"GET / HTTP/1.1\r\n A: b\r\nHost: x\r\n\r\n"),
+    "space before colon": (400, with_field(b"A : b")),
+    "no colon": (400, with_field(b"A")),
+    "no name": (400, with_field(b": b")),
+    "NUL in a value": (400, with_field(b"A: b\0c")),
+    "control character in a value": (400, with_field(b"A: b\x1fc")),
+    "DEL in a value": (400, with_field(b"A: b\x7f")),
+    "control character in the target": (400, b"GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "NUL in the target": (400, b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "high byte in the target": (400, b"GET /\xe9 HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "high byte in a name": (400, with_field(b"A\xe9: b")),
+    "tab for space": (400, b"GET\t/\tHTTP/1.1\r\nHost: x\r\n\r\n"),
+    "two spaces": (400, b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "bad method": (400, b"G@T / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "no version": (400, b"GET /\r\nHost: x\r\n\r\n"),
+    "version 0.9": (400, b"GET / HTTP/0.9\r\nHost: x\r\n\r\n"),
+    "version 1.2": (400, b"GET / HTTP/1.2\r\nHost: x\r\n\r\n"),
+    "version 2.0": (400, b"GET / HTTP/2.0\r\nHost: x\r\n\r\n"),
+    "HTTP/2 preface": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "lower-case version": (400, b"GET / http/1.1\r\nHost: x\r\n\r\n"),
+    "no Host": (400, b"GET / HTTP/1.1\r\n\r\n"),
+    "two Hosts": (400, with_field(b"Host: x")),
+    "two Hosts in 1.0": (400, with_field(b"Host: x", b"GET / HTTP/1.0")),
+    "malformed Host": (400, b"GET / HTTP/1.1\r\nHost: x y\r\n\r\n"),
+    "Host with path": (400, b"GET / HTTP/1.1\r\nHost: x/y\r\n\r\n"),
+    "Host with user": (400, b"GET / HTTP/1.1\r\nHost: u@x\r\n\r\n"),
+    "list of Hosts": (400, b"GET / HTTP/1.1\r\nHost: x, y:1\r\n\r\n"),
+    "length and chunks": (
+        400,
+        with_field(b"Content-Length: 0\r\nTransfer-Encoding: chunked", b"POST / HTTP/1.1"),
+    ),
+    "two lengths": (400, with_field(b"Content-Length: 0\r\nContent-Length: 0")),
+    "list of lengths": (400, with_field(b"Content-Length: 0, 0")),
+    "signed length": (400, with_field(b"Content-Length: +1")),
+    "empty length": (400, with_field(b"Content-Length:")),
+    "hex length": (400, with_field(b"Content-Length: 0x0")),
+    "length with underscore": (400, with_field(b"Content-Length: 0_0")),
+    "unknown coding": (400, with_field(b"Transfer-Encoding: xchunked")),
+    "identity coding": (400, with_field(b"Transfer-Encoding: identity")),
+    "a target that is no path": (400, b"GET x HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "star for GET": (400, b"GET * HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "CONNECT": (400, b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n"),
+    "another scheme": (400, b"GET ftp://x/y HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "two empty lines": (400, b"\r\n\r\n" + GOOD),
+    "long target": (414, b"GET /" + b"x" * MAX_LINE + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "endless target": (414, b"GET /" + b"x" * (3 * MAX_SIZE)),
+    "long field": (431, with_field(b"A: " + b"x" * MAX_SIZE)),
+    "endless field": (431, b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * (3 * MAX_SIZE)),
+    "many fields": (431, with_field(b"\r\n".join([b"A: b"] * (MAX_FIELDS + 1)))),
+    "many bytes": (431, with_field(b"\r\n".join([b"A: " + b"x" * 1000] * 40))),
+}
+
+
+@pytest.mark.parametrize("second", [b"0", b"1", b""])
+def test_one_content_length(second: bytes) -> None:
+    """A head says its length once, even where the second line says the same."""
+    head = HeadCheck()
+    for line in (b"POST / HTTP/1.1", b"Host: x", b"Content-Length: 0"):
+        head.line(line)
+    with pytest.raises(BadRequest, match="malformed Content-Length"):
+        head.line(b"content-length: " + second)
+
+
+@within(60)
+async def test_bad_heads(tmp_path: Path) -> None:
+    """A head that is malformed is refused, once, and nothing after it on the connection is read."""
+    async with serving(tmp_path, FILES) as site:
+        for name, (status, raw) in BAD.items():
+            answers = await site.exchange(raw + MARKER)
+            assert answers.count(b"HTTP/1.1 ") == 1, name
+            response = Response.parse(answers)
+            assert response.status == status, name
+            assert response.headers["content-type"] == "text/plain; charset=utf-8", name
+            assert response.headers["cache-control"] == "no-store", name
+            assert response.headers["connection"] == "close", name
+            expected = 0 if raw.startswith(b"HEAD") else int(response.headers["content-length"])
+            assert len(response.body) == expected, name
+            assert site.log[-1].status == status, name
+        assert len(site.log) == len(BAD)
+        count = site.metrics.registry.get_sample_value
+        labels = {"method": "get", "code": "431"}
+        assert count("http_server_requests_total", labels) == 4
+        assert (await site.fetch(PATH.decode())).status == 200
+
+
+@within(20)
+async def test_second_head_is_bad(tmp_path: Path) -> None:
+    """Of two heads in one segment, a good one and a bad one, each has its answer, in order."""
+    async with serving(tmp_path, FILES) as site:
+        answers = await site.exchange(GOOD + BAD["two Hosts"][1] + GOOD)
+        first, second = answers.index(b" 200 OK"), answers.index(b" 400 Bad Request")
+        assert first < second
+        assert answers.count(b"HTTP/1.1 ") == 2
+
+
+@within(20)
+async def test_good_heads(tmp_path: Path) -> None:
+    """What RFC 9112 allows is understood."""
+    heads = [
+        LAST,
+        b"\r\n" + LAST,
+        LAST.replace(b"Host: x", b"hOST:x:80 \t"),
+        LAST.replace(b"Host: x", b"Host:"),
+        LAST.replace(b"Host: x", b"Host: [::1]:80"),
+        LAST.replace(b"Host: x", b"Host: x\r\nX: \xe9\r\nContent-Length: 0"),
+        LAST.replace(b"GET /", b"GET http://other:81/"),
+        LAST.replace(b"GET /", b"GET HTTPS://other/"),
+        LAST.replace(b"a.txt", b"a.txt?x=%00&/../#"),
+        LAST.replace(b"Connection", b"Expect: 100-continue\r\nConnection").replace(b"1.1", b"1.0"),
+        b"GET " + PATH + b" HTTP/1.0\r\n\r\n",
+    ]
+    async with serving(tmp_path, FILES) as site:
+        for head in heads:
+            answer = await site.exchange(head)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n") or b"HTTP/1.0 200" in answer, head
+            assert answer.endswith(b"\r\n\r\ncontent"), head
+
+
+@within(20)
+async def test_options_star(tmp_path: Path) -> None:
+    """``OPTIONS *`` asks for nothing and is told what there is."""
+    async with serving(tmp_path) as site:
+        response = await site.fetch("*", "OPTIONS")
+        assert (response.status, response.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+
+
+@within(30)
+async def test_pipelining(tmp_path: Path) -> None:
+    """A hundred requests sent at once are answered one by one, in order."""
+    names = [f"{number}.txt" for number in range(100)]
+    async with serving(tmp_path, {name: name.encode() for name in names}) as site:
+        heads = [GOOD.replace(b"a.txt", name.encode()) for name in names[:-1]]
+        answers = await site.exchange(b"".join(heads) + LAST.replace(b"a.txt", b"99.txt"))
+        bodies = [part.partition(b"HTTP/1.1")[0] for part in answers.split(b"\r\n\r\n")[1:]]
+        assert bodies == [name.encode() for name in names]
+
+
+@within(30)
+async def test_split_heads(tmp_path: Path) -> None:
+    """It does not matter how a head is cut into segments."""
+    async with serving(tmp_path, FILES) as site:
+        for cut in range(1, len(LAST)):
+            channel = await site.connect()
+            channel.transport.setTcpNoDelay(True)
+            channel.send(LAST[:cut])
+            await site.turn()
+            channel.send(LAST[cut:])
+            assert (await channel.all()).endswith(b"\r\n\r\ncontent")
+
+
+@within(20)
+async def test_drain(tmp_path: Path) -> None:
+    """A site that drains ends what has begun, refuses what has not, and closes what is idle."""
+    async with serving(tmp_path, FILES) as site:
+        idle, busy = await site.connect(), await site.connect()
+        idle.send(GOOD)
+        await idle.some(1)
+        gate = site.source.hold("resolve")
+        site.push({"a.txt": b"late"}, reference=f"{TAG}-late")
+        busy.send(GOOD.replace(b"/a.txt", b"-late/a.txt") + GOOD)
+        while not gate.waiting:
+            await site.turn()
+        drained = site.site.drain(10)
+        assert (await idle.all()).endswith(b"\r\n\r\ncontent")
+        assert not drained.called
+        gate.open()
+        answers = await busy.all()
+        assert answers.count(b"HTTP/1.1 ") == 1
+        assert answers.endswith(b"\r\n\r\nlate")
+        await drained
+
+
+@within(20)
+async def test_new_request_while_draining(tmp_path: Path) -> None:
+    """A new request on a connection that is still open gets 503, and the connection ends."""
+    async with serving(tmp_path, FILES) as site:
+        client = await site.connect()
+        client.send(GOOD + GOOD[:-2])
+        await client.some(1)
+        await site.site.drain(10)
+        client.send(b"\r\n")
+        response = Response.parse((await client.all()).partition(b"content")[2])
+        assert (response.status, response.body) == (503, b"timeout")
+        assert response.headers["connection"] == "close"
+
+
+@within(240)
+async def test_drain_has_an_end(tmp_path: Path) -> None:
+    """What does not finish in time is aborted, and accounted for."""
+    async with serving(tmp_path, {"a.txt": b"x" * (64 << 20)}) as site:
+        client = await site.connect()
+        client.send(GOOD)
+        await client.some(1)
+        client.transport.pauseProducing()
+        await site.site.drain(0.05)
+        [served] = site.log
+        assert (served.status, served.sent < 64 << 20) == (200, True)
+        client.transport.loseConnection()
+
+
+@within(30)
+async def test_tls(tmp_path: Path) -> None:
+    """Over TLS, too, a large file arrives whole, and a bad head is refused."""
+    content = bytes(index % 251 for index in range(1_000_000))
+    authority = Authority.make(tmp_path)
+    root = ssl.Certificate.loadPEM(authority.write(tmp_path / "ca.pem").read_text())
+    trusted = ssl.optionsForClientTLS("localhost", ssl.trustRootFromCertificates([root]))
+    async with serving(tmp_path, {"a.txt": content}) as site:
+        context = authority.issue("localhost")
+        port = site.reactor.listenSSL(0, site.site, context, interface="127.0.0.1")
+        try:
+            endpoint = TCP4ClientEndpoint(site.reactor, "127.0.0.1", port.getHost().port)
+            for sent, end in ((LAST, content), (BAD["two Hosts"][1], b"one Host\n")):
+                client = await connectProtocol(wrapClientTLS(trusted, endpoint), Client())
+                client.send(sent)
+                assert (await client.all()).endswith(end)
+        finally:
+            await port.stopListening()
+
+
+def test_protocols() -> None:
+    """HTTP/2 is never offered."""
+    nothing = cast("Any", None)
+    site = ImageSite(nothing, Clock(), nothing, Metrics())
+    assert site.acceptableProtocols() == [b"http/1.1"]
