@@ -84,7 +84,7 @@ class BlobNotFound(NotFound):
 
 
 @attrs.define(slots=False)
-class NotHere(NotFound):
+class NotCached(NotFound):
     """A read-only request for an image that is not in the blob space."""
 
     reference: str
@@ -187,7 +187,7 @@ class BadLayer(Exception):
     """What is wrong with a layer, said where its name is not known; goes out as a `BadImage`."""
 
 
-class BadTable(Exception):
+class BadToc(Exception):
     """What is wrong with a layer's published index: a reason not to use it, and no more."""
 
 
@@ -217,21 +217,21 @@ class ListingTooLarge(UpstreamError):
 # --- Coming again is right -----------------------------------------------------------------------
 
 
-class ComeAgain(BlobserveError):
+class TemporarilyUnavailable(BlobserveError):
     """Nothing is wrong; the same request may well succeed later."""
 
     retry_after: float = 1.0
     """Seconds after which trying again makes sense."""
 
 
-class PullTimeout(ComeAgain):
+class PullTimeout(TemporarilyUnavailable):
     """The image was not READY in time; its pull goes on."""
 
     def __str__(self) -> str:
         return "the image is still being pulled"
 
 
-class QueueFull(ComeAgain):
+class QueueFull(TemporarilyUnavailable):
     """More layers wait for a download than the queue may hold."""
 
     retry_after = 5.0
@@ -240,7 +240,7 @@ class QueueFull(ComeAgain):
         return "too many layers are waiting to be pulled"
 
 
-class SpaceContended(ComeAgain):
+class SpaceContended(TemporarilyUnavailable):
     """Older pulls need the blob space; this one, the youngest, gave up."""
 
     retry_after = 5.0
@@ -249,7 +249,7 @@ class SpaceContended(ComeAgain):
         return "the blob space is taken by pulls that began earlier"
 
 
-class StoreClosed(ComeAgain):
+class StoreClosed(TemporarilyUnavailable):
     """The store was closed, or is closing: the server is draining."""
 
     retry_after = 5.0
@@ -258,7 +258,7 @@ class StoreClosed(ComeAgain):
         return "the server is shutting down"
 
 
-class TooManyConnections(ComeAgain):
+class TooManyConnections(TemporarilyUnavailable):
     """As many connections as there may be, of one client or in all."""
 
     def __str__(self) -> str:
@@ -266,7 +266,7 @@ class TooManyConnections(ComeAgain):
 
 
 @attrs.define(slots=False)
-class RegistryBusy(ComeAgain):
+class RegistryBusy(TemporarilyUnavailable):
     """The registry answered 429 or 503; `retry_after` in seconds, its own word if it gave one."""
 
     registry: str
@@ -302,7 +302,7 @@ class DiskFull(NoSpace):
 
 
 @attrs.define(slots=False)
-class DiskFailed(ComeAgain):
+class DiskFailed(TemporarilyUnavailable):
     """The disk fails, is read-only, or we have no descriptors left; `problem` in its own words.
 
     Nothing is wrong with what was asked for, and what is here is served on.
@@ -316,7 +316,7 @@ class DiskFailed(ComeAgain):
 
 
 @attrs.define(slots=False)
-class BlobDamaged(ComeAgain):
+class BlobDamaged(TemporarilyUnavailable):
     """A blob in the blob space that is no longer what it was: set aside, and pulled again."""
 
     digest: str

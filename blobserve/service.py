@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
-from blobserve.concurrency.singleflight import Flight
+from blobserve.concurrency.singleflight import Call
 from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Config, Limits, RepositoryRules
 from blobserve.configfile import ConfigSource, load
@@ -94,10 +94,10 @@ class Blobserve(Service):
         self._ports: list[IListeningPort] = []
         self._own_ports: list[IListeningPort] = []
         self._pre_pull = PrePull(self._store)
-        self._start = Flight[None]()
+        self._start = Call[None]()
         self._starting: Deferred[None] | None = None
         self._is_serving = False
-        self._end: Flight[None] | None = None
+        self._end: Call[None] | None = None
 
     @property
     def config(self) -> Config:
@@ -142,7 +142,7 @@ class Blobserve(Service):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         if self._end is None:
-            self._end = Flight()
+            self._end = Call()
             _tell(Deferred.fromCoroutine(self._release()), self._end)
         return self._end.wait()
 
@@ -245,8 +245,8 @@ def _compute_threads() -> int:
     return max(min(2, cores), cores - 1)
 
 
-def _tell(work: Deferred[None], flight: Flight[None]) -> None:
-    work.addCallbacks(flight.land, lambda failure: flight.fail(cast("Exception", failure.value)))
+def _tell(work: Deferred[None], flight: Call[None]) -> None:
+    work.addCallbacks(flight.succeed, lambda failure: flight.fail(cast("Exception", failure.value)))
 
 
 @contextmanager

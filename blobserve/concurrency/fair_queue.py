@@ -35,7 +35,7 @@ def a_later_turn(reactor: IReactorTime) -> Deferred[None]:
     return turn
 
 
-class Portions:
+class FairQueue:
     """Does work at once as long as there is little of it, and in order, a portion a turn, else.
 
     How much is told by the reactor's clock: time that nothing was done in makes up for as much of

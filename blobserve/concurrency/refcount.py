@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class Needed:
+class RefCounted:
     """A count of those who need something, at first one."""
 
     def __init__(self, end: Callable[[], None]) -> None:
@@ -13,11 +13,11 @@ class Needed:
         self._end = end
         self._needed_by = 1
 
-    def keep(self) -> None:
+    def acquire(self) -> None:
         """One more needs it."""
         self._needed_by += 1
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """One who needed it does so no longer."""
         self._needed_by -= 1
         if not self._needed_by:

@@ -31,7 +31,7 @@ def do_now(work: Callable[[], object]) -> None:
     work()
 
 
-class Flight(Generic[T]):
+class Call(Generic[T]):
     """The outcome of one piece of work, for all who wait for it."""
 
     def __init__(self, do: Do = do_now) -> None:
@@ -50,7 +50,7 @@ class Flight(Generic[T]):
         self._tell(waiter)
         return waiter
 
-    def land(self, outcome: T) -> None:
+    def succeed(self, outcome: T) -> None:
         """Tell the outcome to all who wait, in the order they came, and to all who will.
 
         Does nothing when it has landed before.
@@ -97,26 +97,26 @@ def reason_of(failure: Failure) -> Exception:
     return error
 
 
-class Flights(Generic[K, T]):
+class SingleFlight(Generic[K, T]):
     """At most one flight for each key at a time, and an end to all of them."""
 
     def __init__(self, doing: Callable[[], Do] = lambda: do_now) -> None:
-        """`doing` makes what each `Flight` is given: no crowd waits for that of another."""
+        """`doing` makes what each `Call` is given: no crowd waits for that of another."""
         self._doing = doing
-        self._flights: dict[K, tuple[Flight[T], Deferred[None]]] = {}
+        self._flights: dict[K, tuple[Call[T], Deferred[None]]] = {}
         self._closed_by: BlobserveError | None = None
 
-    def get(self, key: K) -> Flight[T] | None:
+    def get(self, key: K) -> Call[T] | None:
         """The flight that is under way for `key`."""
         found = self._flights.get(key)
         return found[0] if found else None
 
-    def begin(
+    def start(
         self,
         key: K,
-        work: Callable[[Flight[T]], Coroutine[Deferred[Any], Any, T]],
+        work: Callable[[Call[T]], Coroutine[Deferred[Any], Any, T]],
         after: Callable[[T], object] = lambda outcome: None,
-    ) -> Flight[T]:
+    ) -> Call[T]:
         """Start `work` as the flight for `key`, of which there is none under way.
 
         `work` is given its flight, which it may land itself before it ends: those who wait then go
@@ -128,14 +128,14 @@ class Flights(Generic[K, T]):
         if key in self._flights:
             raise RuntimeError(f"{key} is under way already")
         do = self._doing()
-        flight: Flight[T] = Flight(do)
+        flight: Call[T] = Call(do)
 
         def land(outcome: T | Failure) -> None:
             del self._flights[key]  # first: whoever asks again, having been told, starts anew
             if isinstance(outcome, Failure):
                 flight.fail(reason_of(outcome))
             else:
-                flight.land(outcome)
+                flight.succeed(outcome)
                 do(lambda: after(outcome))
 
         work_ended = Deferred.fromCoroutine(work(flight))

@@ -15,7 +15,7 @@ _MOST = 1 << 20
 _ENOUGH = _MOST // 2
 
 
-class Belt:
+class ThreadPipe:
     """Pieces of bytes between two threads: one of them gives, the other takes."""
 
     def __init__(self) -> None:

@@ -18,17 +18,17 @@ from blobserve import config
 from blobserve.config import Config, Limits, RepositoryRules
 from blobserve.configfile import image_names, scalars
 from blobserve.configfile.schema import (
-    Document,
+    ConfigDocument,
+    ConfigValue,
+    InvalidValue,
     Keys,
-    Kind,
-    Place,
-    Wrong,
+    Parser,
     attributes,
     by_name,
     each,
     made,
 )
-from blobserve.configfile.syntax import Node, Unreadable, from_json, from_python, from_yaml
+from blobserve.configfile.syntax import SyntaxNode, Unreadable, from_json, from_python, from_yaml
 from blobserve.errors import ConfigError
 
 _NOTHING_SERVED = (
@@ -49,7 +49,7 @@ def load(source: ConfigSource) -> Config:
     if isinstance(source, Config):
         return source
     if isinstance(source, Mapping):
-        return _understand(Document("configuration", Path.cwd()), lambda: from_python(source))
+        return _understand(ConfigDocument("configuration", Path.cwd()), lambda: from_python(source))
     path = Path(source)
     try:
         text = path.read_text("utf-8-sig")
@@ -58,13 +58,13 @@ def load(source: ConfigSource) -> Config:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError((f"{path}:{line}: not UTF-8",)) from error
-    document = Document(str(path), path.absolute().parent, text.startswith("{"))
+    document = ConfigDocument(str(path), path.absolute().parent, text.startswith("{"))
     return _understand(document, lambda: (from_json if document.is_original else from_yaml)(text))
 
 
-def _understand(document: Document, read: Callable[[], Node]) -> Config:
+def _understand(document: ConfigDocument, read: Callable[[], SyntaxNode]) -> Config:
     try:
-        found = attributes(Place(document, read()), _TOP, ("blobserve",))
+        found = attributes(ConfigValue(document, read()), _TOP, ("blobserve",))
         own = found.pop("blobserve")
         found.pop("pprof", None)
         if document.is_original:
@@ -74,23 +74,23 @@ def _understand(document: Document, read: Callable[[], Node]) -> Config:
         return Config(**own, **found, warnings=tuple(document.warnings))
     except Unreadable as error:
         raise ConfigError((document.at(error.line, error.problem),)) from error
-    except Wrong as wrong:
+    except InvalidValue as wrong:
         in_order = sorted(wrong.problems, key=lambda problem: problem[0])
         raise ConfigError(tuple(text for _, text in in_order)) from wrong
 
 
-def _repository(place: Place, key: str) -> RepositoryRules:
+def _repository(place: ConfigValue, key: str) -> RepositoryRules:
     rules = RepositoryRules(key=key, **attributes(place, _REPOSITORY))
     if rules.pre_pull and key.endswith("/*"):
         raise place.wrong("prePull needs one repository, this key means many")
     return rules
 
 
-def _headers(place: Place) -> tuple[tuple[str, str], ...]:
+def _headers(place: ConfigValue) -> tuple[tuple[str, str], ...]:
     return tuple(by_name(image_names.header_name, image_names.header_value)(place).items())
 
 
-def _own(place: Place) -> dict[str, Any]:
+def _own(place: ConfigValue) -> dict[str, Any]:
     """The keys under ``blobserve``; paths leave that word out, as it would be in nearly all."""
     if place.node.kind != "mapping":
         raise place.expected("mapping")
@@ -101,7 +101,7 @@ def _own(place: Place) -> dict[str, Any]:
     return own
 
 
-def _without_effect(place: Place) -> tuple[str, ...]:
+def _without_effect(place: ConfigValue) -> tuple[str, ...]:
     """Warn of registries with an ``allowAnyRepo`` that the one under ``blobserve`` rules out."""
     problem = "has no effect, since allowAnyRepo under blobserve is not true"
     registries = place.members().get("registries")
@@ -109,11 +109,11 @@ def _without_effect(place: Place) -> tuple[str, ...]:
     return tuple(key.said(problem) for key in keys if key is not None and scalars.flag(key))
 
 
-def _values(place: Place | None) -> list[Place]:
+def _values(place: ConfigValue | None) -> list[ConfigValue]:
     return [] if place is None else list(place.members().values())
 
 
-def _pprof(place: Place) -> str:
+def _pprof(place: ConfigValue) -> str:
     address = scalars.text(place)
     if address:
         place.document.warnings.append(place.said("there is no pprof here; this key has no effect"))
@@ -125,7 +125,7 @@ def _camel_case(name: str) -> str:
     return first + "".join(map(str.capitalize, rest))
 
 
-def _limit(name: str) -> Kind[Any]:
+def _limit(name: str) -> Parser[Any]:
     if name.endswith("_per_address"):
         return lambda place: None if place.node.value == 0 else scalars.count(place)
     if name.endswith(("_size", "_rate")):
@@ -225,7 +225,7 @@ _BESIDE: Keys = {
 def _misplaced(keys: Keys, where: str) -> Keys:
     """The keys that stand elsewhere, so that it can be said where."""
 
-    def refuse(place: Place) -> NoReturn:
+    def refuse(place: ConfigValue) -> NoReturn:
         raise place.unknown(f"this key stands {where}")
 
     return {key: (key, refuse) for key in keys}

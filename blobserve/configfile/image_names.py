@@ -1,6 +1,6 @@
 """The kinds of names: of images and what is in them, of registries, of HTTP headers.
 
-See `blobserve.configfile.schema.Kind`.
+See `blobserve.configfile.schema.Parser`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from blobserve.configfile.scalars import filled, refuse, text
-from blobserve.configfile.schema import Place
+from blobserve.configfile.schema import ConfigValue
 from blobserve.errors import MalformedReference
 from blobserve.names.platform import Platform
 from blobserve.names.reference import Reference, Repository, canonical_registry
@@ -20,7 +20,7 @@ _OUR_VALIDATORS = {"etag", "last-modified", "accept-ranges", "date", "vary"}
 _OURS_ALONE = _OUR_FRAMING | _HOP_BY_HOP | _OUR_VALIDATORS
 
 
-def image_path(place: Place) -> str:
+def image_path(place: ConfigValue) -> str:
     """A path in an image, in canonical form without its leading slash."""
     segments = [segment for segment in filled(place).split("/") if segment not in ("", ".")]
     if ".." in segments or "\0" in place.node.value:
@@ -28,19 +28,19 @@ def image_path(place: Place) -> str:
     return "/".join(segments)
 
 
-def workdir(place: Place) -> str:
+def workdir(place: ConfigValue) -> str:
     """A directory of an image."""
     return "/" + image_path(place) if text(place) else "/"
 
 
-def page(place: Place) -> str:
+def page(place: ConfigValue) -> str:
     """A file below the working directory: an absolute path."""
     if not text(place).startswith("/") or place.node.value.endswith("/"):
         raise place.expected("path of a file that begins with /")
     return "/" + image_path(place)
 
 
-def platform(place: Place) -> Platform:
+def platform(place: ConfigValue) -> Platform:
     """``os/architecture``."""
     try:
         return Platform.parse(text(place))
@@ -48,7 +48,7 @@ def platform(place: Place) -> Platform:
         raise place.wrong(str(error)) from error
 
 
-def tag(place: Place) -> str:
+def tag(place: ConfigValue) -> str:
     """A tag of an image."""
     try:
         return Reference.parse(f"a.example/b:{text(place)}").tag or ""
@@ -56,7 +56,7 @@ def tag(place: Place) -> str:
         raise place.wrong(error.problem) from error
 
 
-def repository_key(place: Place, key: str) -> str:
+def repository_key(place: ConfigValue, key: str) -> str:
     """A repository in canonical form, or ``<registry>/<path>/*`` for all below."""
     wild = "/*" if key.endswith("/*") else ""
     # Two components keep docker.io/* from meaning docker.io/library/*.
@@ -70,12 +70,12 @@ def repository_key(place: Place, key: str) -> str:
     return name.removesuffix(below) + wild
 
 
-def registry_key(place: Place, key: str) -> str:
+def registry_key(place: ConfigValue, key: str) -> str:
     """A registry: ``host`` or ``host:port``."""
     return canonical_registry(key) or refuse(place, "expected a registry: host or host:port")
 
 
-def upstream_host(place: Place) -> str:
+def upstream_host(place: ConfigValue) -> str:
     """A host that a registry sends us to, with or without a port."""
     written = text(place)
     if found := canonical_registry(written):
@@ -85,7 +85,7 @@ def upstream_host(place: Place) -> str:
     return found.removesuffix(":443") if found else refuse(place, "expected host or host:port")
 
 
-def header_name(place: Place, key: str) -> str:
+def header_name(place: ConfigValue, key: str) -> str:
     """The name of a response header that is not blobserve's own to write."""
     if not _TOKEN.fullmatch(key):
         raise place.wrong("not a header name")
@@ -94,7 +94,7 @@ def header_name(place: Place, key: str) -> str:
     return "-".join(part.capitalize() for part in key.split("-"))
 
 
-def header_value(place: Place, _name: str) -> str:
+def header_value(place: ConfigValue, _name: str) -> str:
     """The value of a header: visible characters and blanks."""
     value = text(place)
     if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):

@@ -1,6 +1,6 @@
 """The kinds of plain values: text, numbers, durations, sizes, addresses, paths of this host.
 
-Each is a function from a `Place` to a value, see `blobserve.configfile.schema.Kind`.
+Each is a function from a `ConfigValue` to a value, see `blobserve.configfile.schema.Parser`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 from twisted.internet.endpoints import serverFromString
 
 from blobserve.config import BACKLOG, Address, LocalSource, Network
-from blobserve.configfile.schema import Kind, Place, each
+from blobserve.configfile.schema import ConfigValue, Parser, each
 
 T = TypeVar("T")
 
@@ -26,29 +26,29 @@ _MAPPED = 96  # the bits in front of an IPv4 address that is mapped into IPv6, R
 _SIZE_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
-def text(place: Place) -> str:
+def text(place: ConfigValue) -> str:
     """Any text."""
     if place.node.kind != "text":
         raise place.expected("text")
     return str(place.node.value)
 
 
-def filled(place: Place) -> str:
+def filled(place: ConfigValue) -> str:
     """Text of at least one character."""
     return text(place) or refuse(place, "must not be empty")
 
 
-def flag(place: Place) -> bool:
+def flag(place: ConfigValue) -> bool:
     """True or false."""
     if place.node.kind != "boolean":
         raise place.expected("true or false")
     return bool(place.node.value)
 
 
-def one_of(*choices: str) -> Kind[str]:
+def one_of(*choices: str) -> Parser[str]:
     """One of a few words."""
 
-    def read(place: Place) -> str:
+    def read(place: ConfigValue) -> str:
         if place.node.value not in choices:
             raise place.expected(" or ".join(choices))
         return str(place.node.value)
@@ -56,10 +56,10 @@ def one_of(*choices: str) -> Kind[str]:
     return read
 
 
-def unless(value: object, kind: Kind[T]) -> Kind[T]:
+def unless(value: object, kind: Parser[T]) -> Parser[T]:
     """A kind with one value that is understood and does not work yet."""
 
-    def read(place: Place) -> T:
+    def read(place: ConfigValue) -> T:
         if (found := kind(place)) == value:
             raise place.wrong(f"{place.node.text or value}: not yet")
         return found
@@ -67,7 +67,7 @@ def unless(value: object, kind: Kind[T]) -> Kind[T]:
     return read
 
 
-def count(place: Place) -> int:
+def count(place: ConfigValue) -> int:
     """A whole number, at least 1."""
     number = place.node.value
     if place.node.kind != "number" or not isinstance(number, int) or number < 1:
@@ -75,7 +75,7 @@ def count(place: Place) -> int:
     return number
 
 
-def port(place: Place) -> tuple[str, ...]:
+def port(place: ConfigValue) -> tuple[str, ...]:
     """A TCP port on all interfaces, as endpoint descriptions; 0 takes any that is free."""
     number = place.node.value
     if place.node.kind != "number" or not isinstance(number, int) or not 0 <= number < 1 << 16:
@@ -83,7 +83,7 @@ def port(place: Place) -> tuple[str, ...]:
     return (f"tcp:{number}:backlog={BACKLOG}",)
 
 
-def size(place: Place) -> int:
+def size(place: ConfigValue) -> int:
     """Bytes, as a number or as text such as ``10GiB``."""
     number = place.node.value
     if place.node.kind == "number" and isinstance(number, int) and number >= 0:
@@ -95,17 +95,17 @@ def size(place: Place) -> int:
     return int(float(found[1]) * base ** _SIZE_POWERS.get(found[2], 0))
 
 
-def bound(place: Place) -> int | None:
+def bound(place: ConfigValue) -> int | None:
     """A size; 0 means that there is no bound."""
     return size(place) or None
 
 
-def positive_size(place: Place) -> int:
+def positive_size(place: ConfigValue) -> int:
     """A size of more than nothing."""
     return size(place) or refuse(place, "must be more than nothing")
 
 
-def duration(place: Place) -> float:
+def duration(place: ConfigValue) -> float:
     """Seconds, written as text such as ``1m30s``."""
     written = str(place.node.value)
     if place.node.kind != "text" or not _DURATION.fullmatch(written):
@@ -113,12 +113,12 @@ def duration(place: Place) -> float:
     return sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(written))
 
 
-def positive_duration(place: Place) -> float:
+def positive_duration(place: ConfigValue) -> float:
     """A duration of more than nothing."""
     return duration(place) or refuse(place, "must be more than nothing")
 
 
-def timeout(place: Place) -> float:
+def timeout(place: ConfigValue) -> float:
     """A duration of more than nothing.
 
     In the original's form a bare number means nanoseconds, and zero that there is no bound.
@@ -132,22 +132,22 @@ def timeout(place: Place) -> float:
     return seconds or math.inf
 
 
-def path(place: Place) -> Path:
+def path(place: ConfigValue) -> Path:
     """A path of this host; a relative one starts at the configuration file."""
     return place.document.directory / Path(filled(place)).expanduser()
 
 
-def file(place: Place) -> Path:
+def file(place: ConfigValue) -> Path:
     """The path of a file that is there."""
     return _there(place, path(place))
 
 
-def optional_file(place: Place) -> Path | None:
+def optional_file(place: ConfigValue) -> Path | None:
     """The path of a file that is there; empty text means none."""
     return file(place) if text(place) else None
 
 
-def source(place: Place) -> LocalSource:
+def source(place: ConfigValue) -> LocalSource:
     """Images of this host: ``<form>:<path>``."""
     form, colon, name = text(place).partition(":")
     if form not in ("oci", "oci-archive", "docker-archive") or not colon or not name:
@@ -164,12 +164,12 @@ def source(place: Place) -> LocalSource:
     return LocalSource("oci", found)
 
 
-def log_file(place: Place) -> str:
+def log_file(place: ConfigValue) -> str:
     """The path of a file that need not be there; ``-`` means standard output."""
     return "-" if place.node.value == "-" else str(path(place))
 
 
-def address(place: Place) -> Address | None:
+def address(place: ConfigValue) -> Address | None:
     """``host:port`` to listen on; without a host, all interfaces; empty text: none."""
     if place.node.kind != "text":
         raise place.expected("host:port")
@@ -184,7 +184,7 @@ def address(place: Place) -> Address | None:
     return Address(host.strip("[]"), int(number))
 
 
-def endpoint(place: Place) -> str:
+def endpoint(place: ConfigValue) -> str:
     """A Twisted server endpoint description."""
     description = filled(place)
     if description.startswith("systemd:"):
@@ -199,14 +199,14 @@ def endpoint(place: Place) -> str:
     return description
 
 
-def endpoints(place: Place) -> tuple[str, ...]:
+def endpoints(place: ConfigValue) -> tuple[str, ...]:
     """One server endpoint description, or a list of at least one."""
     if place.node.kind == "text":
         return (endpoint(place),)
     return each(endpoint)(place) or refuse(place, "names nothing to listen on")
 
 
-def network(place: Place) -> Network:
+def network(place: ConfigValue) -> Network:
     """Addresses in CIDR notation; IPv4 ones that are mapped into IPv6 as the IPv4 ones they are."""
     written = text(place)
     if "%" in written:
@@ -221,10 +221,10 @@ def network(place: Place) -> Network:
     return ipaddress.IPv4Network((mapped, found.prefixlen - _MAPPED))
 
 
-def _there(place: Place, found: Path) -> Path:
+def _there(place: ConfigValue, found: Path) -> Path:
     return found if found.is_file() else refuse(place, f"there is no file {found}")
 
 
-def refuse(place: Place, problem: str) -> NoReturn:
+def refuse(place: ConfigValue, problem: str) -> NoReturn:
     """Say what is wrong, in the middle of an expression."""
     raise place.wrong(problem)

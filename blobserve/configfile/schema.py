@@ -1,7 +1,7 @@
 """Reading a configuration's tree: kinds of values, and the containers that hold them.
 
-A kind is a function from a `Place` to a value of ours; it raises `Wrong`. Containers go on after
-one, so that a single pass finds every problem. No key of ours is known here.
+A kind is a function from a `ConfigValue` to a value of ours; it raises `InvalidValue`. Containers
+go on after one, so that a single pass finds every problem. No key of ours is known here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from blobserve.configfile.syntax import Node
+from blobserve.configfile.syntax import SyntaxNode
 
 T = TypeVar("T")
 V_co = TypeVar("V_co", covariant=True)
 
 
-class Wrong(Exception):
+class InvalidValue(Exception):
     """What cannot be used, for the operator: the problems, each with its line (0: none)."""
 
     def __init__(self, *problems: tuple[int, str]) -> None:
@@ -30,12 +30,12 @@ class Wrong(Exception):
         self.problems = problems
 
 
-class UnknownKey(Wrong):
+class UnknownKey(InvalidValue):
     """A key that has no meaning at its place. The original's own form ignores such keys."""
 
 
 @attrs.frozen
-class Document:
+class ConfigDocument:
     """What a configuration is called, and the directory that relative paths start from."""
 
     name: str
@@ -51,17 +51,17 @@ class Document:
 
 
 @attrs.frozen
-class Place:
+class ConfigValue:
     """One value, the path of keys that leads to it, and the document it stands in."""
 
-    document: Document
-    node: Node
+    document: ConfigDocument
+    node: SyntaxNode
     path: str = ""
 
-    def wrong(self, problem: str, line: int | None = None) -> Wrong:
+    def wrong(self, problem: str, line: int | None = None) -> InvalidValue:
         """One problem with this value, to be raised."""
         line = line or self.node.line
-        return Wrong((line or 0, self.said(problem, line)))
+        return InvalidValue((line or 0, self.said(problem, line)))
 
     def unknown(self, problem: str) -> UnknownKey:
         """Return the error that says why the key of this value means nothing here."""
@@ -72,7 +72,7 @@ class Place:
         text = f"{self.path}: {text}" if self.path else text
         return self.document.at(line or self.node.line, text)
 
-    def expected(self, what: str) -> Wrong:
+    def expected(self, what: str) -> InvalidValue:
         """The usual problem; says how to write text that YAML takes for something else."""
         node = self.node
         problem = f"expected {what}, got {node.kind}"
@@ -82,18 +82,18 @@ class Place:
             problem += " " + json.dumps(node.value, ensure_ascii=False)
         return self.wrong(problem)
 
-    def items(self) -> list[Place]:
+    def items(self) -> list[ConfigValue]:
         """The items of a list; a key with nothing after it is an empty one."""
         if self.node.kind == "nothing":
             return []
         if self.node.kind != "list":
             raise self.expected("list")
         return [
-            Place(self.document, node, f"{self.path}[{number}]")
+            ConfigValue(self.document, node, f"{self.path}[{number}]")
             for number, node in enumerate(self.node.value)
         ]
 
-    def members(self) -> dict[str, Place]:
+    def members(self) -> dict[str, ConfigValue]:
         """The members of a mapping; a key with nothing after it is an empty one."""
         if self.node.kind == "nothing":
             return {}
@@ -101,15 +101,15 @@ class Place:
             raise self.expected("mapping")
         return {key: self._member(key, node) for key, node in self.node.value.items()}
 
-    def _member(self, key: str, node: Node) -> Place:
+    def _member(self, key: str, node: SyntaxNode) -> ConfigValue:
         shown = key if re.fullmatch(r"\w+", key) else f'"{key}"'
-        return Place(self.document, node, f"{self.path}.{shown}" if self.path else shown)
+        return ConfigValue(self.document, node, f"{self.path}.{shown}" if self.path else shown)
 
 
-class Kind(Protocol[V_co]):
-    """Makes the value at a place into one of ours, or raises `Wrong`."""
+class Parser(Protocol[V_co]):
+    """Makes the value at a place into one of ours, or raises `InvalidValue`."""
 
-    def __call__(self, place: Place, /) -> V_co:
+    def __call__(self, place: ConfigValue, /) -> V_co:
         """The value."""
         ...
 
@@ -117,7 +117,7 @@ class Kind(Protocol[V_co]):
 class _Problems:
     """What went wrong in one container; raised together when all of it has been read."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ConfigValue) -> None:
         self._found: list[tuple[int, str]] = []
         members = place.members() if place.node.repeated else {}
         for key, line in place.node.repeated:
@@ -130,19 +130,19 @@ class _Problems:
         """Keep what goes wrong inside, and go on."""
         try:
             yield
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             self._found.extend(wrong.problems)
 
     def settle(self) -> None:
         """Raise what was kept, if anything."""
         if self._found:
-            raise Wrong(*self._found)
+            raise InvalidValue(*self._found)
 
 
-def each(kind: Kind[T]) -> Kind[tuple[T, ...]]:
+def each(kind: Parser[T]) -> Parser[tuple[T, ...]]:
     """A list of one kind."""
 
-    def read(place: Place) -> tuple[T, ...]:
+    def read(place: ConfigValue) -> tuple[T, ...]:
         problems, values = _Problems(place), list[T]()
         for item in place.items():
             with problems.noted():
@@ -154,11 +154,11 @@ def each(kind: Kind[T]) -> Kind[tuple[T, ...]]:
 
 
 def by_name(
-    name: Callable[[Place, str], str], kind: Callable[[Place, str], T]
-) -> Kind[dict[str, T]]:
+    name: Callable[[ConfigValue, str], str], kind: Callable[[ConfigValue, str], T]
+) -> Parser[dict[str, T]]:
     """A mapping whose keys are names of the operator's; `name` makes one canonical."""
 
-    def read(place: Place) -> dict[str, T]:
+    def read(place: ConfigValue) -> dict[str, T]:
         problems, values = _Problems(place), dict[str, T]()
         for key, member in place.members().items():
             canonical = ""
@@ -174,11 +174,11 @@ def by_name(
     return read
 
 
-Keys = Mapping[str, tuple[str, Kind[Any]]]
+Keys = Mapping[str, tuple[str, Parser[Any]]]
 """The keys of a mapping: for each, the attribute it becomes and its kind."""
 
 
-def attributes(place: Place, keys: Keys, required: tuple[str, ...] = ()) -> dict[str, Any]:
+def attributes(place: ConfigValue, keys: Keys, required: tuple[str, ...] = ()) -> dict[str, Any]:
     """The attributes that the keys of a mapping give; what is not written is not there."""
     problems, values = _Problems(place), dict[str, Any]()
     members = place.members()
@@ -200,12 +200,12 @@ def attributes(place: Place, keys: Keys, required: tuple[str, ...] = ()) -> dict
     return values
 
 
-def made(cls: Callable[..., T], keys: Keys, required: tuple[str, ...] = ()) -> Kind[T]:
+def made(cls: Callable[..., T], keys: Keys, required: tuple[str, ...] = ()) -> Parser[T]:
     """A mapping that becomes one value of ours; keys without a default are `required`."""
     return lambda place: cls(**attributes(place, keys, required))
 
 
-def _known_as(key: str, place: Place, keys: Keys) -> str:
+def _known_as(key: str, place: ConfigValue, keys: Keys) -> str:
     """Return the known key that `key` means.
 
     The original's JSON reader accepts a key in any case where none has the exact spelling.
@@ -218,7 +218,7 @@ def _known_as(key: str, place: Place, keys: Keys) -> str:
 
 
 @contextmanager
-def _ignored_in_original(document: Document) -> Iterator[None]:
+def _ignored_in_original(document: ConfigDocument) -> Iterator[None]:
     """Turn unknown keys inside into warnings, if the document has the original's form."""
     try:
         yield

@@ -22,7 +22,7 @@ Kind = Literal["text", "number", "boolean", "date", "nothing", "list", "mapping"
 
 
 @attrs.frozen
-class Node:
+class SyntaxNode:
     """One value: its kind, its Python value, and the text and line it was written in.
 
     The line of a mapping's value is that of its key. A tree made from Python values has no lines.
@@ -45,7 +45,7 @@ class Unreadable(Exception):
         self.problem = problem
 
 
-def from_yaml(text: str) -> Node:
+def from_yaml(text: str) -> SyntaxNode:
     """Read one YAML document.
 
     :raises Unreadable: for what is not YAML, tags of other languages included.
@@ -64,7 +64,7 @@ def from_yaml(text: str) -> Node:
         raise Unreadable(None, f"not YAML: {problem}") from error
 
 
-def from_json(text: str) -> Node:
+def from_json(text: str) -> SyntaxNode:
     """Read one JSON document (RFC 8259).
 
     :raises Unreadable: for anything else.
@@ -80,15 +80,15 @@ def from_json(text: str) -> Node:
     return root
 
 
-def from_python(value: object) -> Node:
+def from_python(value: object) -> SyntaxNode:
     """Take over what an embedding application has in memory; paths count as text."""
     if isinstance(value, Mapping):
-        return Node("mapping", {str(key): from_python(each) for key, each in value.items()})
+        return SyntaxNode("mapping", {str(key): from_python(each) for key, each in value.items()})
     if isinstance(value, os.PathLike):
-        return Node("text", os.fspath(value))
+        return SyntaxNode("text", os.fspath(value))
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return Node("list", [from_python(each) for each in value])
-    return Node(_kind_of(value), value, None, str(value))
+        return SyntaxNode("list", [from_python(each) for each in value])
+    return SyntaxNode(_kind_of(value), value, None, str(value))
 
 
 def _kind_of(value: object) -> Kind:
@@ -101,7 +101,7 @@ def _kind_of(value: object) -> Kind:
     return "date" if isinstance(value, datetime.date) else "text"
 
 
-_NOTHING = Node("nothing", None)
+_NOTHING = SyntaxNode("nothing", None)
 
 
 class _CoreSchema(yaml.SafeLoader):
@@ -137,32 +137,32 @@ _KINDS: Mapping[str, Kind] = {
 }
 
 
-def _from_yaml_node(node: yaml.Node, line: int) -> Node:
+def _from_yaml_node(node: yaml.Node, line: int) -> SyntaxNode:
     kind = _KINDS.get(node.tag.removeprefix(_TAG))
     if kind is None:
         raise Unreadable(node.start_mark.line + 1, f"the tag {node.tag} has no meaning here")
     if isinstance(node, yaml.SequenceNode):
         items = [_from_yaml_node(item, item.start_mark.line + 1) for item in node.value]
-        return Node("list", items, line)
+        return SyntaxNode("list", items, line)
     if isinstance(node, yaml.MappingNode):
         return _mapping((_yaml_member(key, value) for key, value in node.value), line)
-    return Node(kind, _scalar(kind, node.value), line, node.value)
+    return SyntaxNode(kind, _scalar(kind, node.value), line, node.value)
 
 
-def _yaml_member(key: yaml.Node, value: yaml.Node) -> tuple[str, Node]:
+def _yaml_member(key: yaml.Node, value: yaml.Node) -> tuple[str, SyntaxNode]:
     line = key.start_mark.line + 1
     if not isinstance(key, yaml.ScalarNode):
         raise Unreadable(line, "a key must be text")
     return key.value, _from_yaml_node(value, line)
 
 
-def _mapping(members: Iterable[tuple[str, Node]], line: int) -> Node:
-    mapping: dict[str, Node] = {}
+def _mapping(members: Iterable[tuple[str, SyntaxNode]], line: int) -> SyntaxNode:
+    mapping: dict[str, SyntaxNode] = {}
     repeated: list[tuple[str, int]] = []
     for key, node in members:
         if mapping.setdefault(key, node) is not node:
             repeated.append((key, node.line or line))
-    return Node("mapping", mapping, line, "", tuple(repeated))
+    return SyntaxNode("mapping", mapping, line, "", tuple(repeated))
 
 
 def _scalar(kind: Kind, text: str) -> object:
@@ -187,17 +187,17 @@ class _JsonReader:
         self._at = 0
         self._scalars = json.JSONDecoder(parse_constant=self._refuse)
 
-    def value(self) -> Node:
+    def value(self) -> SyntaxNode:
         """Read one value and the blanks in front of it."""
         self._skip()
         line = self._line()
         if self._take("{"):
             return _mapping(self._each(self._member, "}"), line)
         if self._take("["):
-            return Node("list", list(self._each(self.value, "]")), line)
+            return SyntaxNode("list", list(self._each(self.value, "]")), line)
         begin = self._at
         value, self._at = self._scalars.raw_decode(self._text, begin)
-        return Node(_kind_of(value), value, line, self._text[begin : self._at])
+        return SyntaxNode(_kind_of(value), value, line, self._text[begin : self._at])
 
     def end(self) -> None:
         """Hold that nothing follows."""
@@ -205,7 +205,7 @@ class _JsonReader:
         if self._at != len(self._text):
             raise self._wrong("more text after the end")
 
-    def _member(self) -> tuple[str, Node]:
+    def _member(self) -> tuple[str, SyntaxNode]:
         self._skip()
         line = self._line()
         if not self._text.startswith('"', self._at):

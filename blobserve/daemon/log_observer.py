@@ -16,7 +16,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0
 
 
 @implementer(ILogObserver)
-class LogLines:
+class LineLogObserver:
     """Writes each event as a line: when, how bad, from where, what. Tracebacks follow, indented."""
 
     def __init__(self, file: TextIO) -> None:

@@ -27,7 +27,7 @@ from twisted.python.usage import UsageError
 
 from blobserve.config import DEFAULT_LISTEN, Config
 from blobserve.configfile import load
-from blobserve.daemon.log_observer import LogLines
+from blobserve.daemon.log_observer import LineLogObserver
 from blobserve.daemon.systemd import notify, watchdog_interval
 from blobserve.errors import BlobserveError, ConfigError, SpaceUnusable
 
@@ -64,7 +64,7 @@ class Options(UsageOptions):
             raise UsageError(_NO_CONFIG)
         twist: dict[str, Any] = self.parent or {}
         file: Any = twist.get("logFile", sys.stdout)
-        self.log = LogLines(sys.stderr if file is sys.stdout else file)
+        self.log = LineLogObserver(sys.stderr if file is sys.stdout else file)
         twist["fileLogObserverFactory"] = lambda _file: self.log
 
 
@@ -108,7 +108,7 @@ def _configuration(path: Path) -> Config:
 class Daemon(MultiService):
     """A blobserve service that has the process to itself."""
 
-    def __init__(self, reactor: Any, path: Path, config: Config, log: LogLines) -> None:
+    def __init__(self, reactor: Any, path: Path, config: Config, log: LineLogObserver) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         # Here and not above: `--check` and `--help` should not wait for it.
         from blobserve.service import Blobserve

@@ -130,7 +130,7 @@ class Manifest:
 
 
 @attrs.frozen
-class Index:
+class ImageIndex:
     """Several images under one name, one per platform, and whatever else stands beside them."""
 
     manifests: tuple[Descriptor, ...]
@@ -156,7 +156,7 @@ class Index:
 def _chosen(
     images: Sequence[Descriptor], platform: Platform | None
 ) -> tuple[Descriptor, str | None] | None:
-    """See `Index.choose`; None when none of these images fits."""
+    """See `ImageIndex.choose`; None when none of these images fits."""
     fitting = [each for each in images if each.platform == (platform or _USUAL_PLATFORM)]
     if fitting:
         return fitting[0], None
@@ -178,7 +178,7 @@ def _one_of_several(count: int) -> str:
     return f"has {count} images without a platform: took the first of them"
 
 
-def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | Index:
+def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | ImageIndex:
     """Read a manifest or an index.
 
     `media_type` is what its source called it, parameters and all; empty where it said nothing.
@@ -189,7 +189,7 @@ def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | Index:
     try:
         document = parse_object(content)
         if _is_index(document, media_type.partition(";")[0].strip().lower()):
-            return Index(_entries(_listed(document, "manifests")))
+            return ImageIndex(_entries(_listed(document, "manifests")))
         layers = _listed(document, "layers", limits.layers)
         if _is_image(document.get("config"), layers):
             return _image(layers)

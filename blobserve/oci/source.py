@@ -25,7 +25,7 @@ class Document:
 
 
 @attrs.frozen
-class Refreshed:
+class RefreshResult:
     """Where a tag points now; `pause` is how many seconds the source asks not to be asked again."""
 
     digest: Digest
@@ -36,7 +36,8 @@ class Source(Protocol):
     """A place images come from. Methods may be called at once, any number of times.
 
     Every method raises the errors of `blobserve.errors` and no others: `ImageNotFound` or
-    `BlobNotFound`, an `UpstreamError`, or a `ComeAgain`. Cancelling one closes its connection.
+    `BlobNotFound`, an `UpstreamError`, or a `TemporarilyUnavailable`. Cancelling one closes its
+    connection.
     """
 
     async def resolve(self, reference: Reference) -> Document:
@@ -46,7 +47,7 @@ class Source(Protocol):
         """
         ...
 
-    async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
+    async def refresh(self, reference: Reference, known: Digest) -> RefreshResult:
         """Ask where a tag points now, as cheaply as the source allows."""
         ...
 

@@ -22,13 +22,13 @@ from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
 from blobserve.oci.credentials.keychain import Keychain
-from blobserve.oci.local.directory import Directory, Files
+from blobserve.oci.local.directory import LayoutDirectory, LayoutFiles
 from blobserve.oci.local.docker_archive import DockerArchive
 from blobserve.oci.local.layout import Layout
-from blobserve.oci.local.oci_archive import Archive
+from blobserve.oci.local.oci_archive import OciArchive
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.registry.registry import Registry
-from blobserve.oci.source import Document, Refreshed, Source
+from blobserve.oci.source import Document, RefreshResult, Source
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Sources:
         self._registries: dict[tuple[str, bool], Registry] = {}
         self._retired: list[Registry] = []
         self._answers: dict[str, _Answer] = {}
-        self._files: dict[LocalSource, Files] = {}
+        self._files: dict[LocalSource, LayoutFiles] = {}
         self._config = config
         self._keychain = Keychain(config.docker_auth, os.environ)
         self.reload(config)
@@ -74,7 +74,9 @@ class Sources:
         key = repository.registry, is_listed
         if key not in self._registries:
             self._registries[key] = self._registry(*key)
-        return _Observed(self._registries[key], repository.registry, self._reactor, self._answers)
+        return _ObservedRegistry(
+            self._registries[key], repository.registry, self._reactor, self._answers
+        )
 
     def health(self) -> Mapping[str, object]:
         """How each registry that was asked since the last reload answered last."""
@@ -90,16 +92,16 @@ class Sources:
         self._retired, self._registries = [], {}
         await DeferredList([Deferred.fromCoroutine(each.close()) for each in registries])
 
-    def _files_of(self, source: LocalSource) -> Files:
+    def _files_of(self, source: LocalSource) -> LayoutFiles:
         files = self._files.get(source)
         if files is None:
             files = self._files[source] = self._opened(source)
         return files
 
-    def _opened(self, source: LocalSource) -> Files:
+    def _opened(self, source: LocalSource) -> LayoutFiles:
         if source.form == "oci":
-            return Directory(source.path)
-        make = Archive if source.form == "oci-archive" else DockerArchive
+            return LayoutDirectory(source.path)
+        make = OciArchive if source.form == "oci-archive" else DockerArchive
         return make(source.path, self._disk, self._config.limits)
 
     def _registry(self, host: str, is_listed: bool) -> Registry:
@@ -125,7 +127,7 @@ class _Answer:
 
 
 @attrs.frozen
-class _Observed:
+class _ObservedRegistry:
     """A registry, and a note of how it last answered. See `Source`."""
 
     _registry: Registry
@@ -136,7 +138,7 @@ class _Observed:
     async def resolve(self, reference: Reference) -> Document:
         return await self._noted(self._registry.resolve(reference))
 
-    async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
+    async def refresh(self, reference: Reference, known: Digest) -> RefreshResult:
         return await self._noted(self._registry.refresh(reference, known))
 
     async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:

@@ -27,25 +27,25 @@ from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Document
-from blobserve.store.blobs.blob import Blob, BlobState, Readable
+from blobserve.store.blobs.blob import BlobLease, BlobState, Readable
 from blobserve.store.blobs.blob_files import BlobFiles
-from blobserve.store.blobs.merged_index_files import TreeFiles
+from blobserve.store.blobs.merged_index_files import MergedIndexFiles
 from blobserve.store.blobs.recovery import examine, survey
-from blobserve.store.disk.directory import FURNITURE, Location
+from blobserve.store.disk.directory import FURNITURE, SpaceDirectory
 from blobserve.store.disk.files import BLOCK
-from blobserve.store.disk.metadata_db import SLACK, Change, State
-from blobserve.store.disk.write_behind import References, WriteBehind
+from blobserve.store.disk.metadata_db import SLACK, Change, MetadataDb
+from blobserve.store.disk.write_behind import StoredReferences, WriteBehind
 from blobserve.store.ingest.early_files import EarlyFiles
 from blobserve.store.ingest.ingest import Ingest
-from blobserve.store.ingest.writer import Workbench
+from blobserve.store.ingest.writer import BlobWriter
 from blobserve.store.space.manifests import ManifestFiles, Manifests
-from blobserve.store.space.merged_indexes import Trees, parts_of
+from blobserve.store.space.merged_indexes import MergedIndexes, parts_of
 from blobserve.store.space.provenance import Provenance
-from blobserve.store.space.quota import Bound
-from blobserve.store.space.ready_blobs import Keep
+from blobserve.store.space.quota import Quota
+from blobserve.store.space.ready_blobs import ReadyBlobs
 from blobserve.store.space.scratch import Scratch
 
-__all__ = ["Blob", "BlobSpace", "BlobState", "Ingest", "Readable"]
+__all__ = ["BlobLease", "BlobSpace", "BlobState", "Ingest", "Readable"]
 
 _log = Logger()
 
@@ -73,22 +73,22 @@ class BlobSpace:
         self._threads = threads
         self._disk = disk = disk or threads
         self._background = background = Background(disk)
-        self._location = location = Location(rules.location)
-        self._state = state = State(rules.location / "state")
-        self._bound = bound = Bound(rules.max_size, lambda: state.size)
+        self._location = location = SpaceDirectory(rules.location)
+        self._state = state = MetadataDb(rules.location / "state")
+        self._bound = bound = Quota(rules.max_size, lambda: state.size)
         self._uses = WriteBehind(reactor, _USES_DELAY, self._write)
         self._remembered = WriteBehind(reactor, _REFERENCES_DELAY, self._write)
         files = BlobFiles(location, state, limits)
-        tree_files = TreeFiles(location, state, limits)
-        self._keep = Keep(
+        tree_files = MergedIndexFiles(location, state, limits)
+        self._keep = ReadyBlobs(
             files, tree_files, disk, bound, self._uses, reactor, metrics, threads, background.do
         )
         self._keep.is_verifying = rules.verify_on_read
         self._tree_files = tree_files
-        self._trees = Trees(self._keep, tree_files, threads, reactor.seconds)
+        self._trees = MergedIndexes(self._keep, tree_files, threads, reactor.seconds)
         self._manifest_files = ManifestFiles(location, state, limits)
-        self._manifests = Manifests(self._manifest_files, disk, self._keep.room, bound)
-        self.references = References(self._remembered)
+        self._manifests = Manifests(self._manifest_files, disk, self._keep.allocator, bound)
+        self.references = StoredReferences(self._remembered)
         """What references stand for; to be asked once the space is open."""
         self.provenance = Provenance(self._remembered, reactor.seconds)
         """Through which repositories content was verified; loaded when the space is open."""
@@ -143,7 +143,7 @@ class BlobSpace:
             self._reclaiming.stop()
         for ingest in list(self._ingests):
             self._background.do(ingest.give_up(StoreClosed()))
-        self._background.do(self._keep.coder.close())
+        self._background.do(self._keep.coding_queue.close())
         self._background.do(self._trees.close())
         await Deferred.fromCoroutine(self._background.quiet()).addTimeout(_CLOSING, self._reactor)
         await self._uses.flush()
@@ -167,18 +167,18 @@ class BlobSpace:
 
     def state_of(self, digest: Digest) -> BlobState:
         """What is here of a layer."""
-        if self._keep.shelf.get(digest) is not None:
+        if self._keep.lru.get(digest) is not None:
             return BlobState.READY
         return BlobState.UNREADY if digest in self._unready else BlobState.UNKNOWN
 
-    def acquire(self, digest: Digest) -> Blob | None:
+    def acquire(self, digest: Digest) -> BlobLease | None:
         """The right to read a READY layer, at once; counts as a use.
 
         None when it is not READY, or READY and closed: `mount` opens it.
         """
         return self._keep.acquire(digest)
 
-    async def mount(self, digest: Digest) -> Blob | None:
+    async def mount(self, digest: Digest) -> BlobLease | None:
         """The same, opening a blob that is closed, as those are that were not used for long.
 
         None when it is not READY, or turns out to be damaged beyond repair: it is gone then.
@@ -189,7 +189,7 @@ class BlobSpace:
 
     def is_ready(self, layers: tuple[Digest, ...]) -> bool:
         """Whether all that serving these layers takes is READY."""
-        return all(self._keep.shelf.get(digest) for digest in parts_of(layers))
+        return all(self._keep.lru.get(digest) for digest in parts_of(layers))
 
     def acquire_image(self, layers: tuple[Digest, ...]) -> Readable | None:
         """The right to read the image that these layers make, the lowest first; see `acquire`.
@@ -219,17 +219,17 @@ class BlobSpace:
         limit = self._bound.limit
         if limit is not None and sum(sizes.values()) > limit:
             raise ImageTooLarge(str(image), limit)
-        together = self._keep.room.begin(
+        together = self._keep.allocator.begin(
             image, frozenset(parts_of(tuple(each.kept_as for each in layers)))
         )
         try:
             yield
         finally:
-            self._keep.room.end(together)
+            self._keep.allocator.end(together)
 
     async def set_aside(self, digest: Digest) -> None:
         """Remove a layer that was found damaged, also while it is read."""
-        kept = self._keep.shelf.get(digest)
+        kept = self._keep.lru.get(digest)
         if kept is not None:
             await self._keep.set_aside(kept)
 
@@ -254,11 +254,11 @@ class BlobSpace:
         except BaseException:
             self._unready.remove(digest)
             raise
-        bench = Workbench(
+        bench = BlobWriter(
             self._location, self._state, descriptor, self._limits, self._reactor.seconds
         )
         passing = self.early.of(digest)
-        ingest = Ingest(bench, self._threads, self._keep.room, passing, self._ended)
+        ingest = Ingest(bench, self._threads, self._keep.allocator, passing, self._ended)
         self._ingests.add(ingest)
         ingest.start()
         return ingest
@@ -268,12 +268,12 @@ class BlobSpace:
 
         What is in `digests` is looked at whenever something is to be evicted.
         """
-        self._keep.shelf.current = digests
+        self._keep.lru.current = digests
 
     async def reclaim(self) -> None:
         """Make the blob space keep its bound, and remove manifests that nothing needs."""
         await self._disk.run(self._location.sweep)
-        await self._keep.room.shrink()
+        await self._keep.allocator.shrink()
         await self._manifests.reclaim(digest for _, digest, _ in self.references.all())
 
     async def put_manifest(self, digest: Digest, content: bytes, media_type: str) -> None:
@@ -289,11 +289,11 @@ class BlobSpace:
 
         :raises NoSpace: when no more can be evicted.
         """
-        await self._keep.room.ask(None, size)
+        await self._keep.allocator.reserve(None, size)
 
     async def relieve(self, size: int) -> bool:
         """Evict `size` bytes because the disk itself is full; whether anything could go."""
-        return await self._keep.room.relieve(size)
+        return await self._keep.allocator.relieve(size)
 
     def release(self, size: int) -> None:
         """Stop counting reserved bytes."""
@@ -349,6 +349,6 @@ class BlobSpace:
             return
         try:
             await self._disk.run(self._state.change, *changes)
-            await self._keep.room.shrink()
+            await self._keep.allocator.shrink()
         except (OSError, sqlite3.Error) as error:
             _log.warn("the state file cannot be written: {error}", error=error)

@@ -9,9 +9,9 @@ from blobserve.errors import BlobDamaged
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.blobspace import Readable
-from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.index.entry import Entry
-from blobserve.store.lazy.lazy_layer import PublishedReadable, Reading
+from blobserve.store.lazy.lazy_layer import LazyLease, LazyRead
 
 Result = Literal["hit", "pull", "wait", "stale"]
 
@@ -39,7 +39,7 @@ class Lease:
         self.trusted_until = trusted_until
         """When, by the reactor's clock, a new one must be asked for although this is still held."""
 
-    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | Uncoded | None:
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | NoCoding | None:
         """Return a file of the image in a content coding, to be read like any entry of this lease.
 
         Coded bytes belong to the content of a file: those made for an equal file of any other READY
@@ -48,7 +48,7 @@ class Lease:
         file that is coded already, too small or too large, or after `release`.
         """
         if self._image is None:
-            return Uncoded.NEVER
+            return NoCoding.NEVER
         return self._image.coded(entry, coding, is_wanted)
 
     def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
@@ -71,14 +71,14 @@ class Lease:
     @property
     def is_published(self) -> bool:
         """Whether its files are not here yet, and read by a published index: see `reading`."""
-        return isinstance(self._image, PublishedReadable)
+        return isinstance(self._image, LazyLease)
 
-    def reading(self, entry: Entry) -> Reading:
+    def reading(self, entry: Entry) -> LazyRead:
         """A file of an image that is not here yet being read; of one that is not empty.
 
         To be closed before this is released.
         """
-        if not isinstance(self._image, PublishedReadable):
+        if not isinstance(self._image, LazyLease):
             raise TypeError("an image that is here is read through its filesystem")
         return self._image.reading(entry)
 

@@ -17,26 +17,26 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
-from blobserve.concurrency.fair_queue import Portions
-from blobserve.concurrency.singleflight import Flight, own
+from blobserve.concurrency.fair_queue import FairQueue
+from blobserve.concurrency.singleflight import Call, own
 from blobserve.config import Limits, RepositoryRules
-from blobserve.errors import Forbidden, NotHere, SpaceContended, StoreClosed
+from blobserve.errors import Forbidden, NotCached, SpaceContended, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.names.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace, Readable
 from blobserve.store.ingest.early_files import EarlyFile, sooner
-from blobserve.store.lazy.availability import Offer
-from blobserve.store.lazy.lazy_indexes import PublishedIndexes
+from blobserve.store.lazy.availability import LazyImage
+from blobserve.store.lazy.lazy_indexes import LazyIndexes
 from blobserve.store.lease import Lease, Result
 from blobserve.store.pull.confirmations import Confirmations
 from blobserve.store.pull.downloads import Downloads
-from blobserve.store.pull.prepull_timers import PrePulls
+from blobserve.store.pull.prepull_timers import PrePullTimers
 from blobserve.store.pull.pulls import Provider, Pulls
-from blobserve.store.pull.revalidation import Refreshes
-from blobserve.store.refs.freshness import PATIENCE, Freshness, Known
-from blobserve.store.refs.image import Images
-from blobserve.store.refs.negative_cache import Missing
-from blobserve.store.refs.reference_table import KnownReferences, Rules
+from blobserve.store.pull.revalidation import Revalidations
+from blobserve.store.refs.freshness import PATIENCE, Freshness, TagState
+from blobserve.store.refs.image import ImageReader
+from blobserve.store.refs.negative_cache import NegativeCache
+from blobserve.store.refs.reference_table import ReferenceTable, Rules
 from blobserve.store.space.provenance import Access
 
 _SHARE = 0.8
@@ -60,10 +60,10 @@ class RefStore:
         self._rules = rules
         self._reactor = reactor
         self._metrics = metrics
-        images = Images(space, limits)
+        images = ImageReader(space, limits)
         downloads = Downloads(space, metrics, limits)
-        self._known = KnownReferences(space, images, rules)
-        self._missing = Missing(reactor)
+        self._known = ReferenceTable(space, images, rules)
+        self._missing = NegativeCache(reactor)
         self._pulls = Pulls(
             space,
             provider,
@@ -71,14 +71,16 @@ class RefStore:
             self._known,
             self._missing,
             downloads,
-            PublishedIndexes(space, metrics, limits),
+            LazyIndexes(space, metrics, limits),
             rules,
             reactor,
         )
-        self._refreshes = Refreshes(space, provider, self._known, self._pulls, reactor)
+        self._refreshes = Revalidations(space, provider, self._known, self._pulls, reactor)
         self._confirmations = Confirmations(self._known, self._pulls, reactor)
-        self._pre_pulls = PrePulls(space, rules, self._known, self._pulls, self._refreshes, reactor)
-        self._portions = Portions(reactor)
+        self._pre_pulls = PrePullTimers(
+            space, rules, self._known, self._pulls, self._refreshes, reactor
+        )
+        self._portions = FairQueue(reactor)
         self._closed = False
 
     async def open(self) -> None:
@@ -94,7 +96,7 @@ class RefStore:
 
         :raises Forbidden: when no rules allow the repository.
         :raises NotHere: read-only, when the image is not here.
-        :raises ImageNotFound: also when the registry said so a moment ago, see `Missing`.
+        :raises ImageNotFound: also when the registry said so a moment ago, see `NegativeCache`.
         :raises StoreClosed: after `close`, also when waiting by then.
         :raises BlobserveError: whatever else fails the pull; the next call starts anew.
         """
@@ -197,7 +199,7 @@ class RefStore:
         pull = self._pulls.get(reference)
         if pull is None:
             if read_only:
-                raise NotHere(str(reference))
+                raise NotCached(str(reference))
             missing = self._missing.get(reference)
             if missing is not None:
                 raise own(missing)
@@ -221,7 +223,7 @@ class RefStore:
     async def _offered_or_ready(
         self,
         reference: Reference,
-        pull: Flight[Readable],
+        pull: Call[Readable],
         name: bytes | None,
         read_only: bool,
         result: Result,
@@ -236,7 +238,9 @@ class RefStore:
         await pull.wait()
         return None
 
-    def _offered(self, offer: Offer | None, result: Result, rules: RepositoryRules) -> Lease | None:
+    def _offered(
+        self, offer: LazyImage | None, result: Result, rules: RepositoryRules
+    ) -> Lease | None:
         """A lease on an image that is being pulled, by its published index."""
         if offer is not None and not offer.known.is_proved(rules):
             return None  # its pull began under rules that ask for less
@@ -258,7 +262,7 @@ class RefStore:
         return rules
 
     async def _refresh(
-        self, known: Known, rules: RepositoryRules, asked: float, timeout: float
+        self, known: TagState, rules: RepositoryRules, asked: float, timeout: float
     ) -> None:
         """Look a tag up if it is time to; if its digest is old, wait until it is the current one.
 
@@ -302,7 +306,7 @@ class RefStore:
         return lease
 
     def _granted(
-        self, image: Readable, known: Known, rules: RepositoryRules, asked: float, result: Result
+        self, image: Readable, known: TagState, rules: RepositoryRules, asked: float, result: Result
     ) -> Lease:
         if result == "hit" and known.is_stale(rules, asked):
             result = "stale"

@@ -41,7 +41,7 @@ Read = Callable[[int, int], bytes]
 
 
 @attrs.frozen
-class Part:
+class ArchiveMember:
     """`size` bytes of an archive, from `offset` on."""
 
     offset: int
@@ -52,7 +52,7 @@ class Part:
 class Members:
     """The files of an archive, and its links by what they lead to, as cleaned names."""
 
-    files: Mapping[bytes, Part]
+    files: Mapping[bytes, ArchiveMember]
     links: Mapping[bytes, bytes]
 
     @classmethod
@@ -61,7 +61,7 @@ class Members:
 
         :raises BadLayer: when it is no tar archive, or not all of one, or beyond a limit.
         """
-        files: dict[bytes, Part] = {}
+        files: dict[bytes, ArchiveMember] = {}
         links: dict[bytes, bytes] = {}
         for count, (head, offset) in enumerate(_entries(read, size, limits)):
             if count == MOST:
@@ -70,7 +70,7 @@ class Members:
             files.pop(name, None)
             links.pop(name, None)
             if head.type == REGULAR:
-                files[name] = Part(offset, head.size)
+                files[name] = ArchiveMember(offset, head.size)
             elif head.type == LINK:
                 links[name] = _cleaned(head.link)
             elif head.type == SYMLINK:
@@ -78,7 +78,7 @@ class Members:
                 links[name] = _cleaned(start + b"/" + head.link)
         return cls(files, links)
 
-    def find(self, name: bytes) -> Part | None:
+    def find(self, name: bytes) -> ArchiveMember | None:
         """The file of a name, through links.
 
         :raises BadLayer: when those lead to no file.

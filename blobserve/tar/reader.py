@@ -39,7 +39,7 @@ class Member(NamedTuple):
     sha256: bytes | None
 
 
-class Reader:
+class TarReader:
     """Reads one tar stream, fed in pieces of any size. After an error it must not be used again."""
 
     def __init__(self, limits: Limits) -> None:

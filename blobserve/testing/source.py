@@ -12,7 +12,7 @@ from blobserve.errors import BlobNotFound, BlobserveError, ContentMismatch, Imag
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
 from blobserve.oci.manifest import Descriptor
-from blobserve.oci.source import Document, Refreshed
+from blobserve.oci.source import Document, RefreshResult
 from blobserve.testing.images import MadeImage
 
 Method = Literal["resolve", "refresh", "holds", "fetch", "read"]
@@ -117,14 +117,14 @@ class MemorySource:
             raise ImageNotFound(str(reference))
         return document
 
-    async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
+    async def refresh(self, reference: Reference, known: Digest) -> RefreshResult:
         """See `Source.refresh`."""
         errors = self._begin("refresh", str(reference))
         digest, pause = self._digest_of(reference), self.pause
         await self._pass("refresh", errors)
         if digest is None:
             raise ImageNotFound(str(reference))
-        return Refreshed(digest, pause)
+        return RefreshResult(digest, pause)
 
     async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
         """See `Source.holds`."""

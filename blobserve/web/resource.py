@@ -22,13 +22,13 @@ from blobserve.config import Config
 from blobserve.errors import BadRequest, BlobDamaged, MethodNotAllowed, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
-from blobserve.web.content.responder import Files
-from blobserve.web.http.request import Asked, Head, selector
+from blobserve.web.content.responder import Responder
+from blobserve.web.http.request import RequestContext, RequestHead, selector
 from blobserve.web.http.response import Answer
 from blobserve.web.http.status import is_unexpected, refusal
-from blobserve.web.server.request_log import Accounts, Log
+from blobserve.web.server.request_log import LogWriter, RequestLog
 from blobserve.web.server.send import abort, send
-from blobserve.web.server.slow_clients import Pace
+from blobserve.web.server.slow_clients import SlowClients
 
 _log = Logger()
 
@@ -48,19 +48,21 @@ class ImageResource(Resource):
         reactor: IReactorTime,
         disk: Threads,
         metrics: Metrics,
-        access_log: Log,
+        access_log: LogWriter,
     ) -> None:
         super().__init__()
-        self.accounts = Accounts(config, reactor, metrics, access_log)
-        self.files = Files(store, config, reactor, disk)
-        self.pace = Pace(lambda: config().limits.client_minimum_rate, reactor, metrics.slow_clients)
+        self.request_log = RequestLog(config, reactor, metrics, access_log)
+        self.responder = Responder(store, config, reactor, disk)
+        self.pace = SlowClients(
+            lambda: config().limits.client_minimum_rate, reactor, metrics.slow_clients
+        )
         self._reactor = reactor
         self._is_draining = False
         self._routes = self._routed()
 
     def flush(self) -> None:
         """Forget what was computed under an older configuration."""
-        self.files.flush()
+        self.responder.flush()
 
     def drain(self, timeout: float) -> Deferred[None]:
         """Answer new requests with 503, and fire when those under way have ended.
@@ -68,18 +70,18 @@ class ImageResource(Resource):
         What is not finished after `timeout` seconds is aborted.
         """
         self._is_draining = True
-        abort_later = self._reactor.callLater(timeout, self.accounts.abort)
+        abort_later = self._reactor.callLater(timeout, self.request_log.abort)
 
         def ended(_: None) -> None:
             if abort_later.active():
                 abort_later.cancel()
             self.pace.stop()
 
-        return self.accounts.idle().addCallback(ended)
+        return self.request_log.idle().addCallback(ended)
 
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
-        self.accounts.begin(request, Asked(head_of(request)))
+        self.request_log.begin(request, RequestContext(head_of(request)))
         # Klein routes what is left of the path and trips over bad hosts; neither concerns it.
         request.postpath = [b""]
         request.requestHeaders.setRawHeaders(b"Host", [b"localhost"])
@@ -106,9 +108,9 @@ class ImageResource(Resource):
     async def _serve(self, request: Request) -> None:
         if self._is_draining:
             raise StoreClosed
-        asked = self.accounts.of(request).asked
+        asked = self.request_log.of(request).asked
         if request.method == b"OPTIONS":
-            answer = self.files.options(asked)
+            answer = self.responder.options(asked)
         elif request.method not in (b"GET", b"HEAD"):
             raise MethodNotAllowed(f"not allowed: {request.method.decode()}")
         elif request.content is not None and request.content.read(1):
@@ -118,11 +120,11 @@ class ImageResource(Resource):
             return
         await self._send(request, answer)
 
-    async def _send_file(self, request: Request, asked: Asked) -> None:
+    async def _send_file(self, request: Request, asked: RequestContext) -> None:
         """Answer a GET or a HEAD; anew where the disk has lost what it was to be answered from."""
         for tries in range(_TRIES):
             try:
-                await self._send(request, await self.files.get(asked))
+                await self._send(request, await self.responder.get(asked))
                 return
             except BlobDamaged:
                 # By now the image is not leased as it is: asking for it means waiting for a pull.
@@ -130,13 +132,13 @@ class ImageResource(Resource):
                     raise
 
     async def _send(self, request: Request, answer: Answer) -> None:
-        answer = self.files.dressed(answer, self.accounts.of(request).asked)
+        answer = self.responder.dressed(answer, self.request_log.of(request).asked)
         if self._is_draining:
             answer = attrs.evolve(answer, headers=(*answer.headers, (b"Connection", b"close")))
         await send(request, answer, self.pace)
 
     async def _refuse(self, request: Request, error: Exception) -> None:
-        account = self.accounts.of(request)
+        account = self.request_log.of(request)
         request_id = account.request_id
         if is_unexpected(error):
             _log.failure("request {request_id} failed", Failure(error), request_id=request_id)
@@ -152,7 +154,7 @@ class ImageResource(Resource):
         await self._send(request, refusal(error, request_id, is_navigation))
 
 
-def head_of(request: Request) -> Head:
+def head_of(request: Request) -> RequestHead:
     """The head of a request to a resource, relative to where that is mounted."""
     raw = request.path.split(b"/")[1 + len(request.prepath or ()) :]
     _, mark, query = request.uri.partition(b"?")
@@ -161,6 +163,6 @@ def head_of(request: Request) -> Head:
         for name, values in request.requestHeaders.getAllRawHeaders()
     }
     path = b"/".join(raw)
-    return Head(
+    return RequestHead(
         request.method, request.uri, path, query if mark else None, fields, selector(fields)
     )

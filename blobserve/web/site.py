@@ -2,8 +2,8 @@
 
 HTTP/2 is never offered, whatever happens to be importable.
 
-`Refused` answers a request that is refused before any image is looked at; it is counted and logged
-like any other.
+`RefusedRequest` answers a request that is refused before any image is looked at; it is counted and
+logged like any other.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from twisted.web import http
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from blobserve.concurrency.fair_queue import Portions
+from blobserve.concurrency.fair_queue import FairQueue
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config, Limits
 from blobserve.errors import BlobserveError, TooManyConnections
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
-from blobserve.web.http.request import Asked
+from blobserve.web.http.request import RequestContext
 from blobserve.web.http.status import refusal
 from blobserve.web.resource import ImageResource, head_of
 from blobserve.web.server.channel import ImageChannel, ImageRequest
-from blobserve.web.server.connection_limits import Connections
-from blobserve.web.server.fast_path import HotPath
-from blobserve.web.server.request_log import Accounts, Log
+from blobserve.web.server.connection_limits import ConnectionLimits
+from blobserve.web.server.fast_path import FastPath
+from blobserve.web.server.request_log import LogWriter, RequestLog
 from blobserve.web.server.send import send
 
 
@@ -40,7 +40,7 @@ def make_site(
     reactor: IReactorTime,
     disk: Threads,
     metrics: Metrics,
-    access_log: Log,
+    access_log: LogWriter,
 ) -> ImageSite:
     """A site that serves the images of `store` and nothing else."""
     images = ImageResource(store, config, reactor, disk, metrics, access_log)
@@ -64,8 +64,10 @@ class ImageSite(Site):
         # Twisted's own timer begins anew with every byte; see `blobserve.web.server.timeouts`.
         super().__init__(resource, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self.images = resource
-        self.connections: Connections[ImageChannel] = Connections(config, reactor, metrics)
-        self.portions = Portions(reactor)
+        self.connections: ConnectionLimits[ImageChannel] = ConnectionLimits(
+            config, reactor, metrics
+        )
+        self.portions = FairQueue(reactor)
         """In which what is not answered at once is read."""
         self.is_draining = False
         self._config = config
@@ -80,14 +82,14 @@ class ImageSite(Site):
         return self._config().limits
 
     @cached_property
-    def hot(self) -> HotPath:
+    def fast_path(self) -> FastPath:
         """The short way for requests whose answer is ready."""
-        return HotPath(self.images.files, self.accounts, self._config, self.reactor)
+        return FastPath(self.images.responder, self.request_log, self._config, self.reactor)
 
     @property
-    def accounts(self) -> Accounts:
+    def request_log(self) -> RequestLog:
         """Where heads that are refused are accounted for."""
-        return self.images.accounts
+        return self.images.request_log
 
     def acceptableProtocols(self) -> list[bytes]:
         """See `IProtocolNegotiationFactory.acceptableProtocols`."""
@@ -98,7 +100,7 @@ class ImageSite(Site):
         try:
             self.connections.enter(request)
         except TooManyConnections as error:
-            return Refused(self.images, error)
+            return RefusedRequest(self.images, error)
         return self.images
 
     def log(self, request: http.Request) -> None:
@@ -116,7 +118,7 @@ class ImageSite(Site):
         Who accepts connections stops that first. New requests on connections that are still open
         get 503; what is not finished after `timeout` seconds is aborted.
         """
-        self.is_draining = self.hot.is_shut = True
+        self.is_draining = self.fast_path.is_shut = True
         for channel in list(self.channels):
             if channel.is_idle:
                 channel.loseConnection()
@@ -137,7 +139,7 @@ class ImageSite(Site):
             channel.transport.abortConnection()
 
 
-class Refused(Resource):
+class RefusedRequest(Resource):
     """In the place of `images` for one request, which is refused for `reason`."""
 
     isLeaf = True  # noqa: N815
@@ -149,10 +151,10 @@ class Refused(Resource):
 
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
-        asked = Asked(head_of(request))
-        account = self._images.accounts.begin(request, asked)
+        asked = RequestContext(head_of(request))
+        account = self._images.request_log.begin(request, asked)
         answer = refusal(self._reason, account.request_id, asked.head.is_navigation)
-        dressed = self._images.files.dressed(answer, asked)
+        dressed = self._images.responder.dressed(answer, asked)
         sending = Deferred.fromCoroutine(send(request, dressed, self._images.pace))
         request.notifyFinish().addErrback(lambda _: sending.cancel())
         sending.addCallbacks(lambda _: request.finish(), _client_left)

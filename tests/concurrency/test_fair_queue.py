@@ -9,8 +9,8 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from blobserve.concurrency.fair_queue import PORTION, Portions, a_later_turn
-from blobserve.concurrency.singleflight import Flight, Flights
+from blobserve.concurrency.fair_queue import PORTION, FairQueue, a_later_turn
+from blobserve.concurrency.singleflight import Call, SingleFlight
 
 
 class Desk:
@@ -18,7 +18,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.portions = Portions(self.clock)
+        self.portions = FairQueue(self.clock)
         self.done: list[object] = []
 
     def work(self, name: object, seconds: float = 0.0) -> Callable[[], None]:
@@ -120,13 +120,13 @@ def test_an_error_is_told_to_who_can_hear_it(failures: list[type[BaseException]]
 def test_many_who_wait_for_one_thing() -> None:
     """Of a flight each who waits is told in his turn; then comes what was to come after them."""
     desk = Desk()
-    flights: Flights[str, str] = Flights(lambda: desk.portions.do)
+    flights: SingleFlight[str, str] = SingleFlight(lambda: desk.portions.do)
     work: Deferred[str] = Deferred()
 
-    async def working(_: Flight[str]) -> str:
+    async def working(_: Call[str]) -> str:
         return await work
 
-    flight = flights.begin("key", working, after=lambda _: desk.done.append("after"))
+    flight = flights.start("key", working, after=lambda _: desk.done.append("after"))
 
     def told(n: int, _: str) -> None:
         desk.work(n, PORTION * 0.6)()

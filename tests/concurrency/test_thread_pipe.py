@@ -7,14 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from blobserve.concurrency.thread_pipe import Belt
+from blobserve.concurrency.thread_pipe import ThreadPipe
 from blobserve.config import KIB, MIB
 
 WITHIN = 20
 PIECE = bytes(256 * KIB)
 
 
-def give(belt: Belt, pieces: list[bytes]) -> list[bytes]:
+def give(belt: ThreadPipe, pieces: list[bytes]) -> list[bytes]:
     """Hand over as many as can be; those that are left."""
     left = list(pieces)
     with belt.giving():
@@ -24,7 +24,7 @@ def give(belt: Belt, pieces: list[bytes]) -> list[bytes]:
     return left
 
 
-def take(belt: Belt) -> list[bytes]:
+def take(belt: ThreadPipe) -> list[bytes]:
     """Take what there is, and what comes meanwhile."""
     with belt.taking():
         return list(belt.pieces())
@@ -38,7 +38,7 @@ def both(*jobs: Callable[[], list[bytes]]) -> list[list[bytes]]:
 
 def test_nobody_is_waited_for_who_is_not_there() -> None:
     """Who gives to nobody ends when as much waits as may; who takes ends when nothing does."""
-    belt = Belt()
+    belt = ThreadPipe()
     assert take(belt) == []
     left = give(belt, [PIECE] * 40)
     assert 40 - len(left) == MIB // len(PIECE)
@@ -50,7 +50,7 @@ def test_all_of_it_arrives_in_order() -> None:
     """Whoever begins first, pieces come as they were given, each once."""
     chance = random.Random(1)
     pieces = [b"%d" % n + bytes(chance.randrange(MIB)) for n in range(200)]
-    belt, left, got = Belt(), pieces, list[bytes]()
+    belt, left, got = ThreadPipe(), pieces, list[bytes]()
     giver_first = True
     while left or not belt.is_empty:
         sides = [partial(give, belt, left), partial(take, belt)]
@@ -63,7 +63,7 @@ def test_all_of_it_arrives_in_order() -> None:
 
 def test_who_takes_may_go_away() -> None:
     """Who waits for room is told when nobody makes it any more."""
-    belt = Belt()
+    belt = ThreadPipe()
 
     def one_piece() -> list[bytes]:
         with belt.taking():
@@ -78,7 +78,7 @@ def test_who_takes_may_go_away() -> None:
 
 def test_cleared() -> None:
     """What is dropped makes room."""
-    belt = Belt()
+    belt = ThreadPipe()
     give(belt, [PIECE] * 40)
     belt.clear()
     assert belt.is_empty

@@ -255,7 +255,7 @@ def test_the_shipped_configuration_shows_every_key() -> None:
 
 
 def _yaml_mapping(text: str) -> Any:
-    def plain(node: syntax.Node) -> Any:
+    def plain(node: syntax.SyntaxNode) -> Any:
         if node.kind == "mapping":
             return {key: plain(each) for key, each in node.value.items()}
         return node.value
@@ -413,7 +413,7 @@ json_values = st.recursive(
 def test_json_means_what_the_standard_library_says(value: Any, indent: Any) -> None:
     """Whatever is JSON is read as what it means."""
 
-    def plain(node: syntax.Node) -> Any:
+    def plain(node: syntax.SyntaxNode) -> Any:
         if node.kind == "mapping":
             return {key: plain(each) for key, each in node.value.items()}
         return [plain(each) for each in node.value] if node.kind == "list" else node.value

@@ -7,14 +7,14 @@ from pathlib import Path
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from blobserve.daemon.log_observer import LogLines
+from blobserve.daemon.log_observer import LineLogObserver
 
 
 def test_a_line_for_an_event_and_a_traceback_for_a_failure(tmp_path: Path) -> None:
     """An event is one line whatever is in it; the traceback of a failure follows, indented."""
     path = tmp_path / "log"
     with path.open("w") as file:
-        log = Logger("blobserve.x", observer=LogLines(file))
+        log = Logger("blobserve.x", observer=LineLogObserver(file))
         log.warn("what: {what}", what="a\nb\x1b[31m")
         try:
             raise ValueError("no\r")
@@ -31,7 +31,7 @@ def test_a_line_for_an_event_and_a_traceback_for_a_failure(tmp_path: Path) -> No
 def test_a_log_follows_a_rotation(tmp_path: Path) -> None:
     """A log that is reopened goes on in a new file under its name."""
     path = tmp_path / "log"
-    lines = LogLines(path.open("a"))
+    lines = LineLogObserver(path.open("a"))
     log = Logger("x", observer=lines)
     log.info("one")
     moved = path.rename(tmp_path / "log.1")

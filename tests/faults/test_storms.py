@@ -12,13 +12,13 @@ from pathlib import Path
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, gatherResults
 
-from blobserve.concurrency.singleflight import Flight
+from blobserve.concurrency.singleflight import Call
 from blobserve.config import KIB, MIB, BlobSpaceRules
-from blobserve.store.blobs.blob import Blob
+from blobserve.store.blobs.blob import BlobLease
 from blobserve.store.ingest.ingest import Ingest
 from blobserve.store.lease import Lease
 from blobserve.testing import make_image
-from blobserve.web.content.leased_body import Hold
+from blobserve.web.content.leased_body import SharedLease
 from tests.faults.scale import sized
 from tests.faults.storms import Storm, storming
 from tests.support.scripted_registry import Scripted, listening
@@ -86,7 +86,7 @@ async def test_g09_g11_a_thousand_images_where_ten_fit(tmp_path: Path) -> None:
 
 # --- Clients that leave ---------------------------------------------------------------------------
 
-KINDS = (Deferred, Lease, Blob, Flight, Ingest, Hold, Client)
+KINDS = (Deferred, Lease, BlobLease, Call, Ingest, SharedLease, Client)
 
 
 class Crowd:

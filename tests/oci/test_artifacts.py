@@ -19,8 +19,8 @@ from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
 from blobserve.oci.manifest import Descriptor, Manifest, parse
 from blobserve.oci.source import Document
-from blobserve.store.extract.single_file import Wrapped
-from blobserve.tar.reader import Reader
+from blobserve.store.extract.single_file import TarWrapper
+from blobserve.tar.reader import TarReader
 from blobserve.testing import MadeImage
 from tests.support.examples import more
 from tests.support.layers import Compression
@@ -350,7 +350,7 @@ paths = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 @settings(max_examples=more(200))
 def test_wrapped(name: str, content: bytes, data: st.DataObject) -> None:
     """A file of any name and any bytes, in any pieces, is the one member of its archive."""
-    wrapped, reader = Wrapped(name.encode(), len(content)), Reader(Limits())
+    wrapped, reader = TarWrapper(name.encode(), len(content)), TarReader(Limits())
     stream, members = b"", []
     rest = content
     while True:
@@ -373,8 +373,8 @@ def test_wrapped(name: str, content: bytes, data: st.DataObject) -> None:
 
 def test_large_files() -> None:
     """A file of more than eight gigabytes has its size in the archive."""
-    reader = Reader(Limits())
-    wrapped = Wrapped(b"large", 1 << 40)
+    reader = TarReader(Limits())
+    wrapped = TarWrapper(b"large", 1 << 40)
     while piece := wrapped.read():
         reader.feed(piece)
     assert reader._left == 1 << 40

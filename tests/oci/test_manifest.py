@@ -10,7 +10,7 @@ from blobserve.config import Limits
 from blobserve.errors import BadImage, PlatformNotFound
 from blobserve.names.digest import Digest
 from blobserve.names.platform import Platform
-from blobserve.oci.manifest import Descriptor, Index, Manifest, parse
+from blobserve.oci.manifest import Descriptor, ImageIndex, Manifest, parse
 from tests.support.parts.images import Image, Layer
 from tests.support.parts.images import Index as RigIndex
 
@@ -35,9 +35,9 @@ def document(**members: object) -> bytes:
     return json.dumps({"schemaVersion": 2, **members}).encode()
 
 
-def index(*manifests: object) -> Index:
+def index(*manifests: object) -> ImageIndex:
     parsed = parse(document(manifests=manifests), OCI_INDEX, LIMITS)
-    assert isinstance(parsed, Index)
+    assert isinstance(parsed, ImageIndex)
     return parsed
 
 
@@ -70,7 +70,7 @@ def test_index(docker: bool) -> None:
     ]
     packed = RigIndex(tuple(images), docker=docker)
     parsed = parse(packed.manifest, packed.media_type, LIMITS)
-    assert isinstance(parsed, Index)
+    assert isinstance(parsed, ImageIndex)
     for each in images:
         chosen, warning = parsed.choose(Platform.parse(each.platform))
         assert (str(chosen.digest), warning) == (str(Digest.of(each.manifest)), None)
@@ -285,7 +285,7 @@ def test_hostile_document(content: bytes, media_type: str) -> None:
         parsed = parse(content, media_type, LIMITS)
     except BadImage:
         return
-    assert isinstance(parsed, Manifest | Index)
+    assert isinstance(parsed, Manifest | ImageIndex)
 
 
 def test_many_images() -> None:

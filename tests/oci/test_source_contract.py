@@ -12,10 +12,10 @@ import pytest
 from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Limits
 from blobserve.names.reference import Reference
-from blobserve.oci.local.directory import Directory
+from blobserve.oci.local.directory import LayoutDirectory
 from blobserve.oci.local.docker_archive import DockerArchive
 from blobserve.oci.local.layout import Layout
-from blobserve.oci.local.oci_archive import Archive
+from blobserve.oci.local.oci_archive import OciArchive
 from blobserve.testing import MadeImage, MemorySource
 from tests.oci.source_contract import SourceContract
 from tests.support.parts.archives import packed, saved_of_old
@@ -78,7 +78,7 @@ class TestLayout(SourceContract):
         threads = OwnThreads(reactor, 2, "layout")
         threads.start()
         try:
-            yield Layout(Directory(self.directory), threads), SITE
+            yield Layout(LayoutDirectory(self.directory), threads), SITE
         finally:
             threads.stop()
 
@@ -113,7 +113,7 @@ class TestOciArchive(Kept):
         archive = self.directory / "archive.tar"
         archive.write_bytes(packed(layout))
         async with self.threads() as threads:
-            yield Layout(Archive(archive, threads, Limits()), threads), SITE
+            yield Layout(OciArchive(archive, threads, Limits()), threads), SITE
 
 
 class TestDockerArchive(Kept):

@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
 from blobserve.names.digest import Digest
-from blobserve.store.disk.metadata_db import State, remembered
+from blobserve.store.disk.metadata_db import MetadataDb, remembered
 from blobserve.store.disk.write_behind import MOST_REFERENCES
 from blobserve.testing import make_image
 from tests.support.layers import Compression, Directory, Entry, File, Link, Symlink, layer
@@ -251,7 +251,7 @@ async def test_d18_references_are_bounded(tmp_path: Path) -> None:
         async with running(config):
             pass  # it makes the state file
         others = [f"registry.example/other/site:v{n}" for n in range(MOST_REFERENCES)]
-        state = State(tmp_path / "state")
+        state = MetadataDb(tmp_path / "state")
         state.open()
         state.change(*(remembered(each, Digest.of(b"x"), n) for n, each in enumerate(others)))
         state.close()

@@ -26,7 +26,7 @@ from blobserve.errors import (
 )
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
-from blobserve.store.blobspace import Blob, BlobSpace, BlobState
+from blobserve.store.blobspace import BlobLease, BlobSpace, BlobState
 from blobserve.store.space.ready_blobs import MOST_OPEN
 from blobserve.testing import InlineThreads, MadeImage, make_image, make_index
 from tests.support.coded_layers import of_files
@@ -44,7 +44,7 @@ def ready(space: BlobSpace, layers: list[Made]) -> list[int]:
     return [n for n, each in enumerate(layers) if space.state_of(each.digest) is BlobState.READY]
 
 
-def lease(space: BlobSpace, layer: Made) -> Blob:
+def lease(space: BlobSpace, layer: Made) -> BlobLease:
     """The right to read a READY layer."""
     blob = space.acquire(layer.digest)
     assert blob is not None
@@ -549,7 +549,7 @@ def test_any_order(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[s
 
 
 async def _any_order(location: Path, steps: list[tuple[str, int]]) -> None:
-    held: dict[int, Blob] = {}
+    held: dict[int, BlobLease] = {}
     rounds: list[list[tuple[str, int]]] = [[]]
     for step in steps:
         rounds.append([]) if step[0] == "restart" else rounds[-1].append(step)
@@ -565,7 +565,7 @@ async def _any_order(location: Path, steps: list[tuple[str, int]]) -> None:
         assert on_disk(location) <= BOUND
 
 
-async def _step(space: BlobSpace, action: str, n: int, held: dict[int, Blob]) -> None:
+async def _step(space: BlobSpace, action: str, n: int, held: dict[int, BlobLease]) -> None:
     layer = LAYERS[n]
     is_ready = space.state_of(layer.digest) is BlobState.READY
     if action == "take" and not is_ready:

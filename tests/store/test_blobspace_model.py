@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from blobserve.config import KIB, MIB, BlobSpaceRules, Limits
 from blobserve.errors import NoSpace, SpaceContended
 from blobserve.metrics import Metrics
-from blobserve.store.blobspace import Blob, BlobSpace, BlobState, Ingest
+from blobserve.store.blobspace import BlobLease, BlobSpace, BlobState, Ingest
 from blobserve.store.disk.directory import FURNITURE
 from blobserve.store.disk.files import blocks, footprint
 from blobserve.store.disk.metadata_db import SLACK
@@ -41,7 +41,7 @@ def done(work: Coroutine[Deferred[Any], Any, Any]) -> Any:
     return now(Deferred.fromCoroutine(work))
 
 
-def file_of(blob: Blob) -> bytes:
+def file_of(blob: BlobLease) -> bytes:
     """The file of a layer."""
     return blob.filesystem.read(blob.filesystem.lookup(b"index.html"), 0, 1 << 30)
 
@@ -53,7 +53,7 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self._directory = TemporaryDirectory()
         self._locations = (Path(self._directory.name, str(n)) for n in count())
-        self._held: dict[int, Blob] = {}
+        self._held: dict[int, BlobLease] = {}
         self._coming: dict[int, Ingest] = {}
         self._limit = BOUND
 

@@ -23,7 +23,7 @@ from blobserve.errors import (
     ImageNotFound,
     NoLayers,
     NoSpace,
-    NotHere,
+    NotCached,
     RegistryFailed,
     StoreClosed,
 )
@@ -32,9 +32,9 @@ from blobserve.names.platform import Platform
 from blobserve.names.reference import Reference, Repository
 from blobserve.store.blobspace import BlobState
 from blobserve.store.disk.write_behind import MOST_REFERENCES
-from blobserve.store.refs.freshness import Known
-from blobserve.store.refs.image import Image, Images
-from blobserve.store.refs.reference_table import KnownReferences
+from blobserve.store.refs.freshness import TagState
+from blobserve.store.refs.image import Image, ImageReader
+from blobserve.store.refs.reference_table import ReferenceTable
 from blobserve.store.space.ready_blobs import MOST_OPEN
 from blobserve.testing import MadeImage, MemorySource, make_image, make_index
 from tests.support.stores import OTHER, SITE, Stand, an_image, content, now, standing
@@ -224,7 +224,7 @@ async def test_read_only_non_existent(tmp_path: Path) -> None:
     """A read-only request for what is not here asks no registry and leaves no trace."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
-        with pytest.raises(NotHere, match=str(SITE)):
+        with pytest.raises(NotCached, match=str(SITE)):
             now(stand.ask(read_only=True))
         assert (stand.source.requests, stand.provided) == ([], [])
         assert not stand.space.references.all()
@@ -361,7 +361,7 @@ async def test_slow_look_up_moves_nothing_back(tmp_path: Path) -> None:
 async def test_reclaimed_read_only(tmp_path: Path) -> None:
     """A read-only request for an image that was reclaimed begins no pull of it."""
     async with _reclaimed(tmp_path) as stand:
-        with pytest.raises(NotHere, match=str(SITE)):
+        with pytest.raises(NotCached, match=str(SITE)):
             now(stand.ask(read_only=True))
         assert stand.source.requests == []
 
@@ -603,13 +603,13 @@ async def test_bounded_memory(tmp_path: Path) -> None:
     """Of references a fixed number is remembered, those that are used the longest."""
     async with standing(tmp_path) as stand:
         rules = RepositoryRules()
-        known = KnownReferences(stand.space, Images(stand.space, Limits), lambda _: rules)
+        known = ReferenceTable(stand.space, ImageReader(stand.space, Limits), lambda _: rules)
         image = Image(an_image().digest, an_image().layers[:1], 1, None, ())
-        used = Known(SITE, image.digest, 0, image)
+        used = TagState(SITE, image.digest, 0, image)
         known.learn(used)
         others = [Digest.of(str(n).encode()) for n in range(MOST_REFERENCES)]
         for digest in others:
-            known.learn(Known(OTHER.at(digest), digest, 0, attrs.evolve(image, digest=digest)))
+            known.learn(TagState(OTHER.at(digest), digest, 0, attrs.evolve(image, digest=digest)))
             assert known.get(SITE) == used
         assert known.get(OTHER.at(others[0])) is None
         assert known.get(OTHER.at(others[-1])) is not None
@@ -628,14 +628,14 @@ async def test_many_tags_cost_a_pull_nothing(tmp_path: Path) -> None:
             asked.append(repository)
             return RepositoryRules()
 
-        known = KnownReferences(stand.space, Images(stand.space, Limits), rules)
+        known = ReferenceTable(stand.space, ImageReader(stand.space, Limits), rules)
         for n in range(2, 200):
             image = Image(Digest.of(str(n).encode()), an_image().layers[:1], 1, None, ())
             tag = Reference.parse(f"registry.example/team/number-{n}:v1")
-            known.learn(Known(tag, image.digest, 0, image))
+            known.learn(TagState(tag, image.digest, 0, image))
         asked.clear()
         image = Image(an_image().digest, an_image().layers[:1], 1, None, ())
-        known.learn(Known(SITE, image.digest, 0, image))
+        known.learn(TagState(SITE, image.digest, 0, image))
         assert asked == [SITE.repository]
 
 

@@ -21,8 +21,8 @@ from blobserve.errors import (
     BlobserveError,
     ContentMismatch,
     ImageNotFound,
+    NotCached,
     NotFound,
-    NotHere,
     RegistryFailed,
     RegistryRefused,
 )
@@ -72,7 +72,7 @@ async def refused(stand: Stand, reference: Reference, error: type[BlobserveError
     """See that a reference is not served, however it is asked for."""
     assert stand.store.lease_at_once(reference) is None
     assert stand.store.lease_at_once(reference, read_only=True) is None
-    with pytest.raises(NotHere):
+    with pytest.raises(NotCached):
         await stand.ask(reference, read_only=True)
     with pytest.raises(error):
         await stand.ask(reference)

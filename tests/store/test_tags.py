@@ -15,7 +15,7 @@ from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import ImageNotFound, RegistryBusy, RegistryFailed
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
-from blobserve.store.refs.freshness import Freshness, Known
+from blobserve.store.refs.freshness import Freshness, TagState
 from blobserve.testing.source import Gate
 from tests.support.stores import OTHER, SITE, Stand, an_image, content, now, standing
 
@@ -35,7 +35,7 @@ DOWN = RegistryFailed("registry.example", "connection refused")
 )
 def test_freshness(age: float, expected: Freshness) -> None:
     """A tag is trusted up to tagMaxAge, ageing up to twice that, then old; as is a future one."""
-    known = Known(SITE, Digest.of(b""), checked=1000)
+    known = TagState(SITE, Digest.of(b""), checked=1000)
     assert known.freshness(RepositoryRules(tag_max_age=60), 1000 + age) is expected
 
 
@@ -50,7 +50,7 @@ def test_freshness(age: float, expected: Freshness) -> None:
 )
 def test_what_never_moves(reference: Reference, rules: RepositoryRules, expected: object) -> None:
     """Digests and immutable tags are never looked up again; with tagMaxAge 0 all others always."""
-    known = Known(reference, Digest.of(b""), checked=0)
+    known = TagState(reference, Digest.of(b""), checked=0)
     assert known.freshness(rules, 1e9) is expected
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from blobserve.config import KIB
-from blobserve.store.blobs.blob import Blob
+from blobserve.store.blobs.blob import BlobLease
 from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.blobspace import BlobSpace
-from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.index.entry import Entry
 from tests.support.layers import Entry as Written
 from tests.support.layers import File, descriptor, layer, zstd
@@ -47,19 +47,19 @@ def site(*contents: bytes) -> Made:
     return of_files(*(File(b"%d" % n, content) for n, content in enumerate(contents)))
 
 
-def lease(space: BlobSpace, made: Made) -> Blob:
+def lease(space: BlobSpace, made: Made) -> BlobLease:
     """The right to read a layer."""
     blob = space.acquire(made.digest)
     assert blob is not None
     return blob
 
 
-def ask(blob: Blob, coding: bytes = b"zstd", name: bytes = b"0") -> Entry | Uncoded:
+def ask(blob: BlobLease, coding: bytes = b"zstd", name: bytes = b"0") -> Entry | NoCoding:
     """Ask for a coding of a file."""
     return blob.coded(blob.filesystem.lookup(name), coding)
 
 
-def decoded(filesystem: ImageFilesystem, entry: Entry | Uncoded) -> bytes:
+def decoded(filesystem: ImageFilesystem, entry: Entry | NoCoding) -> bytes:
     """What a coded entry is a coding of; it is read in each way there is."""
     assert isinstance(entry, Entry)
     content = filesystem.read(entry, 0, entry.size)

@@ -9,8 +9,8 @@ from blobserve.errors import PathNotFound
 from blobserve.names.digest import Digest
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.extract.extractor import Extracted, Extractor
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.extract.extractor import ExtractionResult, Extractor
+from blobserve.store.index.entry import Entry, EntryKind
 from tests.support.layers import Compression, descriptor
 
 LIMITS = Limits()
@@ -24,7 +24,7 @@ def extract(
     limits: Limits = LIMITS,
     step: int = 256 << 10,
     extent: int = 8 << 20,
-) -> Extracted:
+) -> ExtractionResult:
     """Extract `blob` into `directory`, fed by `step` bytes, granted room by `extent` at least."""
     extractor = Extractor(directory, described or descriptor(blob), limits)
     try:
@@ -53,7 +53,7 @@ def contents(filesystem: ImageFilesystem) -> dict[bytes, bytes | None]:
     while waiting:
         directory = waiting.pop()
         for entry in children(filesystem, directory):
-            if entry.kind is Kind.DIRECTORY:
+            if entry.kind is EntryKind.DIRECTORY:
                 found[entry.path] = None
                 waiting.append(entry)
             else:

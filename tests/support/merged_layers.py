@@ -8,11 +8,11 @@ from pathlib import Path
 
 from blobserve.config import Limits
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.content import Content
+from blobserve.store.blobs.content import BlobContent
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.index.lookup import Tree
+from blobserve.store.index.lookup import IndexReader
 from blobserve.store.index.merged_index import merge, tree_digest
-from blobserve.store.index.node_table import Built
+from blobserve.store.index.node_table import IndexSummary
 from tests.support.extraction import LIMITS, extract
 from tests.support.layers import Entry, descriptor, layer
 
@@ -28,7 +28,7 @@ def extracted(directory: Path, layers: Iterable[Iterable[Entry | bytes]]) -> lis
     return made
 
 
-def make_tree(path: Path, blobs: Sequence[Path], limits: Limits = LIMITS) -> Built:
+def make_tree(path: Path, blobs: Sequence[Path], limits: Limits = LIMITS) -> IndexSummary:
     """Make the tree of blobs, granting what is asked for, and never less than what it takes."""
     granted = 0
     steps = merge(path, [blob / "index" for blob in blobs], limits, lambda: granted)
@@ -37,7 +37,7 @@ def make_tree(path: Path, blobs: Sequence[Path], limits: Limits = LIMITS) -> Bui
             granted += next(steps)
             assert path.stat().st_size <= granted
     except StopIteration as end:
-        built: Built = end.value
+        built: IndexSummary = end.value
         assert built.size == path.stat().st_size <= granted
         return built
 
@@ -49,8 +49,8 @@ def serving_merged(
     """The image of these layers, the lowest first, open."""
     blobs = extracted(directory, layers)
     make_tree(directory / "tree", blobs, limits)
-    tree = Tree.open(directory / "tree", tree_digest((Digest.of(b""),)), lambda: limits)
-    filesystem = ImageFilesystem(tree, [Content.open(blob, Digest.of(b"")) for blob in blobs])
+    tree = IndexReader.open(directory / "tree", tree_digest((Digest.of(b""),)), lambda: limits)
+    filesystem = ImageFilesystem(tree, [BlobContent.open(blob, Digest.of(b"")) for blob in blobs])
     try:
         yield filesystem
     finally:

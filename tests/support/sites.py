@@ -25,7 +25,7 @@ from blobserve.oci.source import Document
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.refstore import RefStore
 from blobserve.testing import InlineThreads, MadeImage, MemorySource
-from blobserve.web.server.access_log import Served
+from blobserve.web.server.access_log import LogRecord
 from blobserve.web.site import ImageSite, make_site
 from tests.support.layers import MEDIA_TYPES
 from tests.support.parts.images import Files, Image, Layer, digest_of
@@ -96,10 +96,10 @@ class Client(Protocol):
                 waiter.callback(self.received)
 
 
-class MemoryLog(list[Served]):
+class MemoryLog(list[LogRecord]):
     """An access log that can be looked at."""
 
-    def write(self, served: Served) -> None:
+    def write(self, served: LogRecord) -> None:
         """See `AccessLog.write`."""
         self.append(served)
 

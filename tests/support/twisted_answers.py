@@ -19,9 +19,9 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from blobserve.errors import BlobDamaged
 from blobserve.metrics import Metrics
-from blobserve.web.http.response import Answer, Stored
+from blobserve.web.http.response import Answer, StoredBody
 from blobserve.web.server.send import PIECE, send
-from blobserve.web.server.slow_clients import Pace
+from blobserve.web.server.slow_clients import SlowClients
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 Listen = Callable[[Any, Site], Any]
@@ -34,10 +34,10 @@ def the_reactor() -> Any:
     return reactor
 
 
-def a_pace(minimum: int = 1024, clock: IReactorTime | None = None) -> tuple[Pace, Metrics]:
+def a_pace(minimum: int = 1024, clock: IReactorTime | None = None) -> tuple[SlowClients, Metrics]:
     """A pace by a clock that stands still, unless it is given one; and where it counts."""
     metrics = Metrics()
-    return Pace(lambda: minimum, clock or Clock(), metrics.slow_clients), metrics
+    return SlowClients(lambda: minimum, clock or Clock(), metrics.slow_clients), metrics
 
 
 @attrs.define(eq=False)
@@ -60,7 +60,7 @@ class FileBody:
         return len(self.content)
 
     @property
-    def stored(self) -> Stored | None:
+    def stored(self) -> StoredBody | None:
         return self
 
     def read_cached(self, offset: int, length: int) -> bytes | None:
@@ -175,7 +175,7 @@ class Sends(Resource):
 
     isLeaf = True  # noqa: N815
 
-    def __init__(self, answers: Iterable[Answer], pace: Pace) -> None:
+    def __init__(self, answers: Iterable[Answer], pace: SlowClients) -> None:
         super().__init__()
         self.answers = iter(answers)
         self.pace = pace
@@ -190,7 +190,7 @@ class Sends(Resource):
         return cast("int", NOT_DONE_YET)
 
 
-def connected(*answers: Answer, pace: Pace | None = None) -> tuple[Any, Wire, Sends]:
+def connected(*answers: Answer, pace: SlowClients | None = None) -> tuple[Any, Wire, Sends]:
     """A channel of a site with these answers, its transport and its resource."""
     resource = Sends(answers, pace or a_pace()[0])
     channel = Site(resource, reactor=Clock()).buildProtocol(None)
@@ -206,7 +206,7 @@ def on_tcp(reactor: Any, site: Site) -> Any:
 
 @asynccontextmanager
 async def sending(
-    *answers: Answer, listen: Listen = on_tcp, pace: Pace | None = None
+    *answers: Answer, listen: Listen = on_tcp, pace: SlowClients | None = None
 ) -> AsyncIterator[tuple[Sends, Any]]:
     """A site of Twisted's own that sends these answers, and the port on which it listens."""
     reactor = the_reactor()

@@ -134,7 +134,7 @@ class Reader:
         """How it reads."""
 
     async def close(self):
-        """Close it, see `Reader`."""
+        """Close it, see `TarReader`."""
 
     @property
     def is_open(self):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from blobserve.config import Limits
 from blobserve.errors import BadLayer
 from blobserve.tar.header import parse_pax
-from blobserve.tar.reader import Member, Reader
+from blobserve.tar.reader import Member, TarReader
 from tests.faults.hostile.streams import BAD_RECORDS, FILE, FRAMED, MARKER, REFUSED
 from tests.support.layers import (
     BLOCK,
@@ -34,7 +34,7 @@ from tests.support.layers import (
 
 
 def read(stream: bytes, limits: Limits = Limits(), step: int | None = None) -> list[Member]:  # noqa: B008
-    reader = Reader(limits)
+    reader = TarReader(limits)
     step = step or len(stream) or 1
     members = []
     for at in range(0, len(stream), step):
@@ -209,7 +209,7 @@ def test_empty_archives(stream: bytes) -> None:
 def test_ends(end: bytes) -> None:
     """L49: an archive ends with two blocks of zeros, one or none; what follows does not count."""
     stream = FILE + end
-    reader = Reader(Limits())
+    reader = TarReader(Limits())
     assert len(reader.feed(stream)) == 1
     reader.finish()
     assert reader.size == len(FILE) + min(len(end), len(END))

@@ -22,9 +22,9 @@ from blobserve.oci.credentials.keychain import Credential, Keychain
 from blobserve.oci.http.address_rules import AddressRules
 from blobserve.oci.http.client import Client
 from blobserve.oci.http.endpoints import Endpoints
-from blobserve.oci.http.retry import Patience
+from blobserve.oci.http.retry import RetryPolicy
 from blobserve.oci.registry.registry import Registry
-from blobserve.oci.registry.token_cache import Grant, Tokens
+from blobserve.oci.registry.token_cache import Grant, TokenCache
 from blobserve.testing import InlineThreads, make_image
 from tests.support.scripted_registry import Answer, listening, redirect, status
 from tests.support.services import allowing, configured, running
@@ -78,7 +78,7 @@ async def test_a12_clocks_that_differ(issued: object) -> None:
         rules = AddressRules(scripted.host, frozenset({scripted.host}))
         endpoints = Endpoints(reactor, rules, None, InlineThreads(), 5.0)
         client = Client(reactor, rules, endpoints, Limits(), Metrics(), "tests")
-        tokens = Tokens(client, Patience(clock, scripted.host), clock, Limits())
+        tokens = TokenCache(client, RetryPolicy(clock, scripted.host), clock, Limits())
         site = Repository.parse(f"{scripted.host}/team/site")
         grant = Grant(site, f"http://{scripted.host}/token", "", ("s",), None)
         for pause, asked in ((0.0, 1), (294.9, 1), (0.2, 2)):

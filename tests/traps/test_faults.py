@@ -19,12 +19,12 @@ from twisted.internet.task import Clock
 
 from blobserve.config import MIB
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import KeptBlob
+from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.blobspace import BlobState
-from blobserve.store.disk.metadata_db import Record, State, recorded
+from blobserve.store.disk.metadata_db import MetadataDb, Record, recorded
 from blobserve.store.index.layer_index import VERSION
-from blobserve.store.space.allocator import Room
-from blobserve.store.space.quota import Bound, Shelf
+from blobserve.store.space.allocator import Allocator
+from blobserve.store.space.quota import BlobLru, Quota
 from tests.store.blobs.test_recovery import changed, crashed, directory_of, filled
 from tests.support.sites import TAG, serving
 from tests.support.spaces import made, names_in, opened, read, take_in
@@ -140,7 +140,7 @@ async def test_f18_an_index_of_another_release(tmp_path: Path) -> None:
     with database:
         database.execute(f"PRAGMA user_version = {VERSION + 1}")
     database.close()
-    state = State(tmp_path / "state")
+    state = MetadataDb(tmp_path / "state")
     state.open()
     [record] = state.blobs()
     checksum = Digest.of(index.read_bytes()).hex
@@ -207,19 +207,19 @@ async def test_g13_eviction_of_a_shared_layer(tmp_path: Path) -> None:
 
 def test_g14_a_hundred_thousand_blobs() -> None:
     """A pass over a hundred thousand blobs, all of which must stay, takes little of the reactor."""
-    shelf, bound = Shelf(), Bound(None)
+    shelf, bound = BlobLru(), Quota(None)
     for n in range(100_000):
-        kept = KeptBlob(Record(Digest("sha256", f"{n:064}"), 0, 0, b"", 0.0), 4096)
+        kept = ReadyBlob(Record(Digest("sha256", f"{n:064}"), 0, 0, b"", 0.0), 4096)
         kept.leases = 1
         shelf.add(kept)
         bound.take(kept.size)
     bound.limit = bound.size - 1
-    evicted: list[list[KeptBlob]] = []
+    evicted: list[list[ReadyBlob]] = []
 
-    async def evict(blobs: list[KeptBlob]) -> None:
+    async def evict(blobs: list[ReadyBlob]) -> None:
         evicted.append(blobs)
 
-    room, took = Room(bound, shelf, evict), []
+    room, took = Allocator(bound, shelf, evict), []
     for _ in range(5):
         begun = time.thread_time()
         now(Deferred.fromCoroutine(room.shrink()))

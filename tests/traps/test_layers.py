@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from blobserve.config import Limits
 from blobserve.errors import BadLayer
 from blobserve.names.reference import Reference
-from blobserve.tar.reader import Reader
+from blobserve.tar.reader import TarReader
 from tests.faults.hostile.asking import hold, image_of
 from tests.faults.hostile.case import Case, tree
 from tests.faults.hostile.mutations import mutations
@@ -63,7 +63,7 @@ def test_l43_every_truncation(extension: bytes) -> None:
     """An archive that ends anywhere in an extension header, or right after it, is refused."""
     stream = extension + FILE
     for end in range(1, len(extension) + BLOCK + 1):
-        reader = Reader(Limits())
+        reader = TarReader(Limits())
         assert reader.feed(stream[:end]) == []
         with pytest.raises(BadLayer):
             reader.finish()
@@ -76,7 +76,7 @@ def test_mutations_are_read_one_way(seed: int) -> None:
     [case] = mutations(1, seed)
     outcomes = []
     for step in (len(case.blob), 512, 1 + seed % 700):
-        reader, members, problem = Reader(Limits()), [], ""
+        reader, members, problem = TarReader(Limits()), [], ""
         try:
             for at in range(0, len(case.blob), step):
                 members += reader.feed(case.blob[at : at + step])

@@ -8,8 +8,8 @@ import pytest
 
 from blobserve.config import Limits
 from blobserve.names.digest import Digest
-from blobserve.store.disk.metadata_db import Record, State, recorded
-from blobserve.store.index.layer_index import Index
+from blobserve.store.disk.metadata_db import MetadataDb, Record, recorded
+from blobserve.store.index.layer_index import IndexWriter
 from blobserve.tar.reader import Member
 from tests.support.raw_http import Conversation, hold
 from tests.support.sites import TAG, Serving, serving
@@ -59,7 +59,7 @@ def with_large_files(space: Path) -> None:
     [directory] = space.glob("blobs/*/*")
     digest = Digest.parse(f"{directory.parent.name}:{directory.name}")
     (directory / "index").unlink()
-    index, end = Index(directory / "index", Limits()), 0
+    index, end = IndexWriter(directory / "index", Limits()), 0
     with (directory / "content").open("wb") as content:
         for number, (name, size) in enumerate(SIZES.items()):
             start = end + 512
@@ -72,7 +72,7 @@ def with_large_files(space: Path) -> None:
                     content.write(b"%016x" % boundary)
         content.truncate(end)
     built = index.finish(end)
-    state = State(space / "state")
+    state = MetadataDb(space / "state")
     state.open()
     state.change(recorded(Record(digest, end, built.size, built.sha256, 0.0, durable=True)))
     state.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from blobserve.web.server.access_log import Served
+from blobserve.web.server.access_log import LogRecord
 from tests.support.parts.wire import Reply
 from tests.support.raw_http import Conversation, places
 from tests.support.sites import TAG, Serving, serving
@@ -113,7 +113,7 @@ async def test_r07_requests_that_were_sent_with_a_bad_one(answering: Serving) ->
         assert await conversation.is_over()
 
 
-async def account_of(site: Serving) -> tuple[list[Reply], list[Served], dict[str, float]]:
+async def account_of(site: Serving) -> tuple[list[Reply], list[LogRecord], dict[str, float]]:
     """Every case asked twice on one connection: replies, lines for the log, and counts."""
     conversation, found = await Conversation.begin(site), []
     for case in EVERY:

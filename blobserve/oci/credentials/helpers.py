@@ -34,7 +34,7 @@ _log = Logger()
 
 
 @attrs.frozen
-class Login:
+class HelperLogin:
     """What a helper answered: a user, and a password or a token."""
 
     username: str
@@ -42,11 +42,11 @@ class Login:
 
 
 @attrs.define
-class _Remembered:
+class _CachedAnswer:
     """The last answer of one helper for one server; whoever holds `lock` may ask anew."""
 
     lock: threading.Lock = attrs.field(factory=threading.Lock)
-    login: Login | None = None
+    login: HelperLogin | None = None
     until: float = float("-inf")
 
 
@@ -68,15 +68,15 @@ class CredentialHelpers:
         self._clock = clock
         self._runs_within = runs_within
         self._lock = threading.Lock()
-        self._remembered: dict[tuple[str, str], _Remembered] = {}
+        self._remembered: dict[tuple[str, str], _CachedAnswer] = {}
 
-    def ask(self, name: str, server: str) -> Login | None:
+    def ask(self, name: str, server: str) -> HelperLogin | None:
         """What the helper `name` knows of `server`; None when it knows nothing, or fails.
 
         An answer is remembered for an hour, its absence for five seconds.
         """
         with self._lock:
-            remembered = self._remembered.setdefault((name, server), _Remembered())
+            remembered = self._remembered.setdefault((name, server), _CachedAnswer())
         with remembered.lock:
             if self._clock() >= remembered.until:
                 remembered.login = login = self._run(name, server)
@@ -84,7 +84,7 @@ class CredentialHelpers:
                 remembered.until = self._clock() + keep
             return remembered.login
 
-    def _run(self, name: str, server: str) -> Login | None:
+    def _run(self, name: str, server: str) -> HelperLogin | None:
         try:
             return _login(self._output(self._program(name), server))
         except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -131,7 +131,7 @@ class CredentialHelpers:
         return output
 
 
-def _login(output: bytes) -> Login:
+def _login(output: bytes) -> HelperLogin:
     """Read what a helper printed.
 
     :raises ValueError: when that is no login.
@@ -140,7 +140,7 @@ def _login(output: bytes) -> Login:
     username, secret = answer.get("Username"), answer.get("Secret")
     if not isinstance(username, str) or not isinstance(secret, str) or not secret:
         raise ValueError("no user or no secret")
-    return Login(username, secret)
+    return HelperLogin(username, secret)
 
 
 def _tell(stdin: IO[bytes], server: str) -> None:

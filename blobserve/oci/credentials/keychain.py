@@ -46,10 +46,10 @@ class Keychain:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         files = [path] if path is not None else _usual_files(environ)
-        self._places = [_Place(str(file), partial(_content, file)) for file in files]
+        self._places = [_ConfigFile(str(file), partial(_content, file)) for file in files]
         inline = environ.get("DOCKER_AUTH_CONFIG")
         if path is None and inline is not None:
-            self._places.append(_Place("$DOCKER_AUTH_CONFIG", inline.encode))
+            self._places.append(_ConfigFile("$DOCKER_AUTH_CONFIG", inline.encode))
         self._environ = environ
         self._clock = clock
         self.forget_answers()
@@ -105,7 +105,7 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-class _Place:
+class _ConfigFile:
     """Where credentials are written, and the last that could be made of what stands there."""
 
     def __init__(self, name: str, read: Callable[[], bytes | None]) -> None:

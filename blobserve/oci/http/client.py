@@ -33,7 +33,7 @@ from blobserve.oci.http.connect_errors import (
     problem_of,
     was_asked,
 )
-from blobserve.oci.http.connection_pool import Connections
+from blobserve.oci.http.connection_pool import ConnectionFactory
 from blobserve.oci.http.endpoints import Endpoints
 from blobserve.oci.http.response import RENAMED_CODING, Request, Response
 from blobserve.oci.http.retry import Transient
@@ -72,7 +72,7 @@ class Client:
         self._metrics = metrics
         self._user_agent = user_agent
         self._pool = HTTPConnectionPool(reactor)
-        self._pool._factory = Connections  # type: ignore[assignment]  # it only needs to be called
+        self._pool._factory = ConnectionFactory  # type: ignore[assignment]  # it only needs to be called
         self._pool.maxPersistentPerHost = _IDLE_CONNECTIONS
         self._pool.cachedConnectionTimeout = _IDLE_SECONDS
         self._agent = Agent.usingEndpointFactory(reactor, endpoints, self._pool)
@@ -123,7 +123,7 @@ class Client:
         # It takes half a millisecond to make a request, as does what led to it.
         await a_later_turn(self._reactor)
         begun = self._reactor.seconds()
-        wire = _Exactly(self._agent, request)
+        wire = _VerbatimAgent(self._agent, request)
         response = await self._answer(wire.send(self._reactor, self._headers(request)), origin)
         labels = (request.method.lower(), str(response.code))
         self._metrics.client_requests.labels(*labels).inc()
@@ -171,7 +171,7 @@ class Client:
 
 
 @implementer(IAgent)
-class _Exactly:
+class _VerbatimAgent:
     """Sends a request as it was written.
 
     treq asks for gzip and decodes it, which hides cut-off bodies; it normalises URLs, signed ones

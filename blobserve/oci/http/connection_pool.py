@@ -66,7 +66,7 @@ class Connection(HTTP11ClientProtocol):
         super()._finishResponse_WAITING(rest)
 
 
-class Connections(Factory):
+class ConnectionFactory(Factory):
     """What an `HTTPConnectionPool` makes its connections with."""
 
     noisy = False

@@ -76,7 +76,7 @@ class Endpoints:
         if not permitted:
             raise DNSLookupError("no addresses")
         endpoint: IStreamClientEndpoint = HostnameEndpoint(
-            _Resolved(self._reactor, permitted), permitted[0].host, port, self._timeout
+            _PinnedResolver(self._reactor, permitted), permitted[0].host, port, self._timeout
         )
         if has_tls:
             endpoint = wrapClientTLS(await self._tls(host, port), endpoint)
@@ -86,7 +86,7 @@ class Endpoints:
         if self._policy is None:
             trust = platformTrust()
             if self._ca is not None:
-                trust = _Both(trust, await self._authorities(self._ca))
+                trust = _CombinedTrust(trust, await self._authorities(self._ca))
             self._policy = HostnameCachingHTTPSPolicy(BrowserLikePolicyForHTTPS(trust))
         return self._policy.creatorForNetloc(host.encode("ascii"), port)
 
@@ -113,7 +113,7 @@ class _Endpoint:
 
 
 @implementer(IOpenSSLTrustRoot)
-class _Both:
+class _CombinedTrust:
     """Trusts what either root trusts; alone, a root of our own would replace the system's."""
 
     def __init__(self, *roots: IOpenSSLTrustRoot) -> None:
@@ -150,7 +150,7 @@ class _Receiver:
 
 
 @implementer(IReactorPluggableNameResolver, IHostnameResolver, IHostResolution)
-class _Resolved:
+class _PinnedResolver:
     """A reactor for which every name has the addresses that were checked, and no others.
 
     `HostnameEndpoint` then does the racing between them, as RFC 8305 has it.

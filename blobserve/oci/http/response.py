@@ -54,7 +54,7 @@ class Request:
     is_followed: bool = True
 
 
-class TooLong(Exception):
+class BodyTooLong(Exception):
     """A body that is longer than whoever reads it allows."""
 
 
@@ -99,10 +99,10 @@ class Response:
         coding = ",".join(self.values(RENAMED_CODING)).lower()
         return "" if coding == "identity" else coding
 
-    def body(self, receive: Callable[[bytes], None]) -> Body:
+    def body(self, receive: Callable[[bytes], None]) -> BodyReceiver:
         """The body, of which `receive` will be given each chunk as it is sent. Not begun yet."""
         self._is_taken = True
-        return Body(self._original, receive, self._clock, self._limits, self.origin.host)
+        return BodyReceiver(self._original, receive, self._clock, self._limits, self.origin.host)
 
     async def read(self, limit: int) -> bytes:
         """The whole body, of which JSON is expected: as it came if it may be that, else decoded.
@@ -115,7 +115,7 @@ class Response:
         def receive(chunk: bytes) -> None:
             content.extend(chunk)
             if len(content) > limit:
-                body.fail(TooLong())
+                body.fail(BodyTooLong())
 
         body = self.body(receive)
         await body.start()
@@ -124,13 +124,15 @@ class Response:
     async def discard(self) -> None:
         """Read the body away, so that its connection can be used again; give up on a long one."""
         if not self._is_taken:
-            with suppress(TooLong, Transient):
+            with suppress(BodyTooLong, Transient):
                 await self.read(_DISCARDED_SIZE)
 
     async def error_code(self) -> str:
         """The code in the body of a registry's error, OCI distribution-spec "Error Codes"."""
         if self._code is None and not self._is_taken:
-            with suppress(TooLong, Transient, ValueError, LookupError, TypeError, RecursionError):
+            with suppress(
+                BodyTooLong, Transient, ValueError, LookupError, TypeError, RecursionError
+            ):
                 code = json.loads(await self.read(_DISCARDED_SIZE))["errors"][0]["code"]
                 if _ERROR_CODE.fullmatch(code):
                     self._code = code
@@ -166,11 +168,11 @@ class Response:
         except zlib.error:
             raise Transient(self.origin.host, "it used an unknown content coding") from None
         if len(decoded) > limit:
-            raise TooLong
+            raise BodyTooLong
         return decoded
 
 
-class Body(Protocol):
+class BodyReceiver(Protocol):
     """One body on its way to `receive`; see `Response.body`."""
 
     transport: Any  # Twisted's proxy of it, which provides none of its interfaces

@@ -60,7 +60,7 @@ class Transient(Exception):
         return RegistryBusy(registry, self.retry_after)
 
 
-class Patience:
+class RetryPolicy:
     """Tries again, for one registry and the hosts it sends us to.
 
     A host that has used up somebody's patience gets one try from everybody else, until it answers

@@ -16,7 +16,7 @@ from typing import Protocol
 import attrs
 
 
-class Files(Protocol):
+class LayoutFiles(Protocol):
     """Files by their relative paths. What is wrong with all of them is an `UpstreamError`."""
 
     @property
@@ -42,21 +42,21 @@ class Files(Protocol):
 
 
 @attrs.frozen
-class Directory:
-    """The files below a directory, which may change at any time. See `Files`."""
+class LayoutDirectory:
+    """The files below a directory, which may change at any time. See `LayoutFiles`."""
 
     path: Path
     name: str = "oci layout"
 
     async def ready(self) -> None:
-        """See `Files.ready`."""
+        """See `LayoutFiles.ready`."""
 
     def has(self, path: str) -> bool:
-        """See `Files.has`."""
+        """See `LayoutFiles.has`."""
         return (self.path / path).is_file()
 
     def read(self, path: str, offset: int, length: int) -> tuple[bytes, int]:
-        """See `Files.read`."""
+        """See `LayoutFiles.read`."""
         with opened(self.path / path) as (descriptor, status):
             return read_at(descriptor, offset, length), status.st_size
 

@@ -20,11 +20,11 @@ from blobserve.concurrency.threads import Threads
 from blobserve.config import MIB, Limits
 from blobserve.errors import RegistryBusy, RegistryFailed
 from blobserve.names.digest import Digest
-from blobserve.oci.local.image_names import REF_NAME, Name
-from blobserve.oci.local.oci_archive import Archive, Contents
+from blobserve.oci.local.image_names import REF_NAME, ImageName
+from blobserve.oci.local.oci_archive import ArchiveContents, OciArchive
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES
 from blobserve.oci.strict_json import parse_list, parse_object
-from blobserve.tar.members import Part
+from blobserve.tar.members import ArchiveMember
 
 _NAME = "docker archive"
 _STEP = 4 * MIB
@@ -42,12 +42,12 @@ _COMPRESSIONS = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
 
 
 @attrs.frozen
-class _Saved:
+class _SavedImage:
     """One image, as ``manifest.json`` describes it."""
 
     names: tuple[str, ...]
-    config: Part
-    layers: tuple[Part, ...]
+    config: ArchiveMember
+    layers: tuple[ArchiveMember, ...]
 
 
 @attrs.frozen
@@ -62,24 +62,24 @@ class _Unusable:
 
 
 @attrs.frozen
-class _Made:
+class _DerivedLayout:
     """The files of a layout: what was made, what lies in the archive, and what is unusable."""
 
-    contents: Contents
-    files: Mapping[str, bytes | Part | _Unusable]
+    contents: ArchiveContents
+    files: Mapping[str, bytes | ArchiveMember | _Unusable]
 
 
 class DockerArchive:
-    """The images of a Docker archive. See `blobserve.oci.local.directory.Files`."""
+    """The images of a Docker archive. See `blobserve.oci.local.directory.LayoutFiles`."""
 
     name = _NAME
 
     def __init__(self, path: Path, threads: Threads, limits: Limits) -> None:
-        self._archive = Archive(path, threads, limits, _NAME)
+        self._archive = OciArchive(path, threads, limits, _NAME)
         self._threads = threads
         self._limits = limits
-        self._made: _Made | None = None
-        self._hashed: dict[tuple[Contents, Part], Digest] = {}
+        self._made: _DerivedLayout | None = None
+        self._hashed: dict[tuple[ArchiveContents, ArchiveMember], Digest] = {}
         self._lock = DeferredLock()
 
     async def ready(self) -> None:
@@ -105,13 +105,13 @@ class DockerArchive:
             return held[offset : offset + length], len(held)
         return self._archive.read_part(made.contents, held, offset, length), held.size
 
-    def _known(self) -> _Made:
+    def _known(self) -> _DerivedLayout:
         if self._made is None:
             raise RegistryBusy(_NAME, 1.0)
         return self._made
 
-    async def _make(self, contents: Contents) -> _Made:
-        files: dict[str, bytes | Part | _Unusable] = {}
+    async def _make(self, contents: ArchiveContents) -> _DerivedLayout:
+        files: dict[str, bytes | ArchiveMember | _Unusable] = {}
         listed: list[dict[str, object]] = []
 
         def name(entry: dict[str, object], names: tuple[str, ...]) -> None:
@@ -119,7 +119,7 @@ class DockerArchive:
             listed.extend([] if names else [entry])
 
         def add(
-            media_type: str, digest: Digest, content: bytes | Part | _Unusable
+            media_type: str, digest: Digest, content: bytes | ArchiveMember | _Unusable
         ) -> dict[str, object]:
             files[f"blobs/{digest.algorithm}/{digest.hex}"] = content
             size = len(content) if isinstance(content, bytes) else getattr(content, "size", 1)
@@ -142,9 +142,9 @@ class DockerArchive:
             entry["platform"] = await self._threads.run(self._platform, contents, image.config)
             name(entry, image.names)
         files["index.json"] = _json(mediaType=INDEX_TYPES[0], manifests=listed)
-        return _Made(contents, files)
+        return _DerivedLayout(contents, files)
 
-    def _platform(self, contents: Contents, config: Part) -> dict[str, object]:
+    def _platform(self, contents: ArchiveContents, config: ArchiveMember) -> dict[str, object]:
         """The platform in a configuration, as far as it has one. Blocks."""
         try:
             size = min(config.size, self._limits.manifest_size)
@@ -158,11 +158,11 @@ class DockerArchive:
             if isinstance(text, str) and len(text) <= _LONGEST_PLATFORM
         }
 
-    async def _type(self, contents: Contents, part: Part) -> str:
+    async def _type(self, contents: ArchiveContents, part: ArchiveMember) -> str:
         start = await self._threads.run(self._archive.read_part, contents, part, 0, 2)
         return _LAYER_TYPE + _COMPRESSIONS.get(start, "")
 
-    async def _digest(self, contents: Contents, part: Part) -> Digest:
+    async def _digest(self, contents: ArchiveContents, part: ArchiveMember) -> Digest:
         known = self._hashed.get((contents, part))
         if known is not None:
             return known
@@ -176,7 +176,7 @@ class DockerArchive:
         self._hashed[contents, part] = digest
         return digest
 
-    def _saved(self, contents: Contents) -> list[_Saved | _Unusable]:
+    def _saved(self, contents: ArchiveContents) -> list[_SavedImage | _Unusable]:
         """The images of the archive. Blocks.
 
         :raises RegistryFailed: saying what it lacks; also when none of its images can be used.
@@ -198,7 +198,7 @@ class DockerArchive:
             raise _failed(unusable[0].problem)
         return images
 
-    def _image(self, contents: Contents, value: object) -> _Saved | _Unusable:
+    def _image(self, contents: ArchiveContents, value: object) -> _SavedImage | _Unusable:
         names: tuple[str, ...] = ()
         try:
             if not isinstance(value, dict):
@@ -213,21 +213,21 @@ class DockerArchive:
         return _Unusable(names, problem, Digest.of(json.dumps(value).encode()))
 
     def _whole(
-        self, contents: Contents, value: Mapping[str, object], names: tuple[str, ...]
-    ) -> _Saved:
+        self, contents: ArchiveContents, value: Mapping[str, object], names: tuple[str, ...]
+    ) -> _SavedImage:
         layers = _texts(value, "Layers")
         if len(layers) > self._limits.layers:
             raise ValueError(f"an image has {len(layers)} layers, more than {self._limits.layers}")
         config = value.get("Config")
         if not isinstance(config, str):
             raise ValueError("an image lacks its Config")
-        return _Saved(
+        return _SavedImage(
             names,
             self._there(contents, config, "configuration"),
             tuple(self._there(contents, layer, "layer") for layer in layers),
         )
 
-    def _there(self, contents: Contents, path: str, kind: str) -> Part:
+    def _there(self, contents: ArchiveContents, path: str, kind: str) -> ArchiveMember:
         part = self._archive.find(contents, path)
         if part is None or not part.size:
             raise ValueError(f"a {kind} that it names is not in the archive, or is empty")
@@ -241,7 +241,7 @@ def _failed(problem: str) -> RegistryFailed:
 def _names(image: Mapping[str, object]) -> tuple[str, ...]:
     """The names of an image, as they would be written here."""
     names = [name for name in _texts(image, "RepoTags") if ":" in name and name != _NO_NAME]
-    return tuple(str(Name.parse(name)) for name in names)
+    return tuple(str(ImageName.parse(name)) for name in names)
 
 
 def _texts(value: Mapping[str, object], member: str) -> list[str]:

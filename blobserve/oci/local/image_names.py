@@ -13,7 +13,7 @@ import attrs
 
 from blobserve.errors import MalformedReference
 from blobserve.names.reference import DOCKER_HUB, Repository, canonical_registry
-from blobserve.oci.manifest import Descriptor, Index
+from blobserve.oci.manifest import Descriptor, ImageIndex
 
 REF_NAME = "org.opencontainers.image.ref.name"
 """The annotation with a tag or a whole name: OCI image-spec annotations.md."""
@@ -26,14 +26,14 @@ _LONGEST_SHOWN = 300
 
 
 @attrs.frozen(cache_hash=True)
-class Name:
+class ImageName:
     """One name of an image; `repository` is empty for a tag alone. Made by `parse`."""
 
     repository: str
     tag: str
 
     @classmethod
-    def parse(cls, text: str) -> Name:
+    def parse(cls, text: str) -> ImageName:
         """Read a tag (``v1``) or a name (``site:v1``, ``registry.example/team/site:v1``).
 
         A name without a registry is one of Docker Hub. A name without a tag has the tag
@@ -53,23 +53,23 @@ class Name:
 
 
 @attrs.frozen
-class Entry:
+class NamedEntry:
     """One image of an index, with its names."""
 
     image: Descriptor
-    reference: Name | None
+    reference: ImageName | None
     """The name in `REF_NAME`."""
-    containerd: Name | None
+    containerd: ImageName | None
     """The name in `CONTAINERD_NAME`."""
 
     @classmethod
-    def of(cls, image: Descriptor) -> Entry:
+    def of(cls, image: Descriptor) -> NamedEntry:
         """Read the names of an image from its annotations."""
         texts = map(image.annotations.get, (REF_NAME, CONTAINERD_NAME))
-        return cls(image, *[Name.parse(text) if text else None for text in texts])
+        return cls(image, *[ImageName.parse(text) if text else None for text in texts])
 
     @property
-    def names(self) -> tuple[Name, ...]:
+    def names(self) -> tuple[ImageName, ...]:
         """The names. A tag alone is left out where a whole name is known."""
         known = [name for name in (self.reference, self.containerd) if name is not None]
         return tuple([name for name in known if name.repository] or known)
@@ -80,19 +80,19 @@ class Entry:
         return {name.repository for name in self.names} - {""}
 
 
-class Names:
+class ImageNames:
     """The images of an index that one repository may be given, by their names."""
 
-    def __init__(self, index: Index, repository: Repository) -> None:
+    def __init__(self, index: ImageIndex, repository: Repository) -> None:
         self._repository = str(repository)
-        self._all = [Entry.of(each) for each in index.manifests]
+        self._all = [NamedEntry.of(each) for each in index.manifests]
         self._counting = self._repositories() | {""}
         self._own = [
             each
             for each in self._all
             if not each.repositories or each.repositories & self._counting
         ]
-        self._tagged: dict[str, list[Entry]] = {}
+        self._tagged: dict[str, list[NamedEntry]] = {}
         for entry in self._own:
             for tag in {name.tag for name in entry.names if name.repository in self._counting}:
                 self._tagged.setdefault(tag, []).append(entry)
@@ -115,7 +115,7 @@ class Names:
         images with the same whole name the last counts. The only image of an index without any
         name has every tag.
         """
-        wanted, tagged = Name(self._repository, tag), self._tagged.get(tag, [])
+        wanted, tagged = ImageName(self._repository, tag), self._tagged.get(tag, [])
         exact = [each for each in tagged if each.reference == wanted]
         exact = exact or [each for each in tagged if each.containerd == wanted]
         if exact:
@@ -138,7 +138,7 @@ class Names:
 
     def described(self) -> tuple[tuple[str, ...], int]:
         """A few names of the index for a message, and how many more there are."""
-        images: dict[Name, set[str]] = {}
+        images: dict[ImageName, set[str]] = {}
         for entry in self._all:
             for name in entry.names:
                 images.setdefault(name, set()).add(str(entry.image.digest))
@@ -185,7 +185,7 @@ _FITNESS: tuple[Callable[[Descriptor], bool], ...] = (
 )
 
 
-def _distinct(entries: Sequence[Entry]) -> list[Descriptor]:
+def _distinct(entries: Sequence[NamedEntry]) -> list[Descriptor]:
     """The images of these entries, each once; only the plain ones if there are any."""
     for is_fit in _FITNESS:
         # From the last to the first, so that an image has the place of its last entry.
@@ -195,13 +195,13 @@ def _distinct(entries: Sequence[Entry]) -> list[Descriptor]:
     return []
 
 
-def _only_one(entries: Sequence[Entry]) -> tuple[Descriptor, ...]:
+def _only_one(entries: Sequence[NamedEntry]) -> tuple[Descriptor, ...]:
     """The image of these entries, if they are one."""
     images = _distinct(entries)
     return tuple(images) if len(images) == 1 else ()
 
 
-def _one_each(entries: Sequence[Entry]) -> tuple[Descriptor, ...]:
+def _one_each(entries: Sequence[NamedEntry]) -> tuple[Descriptor, ...]:
     """The image of these entries, or one for each platform."""
     images = _distinct(entries)
     platforms = {each.platform for each in images}
@@ -209,7 +209,7 @@ def _one_each(entries: Sequence[Entry]) -> tuple[Descriptor, ...]:
     return tuple(images) if is_clear else ()
 
 
-def _newest(entries: Sequence[Entry]) -> tuple[Descriptor, ...]:
+def _newest(entries: Sequence[NamedEntry]) -> tuple[Descriptor, ...]:
     """The last image of these entries, or the last one for each platform."""
     images = _distinct(entries)
     platforms = {each.platform: each for each in images}

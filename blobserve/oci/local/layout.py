@@ -1,8 +1,8 @@
 """The layout: images in files, as OCI image-spec image-layout.md has it.
 
-A `Source` that reads files in threads. It gives a repository the images that `Names` gives it, and
-no others, by tag or by digest. The only names that it asks its files for are digests. Knows nothing
-of registries, nor where the files are.
+A `Source` that reads files in threads. It gives a repository the images that `ImageNames` gives it,
+and no others, by tag or by digest. The only names that it asks its files for are digests. Knows
+nothing of registries, nor where the files are.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from blobserve.names.digest import Digest
 from blobserve.names.platform import Platform
 from blobserve.names.reference import Reference, Repository
 from blobserve.oci import manifest
-from blobserve.oci.local.directory import Files
-from blobserve.oci.local.image_names import Names
-from blobserve.oci.manifest import INDEX_TYPES, Descriptor, Index
-from blobserve.oci.source import Document, Refreshed
+from blobserve.oci.local.directory import LayoutFiles
+from blobserve.oci.local.image_names import ImageNames
+from blobserve.oci.manifest import INDEX_TYPES, Descriptor, ImageIndex
+from blobserve.oci.source import Document, RefreshResult
 
 _USUAL = Limits()
 _CHUNK = 256 << 10
@@ -44,11 +44,11 @@ class _Found:
 class Layout:
     """One OCI image layout. See `Source` for what the methods do.
 
-    `Names.find` says what a tag names. Where it names several images, each for its platform, they
-    are an index. Nothing is kept open, so the files may be replaced at any time.
+    `ImageNames.find` says what a tag names. Where it names several images, each for its platform,
+    they are an index. Nothing is kept open, so the files may be replaced at any time.
     """
 
-    def __init__(self, files: Files, threads: Threads, limits: Limits = _USUAL) -> None:
+    def __init__(self, files: LayoutFiles, threads: Threads, limits: Limits = _USUAL) -> None:
         self._files = files
         self._threads = threads
         self._limits = limits
@@ -58,11 +58,11 @@ class Layout:
         await self._files.ready()
         return await self._threads.run(self._document, reference)
 
-    async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
+    async def refresh(self, reference: Reference, known: Digest) -> RefreshResult:
         """See `Source.refresh`."""
         await self._files.ready()
         found = await self._threads.run(self._find, reference)
-        return Refreshed(found.descriptor.digest)
+        return RefreshResult(found.descriptor.digest)
 
     async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
         """See `Source.holds`."""
@@ -116,7 +116,7 @@ class Layout:
 
         :raises ImageNotFound: when there is none for its repository.
         """
-        names = Names(self._index(), reference.repository)
+        names = ImageNames(self._index(), reference.repository)
         if reference.digest is not None:
             found = self._by_digest(names, reference.digest)
         else:
@@ -125,7 +125,7 @@ class Layout:
             raise ImageNotFound(str(reference), *names.described())
         return found
 
-    def _by_digest(self, names: Names, digest: Digest) -> _Found | None:
+    def _by_digest(self, names: ImageNames, digest: Digest) -> _Found | None:
         """Find an image of a repository by digest, also one that the index does not list."""
         listed = [each for each in names.own if each.digest == digest]
         if listed:
@@ -154,15 +154,15 @@ class Layout:
             index = manifest.parse(content, image.media_type, self._limits)
         except (OSError, BadImage):
             return ()
-        return index.manifests if isinstance(index, Index) else ()
+        return index.manifests if isinstance(index, ImageIndex) else ()
 
-    def _index(self) -> Index:
+    def _index(self) -> ImageIndex:
         try:
             content, _ = self._files.read("index.json", 0, self._limits.manifest_size)
             index = manifest.parse(content, INDEX_TYPES[0], self._limits)
         except (OSError, BadImage) as error:
             raise self._failed("it has no index.json that can be used") from error
-        if not isinstance(index, Index):
+        if not isinstance(index, ImageIndex):
             raise self._failed("its index.json is no index")
         return index
 

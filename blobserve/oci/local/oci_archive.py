@@ -18,19 +18,19 @@ from blobserve.concurrency.threads import Threads
 from blobserve.config import Limits
 from blobserve.errors import BadLayer, RegistryBusy, RegistryFailed
 from blobserve.oci.local.directory import opened, read_at
-from blobserve.tar.members import Members, Part
+from blobserve.tar.members import ArchiveMember, Members
 
 
 @attrs.frozen(eq=False)
-class Contents:
+class ArchiveContents:
     """What is in an archive, for as long as it is this one."""
 
     identity: tuple[int, ...]
     members: Members
 
 
-class Archive:
-    """The members of a tar file. See `blobserve.oci.local.directory.Files`."""
+class OciArchive:
+    """The members of a tar file. See `blobserve.oci.local.directory.LayoutFiles`."""
 
     def __init__(
         self, path: Path, threads: Threads, limits: Limits, name: str = "oci archive"
@@ -39,14 +39,14 @@ class Archive:
         self._path = path
         self._threads = threads
         self._limits = limits
-        self._contents: Contents | None = None
+        self._contents: ArchiveContents | None = None
         self._lock = DeferredLock()  # So that what waits for a pass over it is no thread.
 
     async def ready(self) -> None:
         """See `Files.ready`."""
         await self.contents()
 
-    async def contents(self) -> Contents:
+    async def contents(self) -> ArchiveContents:
         """What is in the file now; the same object for as long as it is the same file.
 
         :raises RegistryFailed: when it is not there, or no tar archive.
@@ -66,7 +66,9 @@ class Archive:
             raise FileNotFoundError(path)
         return self.read_part(self._known(), part, offset, length), part.size
 
-    def read_part(self, contents: Contents, part: Part, offset: int, length: int) -> bytes:
+    def read_part(
+        self, contents: ArchiveContents, part: ArchiveMember, offset: int, length: int
+    ) -> bytes:
         """Up to `length` bytes of a part of these contents. Blocks.
 
         :raises RegistryBusy: when another file has taken the place of the one with them.
@@ -77,7 +79,7 @@ class Archive:
                 raise RegistryBusy(self.name, 1.0)
             return read_at(descriptor, part.offset + offset, length)
 
-    def find(self, contents: Contents, path: str) -> Part | None:
+    def find(self, contents: ArchiveContents, path: str) -> ArchiveMember | None:
         """Where a file of these contents lies, if there is one.
 
         :raises RegistryFailed: when links lead nowhere.
@@ -87,22 +89,22 @@ class Archive:
         except BadLayer as problem:
             raise RegistryFailed(self.name, str(problem)) from problem
 
-    def _find(self, path: str) -> Part | None:
+    def _find(self, path: str) -> ArchiveMember | None:
         return self.find(self._known(), path)
 
-    def _known(self) -> Contents:
+    def _known(self) -> ArchiveContents:
         if self._contents is None:
             raise RegistryBusy(self.name, 1.0)
         return self._contents
 
-    def _look(self, known: Contents | None) -> Contents:
+    def _look(self, known: ArchiveContents | None) -> ArchiveContents:
         try:
             with opened(self._path) as (descriptor, status):
                 identity = _identity(status)
                 if known is not None and known.identity == identity:
                     return known
                 read = partial(read_at, descriptor)
-                return Contents(identity, Members.read(read, status.st_size, self._limits))
+                return ArchiveContents(identity, Members.read(read, status.st_size, self._limits))
         except FileNotFoundError as error:
             raise RegistryFailed(self.name, "there is no such file") from error
         except OSError as error:

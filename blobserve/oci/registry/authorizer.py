@@ -20,7 +20,7 @@ from blobserve.oci.credentials.keychain import Credential, Keychain
 from blobserve.oci.http.address_rules import Origin
 from blobserve.oci.registry import challenge
 from blobserve.oci.registry.challenge import Basic, Bearer
-from blobserve.oci.registry.token_cache import TOKEN, Grant, Tokens, basic
+from blobserve.oci.registry.token_cache import TOKEN, Grant, TokenCache, basic
 
 _REMEMBERED = 1000
 _PULL_SCOPE = re.compile(r"repository(?:\([a-z0-9-]+\))?:([^\s:,]+):pull")
@@ -36,13 +36,13 @@ class _Demand:
     comes first."""
 
 
-class Login:
+class Authorizer:
     """What one registry is shown, for each of its repositories.
 
     :param keychain: None to be anonymous. Asked in `disk`, anew each time.
     """
 
-    def __init__(self, tokens: Tokens, keychain: Keychain | None, disk: Threads) -> None:
+    def __init__(self, tokens: TokenCache, keychain: Keychain | None, disk: Threads) -> None:
         self._tokens = tokens
         self._keychain = keychain
         self._disk = disk

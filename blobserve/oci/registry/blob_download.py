@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from blobserve.errors import BlobNotFound, BlobserveError, ContentMismatch, RegistryFailed
-from blobserve.oci.http.response import Body, Response
+from blobserve.oci.http.response import BodyReceiver, Response
 from blobserve.oci.http.retry import Transient, jitter, sleep
 from blobserve.oci.manifest import Descriptor
 
@@ -40,7 +40,7 @@ def described_range(response: Response) -> tuple[int, int, int | None] | None:
 
 
 @implementer(IPushProducer)
-class Transfer:
+class BlobDownload:
     """Carries one blob to one consumer. See `Source.fetch` for what it promises.
 
     :param ask: gives the answer to a GET of the blob with these further headers.
@@ -68,7 +68,7 @@ class Transfer:
         self._takes_ranges = True
         self._is_paused = False
         self._is_stopped = False
-        self._body: Body | None = None
+        self._body: BodyReceiver | None = None
 
     async def run(self) -> None:
         """Write the whole blob. Cancelling closes the connection."""

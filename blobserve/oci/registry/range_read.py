@@ -18,7 +18,7 @@ MOST_SKIPPED = 16 << 20
 """Bytes before the part that are read away; whoever must read more had better fetch all of it."""
 
 
-class Part:
+class RangeRead:
     """One part of one blob, to be received once for each try.
 
     :param registry: whom errors are about.

@@ -32,13 +32,13 @@ from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
 from blobserve.oci.credentials.keychain import Keychain
 from blobserve.oci.http import retry
-from blobserve.oci.http.response import Request, Response, TooLong
+from blobserve.oci.http.response import BodyTooLong, Request, Response
 from blobserve.oci.http.retry import Transient, retry_after
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
-from blobserve.oci.registry.blob_download import Transfer
-from blobserve.oci.registry.range_read import PART_TRIES, Part
+from blobserve.oci.registry.blob_download import BlobDownload
+from blobserve.oci.registry.range_read import PART_TRIES, RangeRead
 from blobserve.oci.registry.session import Session
-from blobserve.oci.source import Document, Refreshed
+from blobserve.oci.source import Document, RefreshResult
 
 _ACCEPT = ", ".join(MANIFEST_TYPES + INDEX_TYPES)
 _GONE = (404, 410)
@@ -88,7 +88,7 @@ class Registry:
         """See `Source.resolve`."""
         return await self._session.run(lambda: self._resolve(reference))
 
-    async def refresh(self, reference: Reference, known: Digest) -> Refreshed:
+    async def refresh(self, reference: Reference, known: Digest) -> RefreshResult:
         """See `Source.refresh`. Tries once: whoever asks will ask again."""
         return await self._session.run(lambda: self._refresh(reference, known), tries=1)
 
@@ -104,14 +104,14 @@ class Registry:
         async def ask(headers: dict[str, str]) -> Response:
             return await self._session.run(lambda: self._blob(repository, descriptor, headers))
 
-        transfer = Transfer(ask, self._name, descriptor, consumer, self._reactor)
+        transfer = BlobDownload(ask, self._name, descriptor, consumer, self._reactor)
         await self._session.until_closed(transfer.run())
 
     async def read(
         self, repository: Repository, descriptor: Descriptor, start: int, length: int
     ) -> bytes:
         """See `Source.read`. A part that is cut off is asked for anew, a few times."""
-        part = Part(self._name, descriptor, start, length)
+        part = RangeRead(self._name, descriptor, start, length)
         return await self._session.run(lambda: self._part(repository, part), PART_TRIES)
 
     async def close(self) -> None:
@@ -121,7 +121,7 @@ class Registry:
     async def _resolve(self, reference: Reference) -> Document:
         return await self._document(reference, await self._manifest("GET", reference))
 
-    async def _refresh(self, reference: Reference, known: Digest) -> Refreshed:
+    async def _refresh(self, reference: Reference, known: Digest) -> RefreshResult:
         head = None if self._head_is_broken() else await self._head(reference)
         if head is not None and head.digest == known:
             return head
@@ -135,9 +135,9 @@ class Registry:
             digest = (await self._document(reference, response)).digest
         if head is None or digest == known:
             self._note_broken_head()
-        return Refreshed(digest, retry.rate_limit_pause(response.value))
+        return RefreshResult(digest, retry.rate_limit_pause(response.value))
 
-    async def _head(self, reference: Reference) -> Refreshed | None:
+    async def _head(self, reference: Reference) -> RefreshResult | None:
         """Return what a HEAD says of a tag; None where a GET has to decide.
 
         :raises Transient: when the registry cannot be reached, or asks to come again.
@@ -159,7 +159,7 @@ class Registry:
             return (
                 None
                 if digest is None
-                else Refreshed(digest, retry.rate_limit_pause(response.value))
+                else RefreshResult(digest, retry.rate_limit_pause(response.value))
             )
         seconds = retry_after(response.value("retry-after"), self._reactor.seconds())
         if seconds is not None:
@@ -199,7 +199,7 @@ class Registry:
             raise await self._refusal(repository, response)
         return response
 
-    async def _part(self, repository: Repository, part: Part) -> bytes:
+    async def _part(self, repository: Repository, part: RangeRead) -> bytes:
         """A part, asked for where the registry last sent us for the same blob, if that is new."""
         key = repository, part.descriptor.digest
         url, until = self._storage.pop(key, ("", 0.0))
@@ -236,7 +236,7 @@ class Registry:
         limit, wanted = self._limits.manifest_size, reference.digest
         try:
             content = await response.read(limit)
-        except TooLong as error:
+        except BodyTooLong as error:
             raise BadImage(str(reference), f"its manifest exceeds {limit} bytes") from error
         digest = Digest.of(content, wanted.algorithm if wanted else "sha256")
         if wanted is not None and digest != wanted:

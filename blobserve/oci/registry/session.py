@@ -22,9 +22,9 @@ from blobserve.oci.http.address_rules import AddressRules, Origin, is_loopback_n
 from blobserve.oci.http.client import Client, NoTls
 from blobserve.oci.http.endpoints import Endpoints
 from blobserve.oci.http.response import Request, Response
-from blobserve.oci.http.retry import TRIES, Patience
-from blobserve.oci.registry.authorizer import Login
-from blobserve.oci.registry.token_cache import Tokens
+from blobserve.oci.http.retry import TRIES, RetryPolicy
+from blobserve.oci.registry.authorizer import Authorizer
+from blobserve.oci.registry.token_cache import TokenCache
 
 T = TypeVar("T")
 
@@ -57,9 +57,9 @@ class Session:
         addresses = AddressRules(host, named, rules.insecure, not may_be_private)
         endpoints = Endpoints(reactor, addresses, rules.ca, disk, limits.connect_timeout)
         self._client = Client(reactor, addresses, endpoints, limits, metrics, user_agent)
-        self._patience = Patience(reactor, host)
-        tokens = Tokens(self._client, Patience(reactor, host), reactor, limits)
-        self._login = Login(tokens, keychain, disk)
+        self._patience = RetryPolicy(reactor, host)
+        tokens = TokenCache(self._client, RetryPolicy(reactor, host), reactor, limits)
+        self._login = Authorizer(tokens, keychain, disk)
         self._running: set[Deferred[Any]] = set()
         self._is_closed = False
 
@@ -73,7 +73,7 @@ class Session:
         return f"{self._scheme}://{self._authority}"
 
     async def run(self, attempt: Callable[[], Awaitable[T]], tries: int = TRIES) -> T:
-        """What `attempt` returns, tried again for as long as that makes sense. See `Patience`.
+        """What `attempt` returns, tried again for as long as that makes sense. See `RetryPolicy`.
 
         :raises StoreClosed: when `close` was called, before or meanwhile.
         """

@@ -24,8 +24,8 @@ from blobserve.errors import RegistryFailed, RegistryRefused
 from blobserve.names.reference import Repository
 from blobserve.oci.credentials.keychain import Credential
 from blobserve.oci.http.client import Client
-from blobserve.oci.http.response import Request, Response, TooLong
-from blobserve.oci.http.retry import Patience
+from blobserve.oci.http.response import BodyTooLong, Request, Response
+from blobserve.oci.http.retry import RetryPolicy
 
 _SHORTEST_LIFE, _LONGEST_LIFE = 60.0, 3600.0
 _RENEWED_EARLY = 5.0
@@ -56,7 +56,7 @@ class _Token:
     expires: float
 
 
-class Tokens:
+class TokenCache:
     """Asks realms for tokens, once however many wait, and keeps them until shortly before they end.
 
     A failure is not kept. A caller that is cancelled leaves the others waiting; the last one closes
@@ -64,14 +64,14 @@ class Tokens:
     """
 
     def __init__(
-        self, client: Client, patience: Patience, clock: IReactorTime, limits: Limits
+        self, client: Client, patience: RetryPolicy, clock: IReactorTime, limits: Limits
     ) -> None:
         self._client = client
         self._patience = patience
         self._clock = clock
         self._limits = limits
         self._tokens: OrderedDict[Grant, _Token] = OrderedDict()
-        self._asking: dict[Grant, _Shared] = {}
+        self._asking: dict[Grant, _SharedCall] = {}
 
     async def token(self, grant: Grant) -> str:
         """A token for `grant`, perhaps one that was given out before."""
@@ -80,7 +80,7 @@ class Tokens:
             return known.text
         shared = self._asking.get(grant)
         if shared is None:
-            shared = self._asking[grant] = _Shared()
+            shared = self._asking[grant] = _SharedCall()
             shared.begin(Deferred.fromCoroutine(self._renew(grant)))
         return await shared.wait()
 
@@ -121,12 +121,12 @@ class Tokens:
         try:
             content = await response.read(self._limits.token_size)
             return _parse(content, self._clock.seconds())
-        except (TooLong, ValueError, RecursionError) as error:
+        except (BodyTooLong, ValueError, RecursionError) as error:
             problem = "its token realm answered what holds no token"
             raise RegistryFailed(registry, problem) from error
 
 
-class _Shared:
+class _SharedCall:
     """One result for many waiters, each with a Deferred of its own."""
 
     def __init__(self) -> None:

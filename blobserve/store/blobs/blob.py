@@ -13,7 +13,7 @@ import attrs
 from blobserve.errors import BlobDamaged
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.disk.metadata_db import Record
 from blobserve.store.index.entry import Entry
 
@@ -38,7 +38,7 @@ class Readable(Protocol):
         """See `Lease.use_again`."""
         ...
 
-    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | Uncoded | None:
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | NoCoding | None:
         """See `Lease.coded`."""
         ...
 
@@ -55,7 +55,7 @@ class Readable(Protocol):
         ...
 
 
-class KeptBlob:
+class ReadyBlob:
     """A READY blob as the blob space keeps it."""
 
     def __init__(self, record: Record, size: int) -> None:
@@ -75,7 +75,7 @@ class KeptBlob:
         self.is_gone = False
         """Whether it is off the books but for what is still open."""
         self.is_used_again = False
-        """Whether it was used since a `Shelf` last looked, by who did not ask for it anew."""
+        """Whether it was used since a `BlobLru` last looked, by who did not ask for it anew."""
 
     def use_again(self) -> None:
         """See `Lease.use_again`."""
@@ -93,7 +93,7 @@ class KeptBlob:
         return self.record.digest
 
 
-class KeptTree(KeptBlob):
+class ReadyMergedIndex(ReadyBlob):
     """The READY tree of several layers: it has an index, and no content of its own."""
 
     last_count = -math.inf
@@ -103,56 +103,56 @@ class KeptTree(KeptBlob):
 class Variants(Protocol):
     """Makes the files of READY blobs available in content codings."""
 
-    def lend(self, kept: KeptBlob, entry: Entry, coding: bytes) -> Blob | Uncoded | None:
+    def lend(self, kept: ReadyBlob, entry: Entry, coding: bytes) -> BlobLease | NoCoding | None:
         """Lease another blob that has the same file in a coding.
 
         NEVER where coding that file turned out useless, None where no blob knows anything.
         """
         ...
 
-    def want(self, kept: KeptBlob, entry: Entry, coding: bytes) -> Uncoded:
+    def want(self, kept: ReadyBlob, entry: Entry, coding: bytes) -> NoCoding:
         """Have a file coded beside its own blob. Does not block."""
         ...
 
-    def is_coding(self, kept: KeptBlob, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
+    def is_coding(self, kept: ReadyBlob, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
         """See `Lease.is_coding`; `coded` is a file of `kept`."""
         ...
 
 
-class Blob:
+class BlobLease:
     """The right to read a READY blob. See `Readable`."""
 
     def __init__(
         self,
-        kept: KeptBlob,
+        kept: ReadyBlob,
         filesystem: ImageFilesystem,
-        released: Callable[[KeptBlob], None],
+        released: Callable[[ReadyBlob], None],
         variants: Variants,
-        damaged: Callable[[KeptBlob, BlobDamaged], None],
+        damaged: Callable[[ReadyBlob, BlobDamaged], None],
     ) -> None:
         """`variants` has the codings that this blob lacks; `damaged` is told of damage."""
         self.filesystem = filesystem
         self.use_again = kept.use_again
         self._kept = kept
-        self._released: Callable[[KeptBlob], None] | None = released
+        self._released: Callable[[ReadyBlob], None] | None = released
         self._variants = variants
         self._damaged = damaged
-        self._lenders: dict[KeptBlob, Blob] = {}
+        self._lenders: dict[ReadyBlob, BlobLease] = {}
         """Other blobs, each leased once, that coded bytes are read from."""
         kept.leases += 1
 
     @property
-    def kept(self) -> KeptBlob:
+    def kept(self) -> ReadyBlob:
         """The blob that is leased."""
         return self._kept
 
-    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | Uncoded | None:
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | NoCoding | None:
         """See `Lease.coded`."""
         known = self.filesystem.coded(entry, coding)
         if known is not None or self._released is None:
             return known
         found = self._borrowed(entry, coding)
-        if found is Uncoded.NEVER or not is_wanted:
+        if found is NoCoding.NEVER or not is_wanted:
             return found
         # A copy beside the file's own blob outlives the lender.
         wanted = self._variants.want(self._kept, entry, coding)
@@ -183,10 +183,10 @@ class Blob:
             for lender in self._lenders.values():
                 lender.release()
 
-    def _borrowed(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
+    def _borrowed(self, entry: Entry, coding: bytes) -> Entry | NoCoding | None:
         """Return a file of this blob in a coding that lies beside another blob."""
         lender = self._variants.lend(self._kept, entry, coding)
-        if not isinstance(lender, Blob):
+        if not isinstance(lender, BlobLease):
             return lender
         if self._lenders.setdefault(lender.kept, lender) is not lender:
             lender.release()

@@ -13,25 +13,27 @@ from pathlib import Path
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BlobDamaged, IndexDamaged
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import KeptBlob
+from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.codings_file import Codings
-from blobserve.store.disk.directory import Location
+from blobserve.store.disk.codings_file import CodingsFile
+from blobserve.store.disk.directory import SpaceDirectory
 from blobserve.store.disk.disk_errors import is_lost
 from blobserve.store.disk.files import checksum, footprint, sync
-from blobserve.store.disk.metadata_db import Record, State, made_durable, recorded, removed
-from blobserve.store.index.layer_index import Index
+from blobserve.store.disk.metadata_db import MetadataDb, Record, made_durable, recorded, removed
+from blobserve.store.index.layer_index import IndexWriter
 
 
 class BlobFiles:
     """The files of all READY blobs of one blob space."""
 
-    def __init__(self, location: Location, state: State, limits: Callable[[], Limits]) -> None:
+    def __init__(
+        self, location: SpaceDirectory, state: MetadataDb, limits: Callable[[], Limits]
+    ) -> None:
         self._location = location
         self._state = state
         self._limits = limits
 
-    def open(self, kept: KeptBlob) -> ImageFilesystem:
+    def open(self, kept: ReadyBlob) -> ImageFilesystem:
         """Open a blob after checking it against its record; its content is not read.
 
         :raises IndexDamaged: when its index is not what was recorded.
@@ -46,7 +48,7 @@ class BlobFiles:
                 raise
             raise BlobDamaged(str(kept.digest), f"{error.strerror}") from error
 
-    def repair(self, kept: KeptBlob) -> tuple[ImageFilesystem, int]:
+    def repair(self, kept: ReadyBlob) -> tuple[ImageFilesystem, int]:
         """Make the index of a blob again from its content, and open it; with what it takes then.
 
         :raises BlobDamaged: when the content cannot be read either.
@@ -61,28 +63,28 @@ class BlobFiles:
         self._state.change(recorded(kept.record))
         return self.open(kept), footprint(directory)
 
-    def settle(self, kept: KeptBlob) -> None:
+    def settle(self, kept: ReadyBlob) -> None:
         """Bring a blob to the disk, and mark it as durable."""
         with kept.files:
             if not kept.is_removed:
                 sync_blob(self._location.blob(kept.digest))
                 self._state.change(made_durable(kept.digest))
 
-    def begin_coding(self, kept: KeptBlob, codings: Codings, is_needed: bool) -> int | None:
-        """See `Codings.begin`; None when the blob has been removed."""
+    def begin_coding(self, kept: ReadyBlob, codings: CodingsFile, is_needed: bool) -> int | None:
+        """See `CodingsFile.begin`; None when the blob has been removed."""
         with kept.files:
             if kept.is_removed:
                 return None
             return codings.begin(self._location.blob(kept.digest), is_needed)
 
-    def remove(self, blobs: list[KeptBlob]) -> None:
+    def remove(self, blobs: list[ReadyBlob]) -> None:
         """Remove blobs; whoever has one open can read on. One that cannot be moved stays."""
         remove_kept(blobs, self._location, self._location.blob)
         self._state.change(*(removed(kept.digest) for kept in blobs))
 
 
 def remove_kept(
-    blobs: Iterable[KeptBlob], location: Location, path: Callable[[Digest], Path]
+    blobs: Iterable[ReadyBlob], location: SpaceDirectory, path: Callable[[Digest], Path]
 ) -> None:
     """Remove what lies at the `path` of each, and say of it that it is removed."""
     for kept in blobs:
@@ -131,7 +133,7 @@ def has_size(path: Path, size: int) -> bool:
 
 def rebuild(directory: Path, digest: Digest, used: float, limits: Limits) -> Record:
     """Make the index again from the content; what a record of the blob says from then on."""
-    built = Index.rebuild(directory, limits)
+    built = IndexWriter.rebuild(directory, limits)
     sync_blob(directory)
     size = (directory / "content").lstat().st_size
     return Record(digest, size, built.size, built.sha256, used, durable=True)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 from blobserve.config import KIB
 from blobserve.errors import BlobDamaged
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.codings_file import HEADER_SIZE, Coded, Codings, Made
+from blobserve.store.disk.codings_file import HEADER_SIZE, CodingExtent, CodingsFile, Made
 from blobserve.store.disk.files import blocks
 from blobserve.store.index.entry import Entry
 
@@ -80,13 +80,13 @@ def append(
 
 
 def copy(
-    source: Codings,
-    coded: Coded,
-    target: Codings,
+    source: CodingsFile,
+    coded: CodingExtent,
+    target: CodingsFile,
     plain_sha256: bytes,
     coding: bytes,
     allowance: Callable[[], int],
-) -> Generator[int, None, Coded | None]:
+) -> Generator[int, None, CodingExtent | None]:
     """Append the coded bytes of an equal file of another blob to `target`, which has begun.
 
     The steps are those of `append`. Return None where the bytes have another hash than they must
@@ -105,7 +105,7 @@ def copy(
             yield 0
         if hash_.digest() == coded.sha256:
             target.finish(plain_sha256, coding, size, coded.sha256)
-            return Coded(start, size, coded.sha256)
+            return CodingExtent(start, size, coded.sha256)
         target.abandon()
     except BaseException:
         target.abandon()
@@ -113,7 +113,7 @@ def copy(
     return None
 
 
-def check(codings: Codings, coded: Coded) -> Generator[int, None, bool]:
+def check(codings: CodingsFile, coded: CodingExtent) -> Generator[int, None, bool]:
     """Whether the bytes of a coding still have their hash; yields 0 between the steps."""
     hash_ = sha256()
     for piece in _read(codings, coded):
@@ -122,7 +122,7 @@ def check(codings: Codings, coded: Coded) -> Generator[int, None, bool]:
     return hash_.digest() == coded.sha256
 
 
-def _read(codings: Codings, coded: Coded) -> Iterator[bytes]:
+def _read(codings: CodingsFile, coded: CodingExtent) -> Iterator[bytes]:
     """Give the bytes of a coding, fewer where the disk has lost some."""
     at, end = coded.offset, coded.offset + coded.size
     while at < end:

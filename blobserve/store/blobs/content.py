@@ -3,8 +3,8 @@
 All reading is by offset in files that are open already; what happens to the directory meanwhile
 does not matter. Knows nothing of names.
 
-`Checked` remembers which files were found to match the index in this process: a bit for each block
-in which a file begins, about 200 KiB for a million files.
+`CheckedFiles` remembers which files were found to match the index in this process: a bit for each
+block in which a file begins, about 200 KiB for a million files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import attrs
 from blobserve.config import KIB, MIB
 from blobserve.errors import BlobDamaged, CodingDamaged
 from blobserve.names.digest import Digest
-from blobserve.store.disk.codings_file import Coded, Codings, Uncoded
+from blobserve.store.disk.codings_file import CodingExtent, CodingsFile, NoCoding
 from blobserve.store.disk.disk_errors import is_lost
 from blobserve.store.disk.page_cache import Residency, read_resident
 from blobserve.store.index.entry import Entry
@@ -32,31 +32,31 @@ _TOUCH = 64 * KIB
 _SLICE = 8 * MIB
 
 
-class Content:
+class BlobContent:
     """The bytes of a blob that is open. Made by `open`; whoever opened it closes it.
 
     What blocks, by its docstring, is for any thread, the rest for one.
     """
 
-    def __init__(self, digest: Digest, descriptor: int, codings: Codings) -> None:
+    def __init__(self, digest: Digest, descriptor: int, codings: CodingsFile) -> None:
         self.codings = codings
         """What has been made of its files."""
         self.is_verifying = False
         """See `ImageFilesystem.verify`."""
-        self._checked = Checked()
+        self._checked = CheckedFiles()
         self._digest = digest
         self._descriptor = descriptor
         self._residency = Residency()
 
     @classmethod
-    def open(cls, directory: Path, digest: Digest) -> Content:
+    def open(cls, directory: Path, digest: Digest) -> BlobContent:
         """Open the content of the blob in `directory`. Blocks; may be called in any thread.
 
         :raises OSError: when it cannot be opened.
         """
         descriptor = os.open(directory / "content", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            return cls(digest, descriptor, Codings.open(directory, str(digest)))
+            return cls(digest, descriptor, CodingsFile.open(directory, str(digest)))
         except BaseException:
             os.close(descriptor)
             raise
@@ -66,10 +66,10 @@ class Content:
         """Bytes of the content file."""
         return os.fstat(self._descriptor).st_size
 
-    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
+    def coded(self, entry: Entry, coding: bytes) -> Entry | NoCoding | None:
         """See `ImageFilesystem.coded`."""
         made = self.codings.get(entry.sha256, coding)
-        if not isinstance(made, Coded):
+        if not isinstance(made, CodingExtent):
             return made
         return attrs.evolve(
             entry, offset=made.offset, size=made.size, sha256=made.sha256, coding=coding
@@ -158,7 +158,7 @@ class Content:
             os.close(descriptor)
         self.codings.close()
 
-    def _codings_of(self, entry: Entry) -> Codings:
+    def _codings_of(self, entry: Entry) -> CodingsFile:
         return entry.codings or self.codings
 
     def _verify(self, entry: Entry) -> None:
@@ -179,7 +179,7 @@ class Content:
         return piece
 
 
-class Checked:
+class CheckedFiles:
     """Remembers where files begin in the content."""
 
     def __init__(self) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from blobserve.config import Limits
 from blobserve.errors import BlobDamaged
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.content import Content
-from blobserve.store.disk.codings_file import Codings, Uncoded
+from blobserve.store.blobs.content import BlobContent
+from blobserve.store.disk.codings_file import CodingsFile, NoCoding
 from blobserve.store.index.entry import Entry
-from blobserve.store.index.lookup import Tree
+from blobserve.store.index.lookup import IndexReader
 
 
 class ImageFilesystem:
@@ -25,7 +25,7 @@ class ImageFilesystem:
     Look-ups are for one thread, and take microseconds; what blocks, by its docstring, is for any.
     """
 
-    def __init__(self, tree: Tree, contents: Sequence[Content]) -> None:
+    def __init__(self, tree: IndexReader, contents: Sequence[BlobContent]) -> None:
         self.digest = tree.digest
         """Of what makes the tree; of the layer, if that is one."""
         self.tree = tree
@@ -39,14 +39,14 @@ class ImageFilesystem:
         :raises OSError: when they cannot be opened.
         """
         with ExitStack() as failing:
-            content = Content.open(directory, digest)
+            content = BlobContent.open(directory, digest)
             failing.callback(content.close)
-            tree = Tree.of_blob(directory / "index", content.size, digest, limits)
+            tree = IndexReader.of_blob(directory / "index", content.size, digest, limits)
             failing.pop_all()
         return cls(tree, (content,))
 
     @property
-    def codings(self) -> Codings:
+    def codings(self) -> CodingsFile:
         """What has been made of the files of a single blob."""
         return self.contents[0].codings
 
@@ -72,7 +72,7 @@ class ImageFilesystem:
         """
         return self.tree.entries(directory, most)
 
-    def coded(self, entry: Entry, coding: bytes) -> Entry | Uncoded | None:
+    def coded(self, entry: Entry, coding: bytes) -> Entry | NoCoding | None:
         """The same file in a content coding; None when that is not known yet."""
         return self.contents[entry.layer].coded(entry, coding)
 

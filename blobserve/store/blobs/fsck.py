@@ -25,11 +25,11 @@ from blobserve.store.blobs.blob_files import check, check_index
 from blobserve.store.blobs.compress import check as check_coding
 from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.blobs.recovery import check_content
-from blobserve.store.disk.codings_file import Codings
-from blobserve.store.disk.directory import FURNITURE, Location
+from blobserve.store.disk.codings_file import CodingsFile
+from blobserve.store.disk.directory import FURNITURE, SpaceDirectory
 from blobserve.store.disk.files import blocks, footprint, read
-from blobserve.store.disk.metadata_db import SLACK, Record, State
-from blobserve.store.index.lookup import Tree
+from blobserve.store.disk.metadata_db import SLACK, MetadataDb, Record
+from blobserve.store.index.lookup import IndexReader
 
 _STATE = ("state", "state-wal", "state-shm", "state-journal", "state.damaged")
 _OWN = frozenset(("VERSION", "lock", "control", "ingest", "blobs", "trees", "manifests", *_STATE))
@@ -67,7 +67,7 @@ def audit(root: Path, limits: Limits) -> Findings:
     :raises SpaceUnusable: when there is none, or it has an owner.
     :raises OSError: when its directories cannot be read.
     """
-    location = Location(root)
+    location = SpaceDirectory(root)
     location.look()
     try:
         return _Audit(location, limits).findings
@@ -76,7 +76,7 @@ def audit(root: Path, limits: Limits) -> Findings:
 
 
 class _Audit:
-    def __init__(self, location: Location, limits: Limits) -> None:
+    def __init__(self, location: SpaceDirectory, limits: Limits) -> None:
         self.findings = found = Findings()
         self._location = location
         self._limits = limits
@@ -110,7 +110,7 @@ class _Audit:
                     shutil.copy(root / name, copy)
             aside = Path(copy, "state.damaged")
             aside.unlink(missing_ok=True)
-            state = State(Path(copy, "state"))
+            state = MetadataDb(Path(copy, "state"))
             state.open()
             try:
                 if aside.exists():
@@ -144,7 +144,7 @@ class _Audit:
         self._codings(digest, directory)
 
     def _codings(self, digest: Digest, directory: Path) -> None:
-        codings = Codings.open(directory)
+        codings = CodingsFile.open(directory)
         try:
             if not codings.is_whole:
                 self.findings.notes.append(f"layer {digest}: its codings end in a part of one")
@@ -168,7 +168,7 @@ class _Audit:
         try:
             found.size += path.lstat().st_size
             check_index(path, record)
-            Tree.open(path, digest, lambda: self._limits).close()
+            IndexReader.open(path, digest, lambda: self._limits).close()
         except BlobDamaged as damage:
             found.damaged.append(f"tree {digest}: {damage.problem} (it can be made again)")
         except OSError as error:

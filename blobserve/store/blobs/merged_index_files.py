@@ -16,13 +16,13 @@ from twisted.logger import Logger
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import KeptBlob, KeptTree
+from blobserve.store.blobs.blob import ReadyBlob, ReadyMergedIndex
 from blobserve.store.blobs.blob_files import check_index, has_size, remove_kept
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.directory import Location
+from blobserve.store.disk.directory import SpaceDirectory
 from blobserve.store.disk.files import BLOCK, footprint
-from blobserve.store.disk.metadata_db import Record, State, recorded, removed
-from blobserve.store.index.lookup import Tree
+from blobserve.store.disk.metadata_db import MetadataDb, Record, recorded, removed
+from blobserve.store.index.lookup import IndexReader
 from blobserve.store.index.merged_index import merge
 from blobserve.store.index.node_table import disk_errors
 
@@ -32,10 +32,12 @@ _OVERHEAD = 4 * BLOCK
 """Bytes that one takes beside its file while it is made."""
 
 
-class TreeFiles:
+class MergedIndexFiles:
     """The files of all trees of one blob space. See `BlobFiles`."""
 
-    def __init__(self, location: Location, state: State, limits: Callable[[], Limits]) -> None:
+    def __init__(
+        self, location: SpaceDirectory, state: MetadataDb, limits: Callable[[], Limits]
+    ) -> None:
         self._location = location
         self._state = state
         self._limits = limits
@@ -46,7 +48,7 @@ class TreeFiles:
         layers: Sequence[Digest],
         allowance: Callable[[], int],
         seconds: Callable[[], float],
-    ) -> Generator[int, None, KeptTree]:
+    ) -> Generator[int, None, ReadyMergedIndex]:
         """Make the tree of blobs that are here, and publish it by one rename.
 
         See `blobserve.store.index.merged_index.merge` for what is yielded. However it ends, nothing
@@ -72,21 +74,21 @@ class TreeFiles:
         finally:
             self._location.dispose(made)
 
-    def open(self, kept: KeptBlob) -> ImageFilesystem:
+    def open(self, kept: ReadyBlob) -> ImageFilesystem:
         """Open a tree after checking it against its record.
 
         :raises BlobDamaged: when it is not what was recorded.
         """
         path = self._location.tree(kept.digest)
         check_index(path, kept.record)
-        return ImageFilesystem(Tree.open(path, kept.digest, self._limits), ())
+        return ImageFilesystem(IndexReader.open(path, kept.digest, self._limits), ())
 
-    def remove(self, trees: Sequence[KeptBlob]) -> None:
+    def remove(self, trees: Sequence[ReadyBlob]) -> None:
         """Remove trees; whoever has one open can read on. One that cannot be moved stays."""
         remove_kept(trees, self._location, self._location.tree)
         self._state.change(*(removed(kept.digest, "trees") for kept in trees))
 
-    def survey(self) -> list[KeptTree]:
+    def survey(self) -> list[ReadyMergedIndex]:
         """Every tree of its recorded size; all else in the place of one is removed.
 
         Nothing is synced, and nothing read here: a tree is checked whenever it is opened.
@@ -96,16 +98,16 @@ class TreeFiles:
         for digest in list(self._location.trees()):
             record, path = records.pop(digest, None), self._location.tree(digest)
             if record is not None and has_size(path, record.index_size):
-                found.append(KeptTree(record, footprint(path)))
+                found.append(ReadyMergedIndex(record, footprint(path)))
             else:
                 self._location.discard(path)
                 self._state.change(removed(digest, "trees"))
         self._state.change(*(removed(digest, "trees") for digest in records))
         return found
 
-    def _published(self, record: Record, made: Path) -> KeptTree:
-        kept = KeptTree(record, footprint(made))
-        tree = Tree.open(made, record.digest, self._limits)
+    def _published(self, record: Record, made: Path) -> ReadyMergedIndex:
+        kept = ReadyMergedIndex(record, footprint(made))
+        tree = IndexReader.open(made, record.digest, self._limits)
         try:
             self._remember(record)
             self._location.publish(made, self._location.tree(record.digest))

@@ -18,13 +18,13 @@ from twisted.logger import Logger
 from blobserve.config import Limits
 from blobserve.errors import BadLayer, BlobDamaged, BlobserveError
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import KeptBlob
+from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.blobs.blob_files import check, has_size, rebuild, sync_blob
-from blobserve.store.disk.directory import Location
+from blobserve.store.disk.directory import SpaceDirectory
 from blobserve.store.disk.files import footprint
-from blobserve.store.disk.metadata_db import Record, State, recorded, removed
+from blobserve.store.disk.metadata_db import MetadataDb, Record, recorded, removed
 from blobserve.store.index.node_table import opened
-from blobserve.tar.reader import Reader
+from blobserve.tar.reader import TarReader
 
 _log = Logger()
 
@@ -35,24 +35,24 @@ _PIECE = 1 << 20
 class Survey:
     """What is on disk."""
 
-    whole: list[KeptBlob]
+    whole: list[ReadyBlob]
     """The blobs that can be trusted, the longest unused first."""
     doubtful: list[tuple[Digest, Record | None]]
     """The blobs to `examine`, and what is recorded of them."""
 
 
-def survey(location: Location, state: State) -> Survey:
+def survey(location: SpaceDirectory, state: MetadataDb) -> Survey:
     """Look at every blob without reading any, and forget those that are gone."""
     present = set(location.blobs())
     records = state.blobs()
-    whole: list[KeptBlob] = []
+    whole: list[ReadyBlob] = []
     doubtful: list[tuple[Digest, Record | None]] = []
     for record in records:
         if record.digest in present:
             present.remove(record.digest)
             directory = location.blob(record.digest)
             if record.durable and has_size(directory / "content", record.content_size):
-                whole.append(KeptBlob(record, footprint(directory)))
+                whole.append(ReadyBlob(record, footprint(directory)))
             else:
                 doubtful.append((record.digest, record))
         else:
@@ -61,8 +61,12 @@ def survey(location: Location, state: State) -> Survey:
 
 
 def examine(
-    location: Location, state: State, limits: Limits, digest: Digest, record: Record | None
-) -> KeptBlob | None:
+    location: SpaceDirectory,
+    state: MetadataDb,
+    limits: Limits,
+    digest: Digest,
+    record: Record | None,
+) -> ReadyBlob | None:
     """Verify a blob by its hashes; None, and no blob any more, if it is not whole."""
     directory = location.blob(digest)
     try:
@@ -76,7 +80,7 @@ def examine(
             sync_blob(directory)
         record = attrs.evolve(record, durable=True)
         state.change(recorded(record))
-        return KeptBlob(record, footprint(directory))
+        return ReadyBlob(record, footprint(directory))
     except (BlobserveError, BadLayer, OSError, sqlite3.Error) as error:
         _log.warn("{digest} is removed: {error}", digest=str(digest), error=error)
         location.discard(directory)
@@ -92,7 +96,7 @@ def check_content(directory: Path, digest: Digest, limits: Limits) -> int:
     :raises OSError: when it cannot be read, `sqlite3.Error` when the index cannot.
     """
     entries = 0
-    reader = Reader(limits)
+    reader = TarReader(limits)
     with (
         closing(opened(directory / "index")) as index,
         (directory / "content").open("rb") as content,

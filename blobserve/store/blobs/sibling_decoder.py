@@ -59,7 +59,7 @@ class _Decoder(Protocol):
         ...
 
 
-class _Gzip:
+class _GzipDecoder:
     """One gzip member, and nothing behind it. RFC 1952."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class _Gzip:
             raise _Unfit(_CUT_SHORT)
 
 
-class _Zstd:
+class _ZstdDecoder:
     """Zstandard frames one after another, skippable ones among them. RFC 8878 §3.1."""
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class _Zstd:
         return self._frame
 
 
-class _Brotli:
+class _BrotliDecoder:
     """One brotli stream, and nothing behind it; the decoder refuses large windows. RFC 7932."""
 
     def __init__(self) -> None:
@@ -156,7 +156,11 @@ class _Brotli:
             raise _Unfit(_CUT_SHORT)
 
 
-_DECODERS: Mapping[bytes, Callable[[], _Decoder]] = {b"br": _Brotli, b"gzip": _Gzip, b"zstd": _Zstd}
+_DECODERS: Mapping[bytes, Callable[[], _Decoder]] = {
+    b"br": _BrotliDecoder,
+    b"gzip": _GzipDecoder,
+    b"zstd": _ZstdDecoder,
+}
 _ERRORS: tuple[Any, ...] = (zlib.error, zstd.ZstdError, brotli.error)
 
 
@@ -193,7 +197,7 @@ def compare(
 
     :raises BlobDamaged: when the coded file is not what its index says.
     """
-    decoded, own = _Decoded(coding, plain), sha256()
+    decoded, own = _DecodeResult(coding, plain), sha256()
     for at in range(0, coded.size, _SLICE):
         piece = filesystem.read(coded, at, _SLICE)
         own.update(piece)
@@ -206,7 +210,7 @@ def compare(
     return decoded.finish()
 
 
-class _Decoded:
+class _DecodeResult:
     """A coded file being compared with the plain one."""
 
     def __init__(self, coding: bytes, plain: Entry) -> None:

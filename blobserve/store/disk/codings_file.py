@@ -36,7 +36,7 @@ HEADER_SIZE = _HEADER.size + _CHECKSUM.size
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-class Uncoded(enum.Enum):
+class NoCoding(enum.Enum):
     """Why there is no coding of a file."""
 
     PENDING = enum.auto()
@@ -46,7 +46,7 @@ class Uncoded(enum.Enum):
 
 
 @attrs.frozen
-class Coded:
+class CodingExtent:
     """The bytes of one coding: where they are in `codings`, how many, and their SHA-256."""
 
     offset: int
@@ -54,11 +54,11 @@ class Coded:
     sha256: bytes
 
 
-Made = Coded | Literal[Uncoded.NEVER]
+Made = CodingExtent | Literal[NoCoding.NEVER]
 """What came of coding a file: its bytes, or the mark that these were hardly fewer."""
 
 
-class Codings:
+class CodingsFile:
     """The codings of a blob that is open. Whoever opened them closes them.
 
     The table is for the reactor's thread; whatever touches the file blocks, and is called by one
@@ -79,10 +79,10 @@ class Codings:
         self.checked: set[int] = set()
         """Offsets of coded bytes that were compared with their hash in this process."""
         self._made: dict[bytes, dict[bytes, Made]] = {coding: {} for coding in CODINGS}
-        self._unchecked: dict[tuple[bytes, bytes], Coded] = {}
+        self._unchecked: dict[tuple[bytes, bytes], CodingExtent] = {}
 
     @classmethod
-    def open(cls, directory: Path, blob: str = "") -> Codings:
+    def open(cls, directory: Path, blob: str = "") -> CodingsFile:
         """Take up the codings in a blob's directory, as far as they are whole. Changes nothing.
 
         Reads the headers alone. Whatever else is wrong with the file is not the blob's trouble.
@@ -113,7 +113,7 @@ class Codings:
         made = self._made.get(coding)
         return None if made is None else made.get(sha256)
 
-    def unchecked(self, sha256: bytes, coding: bytes) -> Coded | None:
+    def unchecked(self, sha256: bytes, coding: bytes) -> CodingExtent | None:
         """Bytes that were found when it was opened, and have not been checked since."""
         return self._unchecked.get((sha256, coding))
 
@@ -130,7 +130,9 @@ class Codings:
     def forget(self, coding: bytes, offset: int) -> None:
         """Have no bytes there any more, found damaged as they are: another coding may be made."""
         made = self._made.get(coding, {})
-        for sha256 in [s for s, m in made.items() if isinstance(m, Coded) and m.offset == offset]:
+        for sha256 in [
+            s for s, m in made.items() if isinstance(m, CodingExtent) and m.offset == offset
+        ]:
             del made[sha256]
         self.checked.discard(offset)
 
@@ -168,7 +170,7 @@ class Codings:
         header = _HEADER.pack(_MAGIC, sha256, coding, size, coded_sha256)
         self.write(header + _CHECKSUM.pack(zlib.crc32(header)), self.end)
         self.end = start + size
-        return Coded(start, size, coded_sha256) if size else Uncoded.NEVER
+        return CodingExtent(start, size, coded_sha256) if size else NoCoding.NEVER
 
     def abandon(self) -> None:
         """Take back what was written of the next record."""
@@ -194,7 +196,7 @@ class Codings:
                 continue  # of another release
             self._made[coding].pop(sha256, None)
             self._unchecked.pop((sha256, coding), None)
-            if isinstance(made, Coded):
+            if isinstance(made, CodingExtent):
                 self._unchecked[sha256, coding] = made
             else:
                 self._made[coding][sha256] = made
@@ -211,7 +213,7 @@ def _records(descriptor: int, size: int) -> Iterator[tuple[bytes, bytes, Made, i
         end = start + length
         if magic != _MAGIC or checksum != zlib.crc32(header[: _HEADER.size]) or end > size:
             return
-        made: Made = Coded(start, length, coded_sha256) if length else Uncoded.NEVER
+        made: Made = CodingExtent(start, length, coded_sha256) if length else NoCoding.NEVER
         yield sha256, coding.rstrip(b"\0"), made, end
 
 

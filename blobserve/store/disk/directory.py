@@ -31,7 +31,7 @@ FURNITURE = 16 * BLOCK
 _DIRECTORIES = ("ingest", "blobs", "trees", "manifests")
 
 
-class Location:
+class SpaceDirectory:
     """The directory of one blob space. Nothing is touched before `take`."""
 
     def __init__(self, root: Path) -> None:

@@ -128,7 +128,7 @@ def provenance_removed(digest: Digest, repository: str, access: int) -> Change:
     return f"DELETE FROM provenance WHERE {condition}", (str(digest), repository, int(access))
 
 
-class State:
+class MetadataDb:
     """The state file. Every method blocks, and may be called from any thread once it is open."""
 
     def __init__(self, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Changes of the metadata, gathered and written a little later in one transaction.
 
-`References` keeps what each image name stands for in memory, and writes it the same way.
+`StoredReferences` keeps what each image name stands for in memory, and writes it the same way.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class WriteBehind:
         return Deferred.fromCoroutine(self._write(changes))  # type: ignore[arg-type]
 
 
-class References:
+class StoredReferences:
     """The references that a blob space remembers; they outlive the blobs they stand for."""
 
     def __init__(self, behind: WriteBehind) -> None:

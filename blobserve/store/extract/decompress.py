@@ -21,7 +21,7 @@ else:
     from backports import zstd
 
 
-class Member(Protocol):
+class Inflater(Protocol):
     """One gzip member being decompressed, as by `zlib.decompressobj`."""
 
     eof: bool
@@ -32,7 +32,7 @@ class Member(Protocol):
 
 
 Inflate = Callable[[int], Any]
-"""Begins a `Member`, given zlib's `wbits`."""
+"""Begins a `Inflater`, given zlib's `wbits`."""
 
 fastest: Inflate = zlib.decompressobj
 _GZIP_ERRORS: tuple[Any, ...] = (zlib.error,)
@@ -136,7 +136,7 @@ class _Gzip:
         self._input = _Input(_SLICE)
         self.feed = self._input.feed
         self._rest = b""
-        self._member: Member | None = None
+        self._member: Inflater | None = None
         self._full = False  # The last piece was full: there may be more without any input.
 
     def read(self) -> bytes:
@@ -151,7 +151,7 @@ class _Gzip:
             elif piece := self._decompress(member):
                 return piece
 
-    def _begin(self) -> Member | None:
+    def _begin(self) -> Inflater | None:
         """Begin the next member, if enough of its header is here."""
         self._rest = self._rest.lstrip(b"\0")
         if not self._rest.startswith(_GZIP_MAGIC[: len(self._rest)]):
@@ -166,7 +166,7 @@ class _Gzip:
         self._member = inflate(_GZIP_ONLY)
         return self._member
 
-    def _decompress(self, member: Member) -> bytes:
+    def _decompress(self, member: Inflater) -> bytes:
         try:
             piece = member.decompress(self._rest, PIECE)
         except _GZIP_ERRORS as error:

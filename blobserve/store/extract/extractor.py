@@ -15,22 +15,22 @@ from pathlib import Path
 
 import attrs
 
-from blobserve.concurrency.thread_pipe import Belt
+from blobserve.concurrency.thread_pipe import ThreadPipe
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.extract.single_file import stage_for
-from blobserve.store.extract.verify import Unpacker
-from blobserve.store.index.layer_index import Index
+from blobserve.store.extract.verify import LayerVerifier
+from blobserve.store.index.layer_index import IndexWriter
 from blobserve.store.index.name_watch import Seen
 from blobserve.store.index.node_table import create, disk_errors
-from blobserve.tar.reader import Member, Reader
+from blobserve.tar.reader import Member, TarReader
 
 _EXTENT = 8 << 20
 
 
 @attrs.frozen
-class Extracted:
+class ExtractionResult:
     """What was extracted: sizes in bytes, the SHA-256 of the index file, the number of entries."""
 
     content_size: int
@@ -48,10 +48,10 @@ class Extractor:
 
     def __init__(self, directory: Path, descriptor: Descriptor, limits: Limits) -> None:
         self._descriptor = descriptor
-        self._unpacker = Unpacker(descriptor, stage_for(descriptor, limits))
-        self._reader = Reader(limits)
+        self._unpacker = LayerVerifier(descriptor, stage_for(descriptor, limits))
+        self._reader = TarReader(limits)
         self._problem: BadLayer | None = None
-        self._belt = Belt()
+        self._belt = ThreadPipe()
         self._pieces: Iterator[bytes] = iter(())
         self._members: deque[Member] = deque()
         self._piece = memoryview(b"")
@@ -59,7 +59,7 @@ class Extractor:
         self._content = create(directory / "content")
         try:
             with disk_errors():
-                self._index = Index(directory / "index", limits)
+                self._index = IndexWriter(directory / "index", limits)
         except OSError:  # Leave the directory empty, so that it can be tried again.
             os.close(self._content)
             (directory / "content").unlink()
@@ -132,7 +132,7 @@ class Extractor:
             return 0
 
     def look(self, names: frozenset[bytes]) -> Seen | None:
-        """See `Sightings.look`, once `go_on` has returned 0; None when the layer is bad.
+        """See `NameWatch.look`, once `go_on` has returned 0; None when the layer is bad.
 
         :raises OSError: when the disk fails.
         """
@@ -153,7 +153,7 @@ class Extractor:
         """Whether all bytes of the blob were fed, so that what is left is to verify it."""
         return self._unpacker.is_whole
 
-    def finish(self) -> Extracted:
+    def finish(self) -> ExtractionResult:
         """Say that the blob is complete: check it, finish both files and close them.
 
         :raises ContentMismatch: when the bytes are not those of the descriptor.
@@ -171,7 +171,7 @@ class Extractor:
             raise BadImage(f"layer {self._descriptor.digest}", str(problem)) from problem
         os.truncate(self._content, self._written)
         self.abort()
-        return Extracted(self._written, built.size, built.sha256, built.entries)
+        return ExtractionResult(self._written, built.size, built.sha256, built.entries)
 
     def abort(self) -> None:
         """Close the files, and leave them to whoever owns the directory. Idempotent."""

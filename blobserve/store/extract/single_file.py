@@ -20,11 +20,11 @@ _OCTAL = 1 << 33
 def stage_for(descriptor: Descriptor, limits: Limits) -> Stage:
     """What makes a tar stream of a layer."""
     if descriptor.file is not None:
-        return Wrapped(descriptor.file.encode(), descriptor.size)
+        return TarWrapper(descriptor.file.encode(), descriptor.size)
     return Decompressor(descriptor.media_type, most_parts=_PARTS_PER_ENTRY * limits.entries)
 
 
-class Wrapped:
+class TarWrapper:
     """A file of `size` bytes under a name, becoming a tar archive. See `Stage`."""
 
     def __init__(self, name: bytes, size: int) -> None:

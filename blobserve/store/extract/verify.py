@@ -13,7 +13,7 @@ from blobserve.oci.manifest import Descriptor
 from blobserve.store.extract.decompress import Stage
 
 
-class Unpacker:
+class LayerVerifier:
     """Unpacks one layer: feed it chunks, and after each take the pieces until there are no more."""
 
     def __init__(self, descriptor: Descriptor, stage: Stage) -> None:

@@ -3,7 +3,7 @@
 The last entry of a name wins; a directory that is replaced loses what is in it, a directory that
 comes again does not; links on the way are followed inside the root. Keys are canonical: no key
 passes through a link, so a key that is there answers in one look-up, and the keys on the way to it
-are directories, all of them there. Pure: where nodes are kept comes in as `Nodes`, so that the
+are directories, all of them there. Pure: where nodes are kept comes in as `NodeStore`, so that the
 replay of a next layer may go on over what the one before left.
 """
 
@@ -44,7 +44,7 @@ class Node(NamedTuple):
 IMPLIED = Node(None, DIRECTORY, b"")
 
 
-class Nodes(Protocol):
+class NodeStore(Protocol):
     """Where the nodes of a tree are kept, by canonical key. The root has no key."""
 
     def get(self, key: bytes) -> Node | None:
@@ -79,19 +79,20 @@ class Nodes(Protocol):
         ...
 
 
-class Replay:
+class LayerApplier:
     """Applies the entries of one layer after another, in stream order, to a tree.
 
-    Of each layer first the whiteouts, by `hide`, if there is a lower one; then its entries, by
-    `apply`; then `finish`. Whiteouts so hide what lower layers have, never what their own has,
-    wherever in it they stand; they are no entries, nor is what is below a name that looks like one.
+    Of each layer first the whiteouts, by `apply_whiteout`, if there is a lower one; then its
+    entries, by `apply`; then `finish`. Whiteouts so hide what lower layers have, never what their
+    own has, wherever in it they stand; they are no entries, nor is what is below a name that looks
+    like one.
 
     A hard link takes what its target is when its entry comes, as in an extraction: what a whiteout
     further on in the stream hides is still there for it. An entry, or a whiteout, is named by its
     number, the same counting for both.
     """
 
-    def __init__(self, nodes: Nodes, limits: Limits) -> None:
+    def __init__(self, nodes: NodeStore, limits: Limits) -> None:
         self._nodes = nodes
         self._limits = limits
         self._last: tuple[bytes, bytes | None] | None = None  # A directory as written, and its key.
@@ -99,7 +100,7 @@ class Replay:
         self._pending = False  # Hard links to what had not come yet.
         self._steps = self._keys = self._implied = 0
 
-    def hide(self, name: bytes, number: int) -> None:
+    def apply_whiteout(self, name: bytes, number: int) -> None:
         """Remove what a whiteout of this name hides; nothing if it hides nothing, or is none.
 
         Its path is one of the tree of the lower layers, links included: what its own layer puts in

@@ -6,10 +6,10 @@ import enum
 
 import attrs
 
-from blobserve.store.disk.codings_file import Codings
+from blobserve.store.disk.codings_file import CodingsFile
 
 
-class Kind(enum.Enum):
+class EntryKind(enum.Enum):
     """What can be served."""
 
     FILE = enum.auto()
@@ -28,11 +28,11 @@ class Entry:
     """
 
     path: bytes
-    kind: Kind
+    kind: EntryKind
     offset: int = 0
     size: int = 0
     sha256: bytes = b""
     mtime: int | None = None
     coding: bytes = b""
     layer: int = 0
-    codings: Codings | None = attrs.field(default=None, eq=False, repr=False)
+    codings: CodingsFile | None = attrs.field(default=None, eq=False, repr=False)

@@ -15,18 +15,18 @@ from pathlib import Path
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
 from blobserve.store.disk.disk_errors import typed
-from blobserve.store.index.apply_layer import Replay
-from blobserve.store.index.name_watch import Sightings
+from blobserve.store.index.apply_layer import LayerApplier
+from blobserve.store.index.name_watch import NameWatch
 from blobserve.store.index.node_table import (
     EMPTY,
-    Built,
     FileNodes,
+    IndexSummary,
     begin,
     disk_errors,
     finish,
     row_bound,
 )
-from blobserve.tar.reader import Member, Reader
+from blobserve.tar.reader import Member, TarReader
 
 APPLICATION_ID = 0x626C6F62  # "blob"
 VERSION = 1
@@ -50,7 +50,7 @@ CREATE TABLE entry (
 _FLUSH_AT = _PIECE = 1 << 20
 
 
-class Index:
+class IndexWriter:
     """An index being made, at a path that does not exist yet.
 
     Add the members of a stream in order; `flush` as often as `full` says and `bound` is granted;
@@ -60,10 +60,10 @@ class Index:
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
         self._database = begin(path, _SCHEMA)
-        self.sightings = Sightings(self._database)
+        self.sightings = NameWatch(self._database)
         """What has come of names, as far as it was flushed."""
-        self._nodes = _Watched(self._database, self.sightings)
-        self._replay = Replay(self._nodes, limits)
+        self._nodes = _WatchedNodes(self._database, self.sightings)
+        self._replay = LayerApplier(self._nodes, limits)
         self._members: list[Member] = []
         self._entries = 0
         self._bound = self._flushed = EMPTY
@@ -102,7 +102,7 @@ class Index:
             self._nodes.flush()
         self._flushed = self.bound
 
-    def finish(self, content_size: int) -> Built:
+    def finish(self, content_size: int) -> IndexSummary:
         """Complete the tree and the file, and close it. See `flush` for what it raises."""
         self.flush()
         with _final_errors():
@@ -116,7 +116,7 @@ class Index:
         self._database.close()
 
     @classmethod
-    def rebuild(cls, directory: Path, limits: Limits) -> Built:
+    def rebuild(cls, directory: Path, limits: Limits) -> IndexSummary:
         """Make the index in a blob's directory again, from its content alone.
 
         The new one takes the place of the old one at once, or not at all.
@@ -126,7 +126,7 @@ class Index:
         path = directory / "index.new"
         path.unlink(missing_ok=True)
         index = cls(path, limits)
-        reader = Reader(limits)
+        reader = TarReader(limits)
         try:
             with disk_errors(), (directory / "content").open("rb") as content:
                 while piece := content.read(_PIECE):
@@ -146,15 +146,15 @@ class Index:
         return built
 
 
-class _Watched(FileNodes):
+class _WatchedNodes(FileNodes):
     """Nodes whose changes are told to who watches names. See `FileNodes`."""
 
-    def __init__(self, database: sqlite3.Connection, sightings: Sightings) -> None:
+    def __init__(self, database: sqlite3.Connection, sightings: NameWatch) -> None:
         super().__init__(database)
         self._sightings = sightings
 
     def clear(self, key: bytes) -> None:
-        """See `Nodes.clear`."""
+        """See `NodeStore.clear`."""
         self._sightings.pruned()
         super().clear(key)
 

@@ -15,7 +15,7 @@ from blobserve.config import Limits
 from blobserve.errors import BlobDamaged, IndexDamaged, ListingTooLarge, PathNotFound
 from blobserve.names.digest import Digest
 from blobserve.store.index import layer_index, merged_index
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.index.node_table import opened
 from blobserve.store.index.resolve import TooManyLinks, join, parted, steps, walk
 from blobserve.tar.header import DIRECTORY, REGULAR, SYMLINK
@@ -45,7 +45,7 @@ class _Queries(NamedTuple):
 _IN_BLOB, _MERGED = _Queries.of("0"), _Queries.of("layer")
 
 
-class _Found(NamedTuple):
+class _Match(NamedTuple):
     type: bytes
     link: bytes
     offset: int
@@ -55,7 +55,7 @@ class _Found(NamedTuple):
     layer: int
 
 
-class Tree:
+class IndexReader:
     """The names of an image: an index that is open, of one thread alone."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Tree:
         self._queries = queries
 
     @classmethod
-    def open(cls, path: Path, digest: Digest, limits: Callable[[], Limits]) -> Tree:
+    def open(cls, path: Path, digest: Digest, limits: Callable[[], Limits]) -> IndexReader:
         """Open the tree of several layers, to be closed. Blocks; may be called in any thread.
 
         :raises BlobDamaged: when there is no tree of our version at `path`.
@@ -87,7 +87,7 @@ class Tree:
     @classmethod
     def of_blob(
         cls, path: Path, content_size: int, digest: Digest, limits: Callable[[], Limits]
-    ) -> Tree:
+    ) -> IndexReader:
         """The same of a single blob, whose content has so many bytes.
 
         :raises IndexDamaged: when an index of our version, and of this content, is not there.
@@ -105,7 +105,7 @@ class Tree:
             row = self._cursor.execute(self._queries.find, parted(path)).fetchone()
             if row is not None and row[0] == REGULAR:
                 return _file(path, row)
-            key, found = path, None if row is None else _Found(*row)
+            key, found = path, None if row is None else _Match(*row)
             if found is None or found.type == SYMLINK:
                 key, found, missing = walk(split(path), self._get, self._limits())
                 if missing or (path.endswith(b"/") and found and found.type != DIRECTORY):
@@ -134,7 +134,7 @@ class Tree:
             for count, (name, *row) in enumerate(rows):
                 if count == most:
                     raise ListingTooLarge(_text(directory.path), f"{most} entries")
-                found = _Found(*row)
+                found = _Match(*row)
                 if found.type == SYMLINK:
                     entry = self._led_to(directory.path, name, budget)
                 else:
@@ -158,7 +158,7 @@ class Tree:
         """Close the index. Idempotent."""
         self._database.close()
 
-    def _get(self, key: bytes) -> _Found | None:
+    def _get(self, key: bytes) -> _Match | None:
         return _find(self._cursor, self._queries.find, key)
 
 
@@ -170,28 +170,28 @@ class _Budget:
         self._cursor = database.cursor()
         self._find = find
 
-    def get(self, key: bytes) -> _Found | None:
+    def get(self, key: bytes) -> _Match | None:
         """The node at `key`, to which links without end are as good as none."""
         found = _find(self._cursor, self._find, key)
         self.left -= steps(found)
         return found if self.left >= 0 else None
 
 
-def _find(cursor: sqlite3.Cursor, query: str, key: bytes) -> _Found | None:
+def _find(cursor: sqlite3.Cursor, query: str, key: bytes) -> _Match | None:
     row = cursor.execute(query, parted(key)).fetchone()
-    return None if row is None else _Found(*row)
+    return None if row is None else _Match(*row)
 
 
-def _entry(key: bytes, found: _Found | None) -> Entry | None:
+def _entry(key: bytes, found: _Match | None) -> Entry | None:
     """The file or the directory at a key (None: a directory not looked at), if it is one."""
     if found is None or found.type == DIRECTORY:
-        return Entry(key, Kind.DIRECTORY, mtime=found.mtime if found else None)
+        return Entry(key, EntryKind.DIRECTORY, mtime=found.mtime if found else None)
     return _file(key, found) if found.type == REGULAR else None
 
 
 def _file(key: bytes, row: Sequence[Any]) -> Entry:
     _, _, offset, size, sha256, mtime, layer = row
-    return Entry(key, Kind.FILE, offset, size, sha256, mtime, b"", layer)
+    return Entry(key, EntryKind.FILE, offset, size, sha256, mtime, b"", layer)
 
 
 def _opened(

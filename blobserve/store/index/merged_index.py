@@ -18,11 +18,11 @@ from typing import Any
 from blobserve.config import Limits
 from blobserve.errors import BadLayer
 from blobserve.names.digest import Digest
-from blobserve.store.index.apply_layer import IMPLIED, MADE, Node, Replay
+from blobserve.store.index.apply_layer import IMPLIED, MADE, LayerApplier, Node
 from blobserve.store.index.node_table import (
     EMPTY,
-    Built,
     FileNodes,
+    IndexSummary,
     begin,
     finish,
     opened,
@@ -92,7 +92,7 @@ def tree_digest(layers: tuple[Digest, ...]) -> Digest:
 
 def merge(
     path: Path, indexes: Sequence[Path], limits: Limits, allowance: Callable[[], int]
-) -> Generator[int, None, Built]:
+) -> Generator[int, None, IndexSummary]:
     """Make the tree of the layers that have these indexes, the lowest first, at a free path.
 
     Yields, between steps, how many bytes `allowance` lacks to go on; 0 if none. To be closed if it
@@ -130,8 +130,8 @@ class _Merge:
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
         self._database = begin(path, _SCHEMA)
-        self._nodes = _Nodes(self._database, _PENDING)
-        self._replay = Replay(self._nodes, limits)
+        self._nodes = _MergedNodes(self._database, _PENDING)
+        self._replay = LayerApplier(self._nodes, limits)
         self._rows: list[tuple[object, ...]] = []
         self._entries = 0
         self._bound = EMPTY
@@ -153,7 +153,7 @@ class _Merge:
                 yield
             for page in _pages(index.execute(_WHITEOUTS)):
                 for seq, name in page:
-                    self._replay.hide(name, lower + seq)
+                    self._replay.apply_whiteout(name, lower + seq)
                 yield
         for page in _pages(index.execute("SELECT * FROM entry ORDER BY seq")):
             for row in page:
@@ -170,7 +170,7 @@ class _Merge:
         self._rows.clear()
         self._nodes.flush()
 
-    def finish(self) -> Built:
+    def finish(self) -> IndexSummary:
         """Complete the file, and close it."""
         return finish(self._path, self._database, self._entries)
 
@@ -198,7 +198,7 @@ class _Merge:
         self._replay.apply(member)
 
 
-class _Nodes(FileNodes):
+class _MergedNodes(FileNodes):
     """The nodes of a tree being made; its hard links are those that wait in the layer at hand."""
 
     def __init__(self, database: sqlite3.Connection, links: str) -> None:
@@ -209,7 +209,7 @@ class _Nodes(FileNodes):
         """The last one that hid what was set aside."""
 
     def put(self, key: bytes, node: Node) -> None:
-        """See `Nodes.put`."""
+        """See `NodeStore.put`."""
         super().put(key, node)
         if node.type == LINK:
             self._pending.append(key)
@@ -222,7 +222,7 @@ class _Nodes(FileNodes):
         self._first_link = first_link
 
     def set_aside(self, key: bytes, whiteout: int, is_opaque: bool) -> None:
-        """See `Nodes.set_aside`."""
+        """See `NodeStore.set_aside`."""
         if self._first_link is None or whiteout < self._first_link:
             return
         self._last_whiteout = whiteout
@@ -233,7 +233,7 @@ class _Nodes(FileNodes):
             self._database.execute(f"{_SET_ASIDE} WHERE {condition}", (whiteout, *values))
 
     def hidden(self, key: bytes, entry: int) -> Node | None:
-        """See `Nodes.hidden`."""
+        """See `NodeStore.hidden`."""
         if entry > self._last_whiteout:
             return None
         row = self._database.execute(_HIDDEN, (*parted(key), entry)).fetchone()

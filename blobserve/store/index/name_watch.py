@@ -20,7 +20,7 @@ WHERE directory = ? AND node.name = ? AND type = X'30'
 """
 
 
-class Place(NamedTuple):
+class FileLocation(NamedTuple):
     """A regular file in the content: which entry it is, and where its bytes lie."""
 
     entry: int
@@ -28,11 +28,11 @@ class Place(NamedTuple):
     size: int
 
 
-Seen = dict[bytes, "Place | None"]
+Seen = dict[bytes, "FileLocation | None"]
 """What names have come to mean; None: no regular file any more."""
 
 
-class Sightings:
+class NameWatch:
     """The names that are watched in one index that is being made."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -74,9 +74,9 @@ class Sightings:
                 seen[name] = told[name] = place
         return seen
 
-    def _find(self, name: bytes) -> Place | None:
+    def _find(self, name: bytes) -> FileLocation | None:
         key = parted(name)
         if join(*key) != name:
             return None  # Of another spelling, no change would be noticed.
         row = self._database.execute(_FIND, key).fetchone()
-        return None if row is None else Place(*row)
+        return None if row is None else FileLocation(*row)

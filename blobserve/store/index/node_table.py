@@ -47,7 +47,7 @@ WHERE (directory, node.name) > (?, ?) AND type = X'31' ORDER BY directory, node.
 
 
 @attrs.frozen
-class Built:
+class IndexSummary:
     """A finished index: its size in bytes, the SHA-256 of the file, the number of its entries."""
 
     size: int
@@ -68,11 +68,11 @@ def begin(path: Path, schema: str) -> sqlite3.Connection:
     return database
 
 
-def finish(path: Path, database: sqlite3.Connection, entries: int) -> Built:
+def finish(path: Path, database: sqlite3.Connection, entries: int) -> IndexSummary:
     """Complete the file and close it."""
     database.execute("COMMIT")
     database.close()
-    return Built(path.stat().st_size, checksum(path), entries)
+    return IndexSummary(path.stat().st_size, checksum(path), entries)
 
 
 def opened(path: Path) -> sqlite3.Connection:
@@ -85,7 +85,7 @@ def opened(path: Path) -> sqlite3.Connection:
 class FileNodes:
     """The nodes of an index being made: the newest in memory, the others in its file.
 
-    See `blobserve.store.index.apply_layer.Nodes`.
+    See `blobserve.store.index.apply_layer.NodeStore`.
     """
 
     def __init__(self, database: sqlite3.Connection, links: str = _LINKS) -> None:
@@ -97,7 +97,7 @@ class FileNodes:
         self._fresh: dict[bytes, Node] = {}
 
     def get(self, key: bytes) -> Node | None:
-        """See `Nodes.get`."""
+        """See `NodeStore.get`."""
         node = self._fresh.get(key)
         if node is not None:
             return node
@@ -107,12 +107,12 @@ class FileNodes:
         return IMPLIED if row[0] is None else Node(*row)
 
     def put(self, key: bytes, node: Node) -> None:
-        """See `Nodes.put`."""
+        """See `NodeStore.put`."""
         self._fresh[key] = node
         self.bound += row_bound(len(key) + 24)
 
     def clear(self, key: bytes) -> None:
-        """See `Nodes.clear`."""
+        """See `NodeStore.clear`."""
         if not key:
             self._fresh.clear()
             self._database.execute("DELETE FROM node")
@@ -127,19 +127,19 @@ class FileNodes:
         )
 
     def remove(self, key: bytes) -> None:
-        """See `Nodes.remove`."""
+        """See `NodeStore.remove`."""
         self._fresh.pop(key, None)
         self._database.execute("DELETE FROM node WHERE directory = ? AND name = ?", parted(key))
 
     def set_aside(self, key: bytes, whiteout: int, is_opaque: bool) -> None:
-        """See `Nodes.set_aside`. Nothing is hidden within one layer."""
+        """See `NodeStore.set_aside`. Nothing is hidden within one layer."""
 
     def hidden(self, key: bytes, entry: int) -> Node | None:
-        """See `Nodes.hidden`."""
+        """See `NodeStore.hidden`."""
         return None
 
     def links(self) -> Iterator[tuple[bytes, Node]]:
-        """See `Nodes.links`. By pages, each written before the next is read."""
+        """See `NodeStore.links`. By pages, each written before the next is read."""
         last = (b"", b"")
         while True:
             self.flush()

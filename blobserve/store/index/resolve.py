@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from blobserve.config import Limits
 
 
-class Linked(Protocol):
+class LinkNode(Protocol):
     """What `walk` must know of a node."""
 
     @property
@@ -26,7 +26,7 @@ class Linked(Protocol):
     def link(self) -> bytes: ...
 
 
-N = TypeVar("N", bound=Linked)
+N = TypeVar("N", bound=LinkNode)
 
 _LINK_PER_STEP = 16
 
@@ -102,7 +102,7 @@ def _descend(
     return there, node
 
 
-def steps(found: Linked | None) -> int:
+def steps(found: LinkNode | None) -> int:
     """What a look-up with this outcome counts for, where there may be only so many."""
     # To follow a link of a thousand components is the work of as many look-ups.
     return 1 if found is None else 1 + len(found.link or b"") // _LINK_PER_STEP

@@ -19,7 +19,7 @@ CHUNK = 512 * KIB
 MOST_WAITING = 2 * CHUNK
 
 
-class Intake:
+class ChunkQueue:
     """The bytes of one layer, from one producer after another, until it `is_complete`."""
 
     def __init__(self, soon: Callable[[Callable[[], None]], None]) -> None:

@@ -18,12 +18,12 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from blobserve.concurrency.refcount import Needed
+from blobserve.concurrency.refcount import RefCounted
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import Blob
+from blobserve.store.blobs.blob import BlobLease
 from blobserve.store.disk.page_cache import read_resident
-from blobserve.store.index.name_watch import Place, Seen
+from blobserve.store.index.name_watch import FileLocation, Seen
 
 Reason = Literal["overtaken", "damaged", "abandoned"]
 """Why a file must not be used: another has taken its place, or its layer is bad, or given up."""
@@ -33,13 +33,13 @@ T = TypeVar("T")
 _log = Logger()
 
 
-class Content(Needed):
+class EarlyContent(RefCounted):
     """The content of an ingest, open for as long as anybody reads it, whatever becomes of it."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(self._close)
         self.descriptor = os.dup(descriptor)
-        self.blob: Blob | None = None
+        self.blob: BlobLease | None = None
         """The READY blob that it has become, which stays as long."""
 
     def _close(self) -> None:
@@ -49,10 +49,10 @@ class Content(Needed):
 
 
 @attrs.define(eq=False)
-class _Given:
+class _EarlyName:
     """What was made of one name: where it lies, who reads it, and how many have ended to."""
 
-    place: Place
+    place: FileLocation
     files: set[EarlyFile] = attrs.field(factory=set)
     ended: int = 0
 
@@ -63,14 +63,14 @@ class EarlyFile:
     image: Digest | None = None
     """Of the manifest or index through which it was asked for."""
 
-    def __init__(self, content: Content, given: _Given) -> None:
+    def __init__(self, content: EarlyContent, given: _EarlyName) -> None:
         self.size = given.place.size
         """In bytes."""
         self._at = given.place.offset
         self._content = content
-        self._given: _Given | None = given
+        self._given: _EarlyName | None = given
         self._recall: Callable[[], None] = lambda: None
-        content.keep()
+        content.acquire()
         given.files.add(self)
 
     def when_recalled(self, call: Callable[[], None]) -> None:
@@ -99,10 +99,10 @@ class EarlyFile:
         if given is not None:
             given.files.discard(self)
             given.ended += 1
-            self._content.leave()
+            self._content.release()
 
 
-class Passing:
+class StreamingLayer:
     """One layer while it streams past: who waits for which of its files, and who was given some.
 
     `begin` and `end` are for the ingest of the moment, as are `asked` and `tell`.
@@ -113,11 +113,11 @@ class Passing:
         """Whether there are names that were not `asked` for yet."""
         self._metrics = metrics
         self._waiting: dict[bytes, dict[Deferred[EarlyFile], None]] = {}
-        self._given: dict[bytes, _Given] = {}
+        self._given: dict[bytes, _EarlyName] = {}
         self._names: frozenset[bytes] | None = None
         self._wake: Callable[[], None] = lambda: None
         self._descriptor = -1
-        self._content: Content | None = None
+        self._content: EarlyContent | None = None
 
     @property
     def is_awaited(self) -> bool:
@@ -165,12 +165,12 @@ class Passing:
             if given is not None:
                 self._recall(given, "overtaken")
             if place is not None:
-                self._given[name] = _Given(place)
+                self._given[name] = _EarlyName(place)
             self._names = None
         for name in seen:
             self._answer(name)
 
-    def hold(self, acquire: Callable[[], Blob | None]) -> None:
+    def hold(self, acquire: Callable[[], BlobLease | None]) -> None:
         """Say that the layer is READY: what still reads it holds what `acquire` gives."""
         if any(given.files for given in self._given.values()) and self._content is not None:
             self._content.blob = acquire()
@@ -184,7 +184,7 @@ class Passing:
         self._descriptor, self._wake = -1, lambda: None
         content, self._content = self._content, None
         if content is not None:
-            content.leave()
+            content.release()
 
     def _withdraw(self, name: bytes, waiter: Deferred[EarlyFile]) -> None:
         waiters = self._waiting.get(name, {})
@@ -198,7 +198,7 @@ class Passing:
         if self._descriptor < 0 or given is None or not waiters:
             return
         try:
-            self._content = self._content or Content(self._descriptor)
+            self._content = self._content or EarlyContent(self._descriptor)
         except OSError as error:
             # Out of descriptors. They are served when the layer is READY.
             _log.warn("no early answer: {error}", error=error)
@@ -216,7 +216,7 @@ class Passing:
         for each in given:
             self._recall(each, reason)
 
-    def _recall(self, given: _Given, reason: Reason) -> None:
+    def _recall(self, given: _EarlyName, reason: Reason) -> None:
         if given.ended:
             self._metrics.early_unconfirmed.labels(reason).inc(given.ended)
         for file in list(given.files):
@@ -230,13 +230,13 @@ class EarlyFiles:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         # Each lives for as long as an ingest has it, or somebody waits.
-        self._layers: WeakValueDictionary[Digest, Passing] = WeakValueDictionary()
+        self._layers: WeakValueDictionary[Digest, StreamingLayer] = WeakValueDictionary()
 
-    def of(self, digest: Digest) -> Passing:
+    def of(self, digest: Digest) -> StreamingLayer:
         """The layer with this digest."""
         passing = self._layers.get(digest)
         if passing is None:
-            passing = self._layers[digest] = Passing(self._metrics)
+            passing = self._layers[digest] = StreamingLayer(self._metrics)
         return passing
 
 

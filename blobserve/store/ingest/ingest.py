@@ -19,13 +19,13 @@ from zope.interface import implementer
 
 from blobserve.concurrency.threads import Threads
 from blobserve.errors import BadImage, BlobserveError, ContentMismatch
-from blobserve.store.blobs.blob import KeptBlob
+from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.disk.disk_errors import typed
-from blobserve.store.ingest.chunk_queue import Intake
-from blobserve.store.ingest.early_files import Passing
-from blobserve.store.ingest.pipeline import Extraction
-from blobserve.store.ingest.writer import Workbench
-from blobserve.store.space.allocator import Room
+from blobserve.store.ingest.chunk_queue import ChunkQueue
+from blobserve.store.ingest.early_files import StreamingLayer
+from blobserve.store.ingest.pipeline import ExtractionPipeline
+from blobserve.store.ingest.writer import BlobWriter
+from blobserve.store.space.allocator import Allocator
 
 _log = Logger()
 
@@ -36,10 +36,10 @@ class Ingest:
 
     def __init__(
         self,
-        bench: Workbench,
+        bench: BlobWriter,
         threads: Threads,
-        room: Room,
-        passing: Passing,
+        room: Allocator,
+        passing: StreamingLayer,
         ended: Callable[[Ingest], None],
     ) -> None:
         """`ended` hears that it is over before anybody else does."""
@@ -48,7 +48,7 @@ class Ingest:
         """Bytes of room it was given."""
         self.failure: Deferred[None] = Deferred()
         """Fires with the first failure, so that no more is downloaded; never on success."""
-        self.kept: KeptBlob | None = None
+        self.kept: ReadyBlob | None = None
         """What was published."""
         self.passing = passing
         """Who waits for files of the layer, and is told of those that are there."""
@@ -56,8 +56,8 @@ class Ingest:
         self._threads = threads
         self._room = room
         self._when_ended = ended
-        self._intake = Intake(threads.soon)
-        self._extraction = Extraction(threads, room, self, self._intake, passing)
+        self._intake = ChunkQueue(threads.soon)
+        self._extraction = ExtractionPipeline(threads, room, self, self._intake, passing)
         self._outcome: Failure | None = None
         self._ended = False
         self._waiting: list[Deferred[None]] = []

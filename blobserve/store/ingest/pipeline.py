@@ -18,11 +18,11 @@ from blobserve.concurrency.threads import Threads
 from blobserve.config import MIB
 from blobserve.store.disk.disk_errors import is_full
 from blobserve.store.disk.files import BLOCK
-from blobserve.store.extract.extractor import Extracted, Extractor
+from blobserve.store.extract.extractor import ExtractionResult, Extractor
 from blobserve.store.index.name_watch import Seen
-from blobserve.store.ingest.chunk_queue import Intake
-from blobserve.store.ingest.early_files import Passing
-from blobserve.store.space.allocator import Pull, Room
+from blobserve.store.ingest.chunk_queue import ChunkQueue
+from blobserve.store.ingest.early_files import StreamingLayer
+from blobserve.store.space.allocator import Allocator, ReservationOwner
 
 T = TypeVar("T")
 
@@ -34,11 +34,16 @@ OVERHEAD = 4 * BLOCK
 """Bytes a blob takes beside its two files: a directory, its name, and two blocks partly used."""
 
 
-class Extraction:
+class ExtractionPipeline:
     """Extracts what comes into `intake`, within the room that is given to `pull`."""
 
     def __init__(
-        self, threads: Threads, room: Room, pull: Pull, intake: Intake, passing: Passing
+        self,
+        threads: Threads,
+        room: Allocator,
+        pull: ReservationOwner,
+        intake: ChunkQueue,
+        passing: StreamingLayer,
     ) -> None:
         self.stopped: BaseException | None = None
         """Why nothing more is to be done."""
@@ -57,9 +62,9 @@ class Extraction:
             if self._wait is not None:
                 self._wait.cancel()
 
-    async def run(self, begin: Callable[[], Extractor]) -> Extracted:
+    async def run(self, begin: Callable[[], Extractor]) -> ExtractionResult:
         """Extract a whole layer with the extractor that `begin` makes, in a thread too."""
-        await self._interruptible(self._room.ask(self._pull, OVERHEAD))
+        await self._interruptible(self._room.reserve(self._pull, OVERHEAD))
         extractor = await self._job(begin, begin)
         self._passing.begin(extractor.content, self._intake.wake)
         while not (self._is_over and extractor.is_dry):
@@ -132,7 +137,7 @@ class Extraction:
     async def _more(self, missing: int, due: int) -> int:
         """Room for at least `missing` bytes; extents grow, so that large layers ask seldom."""
         wish, self._extent = self._extent, min(2 * self._extent, LARGEST_EXTENT)
-        return await self._interruptible(self._room.ask(self._pull, missing, wish, due))
+        return await self._interruptible(self._room.reserve(self._pull, missing, wish, due))
 
     async def _job(self, job: Callable[[], T], again: Callable[[], T] | None = None) -> T:
         """Run `job` to its end, whatever happens meanwhile; nothing follows once it was stopped."""

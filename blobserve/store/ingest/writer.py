@@ -13,23 +13,23 @@ from twisted.logger import Logger
 
 from blobserve.config import Limits
 from blobserve.oci.manifest import Descriptor
-from blobserve.store.blobs.blob import KeptBlob
+from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.directory import Location
+from blobserve.store.disk.directory import SpaceDirectory
 from blobserve.store.disk.files import footprint
-from blobserve.store.disk.metadata_db import Record, State, recorded
-from blobserve.store.extract.extractor import Extracted, Extractor
+from blobserve.store.disk.metadata_db import MetadataDb, Record, recorded
+from blobserve.store.extract.extractor import ExtractionResult, Extractor
 
 _log = Logger()
 
 
-class Workbench:
+class BlobWriter:
     """A directory in `ingest` and the extractor that fills it."""
 
     def __init__(
         self,
-        location: Location,
-        state: State,
+        location: SpaceDirectory,
+        state: MetadataDb,
         descriptor: Descriptor,
         limits: Callable[[], Limits],
         seconds: Callable[[], float],
@@ -54,7 +54,7 @@ class Workbench:
         self._directory = directory
         return self._extractor
 
-    def publish(self, extracted: Extracted) -> KeptBlob:
+    def publish(self, extracted: ExtractionResult) -> ReadyBlob:
         """Make READY what has been extracted and verified, by one rename.
 
         May be tried again if it fails.
@@ -68,7 +68,7 @@ class Workbench:
             extracted.index_sha256,
             self._seconds(),
         )
-        kept = KeptBlob(record, footprint(directory))
+        kept = ReadyBlob(record, footprint(directory))
         filesystem = ImageFilesystem.open(directory, self.digest, self._limits)
         try:
             self._remember(record)

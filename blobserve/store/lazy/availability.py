@@ -10,38 +10,38 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from blobserve.concurrency.singleflight import Flight
+from blobserve.concurrency.singleflight import Call
 from blobserve.store.blobspace import Readable
-from blobserve.store.lazy.first_names import Glance
-from blobserve.store.lazy.lazy_layer import PublishedLayer, PublishedReadable
-from blobserve.store.refs.freshness import Known
+from blobserve.store.lazy.first_names import FirstNames
+from blobserve.store.lazy.lazy_layer import LazyLayer, LazyLease
+from blobserve.store.refs.freshness import TagState
 
 HEAD_START = 2.0
 """Seconds that a download waits for the index, which so has the line for itself."""
 
 
 @attrs.frozen
-class Offer:
+class LazyImage:
     """An image that can be read by its index; `known` is what its reference will stand for."""
 
-    layer: PublishedLayer
-    known: Known
+    layer: LazyLayer
+    known: TagState
 
-    def take(self) -> PublishedReadable | None:
+    def take(self) -> LazyLease | None:
         """The right to read it; None when it is READY by now, or was found wrong."""
-        return PublishedReadable(self.layer) if self.layer.is_open else None
+        return LazyLease(self.layer) if self.layer.is_open else None
 
 
-class Offers:
+class Availability:
     """What is offered of one image that is being pulled: some of its files first, then all."""
 
     def __init__(self) -> None:
-        self.known: Known | None = None
+        self.known: TagState | None = None
         """What the reference will stand for, once that is known."""
-        self.glance = Glance()
-        self._flight: Flight[Offer | None] = Flight()
+        self.glance = FirstNames()
+        self._flight: Call[LazyImage | None] = Call()
 
-    async def wait(self, name: bytes | None) -> Offer | None:
+    async def wait(self, name: bytes | None) -> LazyImage | None:
         """The image, as soon as it can be read; None when it cannot, or its pull is over before.
 
         `name`: of the one regular file that is wanted, if that is known. What is offered may have
@@ -50,36 +50,36 @@ class Offers:
         if name is not None:
             layer = await self.glance.ask(name)
             if layer is not None and self.known is not None:
-                return Offer(layer, self.known)
+                return LazyImage(layer, self.known)
         return await self._flight.wait()
 
-    def land(self, offer: Offer | None) -> None:
+    def settle(self, offer: LazyImage | None) -> None:
         """Offer it, or say that there will be nothing. Only the first call counts."""
-        self.glance.land(None)
-        self._flight.land(offer)
+        self.glance.settle(None)
+        self._flight.succeed(offer)
 
 
-class Offering:
+class AvailabilityPublisher:
     """The index of one image on its way to `offers`; belongs to a pull, which ends it."""
 
     def __init__(
         self,
-        known: Known,
-        offers: Offers,
-        opening: Deferred[PublishedLayer | None],
+        known: TagState,
+        offers: Availability,
+        opening: Deferred[LazyLayer | None],
         clock: IReactorTime,
     ) -> None:
         self._known = offers.known = known
         self._offers = offers
         self._is_over = False
         self._clock = clock
-        self._layer: PublishedLayer | None = None
-        self._go: Flight[None] = Flight()
+        self._layer: LazyLayer | None = None
+        self._go: Call[None] = Call()
         opening.addCallback(self._opened)
 
     async def head_start(self) -> None:
         """Wait until it is known whether there is an offer, or long enough."""
-        impatience = self._clock.callLater(HEAD_START, self._go.land, None)
+        impatience = self._clock.callLater(HEAD_START, self._go.succeed, None)
         try:
             await self._go.wait()
         finally:
@@ -100,12 +100,12 @@ class Offering:
         self._is_over = True
         layer, self._layer = self._layer, None
         if layer is not None:
-            layer.leave()
+            layer.release()
 
-    def _opened(self, layer: PublishedLayer | None) -> None:
+    def _opened(self, layer: LazyLayer | None) -> None:
         if layer is not None and self._is_over:
-            layer.leave()
+            layer.release()
             return
         self._layer = layer
-        self._offers.land(None if layer is None else Offer(layer, self._known))
-        self._go.land(None)
+        self._offers.settle(None if layer is None else LazyImage(layer, self._known))
+        self._go.succeed(None)

@@ -13,10 +13,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from blobserve.concurrency.singleflight import Flight, reason_of
+from blobserve.concurrency.singleflight import Call, reason_of
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Limits
-from blobserve.errors import BadTable, ContentMismatch, StoreClosed
+from blobserve.errors import BadToc, ContentMismatch, StoreClosed
 from blobserve.names.digest import Digest
 from blobserve.store.lazy.toc.chunk import LARGEST, Chunk, extract
 
@@ -116,7 +116,7 @@ class Chunks:
         self._read = read
         self._threads = threads
         self._cache = cache
-        self._coming: dict[tuple[bytes, int], Flight[bytes]] = {}
+        self._coming: dict[tuple[bytes, int], Call[bytes]] = {}
         self._running: set[Deferred[None]] = set()
         self._closed = False
 
@@ -135,7 +135,7 @@ class Chunks:
                 if not (is_near and is_small):
                     self._begin(group)
                     group, end, unpacked = [], 0, 0
-            self._coming[chunk.key] = Flight()
+            self._coming[chunk.key] = Call()
             group.append(chunk)
             end, unpacked = max(end, chunk.end), unpacked + chunk.skip + chunk.size
         if group:
@@ -155,7 +155,7 @@ class Chunks:
             return content
         flight = self._coming.get(chunk.key)
         if flight is None:
-            flight = self._coming[chunk.key] = Flight()
+            flight = self._coming[chunk.key] = Call()
             self._begin([chunk])
         return await flight.wait()
 
@@ -206,18 +206,18 @@ class Chunks:
     async def _fetch(self, group: list[Chunk]) -> None:
         try:
             contents = await self._extracted(group)
-        except BadTable as wrong:
+        except BadToc as wrong:
             # One bad node of a content delivery network need not be asked twice.
             _log.warn("{digest}: {wrong}; once more", digest=str(self._digest), wrong=wrong)
             try:
                 contents = await self._extracted(group)
-            except BadTable as error:
+            except BadToc as error:
                 self.is_wrong = True
                 raise ContentMismatch(str(self._digest), str(error)) from error
         for chunk, content in zip(group, contents, strict=True):
             if not self.is_over:
                 self._cache.put((self, chunk.key), content)
-            self._coming[chunk.key].land(content)
+            self._coming[chunk.key].succeed(content)
 
     async def _extracted(self, group: list[Chunk]) -> list[bytes]:
         start = group[0].at

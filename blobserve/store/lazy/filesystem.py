@@ -14,18 +14,16 @@ from typing import NoReturn
 from blobserve.config import Limits
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.index.entry import Entry
 from blobserve.store.lazy.toc.chunk import RECORD_SIZE, Chunk
 
 
-class PublishedFilesystem(ImageFilesystem):
+class LazyFilesystem(ImageFilesystem):
     """The files of a published index. Made by `open`; whoever opened it closes it."""
 
     @classmethod
-    def open(
-        cls, directory: Path, digest: Digest, limits: Callable[[], Limits]
-    ) -> PublishedFilesystem:
+    def open(cls, directory: Path, digest: Digest, limits: Callable[[], Limits]) -> LazyFilesystem:
         """See `ImageFilesystem.open`."""
         opened = super().open(directory, digest, limits)
         assert isinstance(opened, cls)  # it makes one of its own class
@@ -50,9 +48,9 @@ class PublishedFilesystem(ImageFilesystem):
                 high = middle - 1
         return low, found
 
-    def coded(self, entry: Entry, coding: bytes) -> Uncoded:
+    def coded(self, entry: Entry, coding: bytes) -> NoCoding:
         """See `ImageFilesystem.coded`: nothing is coded before it is here."""
-        return Uncoded.NEVER
+        return NoCoding.NEVER
 
     def read_cached(self, entry: Entry, offset: int, length: int) -> None:
         """See `ImageFilesystem.read_cached`: nothing is."""

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, succeed
 
-from blobserve.concurrency.singleflight import Flight
-from blobserve.store.lazy.lazy_layer import PublishedLayer
+from blobserve.concurrency.singleflight import Call
+from blobserve.store.lazy.lazy_layer import LazyLayer
 
 # A table is searched for all of them in one go, in which no other thread of Python runs.
 _MOST, _DEEPEST, _LONGEST = 4, 16, 1024
 
 
-class Glance:
+class FirstNames:
     """The names that are asked for by the time that a table is here, and what it says of them."""
 
     def __init__(self) -> None:
         self.is_met = False
         """Whether somebody has the file he asked for."""
         self._names: set[bytes] | None = set()
-        self._flight: Flight[PublishedLayer | None] = Flight()
+        self._flight: Call[LazyLayer | None] = Call()
 
-    def ask(self, name: bytes) -> Deferred[PublishedLayer | None]:
+    def ask(self, name: bytes) -> Deferred[LazyLayer | None]:
         """The layer by an index that has this name, if it is asked for in time; held by nobody."""
         names = self._names
         if names is None or name.count(b"/") > _DEEPEST or len(name) > _LONGEST:
@@ -34,7 +34,7 @@ class Glance:
         waiting = self._flight.wait()
         return waiting.addCallback(self._found, name)
 
-    def _found(self, layer: PublishedLayer | None, name: bytes) -> PublishedLayer | None:
+    def _found(self, layer: LazyLayer | None, name: bytes) -> LazyLayer | None:
         if layer is None or not layer.has(name):
             return None
         self.is_met = True
@@ -45,7 +45,7 @@ class Glance:
         names, self._names = self._names, None
         return frozenset(names or ())
 
-    def land(self, layer: PublishedLayer | None) -> None:
+    def settle(self, layer: LazyLayer | None) -> None:
         """Tell all who ask what was found; who wants it takes it now. The first call counts."""
         self._names = None
-        self._flight.land(layer)
+        self._flight.succeed(layer)

@@ -17,21 +17,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from blobserve.config import Limits
-from blobserve.errors import BadTable, BlobDamaged, BlobserveError, StoreClosed
+from blobserve.errors import BadToc, BlobDamaged, BlobserveError, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.names.reference import Repository
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Source
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.lazy.chunk_cache import ChunkCache, Chunks
-from blobserve.store.lazy.filesystem import PublishedFilesystem
-from blobserve.store.lazy.first_names import Glance
-from blobserve.store.lazy.lazy_layer import PublishedLayer
-from blobserve.store.lazy.toc.index_builder import Builder
-from blobserve.store.lazy.toc.index_builder import Source as TableSource
-from blobserve.store.lazy.toc.location import Place, Promise
-from blobserve.store.lazy.toc.search import Excerpt
-from blobserve.store.lazy.toc.stream import WholeTable
+from blobserve.store.lazy.filesystem import LazyFilesystem
+from blobserve.store.lazy.first_names import FirstNames
+from blobserve.store.lazy.lazy_layer import LazyLayer
+from blobserve.store.lazy.toc.index_builder import EntrySource as TableSource
+from blobserve.store.lazy.toc.index_builder import IndexBuilder
+from blobserve.store.lazy.toc.location import TocDescriptor, TocLocation
+from blobserve.store.lazy.toc.search import TocSearch
+from blobserve.store.lazy.toc.stream import WholeToc
 from blobserve.store.space.scratch import Scratch
 
 _log = Logger()
@@ -46,7 +46,7 @@ T = TypeVar("T")
 _Read = Callable[[int, int], Deferred[bytes]]
 
 
-class PublishedIndexes:
+class LazyIndexes:
     """All layers that are served by their published index, or soon will be."""
 
     def __init__(self, space: BlobSpace, metrics: Metrics, limits: Callable[[], Limits]) -> None:
@@ -56,14 +56,14 @@ class PublishedIndexes:
         self._cache = ChunkCache(limits)
         self._reads = DeferredSemaphore(limits().parallel_chunk_reads)
         self._turns = DeferredSemaphore(_OPENED_AT_ONCE)
-        self._layers: set[PublishedLayer] = set()
+        self._layers: set[LazyLayer] = set()
         self._reading: set[Deferred[bytes]] = set()
         self._running: set[Deferred[Any]] = set()
         self._closed = False
 
     def open(
-        self, source: Source, repository: Repository, layer: Descriptor, glance: Glance
-    ) -> Deferred[PublishedLayer | None]:
+        self, source: Source, repository: Repository, layer: Descriptor, glance: FirstNames
+    ) -> Deferred[LazyLayer | None]:
         """A layer by its index, to be left by the caller; None where it cannot be served so.
 
         Who waits at `glance` is told before all of the index has been made. Never fails, and is not
@@ -96,20 +96,20 @@ class PublishedIndexes:
         return running
 
     async def _open(
-        self, source: Source, repository: Repository, layer: Descriptor, glance: Glance
-    ) -> PublishedLayer | None:
+        self, source: Source, repository: Repository, layer: Descriptor, glance: FirstNames
+    ) -> LazyLayer | None:
         """Open a layer, held once; None where that cannot be, logged and counted."""
         if layer.size < self._limits().published_index_min_size:
             return None
         try:
-            promise = Promise.of(layer, self._limits())
+            promise = TocDescriptor.of(layer, self._limits())
             if promise is None:
                 return None
             read = partial(self._read, source, repository, layer)
             opened = await self._turns.run(self._made, promise, layer, read, glance)
-        except (BadTable, BlobserveError, OSError, sqlite3.Error, CancelledError) as error:
+        except (BadToc, BlobserveError, OSError, sqlite3.Error, CancelledError) as error:
             if not self._closed:
-                is_bad = isinstance(error, BadTable)
+                is_bad = isinstance(error, BadToc)
                 self._metrics.published_indexes.labels("refused" if is_bad else "failed").inc()
                 _log.warn(
                     "the published index of {digest} is not used: {error}",
@@ -146,8 +146,8 @@ class PublishedIndexes:
             raise StoreClosed
 
     async def _made(
-        self, promise: Promise, layer: Descriptor, read: _Read, glance: Glance
-    ) -> PublishedLayer:
+        self, promise: TocDescriptor, layer: Descriptor, read: _Read, glance: FirstNames
+    ) -> LazyLayer:
         self._check_open()
         place, tail, tail_start = promise.place, b"", layer.size
         if place is None:
@@ -157,19 +157,19 @@ class PublishedIndexes:
         packed = await self._packed(place, tail, tail_start, read)
         if names := glance.take():
             # Whatever goes wrong is met again below, where all of it is read.
-            with suppress(BadTable, BlobserveError, OSError, sqlite3.Error):
-                source = partial(Excerpt, place, packed, names, self._limits())
+            with suppress(BadToc, BlobserveError, OSError, sqlite3.Error):
+                source = partial(TocSearch, place, packed, names, self._limits())
                 first = await self._indexed(source, layer, read)
-                glance.land(first)
-                first.leave()
+                glance.settle(first)
+                first.release()
             if glance.is_met:
                 self._metrics.published_indexes.labels("used").inc()
-        glance.land(None)
-        return await self._indexed(partial(WholeTable, place, packed, self._limits()), layer, read)
+        glance.settle(None)
+        return await self._indexed(partial(WholeToc, place, packed, self._limits()), layer, read)
 
     async def _indexed(
         self, source: Callable[[], TableSource], layer: Descriptor, read: _Read
-    ) -> PublishedLayer:
+    ) -> LazyLayer:
         """A layer by what `source` says of it, held once."""
         scratch = await self._space.scratch()
         try:
@@ -178,11 +178,11 @@ class PublishedIndexes:
             await scratch.discard()
             raise
         chunks = Chunks(layer.digest, read, scratch.threads, self._cache)
-        opened = PublishedLayer(filesystem, chunks, scratch, self._layers.discard)
+        opened = LazyLayer(filesystem, chunks, scratch, self._layers.discard)
         self._layers.add(opened)
         return opened
 
-    async def _packed(self, place: Place, tail: bytes, tail_start: int, read: _Read) -> bytes:
+    async def _packed(self, place: TocLocation, tail: bytes, tail_start: int, read: _Read) -> bytes:
         """The compressed table, of whose end some may be known."""
         end = place.start + place.length
         known = tail[max(0, place.start - tail_start) : end - tail_start] if tail else b""
@@ -191,9 +191,9 @@ class PublishedIndexes:
 
     async def _built(
         self, scratch: Scratch, layer: Descriptor, source: Callable[[], TableSource]
-    ) -> PublishedFilesystem:
+    ) -> LazyFilesystem:
         run, limits = scratch.threads.run, self._limits
-        builder = await run(lambda: Builder(scratch.directory, source(), limits()))
+        builder = await run(lambda: IndexBuilder(scratch.directory, source(), limits()))
         try:
             while (lacking := await run(builder.go_on)) is not None:
                 self._check_open()
@@ -205,6 +205,6 @@ class PublishedIndexes:
         finally:
             builder.close()
         try:
-            return await run(PublishedFilesystem.open, scratch.directory, layer.digest, limits)
+            return await run(LazyFilesystem.open, scratch.directory, layer.digest, limits)
         except BlobDamaged as error:
-            raise BadTable(str(error)) from error
+            raise BadToc(str(error)) from error

@@ -13,14 +13,14 @@ from hashlib import sha256
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from blobserve.concurrency.refcount import Needed
+from blobserve.concurrency.refcount import RefCounted
 from blobserve.errors import BlobDamaged, ContentMismatch, PathNotFound, StoreClosed
 from blobserve.store.blobs.blob import Readable
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.codings_file import Uncoded
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.disk.codings_file import NoCoding
+from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lazy.chunk_cache import Chunks
-from blobserve.store.lazy.filesystem import PublishedFilesystem
+from blobserve.store.lazy.filesystem import LazyFilesystem
 from blobserve.store.lazy.toc.chunk import Chunk
 from blobserve.store.space.scratch import Scratch
 
@@ -33,15 +33,15 @@ _MOST_AHEAD = 256  # Chunks that are asked for in one turn of the reactor.
 _PIECES = 16  # Of these there are as many in the first window; a short range fetches less.
 
 
-class PublishedLayer(Needed):
+class LazyLayer(RefCounted):
     """A layer by its index; held by its pull, from the first, and by those who read it."""
 
     def __init__(
         self,
-        filesystem: PublishedFilesystem,
+        filesystem: LazyFilesystem,
         chunks: Chunks,
         scratch: Scratch,
-        unused: Callable[[PublishedLayer], None],
+        unused: Callable[[LazyLayer], None],
     ) -> None:
         """`unused` is called once, when nobody holds it any more."""
         super().__init__(self._close)
@@ -65,7 +65,7 @@ class PublishedLayer(Needed):
             return False
         with suppress(PathNotFound):
             found = self.filesystem.lookup(name)
-            return found.kind is Kind.FILE and found.path == name
+            return found.kind is EntryKind.FILE and found.path == name
         return False
 
     def become(self, ready: Readable) -> None:
@@ -109,26 +109,26 @@ class PublishedLayer(Needed):
         discarding.addErrback(lambda why: _log.failure("removing an index", failure=why))
 
 
-class PublishedReadable:
+class LazyLease:
     """The right to read a layer that is not here. See `blobserve.store.blobs.blob.Readable`."""
 
-    def __init__(self, layer: PublishedLayer) -> None:
-        layer.keep()
+    def __init__(self, layer: LazyLayer) -> None:
+        layer.acquire()
         self.filesystem: ImageFilesystem = layer.filesystem
-        self._layer: PublishedLayer | None = layer
+        self._layer: LazyLayer | None = layer
 
     def use_again(self) -> None:
         """See `Lease.use_again`: there is nothing yet that could be evicted."""
 
-    def reading(self, entry: Entry) -> Reading:
+    def reading(self, entry: Entry) -> LazyRead:
         """A reading of one file that is not empty; to be closed before this is released."""
         if self._layer is None:
             raise StoreClosed
-        return Reading(self._layer, entry)
+        return LazyRead(self._layer, entry)
 
-    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Uncoded:
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> NoCoding:
         """See `Lease.coded`: nothing is coded before it is here."""
-        return Uncoded.NEVER
+        return NoCoding.NEVER
 
     def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> None:
         """See `Lease.is_coding`: nothing is decoded before it is here."""
@@ -142,13 +142,13 @@ class PublishedReadable:
         """See `blobserve.store.blobs.blob.Readable.release`."""
         layer, self._layer = self._layer, None
         if layer is not None:
-            layer.leave()
+            layer.release()
 
 
-class Reading:
+class LazyRead:
     """One file being read, in order from wherever it is begun; it is fetched ahead a little."""
 
-    def __init__(self, layer: PublishedLayer, entry: Entry) -> None:
+    def __init__(self, layer: LazyLayer, entry: Entry) -> None:
         self._layer = layer
         self._chunks = layer.chunks
         self._entry = entry

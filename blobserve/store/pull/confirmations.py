@@ -10,13 +10,13 @@ from __future__ import annotations
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from blobserve.concurrency.singleflight import Flight, Flights
+from blobserve.concurrency.singleflight import Call, SingleFlight
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobserveError, StoreClosed
 from blobserve.names.reference import Reference
 from blobserve.store.pull.pulls import Pulls
-from blobserve.store.refs.freshness import PATIENCE, Known
-from blobserve.store.refs.reference_table import KnownReferences
+from blobserve.store.refs.freshness import PATIENCE, TagState
+from blobserve.store.refs.reference_table import ReferenceTable
 
 _RETRY = 10.0
 """Seconds until a source is asked again that could not be asked."""
@@ -25,13 +25,13 @@ _RETRY = 10.0
 class Confirmations:
     """Every confirmation under way."""
 
-    def __init__(self, known: KnownReferences, pulls: Pulls, reactor: IReactorTime) -> None:
+    def __init__(self, known: ReferenceTable, pulls: Pulls, reactor: IReactorTime) -> None:
         self._known = known
         self._pulls = pulls
         self._reactor = reactor
-        self._flights: Flights[Reference, None] = Flights()
+        self._flights: SingleFlight[Reference, None] = SingleFlight()
 
-    def may_serve(self, known: Known, rules: RepositoryRules, read_only: bool) -> bool:
+    def may_serve(self, known: TagState, rules: RepositoryRules, read_only: bool) -> bool:
         """Return whether it may be served at once although it is not proved.
 
         Its source is asked in the background if it is time to, unless `read_only`. It may not
@@ -43,7 +43,7 @@ class Confirmations:
             self._begin(known, rules)
         return known.confirm_after > 0
 
-    async def confirm(self, known: Known, rules: RepositoryRules, asked: float) -> None:
+    async def confirm(self, known: TagState, rules: RepositoryRules, asked: float) -> None:
         """Have its source asked, if it is time to, and wait for the answer the first time.
 
         At most `PATIENCE` seconds from `asked` on.
@@ -52,7 +52,7 @@ class Confirmations:
             flight = self._begin(known, rules)
             passed = self._reactor.seconds() - asked
             if not known.confirm_after and 0 <= passed < PATIENCE:
-                impatience = self._reactor.callLater(PATIENCE - passed, flight.land, None)
+                impatience = self._reactor.callLater(PATIENCE - passed, flight.succeed, None)
                 try:
                     await flight.wait()
                 finally:
@@ -63,17 +63,17 @@ class Confirmations:
         """Fail every wait and cancel every confirmation."""
         await self._flights.close(StoreClosed())
 
-    def _is_due(self, known: Known) -> bool:
+    def _is_due(self, known: TagState) -> bool:
         # A clock that was set back would have it wait for longer.
         return not 0 < known.confirm_after - self._reactor.seconds() <= _RETRY
 
-    def _begin(self, known: Known, rules: RepositoryRules) -> Flight[None]:
+    def _begin(self, known: TagState, rules: RepositoryRules) -> Call[None]:
         reference = known.reference
-        return self._flights.get(reference) or self._flights.begin(
+        return self._flights.get(reference) or self._flights.start(
             reference, lambda flight: self._confirm(known, rules)
         )
 
-    async def _confirm(self, known: Known, rules: RepositoryRules) -> None:
+    async def _confirm(self, known: TagState, rules: RepositoryRules) -> None:
         reference = known.reference
         timer = self._reactor.callLater(PATIENCE, self._put_off, known)
         try:
@@ -85,6 +85,6 @@ class Confirmations:
             if timer.active():
                 timer.cancel()
 
-    def _put_off(self, known: Known) -> None:
+    def _put_off(self, known: TagState) -> None:
         after = self._reactor.seconds() + _RETRY
         self._known.update(known, lambda each: attrs.evolve(each, confirm_after=after))

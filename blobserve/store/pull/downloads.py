@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from blobserve.concurrency.singleflight import Flight, reason_of
+from blobserve.concurrency.singleflight import Call, reason_of
 from blobserve.config import Limits
 from blobserve.errors import (
     ContentMismatch,
@@ -51,8 +51,8 @@ class _Download:
     access: Access
     """What the repository will have shown by it."""
     is_proof: bool = False
-    flight: Flight[None] = attrs.field(factory=Flight)
-    pulls: list[Flight[Any]] = attrs.field(factory=list)
+    flight: Call[None] = attrs.field(factory=Call)
+    pulls: list[Call[Any]] = attrs.field(factory=list)
     """The pulls that need it; any of them may become urgent at any time."""
 
     @property
@@ -92,7 +92,7 @@ class Downloads:
         repository: Repository,
         descriptor: Descriptor,
         access: Access,
-        pull: Flight[Any],
+        pull: Call[Any],
     ) -> None:
         """Bring a layer into the blob space on behalf of `pull`; returns when it is READY.
 
@@ -110,7 +110,7 @@ class Downloads:
         repository: Repository,
         descriptor: Descriptor,
         access: Access,
-        pull: Flight[Any],
+        pull: Call[Any],
     ) -> None:
         """Verify all bytes of a layer as its repository gives them out; keep none.
 
@@ -133,12 +133,12 @@ class Downloads:
         self._downloads.clear()
         self._count()
 
-    async def _wait_for(self, wanted: _Download, pull: Flight[Any]) -> None:
+    async def _wait_for(self, wanted: _Download, pull: Call[Any]) -> None:
         while True:
             # A new one each time: what has failed has told its waiters so.
             download = self._downloads.get(wanted.key)
             if download is None:
-                download = self._begin(attrs.evolve(wanted, flight=Flight(), pulls=[]))
+                download = self._begin(attrs.evolve(wanted, flight=Call(), pulls=[]))
             download.pulls.append(pull)
             try:
                 return await download.flight.wait()
@@ -202,7 +202,7 @@ class Downloads:
             self._metrics.pulls.labels("proved" if download.is_proof else "ready").inc()
             digest, repository = download.descriptor.digest, download.repository
             self._space.provenance.record(digest, repository, download.access)
-            download.flight.land(None)
+            download.flight.succeed(None)
             return
         error = reason_of(outcome)
         result = "cancelled" if isinstance(error, CancelledError) else "failed"
@@ -233,7 +233,7 @@ class Downloads:
         ingest = await self._space.ingest(download.descriptor)
         try:
             if download.descriptor.size:
-                consumer = _Counted(ingest, self._metrics)
+                consumer = _ByteCounter(ingest, self._metrics)
                 fetch = Deferred.fromCoroutine(
                     download.source.fetch(download.repository, download.descriptor, consumer)
                 )
@@ -246,7 +246,7 @@ class Downloads:
     async def _attempt_proof(self, download: _Download) -> None:
         proof = Proof(download.descriptor)
         if download.descriptor.size:
-            consumer = _Counted(proof, self._metrics)
+            consumer = _ByteCounter(proof, self._metrics)
             await download.source.fetch(download.repository, download.descriptor, consumer)
         proof.finish()
 
@@ -264,7 +264,7 @@ async def _stopped_early(fetch: Deferred[None], failure: Deferred[None]) -> None
 
 
 @implementer(IConsumer)
-class _Counted:
+class _ByteCounter:
     """Counts the bytes of a layer on their way into its ingest."""
 
     def __init__(self, consumer: IConsumer, metrics: Metrics) -> None:

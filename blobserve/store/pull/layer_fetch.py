@@ -12,13 +12,13 @@ from typing import cast
 from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 from twisted.python.failure import Failure
 
-from blobserve.concurrency.singleflight import Flight
+from blobserve.concurrency.singleflight import Call
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobNotFound, SpaceContended
 from blobserve.names.reference import Repository
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Source
-from blobserve.store.blobspace import Blob, BlobSpace, BlobState, Readable
+from blobserve.store.blobspace import BlobLease, BlobSpace, BlobState, Readable
 from blobserve.store.pull.downloads import Downloads
 from blobserve.store.refs.image import Image
 from blobserve.store.space.provenance import Access
@@ -27,7 +27,7 @@ _ASKED_AT_ONCE = 10
 """Layers that sources are asked for at a time, without fetching them."""
 
 
-class Bringing:
+class LayerFetcher:
     """Brings layers into one blob space."""
 
     def __init__(self, space: BlobSpace, downloads: Downloads) -> None:
@@ -41,7 +41,7 @@ class Bringing:
         image: Image,
         source: Source,
         rules: RepositoryRules,
-        flight: Flight[Readable],
+        flight: Call[Readable],
         allowed: Callable[[], None],
     ) -> Readable:
         """Make all layers that are served READY, each with a permit of its own, and hold them.
@@ -75,9 +75,9 @@ class Bringing:
         layer: Descriptor,
         source: Source,
         rules: RepositoryRules,
-        flight: Flight[Readable],
+        flight: Call[Readable],
         allowed: Callable[[], None],
-    ) -> Blob:
+    ) -> BlobLease:
         digest, access = layer.kept_as, Access.needed(rules)
         if not self._is_proved(repository, layer, access) and (
             self._downloads.is_foreign(digest, repository, access)
@@ -104,7 +104,7 @@ class Bringing:
         layer: Descriptor,
         source: Source,
         rules: RepositoryRules,
-        flight: Flight[Readable],
+        flight: Call[Readable],
     ) -> None:
         """Have the repository's own source show a layer that is here, or on its way.
 
@@ -123,7 +123,7 @@ class Bringing:
         self._space.provenance.record(layer.digest, repository, access)
 
 
-async def _all(bringing: list[Deferred[Blob]]) -> list[Blob]:
+async def _all(bringing: list[Deferred[BlobLease]]) -> list[BlobLease]:
     """What all of them bring; when one fails the others are waited for no longer, nothing is held.
 
     :raises BlobserveError: what made the first fail.
@@ -137,6 +137,6 @@ async def _all(bringing: list[Deferred[Blob]]) -> list[Blob]:
         raise cast("Exception", first.subFailure.value) from first
 
 
-def _give_back(outcome: Blob | Failure | None) -> None:
-    if isinstance(outcome, Blob):
+def _give_back(outcome: BlobLease | Failure | None) -> None:
+    if isinstance(outcome, BlobLease):
         outcome.release()

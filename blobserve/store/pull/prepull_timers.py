@@ -15,24 +15,24 @@ from blobserve.errors import Forbidden
 from blobserve.names.reference import Reference
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.pull.pulls import Pulls
-from blobserve.store.pull.revalidation import Refreshes
-from blobserve.store.refs.freshness import Freshness, Known, moves
-from blobserve.store.refs.reference_table import KnownReferences, Rules
+from blobserve.store.pull.revalidation import Revalidations
+from blobserve.store.refs.freshness import Freshness, TagState, moves
+from blobserve.store.refs.reference_table import ReferenceTable, Rules
 
 _RETRY = 10.0
 """Seconds until what has never been pulled is tried again."""
 
 
-class PrePulls:
+class PrePullTimers:
     """The tags that are kept fresh unasked."""
 
     def __init__(
         self,
         space: BlobSpace,
         rules: Rules,
-        known: KnownReferences,
+        known: ReferenceTable,
         pulls: Pulls,
-        refreshes: Refreshes,
+        refreshes: Revalidations,
         reactor: IReactorTime,
     ) -> None:
         self._space = space
@@ -77,7 +77,7 @@ class PrePulls:
         elif again or known.freshness(rules, self._reactor.seconds()) is not Freshness.TRUSTED:
             await self._refreshes.look_up(known, rules).wait(urgent=False)
 
-    def _is_ready(self, known: Known, rules: RepositoryRules) -> bool:
+    def _is_ready(self, known: TagState, rules: RepositoryRules) -> bool:
         if known.image is None or not known.is_proved(rules):
             return False
         return self._space.is_ready(known.image.digests)

@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from blobserve.concurrency.fair_queue import Portions
-from blobserve.concurrency.singleflight import Flight, Flights
+from blobserve.concurrency.fair_queue import FairQueue
+from blobserve.concurrency.singleflight import Call, SingleFlight
 from blobserve.config import RepositoryRules
 from blobserve.errors import (
     BlobNotFound,
@@ -30,15 +30,15 @@ from blobserve.names.reference import Reference, Repository
 from blobserve.oci.source import Source
 from blobserve.store.blobspace import BlobSpace, BlobState, Readable
 from blobserve.store.ingest.early_files import EarlyFile
-from blobserve.store.lazy.availability import Offer, Offering, Offers
-from blobserve.store.lazy.lazy_indexes import PublishedIndexes
-from blobserve.store.lazy.lazy_layer import PublishedLayer
+from blobserve.store.lazy.availability import Availability, AvailabilityPublisher, LazyImage
+from blobserve.store.lazy.lazy_indexes import LazyIndexes
+from blobserve.store.lazy.lazy_layer import LazyLayer
 from blobserve.store.pull.downloads import Downloads
-from blobserve.store.pull.layer_fetch import Bringing
-from blobserve.store.refs.freshness import Known
-from blobserve.store.refs.image import Image, Images
-from blobserve.store.refs.negative_cache import Missing
-from blobserve.store.refs.reference_table import KnownReferences, Rules
+from blobserve.store.pull.layer_fetch import LayerFetcher
+from blobserve.store.refs.freshness import TagState
+from blobserve.store.refs.image import Image, ImageReader
+from blobserve.store.refs.negative_cache import NegativeCache
+from blobserve.store.refs.reference_table import ReferenceTable, Rules
 from blobserve.store.space.provenance import Access
 
 _log = Logger()
@@ -49,19 +49,19 @@ T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
-class _Coming:
+class _PendingPull:
     """An image that is being pulled, and those who wait for a file of its one layer."""
 
     access: Access
     """What its repository will have shown when it is READY."""
-    image: Flight[Image] = attrs.field(factory=Flight)
+    image: Call[Image] = attrs.field(factory=Call)
     """Lands as soon as the repository may be given what streams past of the layer."""
     waits: set[Deferred[Any]] = attrs.field(factory=set)
 
     def land(self, image: Image) -> None:
         """Let files of the layer be given out; of several layers, an upper one may hide them."""
         if len(image.served) == 1:
-            self.image.land(image)
+            self.image.succeed(image)
 
     def end(self) -> None:
         """End every wait: whatever streams past from now on comes through other pulls."""
@@ -76,11 +76,11 @@ class Pulls:
         self,
         space: BlobSpace,
         provider: Provider,
-        images: Images,
-        known: KnownReferences,
-        missing: Missing,
+        images: ImageReader,
+        known: ReferenceTable,
+        missing: NegativeCache,
         downloads: Downloads,
-        indexes: PublishedIndexes,
+        indexes: LazyIndexes,
         rules: Rules,
         reactor: IReactorTime,
     ) -> None:
@@ -90,29 +90,31 @@ class Pulls:
         self._known = known
         self._missing = missing
         self._downloads = downloads
-        self._layers = Bringing(space, downloads)
+        self._layers = LayerFetcher(space, downloads)
         self._indexes = indexes
         self._rules = rules
         self._reactor = reactor
         # Of each its own: as long as not all are told, the image is held, and takes up room.
-        self._flights: Flights[Reference, Readable] = Flights(lambda: Portions(reactor).do)
-        self._coming: dict[Reference, _Coming] = {}
-        self._offers: dict[Reference, Offers] = {}
+        self._flights: SingleFlight[Reference, Readable] = SingleFlight(
+            lambda: FairQueue(reactor).do
+        )
+        self._coming: dict[Reference, _PendingPull] = {}
+        self._offers: dict[Reference, Availability] = {}
 
-    def get(self, reference: Reference) -> Flight[Readable] | None:
+    def get(self, reference: Reference) -> Call[Readable] | None:
         """The pull of `reference` that is under way."""
         return self._flights.get(reference)
 
     def begin(
-        self, reference: Reference, wanted: Known | None, rules: RepositoryRules
-    ) -> Flight[Readable]:
+        self, reference: Reference, wanted: TagState | None, rules: RepositoryRules
+    ) -> Call[Readable]:
         """Pull the digest that is `wanted`, or if that is None what the source says it is.
 
         None is under way for this reference. The flight's image is held until all who wait have
         been told; they acquire their own.
         """
-        self._offers[reference] = Offers()
-        return self._flights.begin(
+        self._offers[reference] = Availability()
+        return self._flights.start(
             reference,
             lambda flight: self._pull(reference, wanted, rules, flight),
             after=lambda image: image.release(),
@@ -121,7 +123,7 @@ class Pulls:
     def early(self, reference: Reference, name: bytes, access: Access) -> Deferred[EarlyFile]:
         """A file of the image that `reference` is being pulled for, before it is READY.
 
-        See `Passing.wait`. Never fires when the pull will not show so much `access`.
+        See `StreamingLayer.wait`. Never fires when the pull will not show so much `access`.
         """
         coming = self._coming.get(reference)
         if coming is None or coming.access < access:
@@ -135,8 +137,8 @@ class Pulls:
 
         return early.addBoth(ended)
 
-    async def offer(self, reference: Reference, name: bytes | None = None) -> Offer | None:
-        """The image by its published index, as soon as it can be read by that; see `Offers.wait`.
+    async def offer(self, reference: Reference, name: bytes | None = None) -> LazyImage | None:
+        """The image by its published index, as soon as it can be read by that; see `wait`.
 
         None when it cannot, or its pull is over before; what came of that the flight says.
         """
@@ -152,13 +154,13 @@ class Pulls:
     async def _pull(
         self,
         reference: Reference,
-        wanted: Known | None,
+        wanted: TagState | None,
         rules: RepositoryRules,
-        flight: Flight[Readable],
+        flight: Call[Readable],
     ) -> Readable:
         # Of the same moment as its source: they say whether that uses credentials.
         rules = self._rules(reference.repository) or rules
-        self._coming[reference] = _Coming(Access.needed(rules))
+        self._coming[reference] = _PendingPull(Access.needed(rules))
         try:
             source = self._provider(reference.repository)
             if wanted is not None and reference.tag is not None:
@@ -176,15 +178,15 @@ class Pulls:
             raise
         finally:
             self._coming.pop(reference).end()
-            self._offers.pop(reference).land(None)
+            self._offers.pop(reference).settle(None)
 
-    async def _early(self, coming: Flight[Image], name: bytes) -> EarlyFile:
+    async def _early(self, coming: Call[Image], name: bytes) -> EarlyFile:
         image = await coming.wait()
         file = await self._space.early.of(image.served[0].kept_as).wait(name)
         file.image = image.digest
         return file
 
-    def _lost(self, reference: Reference, wanted: Known | None, error: ImageNotFound) -> None:
+    def _lost(self, reference: Reference, wanted: TagState | None, error: ImageNotFound) -> None:
         """Draw the conclusion from there being no such image."""
         if wanted is None:
             self._missing.note(reference, error)
@@ -196,15 +198,15 @@ class Pulls:
     async def _bring(
         self,
         reference: Reference,
-        wanted: Known | None,
+        wanted: TagState | None,
         source: Source,
         rules: RepositoryRules,
-        flight: Flight[Readable],
+        flight: Call[Readable],
     ) -> Readable:
         """Make an image READY, switch `reference` to it, and hold it."""
         target = reference.at(wanted.digest) if wanted else reference
         image, documents = await self._images.read(target, rules, source)
-        known = wanted or Known(reference, image.digest, self._reactor.seconds())
+        known = wanted or TagState(reference, image.digest, self._reactor.seconds())
         # It is learned, and offered, as that alone which the source has shown or is to show.
         known = attrs.evolve(known, image=image, access=Access.needed(rules))
         readable = await self._offered(known, image, source, rules, flight)
@@ -224,16 +226,18 @@ class Pulls:
 
     async def _offered(
         self,
-        known: Known,
+        known: TagState,
         image: Image,
         source: Source,
         rules: RepositoryRules,
-        flight: Flight[Readable],
+        flight: Call[Readable],
     ) -> Readable:
         """Make an image READY, and until then offer it by its published index if it has one."""
         repository = known.reference.repository
         opening = self._opening(known, image, source)
-        offering = Offering(known, self._offers[known.reference], opening, self._reactor)
+        offering = AvailabilityPublisher(
+            known, self._offers[known.reference], opening, self._reactor
+        )
         try:
             await offering.head_start()
             coming = self._coming[known.reference]
@@ -245,9 +249,7 @@ class Pulls:
         finally:
             offering.end()
 
-    def _opening(
-        self, known: Known, image: Image, source: Source
-    ) -> Deferred[PublishedLayer | None]:
+    def _opening(self, known: TagState, image: Image, source: Source) -> Deferred[LazyLayer | None]:
         """The one layer of an image by its published index; None where there is better."""
         current = self._known.get(known.reference)
         served = current.image.digests if current and current.image else ()

@@ -9,26 +9,26 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from blobserve.concurrency.singleflight import Flight, Flights
+from blobserve.concurrency.singleflight import Call, SingleFlight
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobserveError, StoreClosed
 from blobserve.names.reference import Reference
 from blobserve.store.blobspace import BlobSpace, BlobState
 from blobserve.store.pull.pulls import Provider, Pulls
-from blobserve.store.refs.freshness import PATIENCE, Known
-from blobserve.store.refs.reference_table import KnownReferences
+from blobserve.store.refs.freshness import PATIENCE, TagState
+from blobserve.store.refs.reference_table import ReferenceTable
 
 _log = Logger()
 
 
-class Refreshes:
+class Revalidations:
     """Every look-up of a known tag under way."""
 
     def __init__(
         self,
         space: BlobSpace,
         provider: Provider,
-        known: KnownReferences,
+        known: ReferenceTable,
         pulls: Pulls,
         reactor: IReactorTime,
     ) -> None:
@@ -37,9 +37,9 @@ class Refreshes:
         self._known = known
         self._pulls = pulls
         self._reactor = reactor
-        self._flights: Flights[Reference, None] = Flights()
+        self._flights: SingleFlight[Reference, None] = SingleFlight()
 
-    def look_up(self, known: Known, rules: RepositoryRules) -> Flight[None]:
+    def look_up(self, known: TagState, rules: RepositoryRules) -> Call[None]:
         """Ask where a tag points now, and go there; joins what is under way.
 
         The flight lands when the tag serves its current image, when that image cannot be had, and
@@ -49,7 +49,7 @@ class Refreshes:
         """
         flight = self._flights.get(known.reference)
         if flight is None:
-            flight = self._flights.begin(
+            flight = self._flights.start(
                 known.reference, lambda flight: self._refresh(known, rules, flight)
             )
         return flight
@@ -58,8 +58,8 @@ class Refreshes:
         """Fail every wait and cancel every look-up."""
         await self._flights.close(StoreClosed())
 
-    async def _refresh(self, known: Known, rules: RepositoryRules, flight: Flight[None]) -> None:
-        impatience = self._reactor.callLater(PATIENCE, flight.land, None)
+    async def _refresh(self, known: TagState, rules: RepositoryRules, flight: Call[None]) -> None:
+        impatience = self._reactor.callLater(PATIENCE, flight.succeed, None)
         try:
             await self._follow(known, rules, flight)
         except BlobserveError as error:
@@ -75,20 +75,20 @@ class Refreshes:
             if impatience.active():
                 impatience.cancel()
 
-    async def _follow(self, known: Known, rules: RepositoryRules, flight: Flight[None]) -> None:
+    async def _follow(self, known: TagState, rules: RepositoryRules, flight: Call[None]) -> None:
         source = self._provider(known.reference.repository)
         answer = await source.refresh(known.reference, known.digest)
         now = self._reactor.seconds()
         if answer.digest == known.digest:
             self._known.update(known, lambda each: each.confirmed(now, answer.pause))
         elif self._known.is_current(known) and not self._pulls.get(known.reference):
-            moved = Known(known.reference, answer.digest, now, quiet_until=now + answer.pause)
+            moved = TagState(known.reference, answer.digest, now, quiet_until=now + answer.pause)
             pull = self._pulls.begin(known.reference, moved, rules)
             if not self._is_ready(known):
-                flight.land(None)  # Requests go on to wait for the pull itself.
+                flight.succeed(None)  # Requests go on to wait for the pull itself.
             await pull.wait(urgent=flight.urgent)
 
-    def _is_ready(self, known: Known) -> bool:
+    def _is_ready(self, known: TagState) -> bool:
         """Return whether all layers that are served are here: their tree needs no pull."""
         layers = known.image.digests if known.image is not None else ()
         states = [self._space.state_of(layer) for layer in layers]

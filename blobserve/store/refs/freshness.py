@@ -11,7 +11,7 @@ import math
 import attrs
 
 from blobserve.config import RepositoryRules
-from blobserve.errors import BlobserveError, ComeAgain
+from blobserve.errors import BlobserveError, TemporarilyUnavailable
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
 from blobserve.store.refs.image import Image
@@ -36,7 +36,7 @@ class Freshness(enum.Enum):
 
 
 @attrs.frozen
-class Known:
+class TagState:
     """What a reference is known to stand for; times are seconds of the reactor's clock."""
 
     reference: Reference
@@ -87,14 +87,14 @@ class Known:
         due = max(self.checked + rules.tag_max_age, self.quiet_until)
         return max(due - now, _LEAST_INTERVAL)
 
-    def confirmed(self, now: float, pause: float) -> Known:
+    def confirmed(self, now: float, pause: float) -> TagState:
         """The same, the registry having just said that the tag has not moved."""
         return attrs.evolve(self, checked=now, quiet_until=now + pause, failures=0)
 
-    def put_off(self, rules: RepositoryRules, now: float, error: BlobserveError) -> Known:
+    def put_off(self, rules: RepositoryRules, now: float, error: BlobserveError) -> TagState:
         """The same, a look-up or the pull of what it found having just failed."""
         delay = min(2.0 ** min(self.failures, 9), max(rules.tag_max_age, _RETRY_CEILING))
-        if isinstance(error, ComeAgain):
+        if isinstance(error, TemporarilyUnavailable):
             delay = max(delay, error.retry_after)
         # A clock that was set back would have no delay count.
         checked, failures = min(self.checked, now), self.failures + 1

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import attrs
 
 from blobserve.config import Limits, RepositoryRules
-from blobserve.errors import BadImage, ContentMismatch, NoLayers, NotHere
+from blobserve.errors import BadImage, ContentMismatch, NoLayers, NotCached
 from blobserve.names.digest import Digest
 from blobserve.names.platform import Platform
 from blobserve.names.reference import Reference
-from blobserve.oci.manifest import Descriptor, Index, Manifest, parse
+from blobserve.oci.manifest import Descriptor, ImageIndex, Manifest, parse
 from blobserve.oci.source import Document, Source
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.space.merged_indexes import parts_of
@@ -58,7 +58,7 @@ class Image:
         return self.platform == rules.platform and is_chosen
 
 
-class Images:
+class ImageReader:
     """Reads images."""
 
     def __init__(self, space: BlobSpace, limits: Callable[[], Limits]) -> None:
@@ -83,7 +83,7 @@ class Images:
         access = Access.NONE if is_trusted else Access.needed(rules)
         document = await self._document(reference, source, access)
         documents, warnings = [document], []
-        while isinstance(parsed := self._parse(document), Index):
+        while isinstance(parsed := self._parse(document), ImageIndex):
             if len(documents) == _DOCUMENTS:
                 raise BadImage(str(reference), "its indexes are nested more than once")
             chosen, warning = parsed.choose(rules.platform)
@@ -111,7 +111,7 @@ class Images:
         )
         return image, documents
 
-    def _parse(self, document: Document) -> Manifest | Index:
+    def _parse(self, document: Document) -> Manifest | ImageIndex:
         return parse(document.content, document.media_type, self._limits())
 
     async def _document(
@@ -123,7 +123,7 @@ class Images:
             if held is not None:
                 return held
         if source is None:
-            raise NotHere(str(reference))
+            raise NotCached(str(reference))
         return await source.resolve(reference)
 
 

@@ -21,7 +21,7 @@ LIFE = 2.0
 MOST = 4096
 
 
-class Missing:
+class NegativeCache:
     """What was asked for in vain, the longest ago first."""
 
     def __init__(self, reactor: IReactorTime) -> None:

@@ -3,7 +3,8 @@
 Each image is known by its digest too, so that a digest which a tag once named needs no registry.
 Knows nothing of where images come from.
 
-`Current` counts which layers and merged indexes tags serve now; they are evicted after all others.
+`CurrentParts` counts which layers and merged indexes tags serve now; they are evicted after all
+others.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.disk.write_behind import MOST_REFERENCES
-from blobserve.store.refs.freshness import Known
-from blobserve.store.refs.image import Image, Images
+from blobserve.store.refs.freshness import TagState
+from blobserve.store.refs.image import Image, ImageReader
 from blobserve.store.space.provenance import Access
 
 _log = Logger()
@@ -29,15 +30,15 @@ _log = Logger()
 Rules = Callable[[Repository], "RepositoryRules | None"]
 
 
-class KnownReferences:
+class ReferenceTable:
     """The one place where a tag switches."""
 
-    def __init__(self, space: BlobSpace, images: Images, rules: Rules) -> None:
+    def __init__(self, space: BlobSpace, images: ImageReader, rules: Rules) -> None:
         self._space = space
         self._images = images
         self._rules = rules
-        self._known: dict[Reference, Known] = {}
-        self._current = Current()
+        self._known: dict[Reference, TagState] = {}
+        self._current = CurrentParts()
         space.mark_current(self._current)
         self.switches = 0
         """How often a reference has come to stand for something else than before."""
@@ -55,7 +56,7 @@ class KnownReferences:
                 _log.warn("the blob space remembers a strange reference: {error}", error=error)
                 self._space.references.forget(text)
             else:
-                self._known[reference] = Known(reference, digest, checked)
+                self._known[reference] = TagState(reference, digest, checked)
         tagged = {(tag.repository, self._known[tag].digest) for tag in self.tags()}
         for reference, known in self._known.items():
             key = known.digest, reference.repository
@@ -66,14 +67,14 @@ class KnownReferences:
             if rules is not None:
                 await self.recall(reference, rules)
 
-    def get(self, reference: Reference) -> Known | None:
+    def get(self, reference: Reference) -> TagState | None:
         """What is known of `reference`; counts as a use of it."""
         known = self._known.pop(reference, None)
         if known is not None:
             self._known[reference] = known
         return known
 
-    async def recall(self, reference: Reference, rules: RepositoryRules) -> Known | None:
+    async def recall(self, reference: Reference, rules: RepositoryRules) -> TagState | None:
         """What is known of `reference`, its image read if the blob space has its manifests.
 
         Asks no source. Returns at once when the image has been read for these rules before.
@@ -97,7 +98,7 @@ class KnownReferences:
         self.update(known, lambda each: attrs.evolve(each, image=image, access=access))
         return self._known.get(reference)
 
-    def learn(self, known: Known) -> None:
+    def learn(self, known: TagState) -> None:
         """Switch a reference to what it is now known to stand for, an image that is READY."""
         exact, image = known.reference.at(known.digest), known.image
         if exact not in self._known and image is not None:
@@ -113,12 +114,12 @@ class KnownReferences:
                 self.switches += reference in self._known
                 self._remember(learned)
 
-    def is_current(self, known: Known) -> bool:
+    def is_current(self, known: TagState) -> bool:
         """Whether the reference has neither been switched nor forgotten since."""
         present = self._known.get(known.reference)
         return present is not None and present.digest == known.digest
 
-    def update(self, known: Known, change: Callable[[Known], Known]) -> None:
+    def update(self, known: TagState, change: Callable[[TagState], TagState]) -> None:
         """Change what is known of a reference, if `known` is still current."""
         if not self.is_current(known):
             return
@@ -135,7 +136,7 @@ class KnownReferences:
             self._current.serves(reference, ())
             self._space.references.forget(str(reference))
 
-    def disprove(self, known: Known) -> None:
+    def disprove(self, known: TagState) -> None:
         """Forget a reference that its source has denied, and its digest if only tags vouch for it.
 
         See `Access.REMEMBERED`.
@@ -164,23 +165,23 @@ class KnownReferences:
         covers, access = self._space.provenance.covers, Access.needed(rules)
         return all(covers(digest, repository, access) for digest in digests)
 
-    def _remember(self, known: Known) -> None:
+    def _remember(self, known: TagState) -> None:
         if known.reference not in self._known and len(self._known) >= MOST_REFERENCES:
             self.forget(next(iter(self._known)))  # the longest unused
         self._put(known)
         self._write_down(known)
 
-    def _put(self, known: Known) -> None:
+    def _put(self, known: TagState) -> None:
         before = self._known.get(known.reference)
         self._known[known.reference] = known
         if before is None or before.image is not known.image:
             self.mark(known.reference)
 
-    def _write_down(self, known: Known) -> None:
+    def _write_down(self, known: TagState) -> None:
         self._space.references.remember(str(known.reference), known.digest, known.checked)
 
 
-class Current:
+class CurrentParts:
     """Digests of what tags serve; `in` tells whether any tag serves it."""
 
     def __init__(self) -> None:

@@ -18,11 +18,11 @@ from twisted.python.failure import Failure
 
 from blobserve.errors import BlobserveError, DiskFull, ImageTooLarge, SpaceContended
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import KeptBlob
-from blobserve.store.space.quota import Bound, Shelf
+from blobserve.store.blobs.blob import ReadyBlob
+from blobserve.store.space.quota import BlobLru, Quota
 
 
-class Pull(Protocol):
+class ReservationOwner(Protocol):
     """What asks for room again and again, and can be told to give all of it back."""
 
     digest: Digest
@@ -35,7 +35,7 @@ class Pull(Protocol):
 
 
 @attrs.frozen(eq=False)
-class Together:
+class ImageGroup:
     """The parts of an image that is being pulled: its layers, and their tree."""
 
     image: Digest
@@ -45,34 +45,34 @@ class Together:
 
 
 @attrs.frozen(eq=False)
-class _Request:
-    pull: Pull | None
-    least: int
-    wish: int
-    due: int
+class _Reservation:
+    owner: ReservationOwner | None
+    minimum: int
+    preferred: int
+    expected: int
     answer: Deferred[int]
 
 
-class Room:
+class Allocator:
     """Gives out the bytes of a blob space."""
 
     def __init__(
         self,
-        bound: Bound,
-        shelf: Shelf,
-        evict: Callable[[list[KeptBlob]], Awaitable[None]],
+        bound: Quota,
+        shelf: BlobLru,
+        evict: Callable[[list[ReadyBlob]], Awaitable[None]],
     ) -> None:
         self._bound = bound
         self._shelf = shelf
         self._evict = evict
-        self._pulls: dict[Pull, float] = {}
+        self._pulls: dict[ReservationOwner, float] = {}
         """When each entered; those that give way are the youngest for ever."""
-        self._images: list[Together] = []
+        self._images: list[ImageGroup] = []
         self._entered = 0
-        self._requests: list[_Request] = []
+        self._requests: list[_Reservation] = []
         self._serving = False
 
-    def enter(self, pull: Pull, gives_way: bool = False) -> None:
+    def enter(self, pull: ReservationOwner, gives_way: bool = False) -> None:
         """Let a pull ask from now on; it is the youngest.
 
         One that `gives_way` is no pull, and counts as younger than every pull, those to come too.
@@ -80,36 +80,38 @@ class Room:
         self._entered += 1
         self._pulls[pull] = math.inf if gives_way else self._entered
 
-    def leave(self, pull: Pull, kept: int) -> None:
+    def leave(self, pull: ReservationOwner, kept: int) -> None:
         """Take back all that a pull holds but the bytes it has `kept` on disk; once only."""
         del self._pulls[pull]
         self._bound.give(pull.held - kept)
 
-    def begin(self, image: Digest, parts: frozenset[Digest]) -> Together:
+    def begin(self, image: Digest, parts: frozenset[Digest]) -> ImageGroup:
         """Have the pulls of these parts count as one image's, from now on until `end`."""
         self._entered += 1
-        together = Together(image, parts, self._entered)
+        together = ImageGroup(image, parts, self._entered)
         self._images.append(together)
         return together
 
-    def end(self, together: Together) -> None:
+    def end(self, together: ImageGroup) -> None:
         """The image is READY, or has failed; once only."""
         self._images.remove(together)
 
-    def ask(self, pull: Pull | None, least: int, wish: int = 0, due: int = 0) -> Deferred[int]:
-        """Take `wish` bytes, or when so many cannot be had `least`; fires with the number.
+    def reserve(
+        self, owner: ReservationOwner | None, minimum: int, preferred: int = 0, expected: int = 0
+    ) -> Deferred[int]:
+        """Reserve between `minimum` and `preferred` bytes; fires with the number.
 
-        So many are `due` sooner or later, as far as is known: what they would be too many for is
-        refused now, before anything goes for it.
+        Fails at once if `expected`, the total still to come, can never fit: nothing is evicted
+        then. `owner` None is for something small. It is served before every pull, and no pull gives
+        up for it. Cancelling withdraws the request.
 
-        `pull` None: for something small that is served before every pull, and for which none gives
-        up. Cancelling withdraws.
-
-        :raises ImageTooLarge: when the pull could not go on in an otherwise empty blob space.
+        :raises ImageTooLarge: when the owner could not go on in an otherwise empty blob space.
         :raises SpaceContended: when older pulls have the rest.
         :raises DiskFull: when all that is left is being read, or the disk has no more.
         """
-        request = _Request(pull, least, max(least, wish), due, Deferred(self._withdraw))
+        request = _Reservation(
+            owner, minimum, max(minimum, preferred), expected, Deferred(self._withdraw)
+        )
         self._requests.append(request)
         if not self._serving:
             Deferred.fromCoroutine(self._serve())
@@ -135,15 +137,15 @@ class Room:
     def _withdraw(self, answer: Deferred[int]) -> None:
         self._requests = [each for each in self._requests if each.answer is not answer]
 
-    def _age(self, request: _Request) -> float:
-        return -1.0 if request.pull is None else self._since(request.pull)
+    def _age(self, request: _Reservation) -> float:
+        return -1.0 if request.owner is None else self._since(request.owner)
 
-    def _since(self, pull: Pull) -> float:
+    def _since(self, pull: ReservationOwner) -> float:
         entered = self._pulls[pull]
         images = () if entered == math.inf else self._images_of(pull)
         return min([entered, *(each.since for each in images)])
 
-    def _images_of(self, pull: Pull) -> list[Together]:
+    def _images_of(self, pull: ReservationOwner) -> list[ImageGroup]:
         return [each for each in self._images if pull.digest in each.parts]
 
     async def _serve(self) -> None:
@@ -160,32 +162,32 @@ class Room:
                 self._answer(request, outcome)
         self._serving = False
 
-    def _answer(self, request: _Request, outcome: int | Failure) -> None:
+    def _answer(self, request: _Reservation, outcome: int | Failure) -> None:
         if isinstance(outcome, int):
             self._bound.take(outcome)
-            if request.pull is not None:
-                request.pull.held += outcome
+            if request.owner is not None:
+                request.owner.held += outcome
         request.answer.callback(outcome)
 
-    async def _room_for(self, request: _Request) -> int:
+    async def _room_for(self, request: _Reservation) -> int:
         while request in self._requests:
             await self._refuse_if_too_large(request)
-            for size in (request.wish, request.least):
+            for size in (request.preferred, request.minimum):
                 if await self._make(size):
                     return size
             youngest = max(self._pulls, key=self._since, default=None)
-            if request.pull is None or youngest is None:
+            if request.owner is None or youngest is None:
                 raise SpaceContended if len(self._pulls) > 1 else DiskFull
-            since = self._since(request.pull)
+            since = self._since(request.owner)
             if self._since(youngest) == since:  # it is itself, or of the same image
                 is_alone = all(self._since(each) == since for each in self._pulls)
                 raise DiskFull if is_alone else SpaceContended
             await youngest.give_up(SpaceContended())
         return 0
 
-    async def _refuse_if_too_large(self, request: _Request) -> None:
+    async def _refuse_if_too_large(self, request: _Reservation) -> None:
         """Nothing is evicted for what would not fit even if everything else were."""
-        pull, limit = request.pull, self._bound.limit
+        pull, limit = request.owner, self._bound.limit
         if limit is None or pull is None:
             return
         images = [] if self._pulls[pull] == math.inf else self._images_of(pull)
@@ -193,7 +195,7 @@ class Room:
         removable = self._shelf.size + sum(each.held for each in self._pulls)
         most = limit - (self._bound.size - removable)
         # What is taken beside blobs and pulls may be free by the time that all of it is due.
-        if held + request.least <= most and held + request.due <= limit:
+        if held + request.minimum <= most and held + request.expected <= limit:
             return
         error = ImageTooLarge(str(images[0].image if images else pull.digest), limit)
         for each in list(self._pulls):
@@ -202,7 +204,7 @@ class Room:
                 await each.give_up(error)
         raise error
 
-    def _held_by(self, image: Together) -> int:
+    def _held_by(self, image: ImageGroup) -> int:
         """Bytes that the parts of an image take so far, READY or not."""
         ready = filter(None, map(self._shelf.get, image.parts))
         pulls = [pull for pull, since in self._pulls.items() if since != math.inf]

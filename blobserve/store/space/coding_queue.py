@@ -21,20 +21,26 @@ from twisted.python.failure import Failure
 
 from blobserve.concurrency.threads import Threads
 from blobserve.config import KIB, MIB
-from blobserve.errors import BlobDamaged, BlobserveError, ComeAgain, NoSpace, StoreClosed
+from blobserve.errors import (
+    BlobDamaged,
+    BlobserveError,
+    NoSpace,
+    StoreClosed,
+    TemporarilyUnavailable,
+)
 from blobserve.metrics import Metrics
-from blobserve.store.blobs.blob import Blob, KeptBlob, KeptTree
+from blobserve.store.blobs.blob import BlobLease, ReadyBlob, ReadyMergedIndex
 from blobserve.store.blobs.blob_files import BlobFiles
 from blobserve.store.blobs.compress import append, check, copy
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.codings_file import CODINGS, Coded, Codings, Made, Uncoded
+from blobserve.store.disk.codings_file import CODINGS, CodingExtent, CodingsFile, Made, NoCoding
 from blobserve.store.disk.disk_errors import is_full
 from blobserve.store.disk.files import blocks
 from blobserve.store.index.entry import Entry
-from blobserve.store.space.allocator import Room
-from blobserve.store.space.quota import Shelf
+from blobserve.store.space.allocator import Allocator
+from blobserve.store.space.quota import BlobLru
 from blobserve.store.space.siblings import Siblings
-from blobserve.store.space.stepped_job import Work
+from blobserve.store.space.stepped_job import SteppedJob
 
 _log = Logger()
 
@@ -48,24 +54,24 @@ RETRY = 60.0
 _EXTENT = MIB
 
 
-class _Wish(NamedTuple):
+class _CodingRequest(NamedTuple):
     """A file of a blob by its hash, and a coding; without a hash, whatever the codings need."""
 
-    kept: KeptBlob
+    kept: ReadyBlob
     sha256: bytes = b""
     coding: bytes = b""
 
 
-class Coder:
+class CodingQueue:
     """Makes the codings of a blob space."""
 
     def __init__(
         self,
         files: BlobFiles,
         threads: Threads,
-        room: Room,
-        shelf: Shelf,
-        lease: Callable[[KeptBlob], Blob | None],
+        room: Allocator,
+        shelf: BlobLru,
+        lease: Callable[[ReadyBlob], BlobLease | None],
         seconds: Callable[[], float],
         metrics: Metrics,
     ) -> None:
@@ -79,47 +85,47 @@ class Coder:
         self._lease = lease
         self._seconds = seconds
         self._metrics = metrics
-        self._wishes: OrderedDict[_Wish, Entry | None] = OrderedDict()
+        self._wishes: OrderedDict[_CodingRequest, Entry | None] = OrderedDict()
         """The last asked for last; without an entry, nothing is made that is not there."""
-        self._refused: OrderedDict[_Wish, float] = OrderedDict()
+        self._refused: OrderedDict[_CodingRequest, float] = OrderedDict()
         """Until when."""
-        self._wish: _Wish | None = None
-        self._work: Work | None = None
+        self._wish: _CodingRequest | None = None
+        self._work: SteppedJob | None = None
         self._closed = False
 
-    def want(self, kept: KeptBlob, entry: Entry, coding: bytes) -> Uncoded:
+    def want(self, kept: ReadyBlob, entry: Entry, coding: bytes) -> NoCoding:
         """Have a file coded, of which it is not known yet what comes of it. Does not block."""
-        wish = _Wish(kept, entry.sha256, coding)
+        wish = _CodingRequest(kept, entry.sha256, coding)
         if self._closed or kept not in self._shelf or self._is_refused(wish):
-            return Uncoded.NEVER
+            return NoCoding.NEVER
         if not _is_possible(entry, coding):
-            return Uncoded.NEVER
+            return NoCoding.NEVER
         if wish != self._wish:
             self._wishes[wish] = entry
             self._wishes.move_to_end(wish)
             if len(self._wishes) > MOST_WANTED:
                 self._wishes.popitem(last=False)
             self._begin()
-        return Uncoded.PENDING
+        return NoCoding.PENDING
 
-    def lend(self, kept: KeptBlob, entry: Entry, coding: bytes) -> Blob | Uncoded | None:
+    def lend(self, kept: ReadyBlob, entry: Entry, coding: bytes) -> BlobLease | NoCoding | None:
         """See `Variants.lend`."""
         if not _is_possible(entry, coding):
             return None
         for other, codings in self._others(kept):
             made = codings.get(entry.sha256, coding)
-            if made is Uncoded.NEVER and kept.filesystem is not None:
+            if made is NoCoding.NEVER and kept.filesystem is not None:
                 kept.filesystem.codings.put(entry.sha256, coding, made)
                 return made
-            if isinstance(made, Coded) and (lender := self._lease(other)):
+            if isinstance(made, CodingExtent) and (lender := self._lease(other)):
                 return lender
         return None
 
-    def opened(self, kept: KeptBlob) -> None:
+    def opened(self, kept: ReadyBlob) -> None:
         """A blob was opened: see to the codings that were found, when there is nothing better."""
         codings = kept.filesystem.codings if kept.filesystem else None
         if codings and (codings.next_unchecked() or not codings.is_whole):
-            self._want_last(_Wish(kept, *(codings.next_unchecked() or ())))
+            self._want_last(_CodingRequest(kept, *(codings.next_unchecked() or ())))
 
     async def close(self) -> None:
         """Forget what is wanted; returns when nothing is being made any more."""
@@ -128,32 +134,32 @@ class Coder:
         if self._work is not None:
             await self._work.give_up(StoreClosed())
 
-    def _others(self, kept: KeptBlob) -> Iterator[tuple[KeptBlob, Codings]]:
+    def _others(self, kept: ReadyBlob) -> Iterator[tuple[ReadyBlob, CodingsFile]]:
         """Give the codings of all other blobs that are open, the last used first."""
         for other in self._shelf.open_blobs():
-            if other is not kept and other.filesystem and not isinstance(other, KeptTree):
+            if other is not kept and other.filesystem and not isinstance(other, ReadyMergedIndex):
                 yield other, other.filesystem.codings
 
-    def _want_last(self, wish: _Wish) -> None:
+    def _want_last(self, wish: _CodingRequest) -> None:
         if len(self._wishes) < MOST_WANTED and wish not in self._wishes:
             self._wishes[wish] = None
             self._wishes.move_to_end(wish, last=False)
             self._begin()
 
-    def _is_refused(self, wish: _Wish) -> bool:
+    def _is_refused(self, wish: _CodingRequest) -> bool:
         until = self._refused.get(wish, 0.0)
         if until <= self._seconds():
             self._refused.pop(wish, None)
             return False
         return True
 
-    def _refuse(self, wish: _Wish, outcome: str) -> None:
+    def _refuse(self, wish: _CodingRequest, outcome: str) -> None:
         self._count(wish, outcome)
         self._refused[wish] = self._seconds() + RETRY
         if len(self._refused) > MOST_WANTED:
             self._refused.popitem(last=False)
 
-    def _count(self, wish: _Wish, outcome: str) -> None:
+    def _count(self, wish: _CodingRequest, outcome: str) -> None:
         if wish.coding:
             self._metrics.codings.labels(wish.coding.decode(), outcome).inc()
 
@@ -169,9 +175,9 @@ class Coder:
                 await self._fulfil(self._wish, entry, blob)
         self._wish = None
 
-    async def _fulfil(self, wish: _Wish, entry: Entry | None, blob: Blob) -> None:
+    async def _fulfil(self, wish: _CodingRequest, entry: Entry | None, blob: BlobLease) -> None:
         """Do what comes of a wish; nothing comes of what goes wrong with it."""
-        work = self._work = Work(wish.kept.digest, self._room, self._threads)
+        work = self._work = SteppedJob(wish.kept.digest, self._room, self._threads)
         self._room.enter(work, gives_way=True)
         try:
             await self._do(work, wish, entry, blob.filesystem)
@@ -180,7 +186,7 @@ class Coder:
         except BlobDamaged as damage:
             self._refuse(wish, "failed")
             blob.report(damage)
-        except (NoSpace, ComeAgain):
+        except (NoSpace, TemporarilyUnavailable):
             self._refuse(wish, "no-room")
         except Exception as error:  # noqa: BLE001 - files are served without, whatever it is
             self._refuse(wish, "no-room" if is_full(error) else "failed")
@@ -188,10 +194,14 @@ class Coder:
         self._room.leave(work, work.grown)
         self._work = None
         blob.release()
-        work.ended.land(None)
+        work.ended.succeed(None)
 
     async def _do(
-        self, work: Work, wish: _Wish, entry: Entry | None, filesystem: ImageFilesystem
+        self,
+        work: SteppedJob,
+        wish: _CodingRequest,
+        entry: Entry | None,
+        filesystem: ImageFilesystem,
     ) -> None:
         codings = filesystem.codings
         is_known = await self._is_known(work, wish, codings)
@@ -216,8 +226,8 @@ class Coder:
 
     async def _made(
         self,
-        work: Work,
-        wish: _Wish,
+        work: SteppedJob,
+        wish: _CodingRequest,
         entry: Entry,
         filesystem: ImageFilesystem,
         allowance: Callable[[], int],
@@ -228,12 +238,16 @@ class Coder:
         return made
 
     async def _copied(
-        self, work: Work, wish: _Wish, codings: Codings, allowance: Callable[[], int]
-    ) -> Coded | None:
+        self,
+        work: SteppedJob,
+        wish: _CodingRequest,
+        codings: CodingsFile,
+        allowance: Callable[[], int],
+    ) -> CodingExtent | None:
         """Copy a coding from another blob, if one has it and it is still what it was."""
         for other, theirs in self._others(wish.kept):
             coded = theirs.get(wish.sha256, wish.coding) or theirs.unchecked(*wish[1:])
-            if not isinstance(coded, Coded) or (lender := self._lease(other)) is None:
+            if not isinstance(coded, CodingExtent) or (lender := self._lease(other)) is None:
                 continue
             try:
                 steps = copy(theirs, coded, codings, wish.sha256, wish.coding, allowance)
@@ -250,7 +264,7 @@ class Coder:
             return copied
         return None
 
-    async def _is_known(self, work: Work, wish: _Wish, codings: Codings) -> bool:
+    async def _is_known(self, work: SteppedJob, wish: _CodingRequest, codings: CodingsFile) -> bool:
         """Whether there is a coding, and is still what it was."""
         found = codings.unchecked(wish.sha256, wish.coding)
         if found is None:
@@ -260,15 +274,15 @@ class Coder:
         if not is_good:
             self._count_damaged(wish)
         if other := codings.next_unchecked():
-            self._want_last(_Wish(wish.kept, *other))
+            self._want_last(_CodingRequest(wish.kept, *other))
         return is_good
 
-    def _count_damaged(self, wish: _Wish) -> None:
+    def _count_damaged(self, wish: _CodingRequest) -> None:
         self._count(wish, "damaged")
         _log.warn("a {coding} coding of {digest} is damaged", **_names(wish))
 
-    def _count_made(self, wish: _Wish, made: Made) -> None:
-        if isinstance(made, Coded):
+    def _count_made(self, wish: _CodingRequest, made: Made) -> None:
+        if isinstance(made, CodingExtent):
             self._count(wish, "made")
             self._metrics.coded_bytes.labels(wish.coding.decode()).inc(made.size)
         else:
@@ -280,7 +294,7 @@ def _is_possible(entry: Entry, coding: bytes) -> bool:
     return coding in CODINGS and not entry.coding and SMALLEST <= entry.size <= LARGEST
 
 
-def _log_error(wish: _Wish, error: Exception) -> None:
+def _log_error(wish: _CodingRequest, error: Exception) -> None:
     if isinstance(error, (OSError, BlobserveError)):
         _log.warn("no {coding} coding of a file in {digest}: {error}", error=error, **_names(wish))
     else:
@@ -288,5 +302,5 @@ def _log_error(wish: _Wish, error: Exception) -> None:
         _log.failure("no {coding} coding of a file in {digest}", failure, **_names(wish))
 
 
-def _names(wish: _Wish) -> dict[str, Any]:
+def _names(wish: _CodingRequest) -> dict[str, Any]:
     return {"coding": wish.coding.decode(), "digest": str(wish.kept.digest)}

@@ -16,17 +16,17 @@ from twisted.logger import Logger
 from blobserve.config import MIB, Limits
 from blobserve.errors import BadImage, BlobserveError
 from blobserve.names.digest import Digest
-from blobserve.oci.manifest import Index, parse
+from blobserve.oci.manifest import ImageIndex, parse
 from blobserve.oci.source import Document
-from blobserve.store.disk.directory import Location
+from blobserve.store.disk.directory import SpaceDirectory
 from blobserve.store.disk.disk_errors import is_lost
 from blobserve.store.disk.files import blocks, read, write
-from blobserve.store.disk.metadata_db import State, manifest_put, manifest_removed
+from blobserve.store.disk.metadata_db import MetadataDb, manifest_put, manifest_removed
 
 if TYPE_CHECKING:
     from blobserve.concurrency.threads import Threads
-    from blobserve.store.space.allocator import Room
-    from blobserve.store.space.quota import Bound
+    from blobserve.store.space.allocator import Allocator
+    from blobserve.store.space.quota import Quota
 
 _log = Logger()
 
@@ -35,7 +35,7 @@ _SHARE_UNBOUNDED = 64 * MIB
 
 
 @attrs.frozen
-class Held:
+class StoredManifest:
     """A manifest that is on disk."""
 
     digest: Digest
@@ -49,12 +49,14 @@ class Held:
 class ManifestFiles:
     """The files under ``manifests`` and their rows in the state. Every method blocks."""
 
-    def __init__(self, location: Location, state: State, limits: Callable[[], Limits]) -> None:
+    def __init__(
+        self, location: SpaceDirectory, state: MetadataDb, limits: Callable[[], Limits]
+    ) -> None:
         self._location = location
         self._state = state
         self._limits = limits
 
-    def survey(self) -> list[Held]:
+    def survey(self) -> list[StoredManifest]:
         """Every manifest that is here, the longest kept first; damaged ones are removed."""
         media_types = dict(self._state.manifests())
         found = {}
@@ -83,7 +85,7 @@ class ManifestFiles:
         self._location.discard(path)
         return None
 
-    def write(self, document: Document, now: float) -> Held:
+    def write(self, document: Document, now: float) -> StoredManifest:
         """Keep a manifest, by one rename."""
         made = self._location.new_ingest()
         try:
@@ -105,15 +107,17 @@ class ManifestFiles:
             self._location.discard(self._location.manifest(digest))
             self._state.change(manifest_removed(digest))
 
-    def _held(self, digest: Digest, content: bytes, media_type: str) -> Held:
-        return Held(digest, media_type, blocks(len(content)), self._children(content, media_type))
+    def _held(self, digest: Digest, content: bytes, media_type: str) -> StoredManifest:
+        return StoredManifest(
+            digest, media_type, blocks(len(content)), self._children(content, media_type)
+        )
 
     def _children(self, content: bytes, media_type: str) -> tuple[Digest, ...]:
         try:
             document = parse(content, media_type, self._limits())
         except BadImage:
             return ()
-        if not isinstance(document, Index):
+        if not isinstance(document, ImageIndex):
             return ()
         return tuple(each.digest for each in document.manifests)
 
@@ -121,17 +125,19 @@ class ManifestFiles:
 class Manifests:
     """The manifests of a blob space."""
 
-    def __init__(self, files: ManifestFiles, threads: Threads, room: Room, bound: Bound) -> None:
+    def __init__(
+        self, files: ManifestFiles, threads: Threads, room: Allocator, bound: Quota
+    ) -> None:
         self._files = files
         self._threads = threads
         self._room = room
         self._bound = bound
-        self._held: dict[Digest, Held] = {}
+        self._held: dict[Digest, StoredManifest] = {}
         self._size = 0
         self._coming: set[Digest] = set()
         self._doomed: frozenset[Digest] = frozenset()
 
-    def load(self, found: Iterable[Held]) -> None:
+    def load(self, found: Iterable[StoredManifest]) -> None:
         """Take up what is on disk."""
         for held in found:
             self._add(held)
@@ -148,7 +154,7 @@ class Manifests:
         try:
             while self._size + size > share and self._held:
                 await self._remove([next(iter(self._held))])
-            await self._room.ask(None, size)
+            await self._room.reserve(None, size)
             try:
                 self._add(await self._threads.run(self._files.write, document, now))
             except BaseException:
@@ -194,7 +200,7 @@ class Manifests:
                 todo += held.children
         return needed
 
-    def _add(self, held: Held) -> None:
+    def _add(self, held: StoredManifest) -> None:
         self._held[held.digest] = held
         self._size += held.size
 

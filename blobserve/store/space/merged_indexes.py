@@ -12,20 +12,20 @@ from functools import partial
 
 import attrs
 
-from blobserve.concurrency.singleflight import Flights
+from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.concurrency.threads import Threads
 from blobserve.config import MIB
 from blobserve.errors import BlobDamaged, DiskFull, StoreClosed
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import Blob, KeptTree, Readable
+from blobserve.store.blobs.blob import BlobLease, Readable, ReadyMergedIndex
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.blobs.merged_index_files import TreeFiles
-from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.blobs.merged_index_files import MergedIndexFiles
+from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.disk.disk_errors import is_full, typed
 from blobserve.store.index.entry import Entry
 from blobserve.store.index.merged_index import tree_digest
-from blobserve.store.space.ready_blobs import Keep
-from blobserve.store.space.stepped_job import Work
+from blobserve.store.space.ready_blobs import ReadyBlobs
+from blobserve.store.space.stepped_job import SteppedJob
 
 _EXTENT = MIB
 _USES_APART = 1.0
@@ -40,10 +40,10 @@ def parts_of(layers: tuple[Digest, ...]) -> tuple[Digest, ...]:
     return (*dict.fromkeys(layers), *tree)
 
 
-class Layers:
+class MergedLease:
     """The right to read several layers through their tree. See `Readable`."""
 
-    def __init__(self, tree: Blob, layers: list[Blob]) -> None:
+    def __init__(self, tree: BlobLease, layers: list[BlobLease]) -> None:
         self.filesystem = ImageFilesystem(
             tree.filesystem.tree, [layer.filesystem.contents[0] for layer in layers]
         )
@@ -51,7 +51,7 @@ class Layers:
         self._tree = tree
         self._layers = layers
 
-    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | Uncoded | None:
+    def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | NoCoding | None:
         """See `Readable.coded`: it is made, and kept, beside the layer that has the file."""
         layer = entry.layer
         coded = self._layers[layer].coded(attrs.evolve(entry, layer=0), coding, is_wanted)
@@ -73,13 +73,13 @@ class Layers:
         _release([self._tree, *self._layers])
 
 
-class Trees:
+class MergedIndexes:
     """The trees of a blob space."""
 
     def __init__(
         self,
-        keep: Keep,
-        files: TreeFiles,
+        keep: ReadyBlobs,
+        files: MergedIndexFiles,
         threads: Threads,
         seconds: Callable[[], float],
     ) -> None:
@@ -87,15 +87,15 @@ class Trees:
         self._files = files
         self._threads = threads
         self._seconds = seconds
-        self._flights: Flights[Digest, None] = Flights()
-        self._works: set[Work] = set()
+        self._flights: SingleFlight[Digest, None] = SingleFlight()
+        self._works: set[SteppedJob] = set()
         self._closed = False
 
     def acquire(self, layers: tuple[Digest, ...]) -> Readable | None:
         """See `BlobSpace.acquire_image`."""
         if len(layers) == 1:
             return self._keep.acquire(layers[0])
-        held: list[Blob] = []
+        held: list[BlobLease] = []
         # The tree first: what is not merged yet need not be looked at layer by layer.
         tree = tree_digest(layers)
         is_use = self._is_use(tree)
@@ -105,13 +105,13 @@ class Trees:
                 _release(held)
                 return None
             held.append(blob)
-        return Layers(held[0], held[1:])
+        return MergedLease(held[0], held[1:])
 
     async def mount(self, layers: tuple[Digest, ...]) -> Readable | None:
         """See `BlobSpace.mount_image`."""
         if len(layers) == 1:
             return await self._keep.mount(layers[0])
-        held: list[Blob] = []
+        held: list[BlobLease] = []
         try:
             for digest in layers:
                 layer = await self._keep.mount(digest)
@@ -121,7 +121,7 @@ class Trees:
             tree = await self._tree(layers)
             if tree is None:
                 return None
-            image, held = Layers(tree, held), []
+            image, held = MergedLease(tree, held), []
             return image
         finally:
             _release(held)
@@ -134,18 +134,18 @@ class Trees:
 
     def _is_use(self, tree: Digest) -> bool:
         """Whether a use is to be counted: to count it for each layer takes longer than all else."""
-        kept, now = self._keep.shelf.get(tree), self._seconds()
-        if not isinstance(kept, KeptTree) or 0 <= now - kept.last_count < _USES_APART:
+        kept, now = self._keep.lru.get(tree), self._seconds()
+        if not isinstance(kept, ReadyMergedIndex) or 0 <= now - kept.last_count < _USES_APART:
             return False
         kept.last_count = now
         return True
 
-    async def _tree(self, layers: tuple[Digest, ...]) -> Blob | None:
+    async def _tree(self, layers: tuple[Digest, ...]) -> BlobLease | None:
         """The tree of layers that are held; made if it is missing."""
         digest = tree_digest(layers)
         tree = await self._keep.mount(digest)
         if tree is None:
-            making = self._flights.get(digest) or self._flights.begin(
+            making = self._flights.get(digest) or self._flights.start(
                 digest, lambda _: self._make(digest, layers)
             )
             await making.wait()
@@ -156,22 +156,24 @@ class Trees:
         if self._closed:
             raise StoreClosed
         held = list(filter(None, map(self._keep.acquire, dict.fromkeys(layers))))
-        work = Work(digest, self._keep.room, self._threads)
+        work = SteppedJob(digest, self._keep.allocator, self._threads)
         self._works.add(work)
-        self._keep.room.enter(work)
-        kept: KeptTree | None = None
+        self._keep.allocator.enter(work)
+        kept: ReadyMergedIndex | None = None
         try:
             await self._keep.left(digest)
             kept = await self._made(work, digest, layers)
         finally:
-            self._keep.room.leave(work, kept.size if kept else 0)
+            self._keep.allocator.leave(work, kept.size if kept else 0)
             if kept is not None:
                 self._keep.add(kept)
             _release(held)
             self._works.remove(work)
-            work.ended.land(None)
+            work.ended.succeed(None)
 
-    async def _made(self, work: Work, digest: Digest, layers: tuple[Digest, ...]) -> KeptTree:
+    async def _made(
+        self, work: SteppedJob, digest: Digest, layers: tuple[Digest, ...]
+    ) -> ReadyMergedIndex:
         while True:
             steps = self._files.make(digest, layers, lambda: work.held, self._seconds)
             try:
@@ -179,7 +181,7 @@ class Trees:
             except OSError as error:
                 if not is_full(error):
                     raise typed(error) or error from error
-                if not await self._keep.room.relieve(_EXTENT):
+                if not await self._keep.allocator.relieve(_EXTENT):
                     raise DiskFull from error
 
 
@@ -188,6 +190,6 @@ def _use_all(uses: Iterable[Callable[[], None]]) -> None:
         use_again()
 
 
-def _release(blobs: Iterable[Blob]) -> None:
+def _release(blobs: Iterable[BlobLease]) -> None:
     for blob in blobs:
         blob.release()

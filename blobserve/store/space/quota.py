@@ -1,7 +1,7 @@
 """The books of a blob space: how many bytes are taken, and which blobs go first.
 
 Pure arithmetic and order, on one thread. What is on its way in is taken before it is written, and
-what is on its way out counts until it is gone, so `Bound.size` is never less than what the disk
+what is on its way out counts until it is gone, so `Quota.size` is never less than what the disk
 holds.
 """
 
@@ -11,11 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator, Mapping
 
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import KeptBlob
+from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.blobs.filesystem import ImageFilesystem
 
 
-class Bound:
+class Quota:
     """Bytes taken, of as many as there may be (`limit` None: as many as the disk gives)."""
 
     def __init__(self, limit: int | None, measured: Callable[[], int] = lambda: 0) -> None:
@@ -42,57 +42,57 @@ class Bound:
         self._taken -= size
 
 
-class Shelf:
+class BlobLru:
     """The READY blobs, the longest unused first, and which of them tags currently serve."""
 
     def __init__(self) -> None:
         self.current: Container[Digest] = ()
         self.size = 0
         """Bytes that all of them take."""
-        self._blobs: OrderedDict[Digest, KeptBlob] = OrderedDict()
-        self._open: OrderedDict[Digest, KeptBlob] = OrderedDict()
+        self._blobs: OrderedDict[Digest, ReadyBlob] = OrderedDict()
+        self._open: OrderedDict[Digest, ReadyBlob] = OrderedDict()
 
-    def __iter__(self) -> Iterator[KeptBlob]:
+    def __iter__(self) -> Iterator[ReadyBlob]:
         return iter(self._blobs.values())
 
-    def __contains__(self, blob: KeptBlob) -> bool:
+    def __contains__(self, blob: ReadyBlob) -> bool:
         return self._blobs.get(blob.digest) is blob
 
-    def get(self, digest: Digest) -> KeptBlob | None:
+    def get(self, digest: Digest) -> ReadyBlob | None:
         """The READY blob of this digest."""
         return self._blobs.get(digest)
 
-    def add(self, blob: KeptBlob) -> None:
+    def add(self, blob: ReadyBlob) -> None:
         """Put a blob there as the last used; its digest is not there yet."""
         self._blobs[blob.digest] = blob
         self.size += blob.size
         if blob.filesystem is not None:
             self._open[blob.digest] = blob
 
-    def remove(self, blob: KeptBlob) -> None:
+    def remove(self, blob: ReadyBlob) -> None:
         """Take a blob away."""
         del self._blobs[blob.digest]
         self.size -= blob.size
         self._open.pop(blob.digest, None)
 
-    def grow(self, blob: KeptBlob, size: int) -> None:
+    def grow(self, blob: ReadyBlob, size: int) -> None:
         """A blob, here or on its way out, takes `size` bytes more."""
         blob.size += size
         if blob in self:
             self.size += size
 
-    def touch(self, blob: KeptBlob) -> None:
+    def touch(self, blob: ReadyBlob) -> None:
         """Count a use."""
         self._blobs.move_to_end(blob.digest)
         if blob.filesystem is not None:
             self._open.move_to_end(blob.digest)
 
-    def opened(self, blob: KeptBlob, filesystem: ImageFilesystem) -> None:
+    def opened(self, blob: ReadyBlob, filesystem: ImageFilesystem) -> None:
         """A closed blob has been opened."""
         blob.filesystem = filesystem
         self._open[blob.digest] = blob
 
-    def open_blobs(self) -> Iterator[KeptBlob]:
+    def open_blobs(self) -> Iterator[ReadyBlob]:
         """Give the blobs that are open, the last used first; not to be changed meanwhile."""
         return reversed(self._open.values())
 
@@ -104,10 +104,10 @@ class Shelf:
             del self._open[blob.digest]
             blob.close()
 
-    def victims(self, size: int) -> list[KeptBlob]:
+    def victims(self, size: int) -> list[ReadyBlob]:
         """The blobs that go first, just as many as take `size` bytes, or all that may go."""
         self._look_for_uses(self._blobs)
-        victims: list[KeptBlob] = []
+        victims: list[ReadyBlob] = []
         for is_current in (False, True):  # what tags currently serve goes last
             for blob in self:
                 if size <= 0:
@@ -117,7 +117,7 @@ class Shelf:
                     size -= blob.size
         return victims
 
-    def _look_for_uses(self, blobs: Mapping[Digest, KeptBlob]) -> None:
+    def _look_for_uses(self, blobs: Mapping[Digest, ReadyBlob]) -> None:
         """Count the uses of which nobody told: what was used again goes behind the rest."""
         for blob in [each for each in blobs.values() if each.is_used_again]:
             blob.is_used_again = False

@@ -1,7 +1,7 @@
 """READY blobs and trees: read, counted, closed when nobody reads them, and removed.
 
-Runs on the reactor's thread; the files are touched in threads only. Whoever holds a `Blob` can read
-it to the end, whatever happens to it meanwhile. Knows nothing of how blobs come in.
+Runs on the reactor's thread; the files are touched in threads only. Whoever holds a `BlobLease` can
+read it to the end, whatever happens to it meanwhile. Knows nothing of how blobs come in.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from blobserve.concurrency.singleflight import Flights
+from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.concurrency.threads import Threads
 from blobserve.errors import BlobDamaged, BlobserveError, IndexDamaged
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import Blob, KeptBlob, KeptTree
+from blobserve.store.blobs.blob import BlobLease, ReadyBlob, ReadyMergedIndex
 from blobserve.store.blobs.blob_files import BlobFiles
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.blobs.merged_index_files import TreeFiles
+from blobserve.store.blobs.merged_index_files import MergedIndexFiles
 from blobserve.store.disk.disk_errors import typed
 from blobserve.store.disk.files import blocks
 from blobserve.store.disk.metadata_db import Table, was_used
 from blobserve.store.disk.write_behind import WriteBehind
-from blobserve.store.space.allocator import Room
-from blobserve.store.space.coding_queue import Coder
-from blobserve.store.space.quota import Bound, Shelf
-from blobserve.store.space.repair import InBackground, Mending
+from blobserve.store.space.allocator import Allocator
+from blobserve.store.space.coding_queue import CodingQueue
+from blobserve.store.space.quota import BlobLru, Quota
+from blobserve.store.space.repair import InBackground, Repair
 
 _log = Logger()
 
@@ -36,15 +36,15 @@ MOST_OPEN = 256
 """Blobs that stay open, at two descriptors each, or three, though nobody reads them."""
 
 
-class Keep:
+class ReadyBlobs:
     """The READY blobs of a blob space."""
 
     def __init__(
         self,
         files: BlobFiles,
-        trees: TreeFiles,
+        trees: MergedIndexFiles,
         threads: Threads,
-        bound: Bound,
+        bound: Quota,
         uses: WriteBehind,
         clock: IReactorTime,
         metrics: Metrics,
@@ -57,13 +57,13 @@ class Keep:
         """
         self.is_verifying = False
         """Whether files are checked before they are first read; see `ImageFilesystem.check`."""
-        self.shelf = Shelf()
-        self.room = Room(bound, self.shelf, self.evict)
-        self.coder = Coder(
-            files, compute, self.room, self.shelf, self._lease, clock.seconds, metrics
+        self.lru = BlobLru()
+        self.allocator = Allocator(bound, self.lru, self.evict)
+        self.coding_queue = CodingQueue(
+            files, compute, self.allocator, self.lru, self._lease, clock.seconds, metrics
         )
-        self._mending = Mending(self.shelf, self.set_aside, background, metrics)
-        self._openings: Flights[KeptBlob, None] = Flights()
+        self._mending = Repair(self.lru, self.set_aside, background, metrics)
+        self._openings: SingleFlight[ReadyBlob, None] = SingleFlight()
         self._files = files
         self._trees = trees
         self._threads = threads
@@ -76,33 +76,33 @@ class Keep:
         self._leaving: dict[Digest, list[Deferred[None]]] = {}
         """Blobs whose files are being removed, and who waits for that."""
 
-    def load(self, found: list[KeptBlob]) -> None:
+    def load(self, found: list[ReadyBlob]) -> None:
         """Take up, and count, the blobs that are on disk."""
         for kept in sorted(found, key=lambda each: each.record.used):
             self._bound.take(kept.size)
             self._last_use = kept.record.used
-            self.shelf.add(kept)
+            self.lru.add(kept)
 
     async def open_recent(self) -> None:
         """Open the blobs that were used last, as many as may stay open."""
-        for kept in list(self.shelf)[-MOST_OPEN:]:
+        for kept in list(self.lru)[-MOST_OPEN:]:
             try:
                 await self._open(kept)
             except (BlobserveError, OSError, sqlite3.Error) as error:
                 _log.warn("{digest} stays closed: {error}", digest=str(kept.digest), error=error)
 
-    def add(self, kept: KeptBlob) -> None:
+    def add(self, kept: ReadyBlob) -> None:
         """Keep a blob whose bytes are counted already; it takes the place of another."""
-        former = self.shelf.get(kept.digest)
+        former = self.lru.get(kept.digest)
         if former is not None:
-            self.shelf.remove(former)
+            self.lru.remove(former)
             Deferred.fromCoroutine(self._bury([former]))
-        self.shelf.add(kept)
-        self.shelf.close(self._most_open)
+        self.lru.add(kept)
+        self.lru.close(self._most_open)
 
-    def acquire(self, digest: Digest, is_use: bool = True) -> Blob | None:
+    def acquire(self, digest: Digest, is_use: bool = True) -> BlobLease | None:
         """See `BlobSpace.acquire`; what is no use of its own counts as `Lease.use_again` does."""
-        kept = self.shelf.get(digest)
+        kept = self.lru.get(digest)
         if kept is None or kept.filesystem is None or kept.is_doubted:
             return None
         if is_use:
@@ -111,13 +111,13 @@ class Keep:
             kept.use_again()
         return self._lease(kept)
 
-    async def mount(self, digest: Digest) -> Blob | None:
+    async def mount(self, digest: Digest) -> BlobLease | None:
         """See `BlobSpace.mount`."""
-        kept = self.shelf.get(digest)
+        kept = self.lru.get(digest)
         if kept is not None and (kept.filesystem is None or kept.is_doubted):
             kept.leases += 1
             try:
-                opening = self._openings.get(kept) or self._openings.begin(
+                opening = self._openings.get(kept) or self._openings.start(
                     kept, lambda _: self._opened(kept)
                 )
                 await opening.wait()
@@ -126,7 +126,7 @@ class Keep:
                 self._released(kept)
         return self.acquire(digest)
 
-    async def settle(self, kept: KeptBlob) -> None:
+    async def settle(self, kept: ReadyBlob) -> None:
         """Bring a blob to the disk; one that cannot be brought there is set aside."""
         try:
             await self._threads.run(self._files.settle, kept)
@@ -137,12 +137,12 @@ class Keep:
         except sqlite3.Error as error:
             _log.warn("{digest} is not marked: {error}", digest=str(kept.digest), error=error)
 
-    async def set_aside(self, kept: KeptBlob) -> None:
+    async def set_aside(self, kept: ReadyBlob) -> None:
         """Remove a damaged blob, also while it is read."""
-        if kept in self.shelf:
+        if kept in self.lru:
             await self._remove([kept])
 
-    async def evict(self, blobs: list[KeptBlob]) -> None:
+    async def evict(self, blobs: list[ReadyBlob]) -> None:
         """Remove blobs that nobody reads; returns when their bytes are free."""
         if not blobs:
             return
@@ -159,24 +159,24 @@ class Keep:
     def close(self) -> None:
         """Close all that nobody reads; what is read is closed when it is released."""
         self._most_open = 0
-        self.shelf.close(self._most_open)
+        self.lru.close(self._most_open)
 
-    def _count_use(self, kept: KeptBlob) -> None:
-        self.shelf.touch(kept)
+    def _count_use(self, kept: ReadyBlob) -> None:
+        self.lru.touch(kept)
         # Later than every use before it, also when the clock was set back.
         self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
         used = was_used(kept.digest, self._last_use, _table(kept))
         self._uses.put(kept.digest, used)
 
-    def _lease(self, kept: KeptBlob) -> Blob | None:
+    def _lease(self, kept: ReadyBlob) -> BlobLease | None:
         """The right to read a READY blob that is open; does not count as a use."""
-        if kept.filesystem is None or kept.is_doubted or kept not in self.shelf:
+        if kept.filesystem is None or kept.is_doubted or kept not in self.lru:
             return None
         kept.filesystem.verify(self.is_verifying)
         report = self._mending.report
-        return Blob(kept, kept.filesystem, self._released, self.coder, report)
+        return BlobLease(kept, kept.filesystem, self._released, self.coding_queue, report)
 
-    async def _opened(self, kept: KeptBlob) -> None:
+    async def _opened(self, kept: ReadyBlob) -> None:
         """Open a blob as `_open` does, once for all who ask meanwhile.
 
         :raises ComeAgain: when it cannot be opened for now.
@@ -186,20 +186,20 @@ class Keep:
         except (OSError, sqlite3.Error) as error:
             raise typed(error) or error from error
 
-    async def _open(self, kept: KeptBlob) -> None:
+    async def _open(self, kept: ReadyBlob) -> None:
         """Open a blob, or set it aside if it is damaged beyond repair.
 
         :raises OSError: when that cannot be told, as without descriptors.
         """
         try:
             try:
-                if kept.is_doubted and not isinstance(kept, KeptTree):
+                if kept.is_doubted and not isinstance(kept, ReadyMergedIndex):
                     # It was right when it was opened: nothing says that it would not be again.
                     filesystem = await self._repair(kept)
                 else:
                     filesystem = await self._threads.run(self._files_of(kept).open, kept)
             except IndexDamaged as damage:
-                if isinstance(kept, KeptTree):
+                if isinstance(kept, ReadyMergedIndex):
                     raise
                 self._mending.count("index", damage)
                 filesystem = await self._repair(kept)
@@ -210,28 +210,28 @@ class Keep:
         if kept.is_doubted and kept.filesystem is not None:
             kept.filesystem.take_index(filesystem)
             kept.is_doubted = False
-        elif kept.filesystem is None and kept in self.shelf:
-            self.shelf.opened(kept, filesystem)
-            if not isinstance(kept, KeptTree):
-                self.coder.opened(kept)
-            self.shelf.close(self._most_open)
+        elif kept.filesystem is None and kept in self.lru:
+            self.lru.opened(kept, filesystem)
+            if not isinstance(kept, ReadyMergedIndex):
+                self.coding_queue.opened(kept)
+            self.lru.close(self._most_open)
         else:
             filesystem.close()
 
-    async def _repair(self, kept: KeptBlob) -> ImageFilesystem:
-        spare = await self.room.ask(None, 2 * blocks(kept.record.index_size))
+    async def _repair(self, kept: ReadyBlob) -> ImageFilesystem:
+        spare = await self.allocator.reserve(None, 2 * blocks(kept.record.index_size))
         try:
             filesystem, size = await self._threads.run(self._files.repair, kept)
             self._bound.take(size - kept.size)
-            self.shelf.size += size - kept.size
+            self.lru.size += size - kept.size
             kept.size = size
         finally:
             self._bound.give(spare)
         return filesystem
 
-    async def _remove(self, blobs: list[KeptBlob]) -> None:
+    async def _remove(self, blobs: list[ReadyBlob]) -> None:
         for kept in blobs:
-            self.shelf.remove(kept)
+            self.lru.remove(kept)
             self._leaving[kept.digest] = []
         try:
             await self._threads.run(self._remove_files, blobs)
@@ -243,18 +243,18 @@ class Keep:
                 for waiter in self._leaving.pop(kept.digest):
                     waiter.callback(None)
                 if not kept.is_removed:  # the disk does not let go of it: it serves on
-                    self.shelf.add(kept)
+                    self.lru.add(kept)
             await self._bury([kept for kept in blobs if kept.is_removed])
 
-    def _remove_files(self, blobs: list[KeptBlob]) -> None:
-        trees = [kept for kept in blobs if isinstance(kept, KeptTree)]
+    def _remove_files(self, blobs: list[ReadyBlob]) -> None:
+        trees = [kept for kept in blobs if isinstance(kept, ReadyMergedIndex)]
         self._trees.remove(trees)
         self._files.remove([kept for kept in blobs if kept not in trees])
 
-    def _files_of(self, kept: KeptBlob) -> BlobFiles | TreeFiles:
-        return self._trees if isinstance(kept, KeptTree) else self._files
+    def _files_of(self, kept: ReadyBlob) -> BlobFiles | MergedIndexFiles:
+        return self._trees if isinstance(kept, ReadyMergedIndex) else self._files
 
-    async def _bury(self, removed: list[KeptBlob]) -> None:
+    async def _bury(self, removed: list[ReadyBlob]) -> None:
         """Close removed blobs that nobody reads, for only then does the disk have their bytes."""
         for kept in removed:
             kept.is_gone = True
@@ -263,17 +263,17 @@ class Keep:
         await self._threads.run(_close, idle)
         self._bound.give(sum(kept.size for kept in idle))
 
-    def _released(self, kept: KeptBlob) -> None:
+    def _released(self, kept: ReadyBlob) -> None:
         if kept.is_gone and not kept.leases:
             Deferred.fromCoroutine(self._bury([kept]))
         elif not self._most_open:
-            self.shelf.close(self._most_open)
+            self.lru.close(self._most_open)
 
 
-def _table(kept: KeptBlob) -> Table:
-    return "trees" if isinstance(kept, KeptTree) else "blobs"
+def _table(kept: ReadyBlob) -> Table:
+    return "trees" if isinstance(kept, ReadyMergedIndex) else "blobs"
 
 
-def _close(blobs: list[KeptBlob]) -> None:
+def _close(blobs: list[ReadyBlob]) -> None:
     for kept in blobs:
         kept.close()

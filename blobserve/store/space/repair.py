@@ -15,21 +15,21 @@ from twisted.logger import Logger
 
 from blobserve.errors import BlobDamaged, CodingDamaged, IndexDamaged
 from blobserve.metrics import Metrics
-from blobserve.store.blobs.blob import KeptBlob, KeptTree
-from blobserve.store.space.quota import Shelf
+from blobserve.store.blobs.blob import ReadyBlob, ReadyMergedIndex
+from blobserve.store.space.quota import BlobLru
 
 _log = Logger()
 
 InBackground = Callable[[Coroutine[Deferred[Any], Any, None]], object]
 
 
-class Mending:
+class Repair:
     """Sees to the damaged blobs of one shelf."""
 
     def __init__(
         self,
-        shelf: Shelf,
-        set_aside: Callable[[KeptBlob], Coroutine[Deferred[Any], Any, None]],
+        shelf: BlobLru,
+        set_aside: Callable[[ReadyBlob], Coroutine[Deferred[Any], Any, None]],
         background: InBackground,
         metrics: Metrics,
     ) -> None:
@@ -39,7 +39,7 @@ class Mending:
         self._background = background
         self._metrics = metrics
 
-    def report(self, kept: KeptBlob, damage: BlobDamaged) -> None:
+    def report(self, kept: ReadyBlob, damage: BlobDamaged) -> None:
         """Draw the conclusion from damage that was met; once for each blob, however many meet it.
 
         When this returns, the blob is not given to anybody as it is.
@@ -52,7 +52,7 @@ class Mending:
                 kept.filesystem.forget_coding(damage.coding, damage.offset)
         elif isinstance(damage, IndexDamaged):
             self.count("index", damage)
-            if isinstance(kept, KeptTree):  # which is made again from those of its layers
+            if isinstance(kept, ReadyMergedIndex):  # which is made again from those of its layers
                 self._background(self._set_aside(kept))
             else:
                 kept.is_doubted = True

@@ -20,11 +20,11 @@ from blobserve.config import MIB
 from blobserve.errors import BlobDamaged, BlobserveError, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import Blob, KeptBlob
+from blobserve.store.blobs.blob import BlobLease, ReadyBlob
 from blobserve.store.blobs.sibling_decoder import compare
 from blobserve.store.index.entry import Entry
-from blobserve.store.space.allocator import Room
-from blobserve.store.space.stepped_job import Work
+from blobserve.store.space.allocator import Allocator
+from blobserve.store.space.stepped_job import SteppedJob
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -50,7 +50,7 @@ class _Pair(NamedTuple):
 
 
 class _Question(NamedTuple):
-    kept: KeptBlob
+    kept: ReadyBlob
     coded: Entry
     plain: Entry
 
@@ -61,8 +61,8 @@ class Siblings:
     def __init__(
         self,
         threads: Threads,
-        room: Room,
-        lease: Callable[[KeptBlob], Blob | None],
+        room: Allocator,
+        lease: Callable[[ReadyBlob], BlobLease | None],
         seconds: Callable[[], float],
         metrics: Metrics,
     ) -> None:
@@ -80,10 +80,10 @@ class Siblings:
         """Files that the log was told of."""
         self._waiting: OrderedDict[_Pair, _Question] = OrderedDict()
         self._pair: _Pair | None = None
-        self._work: Work | None = None
+        self._work: SteppedJob | None = None
         self._closed = False
 
-    def is_coding(self, kept: KeptBlob, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
+    def is_coding(self, kept: ReadyBlob, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
         """Return whether a file of `kept` is `plain` in a coding; None while that is found out."""
         pair = _Pair(coding, coded.sha256, plain.sha256)
         problem = self._verdicts.get(pair)
@@ -121,8 +121,8 @@ class Siblings:
                 await self._answer(self._pair, question, blob)
         self._pair = None
 
-    async def _answer(self, pair: _Pair, question: _Question, blob: Blob) -> None:
-        work = self._work = Work(question.kept.digest, self._room, self._threads)
+    async def _answer(self, pair: _Pair, question: _Question, blob: BlobLease) -> None:
+        work = self._work = SteppedJob(question.kept.digest, self._room, self._threads)
         self._room.enter(work, gives_way=True)
         try:
             steps = compare(blob.filesystem, question.coded, pair.coding, question.plain)
@@ -143,9 +143,9 @@ class Siblings:
         self._room.leave(work, 0)
         self._work = None
         blob.release()
-        work.ended.land(None)
+        work.ended.succeed(None)
 
-    def _tell(self, kept: KeptBlob, coded: Entry, coding: bytes, problem: str) -> None:
+    def _tell(self, kept: ReadyBlob, coded: Entry, coding: bytes, problem: str) -> None:
         """Tell the operator of a sibling that is left out, once for each blob and file."""
         if (kept.digest, coded.path) in self._told:
             return

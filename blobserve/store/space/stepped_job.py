@@ -12,25 +12,25 @@ from typing import Generic, TypeVar
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 
-from blobserve.concurrency.singleflight import Flight
+from blobserve.concurrency.singleflight import Call
 from blobserve.concurrency.threads import Threads
 from blobserve.errors import BlobserveError
 from blobserve.names.digest import Digest
-from blobserve.store.space.allocator import Room
+from blobserve.store.space.allocator import Allocator
 
 T = TypeVar("T")
 
 
-class Work:
-    """One piece of work for a blob. See `blobserve.store.space.allocator.Pull`."""
+class SteppedJob:
+    """One piece of work for a blob. See `blobserve.store.space.allocator.ReservationOwner`."""
 
-    def __init__(self, digest: Digest, room: Room, threads: Threads) -> None:
+    def __init__(self, digest: Digest, room: Allocator, threads: Threads) -> None:
         self.digest = digest
         self.held = 0
         """Bytes of room it was given."""
         self.grown = 0
         """Bytes that its blob takes more than before, when it ends."""
-        self.ended: Flight[None] = Flight()
+        self.ended: Call[None] = Call()
         """Lands when everything it held has been given back."""
         self._room = room
         self._threads = threads
@@ -38,7 +38,7 @@ class Work:
         self._stopped: BlobserveError | None = None
 
     async def give_up(self, error: BlobserveError) -> None:
-        """See `Pull.give_up`."""
+        """See `ReservationOwner.give_up`."""
         self._stopped = self._stopped or error
         if self._asking is not None:
             self._asking.cancel()
@@ -65,7 +65,7 @@ class Work:
             await self._threads.run(steps.close)
 
     async def _ask(self, least: int, wish: int) -> None:
-        self._asking = self._room.ask(self, least, wish)
+        self._asking = self._room.reserve(self, least, wish)
         try:
             await self._asking
         except CancelledError:

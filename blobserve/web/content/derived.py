@@ -14,12 +14,12 @@ from typing import Protocol
 
 import attrs
 
-from blobserve.concurrency.singleflight import Flights
+from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.index.entry import Entry
 from blobserve.store.lease import Lease
-from blobserve.web.content.leased_body import Hold
+from blobserve.web.content.leased_body import SharedLease
 from blobserve.web.content.representation import Variant
 from blobserve.web.http.caching import entity_tag
 
@@ -30,14 +30,14 @@ _OVERHEAD = 512
 
 
 @attrs.frozen
-class View:
+class DerivedContent:
     """The bytes that are shown, and what names them."""
 
     content: bytes = attrs.field(repr=False)
     variant: Variant
 
     @classmethod
-    def of(cls, content: bytes) -> View:
+    def of(cls, content: bytes) -> DerivedContent:
         """A view of these bytes. Hashes them."""
         return cls(content, Variant(len(content), entity_tag(hashlib.sha256(content).digest())))
 
@@ -54,7 +54,9 @@ class Recipe(Hashable, Protocol):
         """How many bytes of an entry must be fetched first, where the image is not here yet."""
         ...
 
-    def make(self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None) -> View:
+    def make(
+        self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None
+    ) -> DerivedContent:
         """Make the view; blocks. `content` is what was fetched; None: the filesystem has it."""
         ...
 
@@ -62,16 +64,16 @@ class Recipe(Hashable, Protocol):
 _Key = tuple[Digest, bytes, Recipe]
 
 
-class Views:
+class DerivedCache:
     """The views that are kept, and those being made."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[_Key, View] = OrderedDict()
+        self._kept: OrderedDict[_Key, DerivedContent] = OrderedDict()
         self.size = 0
         """Bytes that are kept; at most `CAPACITY`."""
-        self._making: Flights[_Key, View] = Flights()
+        self._making: SingleFlight[_Key, DerivedContent] = SingleFlight()
 
-    async def view(self, hold: Hold, entry: Entry, recipe: Recipe) -> View:
+    async def view(self, hold: SharedLease, entry: Entry, recipe: Recipe) -> DerivedContent:
         """An entry as `recipe` shows it. Raises what making it raises."""
         kept = self.kept(hold.lease, entry, recipe)
         if kept is not None:
@@ -79,14 +81,14 @@ class Views:
         if hold.lease.is_published:  # what is not verified as a whole is nothing to keep
             return await _fetched(hold, entry, recipe)
         key = _key(hold.lease, entry, recipe)
-        making = self._making.get(key) or self._making.begin(
+        making = self._making.get(key) or self._making.start(
             key,
             lambda _: _made(hold, entry, recipe),
             lambda view: self._keep(key, view),
         )
         return await making.wait()
 
-    def kept(self, lease: Lease, entry: Entry, recipe: Recipe) -> View | None:
+    def kept(self, lease: Lease, entry: Entry, recipe: Recipe) -> DerivedContent | None:
         """The same, if it has been made and is still kept."""
         key = _key(lease, entry, recipe)
         kept = self._kept.get(key)
@@ -99,7 +101,7 @@ class Views:
         self._kept.clear()
         self.size = 0
 
-    def _keep(self, key: _Key, view: View) -> None:
+    def _keep(self, key: _Key, view: DerivedContent) -> None:
         self._kept[key] = view
         self.size += _cost(key, view)
         while self.size > CAPACITY:
@@ -110,15 +112,15 @@ def _key(lease: Lease, entry: Entry, recipe: Recipe) -> _Key:
     return (lease.filesystem.digest, entry.path, recipe)
 
 
-def _cost(key: _Key, view: View) -> int:
+def _cost(key: _Key, view: DerivedContent) -> int:
     return len(view.content) + key[2].size + _OVERHEAD
 
 
-async def _made(hold: Hold, entry: Entry, recipe: Recipe) -> View:
+async def _made(hold: SharedLease, entry: Entry, recipe: Recipe) -> DerivedContent:
     return await hold.run(recipe.make, hold.lease.filesystem, entry, None)
 
 
-async def _fetched(hold: Hold, entry: Entry, recipe: Recipe) -> View:
+async def _fetched(hold: SharedLease, entry: Entry, recipe: Recipe) -> DerivedContent:
     """The same of an image that is not here yet."""
     content, size = bytearray(), recipe.fetched(entry)
     if size:

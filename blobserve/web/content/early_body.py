@@ -11,19 +11,19 @@ from twisted.internet.defer import Deferred
 
 from blobserve.concurrency.threads import Threads
 from blobserve.config import RepositoryRules
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.tar.names import split
-from blobserve.web.content.leased_body import Shared
+from blobserve.web.content.leased_body import SharedResource
 from blobserve.web.content.rewrite import INDEX, Variables, edits_for, is_index
 from blobserve.web.http.caching import NO_SNIFF
 from blobserve.web.http.media_types import content_type
 from blobserve.web.http.response import Answer
-from blobserve.web.http.target import Location
+from blobserve.web.http.target import Target
 
 
 def early_name(
-    location: Location, rules: RepositoryRules, variables: Variables | None
+    location: Target, rules: RepositoryRules, variables: Variables | None
 ) -> bytes | None:
     """The canonical path of the one regular file that answers a request if it is there.
 
@@ -34,7 +34,7 @@ def early_name(
     name = b"/".join(split(rules.workdir.encode() + b"/" + location.path))
     if location.asks_directory:
         name = b"/".join(filter(None, (name, INDEX)))
-    entry = Entry(name, Kind.FILE)
+    entry = Entry(name, EntryKind.FILE)
     is_inlined = bool(rules.inline_static) and is_index(name, entry)
     return None if is_inlined or edits_for(name, entry, rules, variables) else name
 
@@ -54,7 +54,7 @@ class EarlyBody:
 
     def __init__(self, file: EarlyFile, disk: Threads) -> None:
         self._file = file
-        self._shared = Shared(file.close, disk)
+        self._shared = SharedResource(file.close, disk)
 
     @property
     def size(self) -> int:
@@ -75,4 +75,4 @@ class EarlyBody:
 
     def close(self) -> None:
         """See `Body.close`; once only."""
-        self._shared.leave()
+        self._shared.release()

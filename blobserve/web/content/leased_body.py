@@ -14,25 +14,25 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from blobserve.concurrency.refcount import Needed
-from blobserve.concurrency.singleflight import Flights
+from blobserve.concurrency.refcount import RefCounted
+from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.concurrency.threads import Threads
 from blobserve.errors import BlobDamaged, PullTimeout
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.codings_file import Codings
+from blobserve.store.disk.codings_file import CodingsFile
 from blobserve.store.index.entry import Entry
-from blobserve.store.lazy.lazy_layer import Reading
+from blobserve.store.lazy.lazy_layer import LazyRead
 from blobserve.store.lease import Lease
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-Checks: TypeAlias = Flights[tuple[ImageFilesystem, int, int, bytes, Codings | None], None]
+Checks: TypeAlias = SingleFlight[tuple[ImageFilesystem, int, int, bytes, CodingsFile | None], None]
 """The files that are being checked, each once however many wait to have it."""
 
 
-class Shared(Needed):
+class SharedResource(RefCounted):
     """What is read by threads too, each of which needs it."""
 
     def __init__(
@@ -49,12 +49,12 @@ class Shared(Needed):
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call `f`, which reads it, in a thread. Cancelling ends the wait alone."""
         waiter: Deferred[T] = Deferred()
-        self.keep()
+        self.acquire()
 
         def leave(outcome: object) -> object:
             if isinstance(outcome, Failure) and isinstance(outcome.value, BlobDamaged):
                 self._damaged(outcome.value)
-            self.leave()
+            self.release()
             return outcome
 
         # A Deferred that was cancelled swallows the one result that comes too late.
@@ -71,13 +71,13 @@ def _has_more(steps: Iterator[None]) -> bool:
 _END = object()
 
 
-class Hold(Shared):
+class SharedLease(SharedResource):
     """A lease that is released when nobody needs it."""
 
     def __init__(self, lease: Lease, disk: Threads, checks: Checks | None = None) -> None:
         super().__init__(lease.release, disk, lease.report)
         self.lease = lease
-        self._checks: Checks = Flights() if checks is None else checks
+        self._checks: Checks = SingleFlight() if checks is None else checks
 
     async def checked(self, entry: Entry) -> None:
         """Return when a file that is to be checked before it is given away has been.
@@ -88,29 +88,29 @@ class Hold(Shared):
         if filesystem.is_checked(entry):
             return
         key = filesystem, entry.layer, entry.offset, entry.coding, entry.codings
-        check = self._checks.get(key) or self._checks.begin(key, lambda _: self._check(entry))
+        check = self._checks.get(key) or self._checks.start(key, lambda _: self._check(entry))
         await check.wait()
 
     async def _check(self, entry: Entry) -> None:
         """Slice by slice, so that others have the threads in between."""
-        self.keep()
+        self.acquire()
         try:
             steps = self.lease.filesystem.check(entry)
             while await self.run(_has_more, steps):
                 pass
         finally:
-            self.leave()
+            self.release()
 
 
 class EntryBody:
     """A file of an image, read where it lies.
 
-    See `Body` and `Stored` of `blobserve.web.http.response`.
+    See `Body` and `StoredBody` of `blobserve.web.http.response`.
     """
 
-    def __init__(self, hold: Hold, entry: Entry) -> None:
-        hold.keep()
-        self._hold: Hold = hold
+    def __init__(self, hold: SharedLease, entry: Entry) -> None:
+        hold.acquire()
+        self._hold: SharedLease = hold
         self._entry = entry
 
     @property
@@ -133,31 +133,31 @@ class EntryBody:
 
     @property
     def descriptor(self) -> int:
-        """See `Stored.descriptor`."""
+        """See `StoredBody.descriptor`."""
         return self._hold.lease.filesystem.descriptor_of(self._entry)
 
     @property
     def start(self) -> int:
-        """See `Stored.start`."""
+        """See `StoredBody.start`."""
         return self._entry.offset
 
     def is_cached(self, offset: int, length: int) -> bool:
-        """See `Stored.is_cached`."""
+        """See `StoredBody.is_cached`."""
         return self._hold.lease.filesystem.is_cached(self._entry, offset, length)
 
     def read_ahead(self, offset: int, length: int) -> Deferred[None]:
-        """See `Stored.read_ahead`."""
+        """See `StoredBody.read_ahead`."""
         return self._run(self._hold.lease.filesystem.read_ahead, offset, length)
 
     def lost(self, problem: str) -> BlobDamaged:
-        """See `Stored.lost`."""
+        """See `StoredBody.lost`."""
         damage = self._hold.lease.filesystem.damage(self._entry, problem)
         self._hold.lease.report(damage)
         return damage
 
     def close(self) -> None:
         """See `Body.close`; once only."""
-        self._hold.leave()
+        self._hold.release()
 
     def _run(self, read: Callable[[Entry, int, int], T], offset: int, length: int) -> Deferred[T]:
         if self._hold.lease.filesystem.is_checked(self._entry):
@@ -174,16 +174,21 @@ class EntryBody:
 _PIECES_AT_ONCE = 16
 
 
-class FetchedBody:
+class LazyBody:
     """A file of an image that is not here yet, read from afar. See `Body`.
 
     Until its first bytes have come, `patience` seconds are waited for them.
     """
 
     def __init__(
-        self, hold: Hold, entry: Entry, reading: Reading, patience: float, clock: IReactorTime
+        self,
+        hold: SharedLease,
+        entry: Entry,
+        reading: LazyRead,
+        patience: float,
+        clock: IReactorTime,
     ) -> None:
-        hold.keep()
+        hold.acquire()
         self._hold = hold
         self._entry = entry
         self._reading = reading
@@ -223,7 +228,7 @@ class FetchedBody:
     def close(self) -> None:
         """See `Body.close`; once only."""
         self._reading.close()
-        self._hold.leave()
+        self._hold.release()
 
 
 def too_slow(outcome: T | Failure, seconds: float) -> T | Failure:

@@ -24,13 +24,13 @@ from blobserve.config import MIB, RepositoryRules
 from blobserve.errors import ListingTooLarge
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.index.entry import Entry, Kind
-from blobserve.web.content.derived import View
+from blobserve.store.index.entry import Entry, EntryKind
+from blobserve.web.content.derived import DerivedContent
 from blobserve.web.content.representation import Representation, Role, Variant
 from blobserve.web.http.caching import cache_control, vary
 from blobserve.web.http.conditional import Fields
 from blobserve.web.http.response import Header
-from blobserve.web.http.target import Location, shown
+from blobserve.web.http.target import Target, shown
 
 LARGEST = 32 * MIB
 """Bytes of a listing."""
@@ -85,7 +85,7 @@ _Row = Callable[[bytes, Entry], str]
 
 
 @attrs.frozen
-class Recipe:
+class ListingRecipe:
     """How a directory is listed: in which form, with how many entries at most. See `views.Recipe`.
 
     Making it raises `ListingTooLarge`.
@@ -105,7 +105,9 @@ class Recipe:
         """See `views.Recipe.fetched`."""
         return 0
 
-    def make(self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None) -> View:
+    def make(
+        self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None
+    ) -> DerivedContent:
         """See `views.Recipe.make`."""
         directories: list[str] = []
         files: list[str] = []
@@ -116,25 +118,27 @@ class Recipe:
             left += len(made)
             if left > LARGEST:
                 raise ListingTooLarge(shown(entry.path), f"{LARGEST // MIB} MiB")
-            (files if each.kind is Kind.FILE else directories).append(made)
+            (files if each.kind is EntryKind.FILE else directories).append(made)
             size += each.size
         if self.is_json:
-            return View.of(f"[{','.join(directories + files)}\n]\n".encode())
+            return DerivedContent.of(f"[{','.join(directories + files)}\n]\n".encode())
         summary = f"{_counted(directories, 'director', 'y', 'ies')}, "
         summary += f"{_counted(files, 'file', '', 's')}, {_measure(size)}"
         head = _PAGE.format(
             title=escape(shown(self.path).translate(_REORDERING)), style=_STYLE, summary=summary
         )
-        return View.of("".join([head, _UP if self.path else "", *directories, *files]).encode())
+        return DerivedContent.of(
+            "".join([head, _UP if self.path else "", *directories, *files]).encode()
+        )
 
 
 @attrs.frozen
 class Listing:
     """A directory as a request is shown it."""
 
-    location: Location
+    location: Target
     rules: RepositoryRules
-    recipe: Recipe
+    recipe: ListingRecipe
 
     def represented(self, variant: Variant, image: Digest) -> Representation:
         """The listing with what names its bytes; `image` is what the reference stands for."""
@@ -148,13 +152,15 @@ class Listing:
         return Representation(variant, kind, Role.ASKED, None, policy)
 
 
-def listed(location: Location, rules: RepositoryRules, fields: Fields, most: int) -> Listing:
+def listed(location: Target, rules: RepositoryRules, fields: Fields, most: int) -> Listing:
     """The listing that a request for a directory gets: RFC 9110 §12.5.1.
 
     JSON where the request prefers it, else a page, also to who accepts neither.
     """
     is_json = prefers_json(fields.get(b"accept", b""))
-    return Listing(location, rules, Recipe(is_json, b"" if is_json else location.path or b"", most))
+    return Listing(
+        location, rules, ListingRecipe(is_json, b"" if is_json else location.path or b"", most)
+    )
 
 
 def prefers_json(accept: bytes) -> bool:
@@ -184,11 +190,11 @@ def link(name: bytes, entry: Entry) -> str:
 
     It begins with ``./``: a name such as ``x:1`` would be taken for a scheme.
     """
-    return f"./{quote(name, safe='')}{'/' if entry.kind is Kind.DIRECTORY else ''}"
+    return f"./{quote(name, safe='')}{'/' if entry.kind is EntryKind.DIRECTORY else ''}"
 
 
 def _row(name: bytes, entry: Entry) -> str:
-    slash = "/" if entry.kind is Kind.DIRECTORY else ""
+    slash = "/" if entry.kind is EntryKind.DIRECTORY else ""
     text = escape(shown(name)[1:].translate(_REORDERING))
     modified = ""
     if entry.mtime:
@@ -206,12 +212,12 @@ def _row(name: bytes, entry: Entry) -> str:
 def _object(name: bytes, entry: Entry) -> str:
     text = encode_basestring_ascii(name.decode("utf-8", "backslashreplace"))
     size = sha256 = integrity = "null"
-    if entry.kind is Kind.FILE:
+    if entry.kind is EntryKind.FILE:
         size, sha256, integrity = str(entry.size), f'"{entry.sha256.hex()}"', _integrity(entry)
         integrity = f'"{integrity}"'
     return (
         f'\n{{"name": {text}, "href": "{link(name, entry)}", '
-        f'"type": "{"file" if entry.kind is Kind.FILE else "directory"}", "size": {size}, '
+        f'"type": "{"file" if entry.kind is EntryKind.FILE else "directory"}", "size": {size}, '
         f'"mtime": {"null" if entry.mtime is None else entry.mtime}, '
         f'"sha256": {sha256}, "integrity": {integrity}}}'
     )

@@ -12,11 +12,11 @@ import attrs
 from blobserve.config import RepositoryRules
 from blobserve.errors import PathNotFound
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lease import Lease
 from blobserve.web.content.representation import Role
 from blobserve.web.content.rewrite import INDEX
-from blobserve.web.http.target import Location, shown
+from blobserve.web.http.target import Target, shown
 
 
 @attrs.frozen
@@ -41,7 +41,7 @@ class Directory:
 
 
 def find(
-    lease: Lease, location: Location, rules: RepositoryRules, is_inlined: bool
+    lease: Lease, location: Target, rules: RepositoryRules, is_inlined: bool
 ) -> Page | Directory | NeedsSlash:
     """What to serve for `location`; `is_inlined` requests are never redirected from the root.
 
@@ -66,10 +66,10 @@ def find(
 
 
 def _asked(
-    filesystem: ImageFilesystem, location: Location, name: bytes, is_inlined: bool, is_listed: bool
+    filesystem: ImageFilesystem, location: Target, name: bytes, is_inlined: bool, is_listed: bool
 ) -> Page | Directory | NeedsSlash:
     entry = filesystem.lookup(name)
-    if entry.kind is Kind.FILE:
+    if entry.kind is EntryKind.FILE:
         if location.asks_directory:
             raise PathNotFound(shown(name))
         return Page(entry, name)
@@ -95,7 +95,7 @@ def _configured(
 
 def _file(filesystem: ImageFilesystem, name: bytes, role: Role) -> Page:
     entry = filesystem.lookup(name)
-    if entry.kind is not Kind.FILE:
+    if entry.kind is not EntryKind.FILE:
         raise PathNotFound(shown(name))
     return Page(entry, name, role)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from blobserve.concurrency.singleflight import Flights
+from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config, RepositoryRules
 from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound
@@ -21,29 +21,35 @@ from blobserve.store.index.entry import Entry
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
-from blobserve.web.content.derived import Recipe, View, Views
+from blobserve.web.content.derived import DerivedCache, DerivedContent, Recipe
 from blobserve.web.content.early_body import early_answer, early_name
-from blobserve.web.content.leased_body import Checks, EntryBody, FetchedBody, Hold, too_slow
+from blobserve.web.content.leased_body import Checks, EntryBody, LazyBody, SharedLease, too_slow
 from blobserve.web.content.listing import listed
 from blobserve.web.content.lookup import Directory, NeedsSlash
 from blobserve.web.content.representation import Representation, Role, Variant
-from blobserve.web.content.response_cache import LARGEST, Key, Ready, ReadyResponses, read_whole
-from blobserve.web.content.rewrite import Rewriting, Variables, parse_variables
+from blobserve.web.content.response_cache import (
+    LARGEST,
+    CachedResponse,
+    Key,
+    ResponseCache,
+    read_whole,
+)
+from blobserve.web.content.rewrite import RewriteRecipe, Variables, parse_variables
 from blobserve.web.content.selection import Selection, select
 from blobserve.web.content.variants import choose
 from blobserve.web.http.caching import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.http.conditional import Fields
-from blobserve.web.http.request import READ_ONLY, VARIABLES, Asked, Head
-from blobserve.web.http.response import Answer, Body, Content, Header
+from blobserve.web.http.request import READ_ONLY, VARIABLES, RequestContext, RequestHead
+from blobserve.web.http.response import Answer, Body, BytesBody, Header
 from blobserve.web.http.status import ALLOW
-from blobserve.web.http.target import Location
+from blobserve.web.http.target import Target
 
 Found = Lease | EarlyFile
 
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 
 
-class Files:
+class Responder:
     """Answers requests for files of images."""
 
     def __init__(
@@ -57,21 +63,21 @@ class Files:
         self._config = config
         self._reactor = reactor
         self._disk = disk
-        self._checks: Checks = Flights()
-        self.views = Views()
-        self._ready = ReadyResponses(store, config, reactor)
+        self._checks: Checks = SingleFlight()
+        self.views = DerivedCache()
+        self._ready = ResponseCache(store, config, reactor)
 
     def flush(self) -> None:
         """Forget what was computed under an older configuration."""
         self.views.flush()
         self._ready.flush()
 
-    def dressed(self, answer: Answer, asked: Asked) -> Answer:
+    def dressed(self, answer: Answer, asked: RequestContext) -> Answer:
         """The same answer with what the repository's rules add to each of its responses."""
         rules = asked.rules or self._rules_of(asked.head)
         return answer if rules is None else answer.under(rules)
 
-    def at_once(self, head: Head) -> Ready | None:
+    def at_once(self, head: RequestHead) -> CachedResponse | None:
         """What answers a GET or HEAD for which nothing has to be waited for.
 
         None also for what is to be refused or redirected: that is for `get` to say.
@@ -84,7 +90,7 @@ class Files:
             return ready
         return self._made_ready(head, key)
 
-    async def get(self, asked: Asked) -> Answer:
+    async def get(self, asked: RequestContext) -> Answer:
         """The answer to a GET or a HEAD, not yet `dressed`.
 
         :raises BlobserveError: what is to be refused, and why.
@@ -95,7 +101,7 @@ class Files:
         if ready is not None:
             asked.rules, asked.cache, asked.digest = ready.rules, ready.result, ready.image
             return ready.answer(head.method, head.fields)
-        location = Location.parse(head.path)
+        location = Target.parse(head.path)
         rules = asked.rules = config.rules_for(location.reference.repository)
         if rules is None:
             raise Forbidden(str(location.reference.repository))
@@ -111,15 +117,15 @@ class Files:
     async def _answer(
         self,
         lease: Lease,
-        location: Location,
+        location: Target,
         rules: RepositoryRules,
         variables: Variables | None,
-        asked: Asked,
+        asked: RequestContext,
     ) -> Answer:
         """What `get` makes of a READY image."""
         head = asked.head
         asked.cache, asked.digest = lease.result, lease.digest
-        hold = Hold(lease, self._disk, self._checks)
+        hold = SharedLease(lease, self._disk, self._checks)
         try:
             selection = select(lease, location, rules, variables)
             if isinstance(selection, NeedsSlash):
@@ -133,57 +139,59 @@ class Files:
             lease.report(damage)
             raise
         finally:
-            hold.leave()
+            hold.release()
         return shown.answer(head.method, head.fields, body)
 
     async def _variant(
-        self, hold: Hold, selection: Selection, asked: Asked
+        self, hold: SharedLease, selection: Selection, asked: RequestContext
     ) -> tuple[Variant, Body]:
         entry = selection.page.entry
         if not selection.edits:
             choice = choose(hold.lease, selection, asked.head.fields)
             return choice.variant, self._body(hold, choice.entry, asked)
         view = await self._view(hold, entry, self._recipe(selection), asked)
-        return view.variant, Content(view.content)
+        return view.variant, BytesBody(view.content)
 
-    def _recipe(self, selection: Selection) -> Rewriting:
-        return Rewriting(selection.edits, self._config().limits.rewrite_size)
+    def _recipe(self, selection: Selection) -> RewriteRecipe:
+        return RewriteRecipe(selection.edits, self._config().limits.rewrite_size)
 
     async def _listing(
         self,
-        hold: Hold,
+        hold: SharedLease,
         directory: Directory,
-        location: Location,
+        location: Target,
         rules: RepositoryRules,
-        asked: Asked,
+        asked: RequestContext,
     ) -> tuple[Representation, Body]:
         most = self._config().limits.listing_entries
         listing = listed(location, rules, asked.head.fields, most)
         view = await self._view(hold, directory.entry, listing.recipe, asked)
-        return listing.represented(view.variant, hold.lease.digest), Content(view.content)
+        return listing.represented(view.variant, hold.lease.digest), BytesBody(view.content)
 
-    async def _view(self, hold: Hold, entry: Entry, recipe: Recipe, asked: Asked) -> View:
+    async def _view(
+        self, hold: SharedLease, entry: Entry, recipe: Recipe, asked: RequestContext
+    ) -> DerivedContent:
         making = Deferred.fromCoroutine(self.views.view(hold, entry, recipe))
         if hold.lease.is_published and not making.called:
             making.addTimeout(self._patience(asked), self._reactor, too_slow)
         return await making
 
-    def _body(self, hold: Hold, entry: Entry, asked: Asked) -> Body:
+    def _body(self, hold: SharedLease, entry: Entry, asked: RequestContext) -> Body:
         if not hold.lease.is_published:
             return EntryBody(hold, entry)
         if not entry.size:
-            return Content(b"")
+            return BytesBody(b"")
         reading = hold.lease.reading(entry)
-        return FetchedBody(hold, entry, reading, self._patience(asked), self._reactor)
+        return LazyBody(hold, entry, reading, self._patience(asked), self._reactor)
 
-    def _patience(self, asked: Asked) -> float:
+    def _patience(self, asked: RequestContext) -> float:
         """Seconds that a request may still wait for its first bytes."""
         return max(0.0, asked.deadline - self._reactor.seconds())
 
-    def _made_ready(self, head: Head, key: Key) -> Ready | None:
+    def _made_ready(self, head: RequestHead, key: Key) -> CachedResponse | None:
         """The same as `get` makes, of a small file that is in memory."""
         try:
-            location = Location.parse(head.path)
+            location = Target.parse(head.path)
             lease = self._store.lease_at_once(location.reference)
             if lease is None:
                 return None
@@ -192,7 +200,9 @@ class Files:
         except BlobserveError:
             return None
 
-    def _read(self, lease: Lease, location: Location, fields: Fields, key: Key) -> Ready | None:
+    def _read(
+        self, lease: Lease, location: Target, fields: Fields, key: Key
+    ) -> CachedResponse | None:
         rules = self._config().rules_for(location.reference.repository)
         selection = None if rules is None else select(lease, location, rules, None)
         if not isinstance(selection, Selection) or selection.page.role is Role.NOT_FOUND:
@@ -214,10 +224,10 @@ class Files:
         self._store.count(lease.result)
         shown = selection.represented(variant, lease.digest, self._reactor.seconds())
         reference = location.reference
-        ready = Ready(shown, content, source, selection.rules, reference, lease.digest)
+        ready = CachedResponse(shown, content, source, selection.rules, reference, lease.digest)
         return self._ready.keep(key, ready, lease) if is_final else ready
 
-    def options(self, asked: Asked) -> Answer:
+    def options(self, asked: RequestContext) -> Answer:
         """The answer to OPTIONS, not yet `dressed`.
 
         A preflight is answered where the rules say which origins are allowed.
@@ -228,9 +238,9 @@ class Files:
             return Answer(204, (ALLOW,))
         return Answer(204, (ALLOW, *_preflight(asked.head.fields)))
 
-    def _rules_of(self, head: Head) -> RepositoryRules | None:
+    def _rules_of(self, head: RequestHead) -> RepositoryRules | None:
         try:
-            repository = Location.parse(head.path).reference.repository
+            repository = Target.parse(head.path).reference.repository
         except NotFound:
             return None
         return self._config().rules_for(repository)
@@ -245,7 +255,7 @@ class Files:
         return await wait
 
 
-def _redirect(location: Location, query: bytes | None) -> Answer:
+def _redirect(location: Target, query: bytes | None) -> Answer:
     headers = [(b"Location", location.with_slash(query)), (b"Cache-Control", b"no-cache")]
     if location.path is None:
         # With inline variables, the same URL is the page itself.

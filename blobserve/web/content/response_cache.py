@@ -22,8 +22,8 @@ from blobserve.store.lease import Lease, Result
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.representation import Representation
 from blobserve.web.http.conditional import ALL, UNCHANGED, Fields, Verdict
-from blobserve.web.http.response import Answer, Content
-from blobserve.web.http.serialize import Head
+from blobserve.web.http.response import Answer, BytesBody
+from blobserve.web.http.serialize import ResponseHead
 
 LARGEST = 64 * 1024
 """Bytes of a body that is kept."""
@@ -38,12 +38,12 @@ Key = tuple[bytes, tuple[bytes, ...]]
 
 
 @attrs.define(eq=False)
-class Ready:
+class CachedResponse:
     """A representation, its body in memory, and the image that it is of."""
 
     shown: Representation
     content: bytes | None = attrs.field(repr=False)
-    """None while only the head is kept; never of what `ReadyResponses` gives."""
+    """None while only the head is kept; never of what `ResponseCache` gives."""
     source: Entry | None
     """What the body can be read from again."""
     rules: RepositoryRules
@@ -55,8 +55,8 @@ class Ready:
     _believed_from: float = 0.0
     _believed_until: float = 0.0
     _believed_under: int = 0
-    _all: Head | None = None
-    _unchanged: Head | None = None
+    _all: ResponseHead | None = None
+    _unchanged: ResponseHead | None = None
 
     def is_believed(self, now: float, switches: int) -> bool:
         """Whether its image need not be asked for, after as many `RefStore.switches`."""
@@ -72,7 +72,7 @@ class Ready:
         self._believed_from = now
         self._believed_until = min(now + _BELIEVED, lease.trusted_until)
 
-    def respond(self, method: bytes, fields: Fields) -> tuple[int, Head, bytes]:
+    def respond(self, method: bytes, fields: Fields) -> tuple[int, ResponseHead, bytes]:
         """The status, the head and the body that answer a GET or HEAD."""
         verdict = self.shown.judge(method, fields)
         if verdict is UNCHANGED:
@@ -87,18 +87,18 @@ class Ready:
 
     def answer(self, method: bytes, fields: Fields) -> Answer:
         """The same as a value, without what the repository's rules add."""
-        return self.shown.answer(method, fields, Content(self.content or b""))
+        return self.shown.answer(method, fields, BytesBody(self.content or b""))
 
-    def _respond(self, method: bytes, answer: Answer) -> tuple[int, Head, bytes]:
+    def _respond(self, method: bytes, answer: Answer) -> tuple[int, ResponseHead, bytes]:
         extent = answer.extent
         body = answer.body.read_cached(extent.start, extent.length) if method == b"GET" else None
-        return answer.status, Head.of(answer), body or b""
+        return answer.status, ResponseHead.of(answer), body or b""
 
-    def _head(self, verdict: Verdict) -> Head:
-        return Head.of(self._answer(verdict))
+    def _head(self, verdict: Verdict) -> ResponseHead:
+        return ResponseHead.of(self._answer(verdict))
 
     def _answer(self, verdict: Verdict) -> Answer:
-        return self.shown.answer_to(verdict, Content(self.content or b"")).under(self.rules)
+        return self.shown.answer_to(verdict, BytesBody(self.content or b"")).under(self.rules)
 
 
 def read_whole(lease: Lease, entry: Entry) -> bytes | None:
@@ -109,15 +109,15 @@ def read_whole(lease: Lease, entry: Entry) -> bytes | None:
     return content if content is not None and len(content) == entry.size else None
 
 
-class ReadyResponses:
+class ResponseCache:
     """The responses that are kept, the bodies of fewer than the heads."""
 
     def __init__(self, store: RefStore, config: Callable[[], Config], clock: IReactorTime) -> None:
         self._store = store
         self._config = config
         self._clock = clock
-        self._kept: OrderedDict[Key, Ready] = OrderedDict()
-        self._whole: OrderedDict[Key, Ready] = OrderedDict()
+        self._kept: OrderedDict[Key, CachedResponse] = OrderedDict()
+        self._whole: OrderedDict[Key, CachedResponse] = OrderedDict()
         self._large: OrderedDict[Key, None] = OrderedDict()
         self._switches = 0
         self._under: Config | None = None
@@ -134,7 +134,7 @@ class ReadyResponses:
         if len(self._large) > _MOST_LARGE:
             self._large.popitem(last=False)
 
-    def get(self, key: Key) -> Ready | None:
+    def get(self, key: Key) -> CachedResponse | None:
         """What is kept under `key`, if it is still what the URL names; counts as a use."""
         if self._under is not self._config():
             self.flush()
@@ -156,7 +156,7 @@ class ReadyResponses:
         self._store.count(ready.result)
         return ready
 
-    def keep(self, key: Key, ready: Ready, lease: Lease) -> Ready:
+    def keep(self, key: Key, ready: CachedResponse, lease: Lease) -> CachedResponse:
         """Keep what was just made of `lease`, where `get` had nothing; returns it."""
         self._believe(ready, lease)
         self._kept[key] = ready
@@ -171,7 +171,7 @@ class ReadyResponses:
         self._large.clear()
         self.size = 0
 
-    def _is_confirmed(self, key: Key, ready: Ready) -> bool:
+    def _is_confirmed(self, key: Key, ready: CachedResponse) -> bool:
         """Whether the image is still the same, and the body there; both are looked for anew."""
         lease = self._store.lease_at_once(ready.reference)
         if lease is None:
@@ -185,10 +185,10 @@ class ReadyResponses:
                 self._add_body(key, ready)
             return ready.content is not None
 
-    def _believe(self, ready: Ready, lease: Lease) -> None:
+    def _believe(self, ready: CachedResponse, lease: Lease) -> None:
         ready.believe(lease, self._clock.seconds(), self._store.switches)
 
-    def _add_body(self, key: Key, ready: Ready) -> None:
+    def _add_body(self, key: Key, ready: CachedResponse) -> None:
         if ready.content is None:
             return
         self._whole[key] = ready

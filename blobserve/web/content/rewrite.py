@@ -16,7 +16,7 @@ from blobserve.config import InlineVariable, RepositoryRules
 from blobserve.errors import BadRequest, RuleTooLarge
 from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.index.entry import Entry
-from blobserve.web.content.derived import View
+from blobserve.web.content.derived import DerivedContent
 from blobserve.web.http.target import shown
 
 INDEX = b"index.html"
@@ -93,7 +93,7 @@ Edits = tuple[Edit, ...]
 
 
 @attrs.frozen
-class Rewriting:
+class RewriteRecipe:
     """What `edits` make of a file, be it, or becoming, no larger than `limit` bytes. See `Recipe`.
 
     Making it raises `RuleTooLarge` beyond that.
@@ -112,7 +112,9 @@ class Rewriting:
         self._check(entry, entry.size, self.edits[0])
         return entry.size
 
-    def make(self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None) -> View:
+    def make(
+        self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None
+    ) -> DerivedContent:
         """See `Recipe.make`."""
         self._check(entry, entry.size, self.edits[0])
         if content is None:
@@ -122,7 +124,7 @@ class Rewriting:
             # Before it is done: a page of one letter could grow a thousandfold.
             self._check(entry, len(content) + content.count(edit.search) * grown, edit)
             content = content.replace(edit.search, edit.replacement)
-        return View.of(content)
+        return DerivedContent.of(content)
 
     def _check(self, entry: Entry, size: int, edit: Edit) -> None:
         if size > self.limit:

@@ -23,14 +23,14 @@ from blobserve.web.http.caching import (
 )
 from blobserve.web.http.media_types import content_type
 from blobserve.web.http.response import Header
-from blobserve.web.http.target import Location
+from blobserve.web.http.target import Target
 
 
 @attrs.frozen
 class Selection:
     """What a URL and a request's variables select under a repository's rules."""
 
-    location: Location
+    location: Target
     rules: RepositoryRules
     page: Page
     is_inlined: bool
@@ -92,7 +92,7 @@ class Selection:
 
 
 def select(
-    lease: Lease, location: Location, rules: RepositoryRules, variables: Variables | None
+    lease: Lease, location: Target, rules: RepositoryRules, variables: Variables | None
 ) -> Selection | Directory | NeedsSlash:
     """What `location` means in an image; `variables` are those of the request.
 

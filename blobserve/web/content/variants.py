@@ -11,8 +11,8 @@ from __future__ import annotations
 import attrs
 
 from blobserve.errors import PathNotFound
-from blobserve.store.disk.codings_file import Uncoded
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.disk.codings_file import NoCoding
+from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lease import Lease
 from blobserve.store.space.coding_queue import LARGEST, SMALLEST
 from blobserve.web.content.representation import Role, Variant
@@ -45,12 +45,12 @@ def choose(lease: Lease, selection: Selection, fields: Fields) -> Choice:
     is_range, condition = b"range" in fields, fields.get(b"if-range")
     is_final = True
     for coding in () if is_range and condition is None else accepted(fields, offered):
-        found: Entry | Uncoded | None = siblings.get(coding)
+        found: Entry | NoCoding | None = siblings.get(coding)
         if found is None and coding in siblings:
             is_final = False
         if found is None and _is_made(coding, selection):
             found = lease.coded(own, coding, is_wanted=is_final and not is_range)
-            is_final = is_final and found is not Uncoded.PENDING
+            is_final = is_final and found is not NoCoding.PENDING
         if not isinstance(found, Entry):
             continue
         tag = entity_tag(found.sha256)
@@ -79,7 +79,7 @@ def _siblings(lease: Lease, selection: Selection) -> dict[bytes, Entry | None]:
             entry = lease.filesystem.lookup(selection.page.name + ending)
         except PathNotFound:
             continue
-        if entry.kind is not Kind.FILE:
+        if entry.kind is not EntryKind.FILE:
             continue
         is_right = lease.is_coding(entry, coding, selection.page.entry)
         if is_right is not False:

@@ -30,7 +30,7 @@ def selector(fields: Fields) -> tuple[bytes, ...] | None:
 
 
 @attrs.define  # and not frozen: one is made for every request
-class Head:
+class RequestHead:
     """A request's head, as far as answers depend on it."""
 
     method: bytes
@@ -50,10 +50,10 @@ class Head:
 
 
 @attrs.define
-class Asked:
+class RequestContext:
     """One request on its way to an answer, and what the log wants to know of it."""
 
-    head: Head
+    head: RequestHead
     rules: RepositoryRules | None = None
     """Of the repository, as soon as they are known."""
     cache: str | None = None

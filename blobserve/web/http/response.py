@@ -39,7 +39,7 @@ class Body(Protocol):
         ...
 
     @property
-    def stored(self) -> Stored | None:
+    def stored(self) -> StoredBody | None:
         """The same bytes in a file, if that is where they are."""
         ...
 
@@ -48,7 +48,7 @@ class Body(Protocol):
         ...
 
 
-class Stored(Protocol):
+class StoredBody(Protocol):
     """A body as it lies in a file, from `start` on, until it is closed."""
 
     @property
@@ -83,7 +83,7 @@ class Recallable(Protocol):
 
 
 @attrs.frozen
-class Content:
+class BytesBody:
     """A body in memory. See `Body`."""
 
     content: bytes = attrs.field(repr=False)
@@ -115,7 +115,7 @@ class Answer:
 
     status: int
     headers: tuple[Header, ...] = ()
-    body: Body = Content(b"")
+    body: Body = BytesBody(b"")
     part: Range | None = None
     recallable: Recallable | None = None
     """What may recall it: nobody keeps such an answer, whatever is configured."""

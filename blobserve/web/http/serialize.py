@@ -23,14 +23,14 @@ _SERVER: Header = (b"Server", b"blobserve")
 
 
 @attrs.frozen
-class Head:
+class ResponseHead:
     """The head of a response, all but the value of its ``Date``, which goes in between."""
 
     before: bytes
     after: bytes
 
     @classmethod
-    def of(cls, answer: Answer, *connection: Header) -> Head:
+    def of(cls, answer: Answer, *connection: Header) -> ResponseHead:
         """The head of `answer`; `connection` are fields about the connection, at the end."""
         (_, server), *fields = _singled((*framed(answer), *connection))
         after = [b"%s: %s\r\n" % field for field in fields]

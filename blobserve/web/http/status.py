@@ -11,7 +11,6 @@ import math
 from blobserve.errors import (
     BadRequest,
     BlobserveError,
-    ComeAgain,
     Forbidden,
     HeadTooLarge,
     HeadTooSlow,
@@ -19,10 +18,11 @@ from blobserve.errors import (
     NoSpace,
     NotFound,
     TargetTooLong,
+    TemporarilyUnavailable,
     UpstreamError,
 )
 from blobserve.web.http.caching import NO_SNIFF
-from blobserve.web.http.response import Answer, Content, Header
+from blobserve.web.http.response import Answer, BytesBody, Header
 
 ALLOW: Header = (b"Allow", b"GET, HEAD, OPTIONS")
 
@@ -35,7 +35,7 @@ _STATUSES: tuple[tuple[type[BlobserveError], int], ...] = (
     (NotFound, 404),
     (Forbidden, 403),
     (UpstreamError, 502),
-    (ComeAgain, 503),
+    (TemporarilyUnavailable, 503),
     (NoSpace, 507),
     (MethodNotAllowed, 405),
     (HeadTooSlow, 408),
@@ -48,7 +48,7 @@ _STATUSES: tuple[tuple[type[BlobserveError], int], ...] = (
 def refusal(error: Exception, request_id: str, is_navigation: bool = False) -> Answer:
     """The answer to a request that ended in `error`; a navigation is told to load itself again."""
     status = _status_of(error)
-    if isinstance(error, ComeAgain):
+    if isinstance(error, TemporarilyUnavailable):
         seconds = max(1, math.ceil(error.retry_after))
         refresh = [(b"Refresh", _PAGE_COMES_AGAIN_AFTER)] if is_navigation else []
         return plain(status, COME_AGAIN, (b"Retry-After", b"%d" % seconds), *refresh)
@@ -74,7 +74,7 @@ def plain(status: int, text: str, *headers: Header) -> Answer:
             (b"Cache-Control", b"no-store"),
             *headers,
         ),
-        Content(text.encode("utf-8", "backslashreplace")),
+        BytesBody(text.encode("utf-8", "backslashreplace")),
     )
 
 

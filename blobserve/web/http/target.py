@@ -40,7 +40,7 @@ def origin_form(method: bytes, target: bytes) -> bytes:
 
 
 @attrs.frozen
-class Location:
+class Target:
     """An image and a path in it, as a URL names them. Made by `parse`."""
 
     raw: bytes
@@ -51,7 +51,7 @@ class Location:
     directory was asked for. None when no slash follows the reference."""
 
     @classmethod
-    def parse(cls, raw: bytes) -> Location:
+    def parse(cls, raw: bytes) -> Target:
         """Read the path of a URL, not decoded, without its leading slash.
 
         :raises MalformedReference: saying what is wrong or missing.

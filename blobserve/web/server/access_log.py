@@ -32,7 +32,7 @@ _NO_ZONE = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 
 @attrs.define  # and not frozen, which takes thrice as long to make
-class Served:
+class LogRecord:
     """What became of one request. `time` is when it came, in seconds since the epoch."""
 
     time: float
@@ -77,7 +77,7 @@ class AccessLog:
         if self._rules.format != "off":
             self._fd = self._opened()
 
-    def write(self, served: Served) -> None:
+    def write(self, served: LogRecord) -> None:
         """Add a line. Never raises: a line that cannot be written is lost."""
         if self._fd is None:
             return
@@ -206,7 +206,7 @@ def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | 
     return mapped or parsed
 
 
-def _text_line(served: Served) -> str:
+def _text_line(served: LogRecord) -> str:
     """Return a line in the combined format of common web servers, with five more fields."""
     return (
         f"{_words(served.address)} - - [{_clock_time(int(served.time))}]"
@@ -216,7 +216,7 @@ def _text_line(served: Served) -> str:
     )
 
 
-def _json_line(served: Served) -> str:
+def _json_line(served: LogRecord) -> str:
     fields = {
         name: value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
         for name, value in attrs.asdict(served).items()

@@ -16,34 +16,34 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.server import Request
 
-from blobserve.concurrency.fair_queue import Portions
+from blobserve.concurrency.fair_queue import FairQueue
 from blobserve.config import Limits
 from blobserve.errors import BadRequest, BlobserveError, HeadTooSlow, TooManyConnections
 from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
 from blobserve.web.http.status import refusal
 from blobserve.web.http.target import origin_form
-from blobserve.web.server.connection_limits import Connections
-from blobserve.web.server.fast_path import HotPath
-from blobserve.web.server.request_log import Accounts, peer_of
+from blobserve.web.server.connection_limits import ConnectionLimits
+from blobserve.web.server.fast_path import FastPath
+from blobserve.web.server.request_log import RequestLog, peer_of
 from blobserve.web.server.send import whole
-from blobserve.web.server.timeouts import Patience
+from blobserve.web.server.timeouts import ConnectionTimeouts
 
 
 class ServedSite(Protocol):
     """What a connection uses of the site that it belongs to."""
 
     reactor: Any
-    connections: Connections[ImageChannel]
-    portions: Portions
+    connections: ConnectionLimits[ImageChannel]
+    portions: FairQueue
     is_draining: bool
 
     @property
-    def hot(self) -> HotPath:
+    def fast_path(self) -> FastPath:
         """The fast path."""
         ...
 
     @property
-    def accounts(self) -> Accounts:
+    def request_log(self) -> RequestLog:
         """The log of requests."""
         ...
 
@@ -88,7 +88,7 @@ class ImageChannel(http.HTTPChannel):
 
     @property
     def is_busy(self) -> bool:
-        """See `Awaited.is_busy`: lines are not read from the end of a head on."""
+        """See `TimedConnection.is_busy`: lines are not read from the end of a head on."""
         return bool(self.requests) and not self.line_mode
 
     @property
@@ -105,7 +105,7 @@ class ImageChannel(http.HTTPChannel):
         """See `IProtocol.connectionMade`."""
         super().connectionMade()
         site = self.site
-        self._patience = Patience(self, site.limits, site.reactor)
+        self._patience = ConnectionTimeouts(self, site.limits, site.reactor)
         self._patience.begin()
         self.since = self.active_at
         try:
@@ -132,7 +132,7 @@ class ImageChannel(http.HTTPChannel):
         """See `IProtocol.dataReceived`."""
         if self._held:  # TLS hands out what it has, paused or not
             self._held += data
-        elif self._is_refused or self.site.hot.answer(self, data):
+        elif self._is_refused or self.site.fast_path.answer(self, data):
             return
         elif self.requests:
             self._read(data)
@@ -208,7 +208,7 @@ class ImageChannel(http.HTTPChannel):
         super().requestDone(request)
 
     def head_missed(self) -> None:
-        """See `Awaited.head_missed`."""
+        """See `TimedConnection.head_missed`."""
         self._refuse(HeadTooSlow("the request head took too long"))
 
     def close(self) -> None:
@@ -222,7 +222,7 @@ class ImageChannel(http.HTTPChannel):
 
     def _refuse(self, error: BlobserveError) -> None:
         self._is_refused = True
-        accounts, check = self.site.accounts, self._check
+        accounts, check = self.site.request_log, self._check
         request_id = accounts.new_id()
         answer = refusal(error, request_id)
         self.transport.writeSequence(whole(answer, check.method))

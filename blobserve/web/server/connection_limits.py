@@ -28,7 +28,7 @@ _SEARCH = 5e-6
 """Seconds of pause between two searches for idle connections, for each that is looked at."""
 
 
-class Member(Protocol):
+class LimitedConnection(Protocol):
     """A connection, as far as there can be too many."""
 
     since: float
@@ -55,10 +55,10 @@ class Member(Protocol):
         ...
 
 
-M = TypeVar("M", bound=Member)
+M = TypeVar("M", bound=LimitedConnection)
 
 
-class Connections(Generic[M]):
+class ConnectionLimits(Generic[M]):
     """The connections of one site.
 
     No more than ``limits.clientConnections``, and three quarters of the descriptors that the

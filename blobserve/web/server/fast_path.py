@@ -18,11 +18,11 @@ from twisted.internet.tcp import Connection
 from twisted.web.http import datetimeToString
 
 from blobserve.config import Config
-from blobserve.web.content.responder import Files
+from blobserve.web.content.responder import Responder
 from blobserve.web.http.conditional import Fields
-from blobserve.web.http.request import Head, selector
+from blobserve.web.http.request import RequestHead, selector
 from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, TOKEN, is_host
-from blobserve.web.server.request_log import Accounts
+from blobserve.web.server.request_log import RequestLog
 
 _END = b"\r\n\r\n"
 _REQUEST_LINE = re.compile(rb"(GET|HEAD) (/[!-~]*) HTTP/1\.1")
@@ -43,13 +43,13 @@ _MEMORISED = 2048
 """Bytes up to which what was read is remembered, of 1,024 each: browsers repeat themselves."""
 
 
-class HotPath:
+class FastPath:
     """Answers what needs no waiting, on connections that are between two requests."""
 
     def __init__(
         self,
-        files: Files,
-        accounts: Accounts,
+        files: Responder,
+        accounts: RequestLog,
         config: Callable[[], Config],
         clock: IReactorTime,
     ) -> None:
@@ -87,7 +87,7 @@ class HotPath:
         return self._date
 
 
-def parse(data: bytes) -> Head | None:
+def parse(data: bytes) -> RequestHead | None:
     """Read the head of one plain GET or HEAD; None for whatever else it is.
 
     :param data: all that has come, ending in an empty line.
@@ -97,7 +97,7 @@ def parse(data: bytes) -> Head | None:
     if target is None or len(data) > MAX_SIZE:
         return None
     plain = _known_fields(block) if len(block) <= _MEMORISED else _fields(block)
-    return None if plain is None else Head(*target, *plain)
+    return None if plain is None else RequestHead(*target, *plain)
 
 
 def _target(line: bytes) -> tuple[bytes, bytes, bytes, bytes | None] | None:

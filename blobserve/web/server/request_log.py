@@ -18,11 +18,11 @@ from twisted.web.server import Request
 
 from blobserve.config import Config
 from blobserve.metrics import Metrics
-from blobserve.web.content.response_cache import Ready
-from blobserve.web.http.request import Asked, Head
+from blobserve.web.content.response_cache import CachedResponse
+from blobserve.web.http.request import RequestContext, RequestHead
 from blobserve.web.http.request_head import HeadCheck
 from blobserve.web.http.response import Answer
-from blobserve.web.server.access_log import Served, client_address, parse_address
+from blobserve.web.server.access_log import LogRecord, client_address, parse_address
 from blobserve.web.server.send import abort
 
 ABORTED = 499
@@ -34,25 +34,25 @@ _METHODS = {
 }
 
 
-class Log(Protocol):
+class LogWriter(Protocol):
     """Where lines go."""
 
-    def write(self, served: Served) -> None:
+    def write(self, served: LogRecord) -> None:
         """Add a line."""
         ...
 
 
 @attrs.frozen(eq=False)
-class Account:
+class RequestRecord:
     """One request, from its head to its end."""
 
     request: Request
-    asked: Asked
+    asked: RequestContext
     request_id: str
     started: float
 
 
-class Accounts:
+class RequestLog:
     """All requests of one server."""
 
     def __init__(
@@ -60,20 +60,20 @@ class Accounts:
         config: Callable[[], Config],
         reactor: IReactorTime,
         metrics: Metrics,
-        log: Log,
+        log: LogWriter,
     ) -> None:
         self._config = config
         self._reactor = reactor
         self._metrics = metrics
         self._log = log
-        self._open: dict[Request, Account] = {}
+        self._open: dict[Request, RequestRecord] = {}
         self._idle: list[Deferred[None]] = []
         process = os.urandom(4).hex()
         self._ids = (f"{process}-{number:x}" for number in count(1))
 
-    def begin(self, request: Request, asked: Asked) -> Account:
+    def begin(self, request: Request, asked: RequestContext) -> RequestRecord:
         """Open the account of a request; it is closed when the request ends, whichever way."""
-        account = Account(request, asked, self.new_id(), self._reactor.seconds())
+        account = RequestRecord(request, asked, self.new_id(), self._reactor.seconds())
         self._open[request] = account
         self._metrics.requests_in_flight.inc()
         request.notifyFinish().addCallbacks(
@@ -83,7 +83,7 @@ class Accounts:
         )
         return account
 
-    def of(self, request: Request) -> Account:
+    def of(self, request: Request) -> RequestRecord:
         """The account of a request that has not ended."""
         return self._open[request]
 
@@ -107,7 +107,7 @@ class Accounts:
         """Account for a head that never became a request."""
         self._count(head.method, answer.status, 0.0)
         self._log.write(
-            Served(
+            LogRecord(
                 time=self._reactor.seconds(),
                 address=peer,
                 method=head.method or b"-",
@@ -125,7 +125,13 @@ class Accounts:
         )
 
     def at_once(
-        self, peer: str, head: Head, ready: Ready, status: int, sent: int, started: float
+        self,
+        peer: str,
+        head: RequestHead,
+        ready: CachedResponse,
+        status: int,
+        sent: int,
+        started: float,
     ) -> None:
         """Account for a request of HTTP/1.1 that was answered as soon as it had come."""
         duration = self._reactor.seconds() - started
@@ -134,7 +140,7 @@ class Accounts:
             head, peer, b"HTTP/1.1", status, sent, started, duration, cache, digest, self.new_id()
         )
 
-    def _end(self, account: Account, status: int) -> None:
+    def _end(self, account: RequestRecord, status: int) -> None:
         request, asked, started = account.request, account.asked, account.started
         del self._open[request]
         self._metrics.requests_in_flight.dec()
@@ -154,7 +160,7 @@ class Accounts:
 
     def _write(
         self,
-        head: Head,
+        head: RequestHead,
         peer: str,
         version: bytes,
         status: int,
@@ -171,7 +177,7 @@ class Accounts:
         if trusted and (forwarded := fields.get(b"x-forwarded-for")):
             peer = client_address(peer, [forwarded], trusted)
         self._log.write(
-            Served(
+            LogRecord(
                 started,
                 peer,
                 head.method,

@@ -18,9 +18,9 @@ from zope.interface import implementer
 
 from blobserve.web.http.conditional import Range
 from blobserve.web.http.response import Answer, Body
-from blobserve.web.http.serialize import PHRASES, Head, framed
+from blobserve.web.http.serialize import PHRASES, ResponseHead, framed
 from blobserve.web.server.sendfile import is_plain, send_stored
-from blobserve.web.server.slow_clients import Pace, Watch
+from blobserve.web.server.slow_clients import SendWatch, SlowClients
 
 PIECE = 64 * 1024
 """Bytes read and written at a time; also what a transport holds before it asks for a pause."""
@@ -28,12 +28,12 @@ PIECE = 64 * 1024
 
 def whole(answer: Answer, method: bytes) -> list[bytes]:
     """A refusal as it goes over the wire when no request can carry it; the connection ends."""
-    head = Head.of(answer, (b"Connection", b"close"))
+    head = ResponseHead.of(answer, (b"Connection", b"close"))
     body = b"" if method == b"HEAD" else answer.body.read_cached(0, answer.body.size)
     return [head.before, datetimeToString(), head.after, body or b""]
 
 
-async def send(request: Request, answer: Answer, pace: Pace) -> None:
+async def send(request: Request, answer: Answer, pace: SlowClients) -> None:
     """Write `answer`, and wait until the transport has taken it; the caller finishes the request.
 
     Closes the body. If the answer is recalled before, the connection is aborted. To be cancelled
@@ -67,7 +67,7 @@ def abort(request: Request) -> None:
     cast("ITCPTransport", request.transport).abortConnection()
 
 
-async def _send_body(request: Request, answer: Answer, pace: Pace) -> None:
+async def _send_body(request: Request, answer: Answer, pace: SlowClients) -> None:
     watch, part = pace.watch(request.transport), answer.extent
     try:
         stored = answer.body.stored if part.length > PIECE and is_plain(request) else None
@@ -80,7 +80,7 @@ async def _send_body(request: Request, answer: Answer, pace: Pace) -> None:
         watch.end()
 
 
-async def _send_pieces(request: Request, body: Body, part: Range, watch: Watch) -> None:
+async def _send_pieces(request: Request, body: Body, part: Range, watch: SendWatch) -> None:
     valve = _Valve(watch)
     # Also for a body of one piece: a client that sends requests and reads nothing is held up here.
     request.registerProducer(valve, True)
@@ -120,7 +120,7 @@ async def _piece(body: Body, at: int, length: int, is_whole: bool = False) -> by
 class _Valve:
     """Lets a loop wait while a transport has enough."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: SendWatch) -> None:
         self._watch = watch
         self._shut = False
         self._waiting: Deferred[None] | None = None

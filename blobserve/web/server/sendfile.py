@@ -21,8 +21,8 @@ from zope.interface import implementer
 
 from blobserve.store.disk.disk_errors import is_lost
 from blobserve.web.http.conditional import Range
-from blobserve.web.http.response import Stored
-from blobserve.web.server.slow_clients import Watch
+from blobserve.web.http.response import StoredBody
+from blobserve.web.server.slow_clients import SendWatch
 
 TURN = 2 * 1024 * 1024
 """Bytes sent at most before the reactor has its turn, some 0.2 ms; also read ahead at a time."""
@@ -47,7 +47,7 @@ def is_plain(request: Request) -> bool:
     return isinstance(transport, Server) and transport.producer is request.channel
 
 
-async def send_stored(request: Request, body: Stored, part: Range, watch: Watch) -> int:
+async def send_stored(request: Request, body: StoredBody, part: Range, watch: SendWatch) -> int:
     """Send the head of a response whose transport `is_plain`, and then a part of its body.
 
     Returns how much the kernel has taken: all of it, or less where this file cannot be sent so. To
@@ -89,14 +89,14 @@ async def send_stored(request: Request, body: Stored, part: Range, watch: Watch)
     return sent
 
 
-async def _at_hand(body: Stored, at: int, length: int) -> None:
+async def _at_hand(body: StoredBody, at: int, length: int) -> None:
     """Return when those bytes can be sent without waiting for a disk."""
     if not body.is_cached(at, length):
         await body.read_ahead(at, length)
 
 
 @contextmanager
-def _turns(request: Request, watch: Watch) -> Iterator[_Turns]:
+def _turns(request: Request, watch: SendWatch) -> Iterator[_Turns]:
     """Be the producer that the transport asks for more, in place of the HTTP channel."""
     transport: Any = request.transport
     channel: Any = request.channel
@@ -116,7 +116,7 @@ def _turns(request: Request, watch: Watch) -> Iterator[_Turns]:
 class _Turns:
     """Lets a loop wait until a connection has sent what it was given, and takes more."""
 
-    def __init__(self, transport: Any, watch: Watch) -> None:
+    def __init__(self, transport: Any, watch: SendWatch) -> None:
         self.transport = transport
         self.fileno = transport.fileno
         self._watch = watch

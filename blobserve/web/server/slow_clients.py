@@ -29,7 +29,7 @@ _LOOK_EVERY = 5.0
 _log = Logger()
 
 
-class Pace:
+class SlowClients:
     """The clients of one server that keep a response waiting.
 
     :param minimum: bytes a second that each must take; 0: any pace will do.
@@ -39,12 +39,12 @@ class Pace:
         self._minimum = minimum
         self._reactor = reactor
         self._slow = slow
-        self._watched: set[Watch] = set()
+        self._watched: set[SendWatch] = set()
         self._next_look: IDelayedCall | None = None
 
-    def watch(self, transport: Any) -> Watch:
-        """Watch over a response that is sent to `transport`, until `Watch.end`."""
-        return Watch(self, transport)
+    def watch(self, transport: Any) -> SendWatch:
+        """Watch over a response that is sent to `transport`, until `SendWatch.end`."""
+        return SendWatch(self, transport)
 
     def stop(self) -> None:
         """Forget everybody."""
@@ -53,13 +53,13 @@ class Pace:
             self._next_look.cancel()
             self._next_look = None
 
-    def add(self, watch: Watch) -> None:
+    def add(self, watch: SendWatch) -> None:
         """Look at it from now on."""
         self._watched.add(watch)
         if self._next_look is None:
             self._next_look = self._reactor.callLater(_LOOK_EVERY, self._look)
 
-    def discard(self, watch: Watch) -> None:
+    def discard(self, watch: SendWatch) -> None:
         """Look at it no longer."""
         self._watched.discard(watch)
 
@@ -75,10 +75,10 @@ class Pace:
             self._next_look = self._reactor.callLater(_LOOK_EVERY, self._look)
 
 
-class Watch:
+class SendWatch:
     """One response, and the patience that is left for its client."""
 
-    def __init__(self, pace: Pace, transport: Any) -> None:
+    def __init__(self, pace: SlowClients, transport: Any) -> None:
         self.transport = transport
         self.passed_on = 0
         """Bytes of the body that have left the process."""

@@ -21,7 +21,7 @@ _LEAVE = 15.0
 """Seconds in which a client may take what is left for it when its connection is closed."""
 
 
-class Awaited(Protocol):
+class TimedConnection(Protocol):
     """A connection, as far as its client is waited for."""
 
     active_at: float
@@ -45,7 +45,7 @@ class Awaited(Protocol):
         ...
 
 
-class Patience:
+class ConnectionTimeouts:
     """The deadlines of one connection.
 
     A request that comes and is answered touches none of them: who is asked sets `active_at`, and
@@ -53,7 +53,7 @@ class Patience:
     """
 
     def __init__(
-        self, connection: Awaited, limits: Callable[[], Limits], reactor: IReactorTime
+        self, connection: TimedConnection, limits: Callable[[], Limits], reactor: IReactorTime
     ) -> None:
         self._connection = connection
         self._limits = limits

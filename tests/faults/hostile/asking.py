@@ -10,7 +10,7 @@ from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
 from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.blobspace import BlobState
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.index.entry import Entry, EntryKind
 from tests.faults.hostile.case import Case
 from tests.support.parts.images import Image, Layer, digest_of
 from tests.support.sites import TAG, Serving, packed
@@ -51,7 +51,7 @@ async def _serves(site: Serving, reference: str, digest: Digest, case: Case) -> 
     try:
         for path, content in case.answers.items():
             entry = found(blob.filesystem, path)
-            is_file = entry is not None and entry.kind is Kind.FILE
+            is_file = entry is not None and entry.kind is EntryKind.FILE
             assert is_file == (content is not None), path
             if entry is not None and is_file:
                 assert blob.filesystem.read(entry, 0, entry.size) == content, path

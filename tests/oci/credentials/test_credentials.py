@@ -16,7 +16,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from blobserve.names.reference import Repository
 from blobserve.oci.credentials.docker_config import AuthFile
-from blobserve.oci.credentials.helpers import CredentialHelpers, Login
+from blobserve.oci.credentials.helpers import CredentialHelpers, HelperLogin
 from blobserve.oci.credentials.keychain import Credential, Keychain
 
 SITE = Repository.parse("registry.example/team/site")
@@ -175,7 +175,7 @@ def test_secrets_stay_unseen() -> None:
     """No secret is in the text of a credential, of a file or of a login."""
     values = [
         Credential("me", "hidden", "hidden", "hidden"),
-        Login("me", "hidden"),
+        HelperLogin("me", "hidden"),
         parsed(auths={"registry.example": {"registrytoken": "hidden"}}),
     ]
     assert "hidden" not in repr(values)

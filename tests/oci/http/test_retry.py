@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from blobserve.errors import RegistryBusy, RegistryFailed
-from blobserve.oci.http.retry import Patience, Transient, retry_after
+from blobserve.oci.http.retry import RetryPolicy, Transient, retry_after
 from blobserve.oci.http.stall_watch import StallWatch
 
 NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
@@ -59,7 +59,7 @@ def _failing(**fields: Any) -> Transient:
     return Transient("storage.example", "it failed", **fields)
 
 
-def _outcome(clock: Clock, patience: Patience, tries: _Tries) -> list[Any]:
+def _outcome(clock: Clock, patience: RetryPolicy, tries: _Tries) -> list[Any]:
     """What came of it by the end of the day."""
     outcome: list[Any] = []
     persisting = Deferred.fromCoroutine(patience.persist(tries))
@@ -72,7 +72,7 @@ def test_backs_off() -> None:
     """Four failures are waited out, in less than four seconds altogether (C23)."""
     clock = Clock()
     tries = _Tries(*[_failing() for _ in range(4)])
-    persisting = Deferred.fromCoroutine(Patience(clock, "r.example").persist(tries))
+    persisting = Deferred.fromCoroutine(RetryPolicy(clock, "r.example").persist(tries))
     outcome: list[str] = []
     persisting.addCallback(outcome.append)
     clock.pump([0.25, 0.5, 1.0, 2.0])
@@ -83,7 +83,7 @@ def test_gives_up() -> None:
     """The fifth failure is final, and then there is nothing left to wait for."""
     clock = Clock()
     tries = _Tries(*[_failing() for _ in range(9)])
-    (error,) = _outcome(clock, Patience(clock, "r.example"), tries)
+    (error,) = _outcome(clock, RetryPolicy(clock, "r.example"), tries)
     assert isinstance(error, RegistryFailed)
     assert str(error) == "registry r.example failed: it failed"
     assert tries.made == 5
@@ -94,14 +94,14 @@ def test_other_errors() -> None:
     """What does not pass by itself is not tried again."""
     clock = Clock()
     tries = _Tries(ValueError())
-    assert isinstance(_outcome(clock, Patience(clock, "r.example"), tries)[0], ValueError)
+    assert isinstance(_outcome(clock, RetryPolicy(clock, "r.example"), tries)[0], ValueError)
     assert tries.made == 1
 
 
 def test_busy() -> None:
     """A short wait that is asked for is kept to; a long one is the caller's to wait."""
     clock = Clock()
-    patience = Patience(clock, "r.example")
+    patience = RetryPolicy(clock, "r.example")
     assert _outcome(clock, patience, _Tries(_failing(is_busy=True, retry_after=9.0))) == ["done"]
     (error,) = _outcome(clock, patience, _Tries(_failing(is_busy=True, retry_after=60.0)))
     assert isinstance(error, RegistryBusy)
@@ -118,7 +118,7 @@ def test_deadline() -> None:
         await _pause(clock, 25.0)
         raise _failing()
 
-    Deferred.fromCoroutine(Patience(clock, "r.example").persist(slow)).addErrback(lambda _: None)
+    Deferred.fromCoroutine(RetryPolicy(clock, "r.example").persist(slow)).addErrback(lambda _: None)
     clock.pump([0.5] * 400)
     assert len(made) == 3
 
@@ -132,7 +132,7 @@ async def _pause(clock: Clock, seconds: float) -> None:
 def test_down_and_up() -> None:
     """A host that used up one caller's patience gets one try from each, until it answers (C24)."""
     clock = Clock()
-    patience = Patience(clock, "r.example")
+    patience = RetryPolicy(clock, "r.example")
     Deferred.fromCoroutine(patience.persist(_Tries(*[_failing()] * 5))).addErrback(lambda _: None)
     clock.pump([0.25, 0.5, 1.0, 2.0])
     hopeless = _Tries(*[_failing()] * 5)
@@ -146,7 +146,7 @@ def test_down_and_up() -> None:
 def test_down_for_ten_seconds() -> None:
     """Ten seconds after it went down a host gets five tries again, whoever failed meanwhile."""
     clock = Clock()
-    patience = Patience(clock, "r.example")
+    patience = RetryPolicy(clock, "r.example")
     Deferred.fromCoroutine(patience.persist(_Tries(*[_failing()] * 5))).addErrback(lambda _: None)
     while not patience._down:
         clock.advance(0.25)

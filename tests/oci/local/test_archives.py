@@ -28,8 +28,8 @@ from blobserve.names.platform import Platform
 from blobserve.names.reference import Reference
 from blobserve.oci.local.docker_archive import DockerArchive
 from blobserve.oci.local.layout import Layout
-from blobserve.oci.local.oci_archive import Archive
-from blobserve.oci.manifest import Descriptor, Index, Manifest, parse
+from blobserve.oci.local.oci_archive import OciArchive
+from blobserve.oci.manifest import Descriptor, ImageIndex, Manifest, parse
 from blobserve.tar.members import MOST, Members
 from blobserve.testing import InlineThreads
 from tests.support import layers
@@ -84,7 +84,7 @@ def archive(tmp_path: Path) -> Path:
 
 def oci(archive: Path) -> Layout:
     """The images of a layout in a tar file."""
-    return Layout(Archive(archive, InlineThreads(), Limits()), InlineThreads())
+    return Layout(OciArchive(archive, InlineThreads(), Limits()), InlineThreads())
 
 
 def docker(archive: Path, limits: Limits | None = None) -> Layout:
@@ -301,7 +301,7 @@ async def test_one_name_for_several_platforms(archive: Path) -> None:
     source = docker(archive)
     document = await source.resolve(SITE)
     index = parse(document.content, document.media_type, Limits())
-    assert isinstance(index, Index)
+    assert isinstance(index, ImageIndex)
     for architecture, stream in streams.items():
         chosen, _ = index.choose(Platform("linux", architecture))
         assert await blobs(source, SITE.at(chosen.digest)) == [stream]

@@ -10,8 +10,8 @@ import pytest
 from blobserve.config import Limits
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
-from blobserve.oci.local.image_names import Name, Names
-from blobserve.oci.manifest import Index, parse
+from blobserve.oci.local.image_names import ImageName, ImageNames
+from blobserve.oci.manifest import ImageIndex, parse
 from tests.support.parts.archives import named
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -26,7 +26,7 @@ def digest(label: str) -> str:
     return str(Digest.of(label.encode()))
 
 
-def index(*images: tuple[str, dict[str, Any]]) -> Index:
+def index(*images: tuple[str, dict[str, Any]]) -> ImageIndex:
     """An index of images, each with a label for the test and the members of its entry."""
     listed = [
         {"mediaType": MANIFEST, "digest": digest(label), "size": 7, **members}
@@ -34,15 +34,15 @@ def index(*images: tuple[str, dict[str, Any]]) -> Index:
     ]
     content = json.dumps({"schemaVersion": 2, "manifests": listed}).encode()
     parsed = parse(content, INDEX, Limits())
-    assert isinstance(parsed, Index)
+    assert isinstance(parsed, ImageIndex)
     return parsed
 
 
-def found(listed: Index, asked: str) -> str:
+def found(listed: ImageIndex, asked: str) -> str:
     """The labels, of one letter each, of the images that a reference names in the index."""
     reference = Reference.parse(asked)
     labels = {digest(label): label for label in "abcdefgh"}
-    images = Names(listed, reference.repository).find(reference.tag or "")
+    images = ImageNames(listed, reference.repository).find(reference.tag or "")
     return "".join(labels[str(each.digest)] for each in images)
 
 
@@ -107,7 +107,7 @@ PLATFORMS = index(
         (PLATFORMS, "docker.io/x/site:v4", "g"),
     ],
 )
-def test_names(listed: Index, asked: str, images: str) -> None:
+def test_names(listed: ImageIndex, asked: str, images: str) -> None:
     """A tag names the image of its own repository, or one without a repository, or none."""
     assert found(listed, asked) == images
 
@@ -185,9 +185,9 @@ def test_one_image_twice() -> None:
         (index(), [], 0),
     ],
 )
-def test_description(listed: Index, names: list[str], more: int) -> None:
+def test_description(listed: ImageIndex, names: list[str], more: int) -> None:
     """At most five names are told, and no text that is more than a name."""
-    described = Names(listed, Reference.parse("docker.io/x:v1").repository).described()
+    described = ImageNames(listed, Reference.parse("docker.io/x:v1").repository).described()
     assert described == (tuple(names), more)
 
 
@@ -205,5 +205,5 @@ def test_description(listed: Index, names: list[str], more: int) -> None:
 )
 def test_parsing(text: str, name: str) -> None:
     """Names are read as Docker and containerd write them."""
-    parsed = Name.parse(text)
+    parsed = ImageName.parse(text)
     assert f"{parsed.repository}:{parsed.tag}" == name

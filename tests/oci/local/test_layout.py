@@ -16,10 +16,10 @@ from blobserve.errors import BadImage, BlobNotFound, ContentMismatch, ImageNotFo
 from blobserve.names.digest import Digest
 from blobserve.names.platform import Platform
 from blobserve.names.reference import Reference
-from blobserve.oci.local.directory import Directory
+from blobserve.oci.local.directory import LayoutDirectory
 from blobserve.oci.local.layout import Layout
 from blobserve.oci.manifest import Descriptor, parse
-from blobserve.oci.manifest import Index as ParsedIndex
+from blobserve.oci.manifest import ImageIndex as ParsedIndex
 from blobserve.testing import InlineThreads
 from tests.support.parts.archives import named, write_named_layout
 from tests.support.parts.images import Image, Index, write_layout
@@ -42,7 +42,7 @@ def directory(tmp_path: Path) -> Path:
 
 def layout(directory: Path, limits: Limits | None = None) -> Layout:
     """A source of that directory."""
-    return Layout(Directory(directory), InlineThreads(), limits or Limits())
+    return Layout(LayoutDirectory(directory), InlineThreads(), limits or Limits())
 
 
 def blob_file(directory: Path, digest: Digest) -> Path:

@@ -21,7 +21,7 @@ from blobserve.errors import (
 )
 from blobserve.metrics import Metrics
 from blobserve.names.reference import Reference
-from blobserve.oci.source import Refreshed
+from blobserve.oci.source import RefreshResult
 from blobserve.testing import make_image
 from tests.support.scripted_registry import (
     NOTHING,
@@ -68,7 +68,7 @@ async def test_digest_of_tag(announced: str) -> None:
             "manifests", lambda asked, usual: usual.having(docker_content_digest=announced)
         )
         assert (await registry.resolve(tagged)).digest == IMAGE.digest
-        assert await registry.refresh(tagged, IMAGE.digest) == Refreshed(IMAGE.digest)
+        assert await registry.refresh(tagged, IMAGE.digest) == RefreshResult(IMAGE.digest)
 
 
 @within(10)
@@ -498,7 +498,7 @@ async def test_rate_limit(fields: dict[str, str], pause: float) -> None:
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("HEAD", lambda asked, usual: usual.having(**fields))
-        assert await registry.refresh(tagged, IMAGE.digest) == Refreshed(IMAGE.digest, pause)
+        assert await registry.refresh(tagged, IMAGE.digest) == RefreshResult(IMAGE.digest, pause)
 
 
 @within(10)

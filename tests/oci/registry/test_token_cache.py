@@ -18,8 +18,8 @@ from blobserve.oci.credentials.keychain import Credential
 from blobserve.oci.http.address_rules import AddressRules
 from blobserve.oci.http.client import Client
 from blobserve.oci.http.endpoints import Endpoints
-from blobserve.oci.http.retry import Patience
-from blobserve.oci.registry.token_cache import Grant, Tokens
+from blobserve.oci.http.retry import RetryPolicy
+from blobserve.oci.registry.token_cache import Grant, TokenCache
 from blobserve.testing import InlineThreads, make_image
 from tests.support.scripted_registry import (
     NOTHING,
@@ -331,7 +331,7 @@ async def test_life(said: object, life: float) -> None:
         rules = AddressRules(scripted.host, frozenset({scripted.host}))
         endpoints = Endpoints(reactor, rules, None, InlineThreads(), 5.0)
         client = Client(reactor, rules, endpoints, limits, Metrics(), "tests")
-        tokens = Tokens(client, Patience(clock, scripted.host), clock, limits)
+        tokens = TokenCache(client, RetryPolicy(clock, scripted.host), clock, limits)
         repository = Repository.parse(f"{scripted.host}/team/site")
         grant = Grant(repository, f"http://{scripted.host}/token", "", ("s",), None)
         assert await tokens.token(grant) == "token-1"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blobserve.store.blobs.compress import check
-from blobserve.store.disk.codings_file import HEADER_SIZE, Coded, Codings, Uncoded
+from blobserve.store.disk.codings_file import HEADER_SIZE, CodingExtent, CodingsFile, NoCoding
 from tests.support.coded_layers import outcome
 from tests.support.parts.programs import own_directory
 
@@ -19,7 +19,7 @@ PLAIN = {name: sha256(name).digest() for name in (b"one", b"two", b"three")}
 CODED = {b"one": b"1" * 40, b"two": b"2" * 300}
 
 
-def write(codings: Codings, name: bytes, coding: bytes, coded: bytes) -> int:
+def write(codings: CodingsFile, name: bytes, coding: bytes, coded: bytes) -> int:
     """Append a record; where it ends."""
     codings.write(coded, codings.end + HEADER_SIZE)
     made = codings.finish(PLAIN[name], coding, len(coded), sha256(coded).digest())
@@ -29,7 +29,7 @@ def write(codings: Codings, name: bytes, coding: bytes, coded: bytes) -> int:
 
 def filled(directory: Path) -> list[int]:
     """Write two codings and a mark; where each ends."""
-    codings = Codings.open(directory)
+    codings = CodingsFile.open(directory)
     assert codings.begin(directory, True) == 0
     ends = [
         write(codings, b"one", b"zstd", CODED[b"one"]),
@@ -40,19 +40,19 @@ def filled(directory: Path) -> list[int]:
     return ends
 
 
-def found(directory: Path) -> dict[tuple[bytes, bytes], bytes | Uncoded]:
+def found(directory: Path) -> dict[tuple[bytes, bytes], bytes | NoCoding]:
     """What can be served of a file of codings, all of it checked."""
-    codings, names = Codings.open(directory), {hash_: name for name, hash_ in PLAIN.items()}
+    codings, names = CodingsFile.open(directory), {hash_: name for name, hash_ in PLAIN.items()}
     try:
         while key := codings.next_unchecked():
             coded = codings.unchecked(*key)
             assert coded is not None
             codings.put(*key, coded if outcome(check(codings, coded)) else None)
-        there: dict[tuple[bytes, bytes], bytes | Uncoded] = {}
+        there: dict[tuple[bytes, bytes], bytes | NoCoding] = {}
         for hash_, name in names.items():
             for coding in (b"zstd", b"gzip"):
                 made = codings.get(hash_, coding)
-                if isinstance(made, Coded):
+                if isinstance(made, CodingExtent):
                     there[name, coding] = os.pread(codings.descriptor, made.size, made.offset)
                 elif made is not None:
                     there[name, coding] = made
@@ -61,20 +61,20 @@ def found(directory: Path) -> dict[tuple[bytes, bytes], bytes | Uncoded]:
         codings.close()
 
 
-WHOLE: dict[tuple[bytes, bytes], bytes | Uncoded] = {
+WHOLE: dict[tuple[bytes, bytes], bytes | NoCoding] = {
     (b"one", b"zstd"): CODED[b"one"],
     (b"two", b"gzip"): CODED[b"two"],
-    (b"three", b"zstd"): Uncoded.NEVER,
+    (b"three", b"zstd"): NoCoding.NEVER,
 }
 
 
 def test_found_again(tmp_path: Path) -> None:
     """Codings are found again as they were, once their bytes have been checked."""
     filled(tmp_path)
-    codings = Codings.open(tmp_path)
+    codings = CodingsFile.open(tmp_path)
     assert codings.is_whole
     assert codings.get(PLAIN[b"one"], b"zstd") is None
-    assert codings.get(PLAIN[b"three"], b"zstd") is Uncoded.NEVER
+    assert codings.get(PLAIN[b"three"], b"zstd") is NoCoding.NEVER
     assert codings.get(PLAIN[b"one"], b"br") is codings.get(b"", b"zstd") is None
     codings.close()
     codings.close()
@@ -83,7 +83,7 @@ def test_found_again(tmp_path: Path) -> None:
 
 def test_nothing_there(tmp_path: Path) -> None:
     """A blob without codings has none, and no file is made before one is needed."""
-    codings = Codings.open(tmp_path)
+    codings = CodingsFile.open(tmp_path)
     assert codings.begin(tmp_path, False) == codings.charge() == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -97,7 +97,7 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
         (tmp_path / "codings").write_bytes(content[:length])
         whole = dict(list(WHOLE.items())[: sum(end <= length for end in ends)])
         assert found(tmp_path) == whole
-        codings = Codings.open(tmp_path)
+        codings = CodingsFile.open(tmp_path)
         assert codings.is_whole is (length in (0, *ends))
         codings.begin(tmp_path, True)
         write(codings, b"one", b"gzip", b"new")
@@ -108,12 +108,12 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
 def test_torn_while_written(tmp_path: Path) -> None:
     """Bytes whose header was never written are no coding, whatever comes after them."""
     filled(tmp_path)
-    codings = Codings.open(tmp_path)
+    codings = CodingsFile.open(tmp_path)
     codings.begin(tmp_path, True)
     codings.write(b"x" * 5000, codings.end + HEADER_SIZE)
     codings.close()
     assert found(tmp_path) == WHOLE
-    codings = Codings.open(tmp_path)
+    codings = CodingsFile.open(tmp_path)
     assert codings.begin(tmp_path, False) == 8192
     assert codings.charge() == 4096
     codings.close()
@@ -122,7 +122,7 @@ def test_torn_while_written(tmp_path: Path) -> None:
 def test_abandoned(tmp_path: Path) -> None:
     """What is taken back leaves the file as it was."""
     [*_, end] = filled(tmp_path)
-    codings = Codings.open(tmp_path)
+    codings = CodingsFile.open(tmp_path)
     codings.begin(tmp_path, True)
     codings.write(b"x" * 5000, codings.end + HEADER_SIZE)
     codings.abandon()
@@ -147,16 +147,16 @@ def test_the_last_counts(tmp_path: Path) -> None:
     """Of several records for one file and coding the last counts, a mark too."""
     filled(tmp_path)
     for coded in (b"second", b"", b"third"):
-        codings = Codings.open(tmp_path)
+        codings = CodingsFile.open(tmp_path)
         codings.begin(tmp_path, True)
         write(codings, b"one", b"zstd", coded)
         codings.close()
-        assert found(tmp_path)[b"one", b"zstd"] == (coded or Uncoded.NEVER)
+        assert found(tmp_path)[b"one", b"zstd"] == (coded or NoCoding.NEVER)
 
 
 def test_codings_of_another_release(tmp_path: Path) -> None:
     """A coding that is not made here is passed over, and those after it are found."""
-    codings = Codings.open(tmp_path)
+    codings = CodingsFile.open(tmp_path)
     codings.begin(tmp_path, True)
     codings.write(b"dcb bytes", HEADER_SIZE)
     codings.finish(PLAIN[b"one"], b"dcb", 9, sha256(b"dcb bytes").digest())
@@ -194,7 +194,7 @@ FOREIGN = [another_version, zeros, a_link, a_directory, a_pipe]
 def test_foreign(tmp_path: Path, put: Callable[[Path], None]) -> None:
     """What is no file of ours counts for nothing, is removed, and is begun anew when needed."""
     put(tmp_path / "codings")
-    codings = Codings.open(tmp_path)
+    codings = CodingsFile.open(tmp_path)
     assert not codings.is_whole
     assert codings.next_unchecked() is None
     codings.begin(tmp_path, False)
@@ -215,7 +215,7 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            Codings.open(tmp_path)
+            CodingsFile.open(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert found(tmp_path) == WHOLE

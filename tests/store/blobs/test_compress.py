@@ -18,7 +18,7 @@ from blobserve.config import KIB, MIB
 from blobserve.errors import BlobDamaged
 from blobserve.store.blobs.compress import SLICE, append, check
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.codings_file import HEADER_SIZE, Coded, Uncoded
+from blobserve.store.disk.codings_file import HEADER_SIZE, CodingExtent, NoCoding
 from blobserve.store.disk.files import blocks
 from tests.support.coded_layers import DECODE, noise, outcome, text
 from tests.support.examples import more
@@ -42,12 +42,12 @@ def opened(directory: Path, *contents: bytes) -> Iterator[ImageFilesystem]:
         filesystem.close()
 
 
-def code(filesystem: ImageFilesystem, coding: bytes, name: bytes = b"0") -> bytes | Uncoded:
+def code(filesystem: ImageFilesystem, coding: bytes, name: bytes = b"0") -> bytes | NoCoding:
     """Code a file; the coded bytes."""
     entry = filesystem.lookup(name)
     made = outcome(append(filesystem, entry, coding, lambda: EVERYTHING))
     filesystem.codings.put(entry.sha256, coding, made)
-    if not isinstance(made, Coded):
+    if not isinstance(made, CodingExtent):
         return made
     coded = os.pread(filesystem.codings.descriptor, made.size, made.offset)
     assert len(coded) == made.size
@@ -71,7 +71,7 @@ def test_decodes_to_the_file(tmp_path_factory: pytest.TempPathFactory, coding: b
     def decodes(content: bytes) -> None:
         with opened(tmp_path_factory.mktemp("blob"), content) as filesystem:
             coded = code(filesystem, coding)
-            if not isinstance(coded, Uncoded):
+            if not isinstance(coded, NoCoding):
                 assert DECODE[coding](coded) == content
                 assert len(coded) <= len(content) * 0.95 + 1
 
@@ -191,7 +191,7 @@ def test_codings_that_are_lost(tmp_path: Path) -> None:
         code(filesystem, b"zstd")
         codings, entry = filesystem.codings, filesystem.lookup(b"0")
         made = codings.get(entry.sha256, b"zstd")
-        assert isinstance(made, Coded)
+        assert isinstance(made, CodingExtent)
         assert outcome(check(codings, made))
         os.truncate(codings.descriptor, made.offset + made.size - 1)
         assert not outcome(check(codings, made))

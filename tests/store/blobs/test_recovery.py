@@ -23,7 +23,7 @@ from blobserve.errors import DiskFailed
 from blobserve.names.digest import Digest
 from blobserve.store.blobspace import BlobSpace, BlobState
 from blobserve.store.disk.files import footprint
-from blobserve.store.disk.metadata_db import Record, State, recorded
+from blobserve.store.disk.metadata_db import MetadataDb, Record, recorded
 from blobserve.testing import InlineThreads
 from tests.support.parts.server import ROOT
 from tests.support.spaces import Made, made, names_in, on_disk, opened, pool, read, take_in
@@ -143,7 +143,7 @@ async def test_whole_after_a_crash(tmp_path: Path) -> None:
     changed(tmp_path, "UPDATE blobs SET durable = 0")
     async with opened(tmp_path) as space:
         assert len(read(space, ONE.digest)) == 100 * KIB
-    state = State(tmp_path / "state")
+    state = MetadataDb(tmp_path / "state")
     state.open()
     assert [record.durable for record in state.blobs()] == [True]
     state.close()
@@ -196,7 +196,7 @@ async def test_an_index_of_another_size(tmp_path: Path) -> None:
         assert index.stat().st_size < MIB
         layer = footprint(directory)
         assert counted <= space.size < counted + 64 * KIB, "but for the state file"
-        assert space._keep.shelf.size == layer
+        assert space._keep.lru.size == layer
         space.reconfigure(BlobSpaceRules(tmp_path, 1))
         assert space.state_of(ONE.digest) is BlobState.UNKNOWN
         assert space.size < counted - layer + 64 * KIB
@@ -300,7 +300,7 @@ async def test_ten_thousand_blobs(tmp_path: Path) -> None:
     location = tmp_path / "space"
     await filled(location)
     template = directory_of(location, ONE)
-    state = State(location / "state")
+    state = MetadataDb(location / "state")
     state.open()
     [record] = state.blobs()
     digests = [Digest.of(b"%d" % n) for n in range(10_000)]

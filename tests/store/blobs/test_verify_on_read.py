@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from blobserve.config import MIB, BlobSpaceRules, Replacement, RepositoryRules
-from blobserve.store.blobs.content import Checked
+from blobserve.store.blobs.content import CheckedFiles
 from blobserve.testing import InlineThreads
 from tests.store.blobs.test_damage import blob_of, damaged, pulls
 from tests.support.coded_layers import DECODE, text
@@ -178,7 +178,7 @@ async def test_a_reload_turns_it_on(tmp_path: Path) -> None:
 
 def test_what_is_remembered_is_small() -> None:
     """A million files that were checked are remembered in less than a MiB; none else is."""
-    checked = Checked()
+    checked = CheckedFiles()
     offsets = range(512, 512 * 2_000_000, 1024)
     for offset in offsets:
         checked.add(offset)

@@ -14,8 +14,8 @@ from blobserve.store.disk import write_behind
 from blobserve.store.disk.metadata_db import (
     SLACK,
     Change,
+    MetadataDb,
     Record,
-    State,
     made_durable,
     manifest_put,
     manifest_removed,
@@ -24,16 +24,16 @@ from blobserve.store.disk.metadata_db import (
     removed,
     was_used,
 )
-from blobserve.store.disk.write_behind import References, WriteBehind
+from blobserve.store.disk.write_behind import StoredReferences, WriteBehind
 from tests.support.spaces import names_in, on_disk, opened
 from tests.support.stores import now
 
 ONE, TWO, THREE = (Digest.of(text) for text in (b"one", b"two", b"three"))
 
 
-def state_in(directory: Path) -> State:
+def state_in(directory: Path) -> MetadataDb:
     """The opened state file in `directory`."""
-    state = State(directory / "state")
+    state = MetadataDb(directory / "state")
     state.open()
     return state
 
@@ -168,7 +168,7 @@ def test_changes_do_not_overtake() -> None:
 def test_references_are_bounded() -> None:
     """Beyond a number, the reference that was touched least recently is forgotten."""
     clock, written = Clock(), Written()
-    known = References(WriteBehind(clock, 1.0, written.write))
+    known = StoredReferences(WriteBehind(clock, 1.0, written.write))
     for n in range(write_behind.MOST_REFERENCES):
         known.remember(f"registry.example/site:{n}", ONE, n)
     known.remember("registry.example/site:0", TWO, 5.0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from blobserve.config import Limits
 from blobserve.errors import BadImage
-from blobserve.store.index.layer_index import APPLICATION_ID, VERSION, Index
+from blobserve.store.index.layer_index import APPLICATION_ID, VERSION, IndexWriter
 from blobserve.tar.reader import Member
 from tests.support.examples import more
 from tests.support.extraction import LIMITS, extract
@@ -68,7 +68,7 @@ def test_rebuilding(tmp_path: Path) -> None:
     before = rows(tmp_path, "SELECT * FROM entry"), rows(tmp_path, "SELECT * FROM node")
     (tmp_path / "index").write_bytes(b"damaged")
     (tmp_path / "index.new").write_bytes(b"left by a crash")
-    built = Index.rebuild(tmp_path, LIMITS)
+    built = IndexWriter.rebuild(tmp_path, LIMITS)
     assert built.entries == extracted.entries
     assert built.size == (tmp_path / "index").stat().st_size
     assert before == (rows(tmp_path, "SELECT * FROM entry"), rows(tmp_path, "SELECT * FROM node"))
@@ -83,7 +83,7 @@ def test_content_that_is_damaged_makes_no_index(tmp_path: Path, damage: bytes) -
     with (tmp_path / "content").open("r+b") as content:
         content.write(damage)
     with pytest.raises(BadImage):
-        Index.rebuild(tmp_path, LIMITS)
+        IndexWriter.rebuild(tmp_path, LIMITS)
     assert (tmp_path / "index").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["content", "index"]
 
@@ -116,14 +116,14 @@ def test_the_same_index_however_the_bytes_came(entries: list[Entry], step: int) 
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
+def index(tmp_path: Path) -> Iterator[IndexWriter]:
     """An index being made."""
-    made = Index(tmp_path / "index", Limits())
+    made = IndexWriter(tmp_path / "index", Limits())
     yield made
     made.close()
 
 
-def test_nothing_is_written_before_it_is_flushed(tmp_path: Path, index: Index) -> None:
+def test_nothing_is_written_before_it_is_flushed(tmp_path: Path, index: IndexWriter) -> None:
     """What is added stays in memory, and is counted, until the owner says that there is room."""
     start = index.bound
     seq = 0

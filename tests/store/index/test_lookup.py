@@ -22,7 +22,7 @@ from blobserve.config import Limits
 from blobserve.errors import BadImage, BlobDamaged, PathNotFound
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.index.entry import Entry, EntryKind
 from tests.faults.hostile.trees import CHAIN
 from tests.support.examples import more
 from tests.support.extraction import LIMITS, contents, extract, serve
@@ -57,7 +57,7 @@ def content(filesystem: ImageFilesystem, path: bytes) -> bytes | None:
         entry = filesystem.lookup(path)
     except PathNotFound:
         return None
-    return filesystem.read(entry, 0, entry.size) if entry.kind is Kind.FILE else None
+    return filesystem.read(entry, 0, entry.size) if entry.kind is EntryKind.FILE else None
 
 
 def test_entries(served: Serve) -> None:
@@ -67,11 +67,11 @@ def test_entries(served: Serve) -> None:
     )
     found = filesystem.lookup(b"l//f")
     digest = bytes.fromhex(Digest.of(b"hello").hex)
-    assert found == Entry(b"d/f", Kind.FILE, found.offset, 5, digest, 5)
+    assert found == Entry(b"d/f", EntryKind.FILE, found.offset, 5, digest, 5)
     assert filesystem.lookup(b"old").mtime is None
-    assert filesystem.lookup(b"l") == filesystem.lookup(b"d/") == Entry(b"d", Kind.DIRECTORY)
-    assert filesystem.lookup(b"t") == Entry(b"t", Kind.DIRECTORY, mtime=7)
-    assert filesystem.lookup(b"") == Entry(b"", Kind.DIRECTORY)
+    assert filesystem.lookup(b"l") == filesystem.lookup(b"d/") == Entry(b"d", EntryKind.DIRECTORY)
+    assert filesystem.lookup(b"t") == Entry(b"t", EntryKind.DIRECTORY, mtime=7)
+    assert filesystem.lookup(b"") == Entry(b"", EntryKind.DIRECTORY)
     assert filesystem.names(filesystem.lookup(b"")) == [b"d", b"l", b"old", b"t"]
 
 

@@ -18,8 +18,8 @@ from blobserve.config import Limits
 from blobserve.errors import BadLayer, BlobDamaged, PathNotFound
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.index.entry import Kind
-from blobserve.store.index.lookup import Tree
+from blobserve.store.index.entry import EntryKind
+from blobserve.store.index.lookup import IndexReader
 from blobserve.store.index.merged_index import merge, tree_digest
 from tests.support.examples import more
 from tests.support.extraction import LIMITS
@@ -35,7 +35,7 @@ UNPACKED_OTHERWISE = (
     *("W04 where", "W05", "W06 a link", "W07", "W09"),
     *("L23 to what", "L23 hidden before", "L34 below"),
 )
-"""What umoci refuses, or unpacks although it looks like a whiteout; W06: see `Replay.hide`."""
+"""What umoci refuses, or unpacks although it looks like a whiteout; W06: see `apply_whiteout`."""
 
 
 def served(filesystem: ImageFilesystem, path: bytes) -> bytes | str | None:
@@ -44,7 +44,7 @@ def served(filesystem: ImageFilesystem, path: bytes) -> bytes | str | None:
         entry = filesystem.lookup(path)
     except PathNotFound:
         return None
-    is_file = entry.kind is Kind.FILE
+    is_file = entry.kind is EntryKind.FILE
     return filesystem.read(entry, 0, entry.size) if is_file else "directory"
 
 
@@ -54,7 +54,7 @@ def compare(filesystem: ImageFilesystem, root: Path) -> None:
     for path, directories, files in os.walk(top):
         key = os.path.relpath(path, top).removeprefix(b".")
         entry = filesystem.lookup(key)
-        assert (entry.path, entry.kind) == (key, Kind.DIRECTORY)
+        assert (entry.path, entry.kind) == (key, EntryKind.DIRECTORY)
         assert filesystem.names(entry) == sorted([*directories, *files]), key
         for name in (*directories, *files):
             each = os.path.join(key, name)
@@ -234,7 +234,7 @@ def test_damaged_trees_are_not_opened(tmp_path: Path, damage: str) -> None:
         path.unlink()
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(BlobDamaged):
-        Tree.open(path, tree_digest(()), lambda: LIMITS)
+        IndexReader.open(path, tree_digest(()), lambda: LIMITS)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

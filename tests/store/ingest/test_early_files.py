@@ -23,8 +23,8 @@ from blobserve.errors import BadImage, ContentMismatch, DiskFull, PathNotFound, 
 from blobserve.metrics import Metrics
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.blobspace import BlobSpace, BlobState
-from blobserve.store.index.entry import Kind
-from blobserve.store.index.layer_index import Index
+from blobserve.store.index.entry import EntryKind
+from blobserve.store.index.layer_index import IndexWriter
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.store.ingest.ingest import Ingest
 from blobserve.tar.reader import Member
@@ -448,7 +448,7 @@ async def test_out_of_descriptors(tmp_path: Path) -> None:
 @within(30)
 async def test_the_cost_of_waiting(tmp_path: Path) -> None:
     """A thousand names that do not come are looked up once each, however long the layer is."""
-    index, asked = Index(tmp_path / "index", Limits()), list[str]()
+    index, asked = IndexWriter(tmp_path / "index", Limits()), list[str]()
     index._database.set_trace_callback(asked.append)
     look_ups = partial(_look_ups, asked)
     index.flush()
@@ -568,7 +568,11 @@ def served(layer: Coming, name: bytes) -> bytes | None:
     assert blob is not None
     try:
         entry = blob.filesystem.lookup(name)
-        return None if entry.kind is Kind.DIRECTORY else blob.filesystem.read(entry, 0, entry.size)
+        return (
+            None
+            if entry.kind is EntryKind.DIRECTORY
+            else blob.filesystem.read(entry, 0, entry.size)
+        )
     except PathNotFound:
         return None
     finally:

@@ -18,7 +18,7 @@ from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import (
     BlobNotFound,
     ContentMismatch,
-    NotHere,
+    NotCached,
     PathNotFound,
     RegistryFailed,
     StoreClosed,
@@ -28,10 +28,10 @@ from blobserve.store.blobspace import BlobState
 from blobserve.store.lazy.availability import HEAD_START
 from blobserve.store.lazy.chunk_cache import LARGEST_READ
 from blobserve.store.lazy.lazy_indexes import TAIL
-from blobserve.store.lazy.lazy_layer import Reading
+from blobserve.store.lazy.lazy_layer import LazyRead
 from blobserve.store.lease import Lease
 from blobserve.testing import InlineThreads
-from blobserve.web.content.leased_body import FetchedBody, Hold
+from blobserve.web.content.leased_body import LazyBody, SharedLease
 from tests.support.layers import zstd
 from tests.support.stores import OTHER, SITE, now, standing
 from tests.support.within import within
@@ -43,7 +43,7 @@ THIRD = Reference.parse("registry.example/team/third:v1")
 CHUNKED, CURRENT = LAYERS["chunked.tar.zst"], LAYERS["current.tar.gz"]
 
 
-async def read(reading: Reading, size: int, start: int = 0, piece: int = 4096) -> bytes:
+async def read(reading: LazyRead, size: int, start: int = 0, piece: int = 4096) -> bytes:
     """Bytes of a file, read in order."""
     content = b""
     while len(content) < size:
@@ -222,7 +222,7 @@ async def test_read_only(tmp_path: Path) -> None:
     """A read-only request waits until the layer is here, and has nothing read for it."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
-        with pytest.raises(NotHere):
+        with pytest.raises(NotCached):
             now(stand.ask(read_only=True))
         gate = stand.source.hold("fetch")
         now(stand.ask()).release()
@@ -557,8 +557,8 @@ async def test_small_chunks(tmp_path: Path) -> None:
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, layer.image)
         with now(stand.ask()) as lease:
-            entry, hold = lease.filesystem.lookup(b"large"), Hold(lease, InlineThreads())
-            body = FetchedBody(hold, entry, lease.reading(entry), 5.0, stand.clock)
+            entry, hold = lease.filesystem.lookup(b"large"), SharedLease(lease, InlineThreads())
+            body = LazyBody(hold, entry, lease.reading(entry), 5.0, stand.clock)
             reads = [body.read(600 * n, 64 << 10) for n in range(40)]
             assert max(length for _, length in stand.source.parts[1:]) < 256 * 700
             assert sum(bool(read.paused) for read in reads) == 2

@@ -17,18 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobserve.config import Limits
-from blobserve.errors import BadTable, PathNotFound
+from blobserve.errors import BadToc, PathNotFound
 from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.index.entry import Entry, Kind
-from blobserve.store.index.layer_index import Index
+from blobserve.store.index.entry import Entry, EntryKind
+from blobserve.store.index.layer_index import IndexWriter
 from blobserve.store.index.node_table import opened
-from blobserve.store.lazy.filesystem import PublishedFilesystem
+from blobserve.store.lazy.filesystem import LazyFilesystem
 from blobserve.store.lazy.toc.chunk import LARGEST, Chunk, extract
-from blobserve.store.lazy.toc.index_builder import Builder, Source
-from blobserve.store.lazy.toc.json_stream import Table
-from blobserve.store.lazy.toc.location import Place, Promise
-from blobserve.store.lazy.toc.search import Excerpt
-from blobserve.store.lazy.toc.stream import WholeTable
+from blobserve.store.lazy.toc.index_builder import EntrySource, IndexBuilder
+from blobserve.store.lazy.toc.json_stream import TocParser
+from blobserve.store.lazy.toc.location import TocDescriptor, TocLocation
+from blobserve.store.lazy.toc.search import TocSearch
+from blobserve.store.lazy.toc.stream import WholeToc
 from tests.support.examples import more
 from tests.testdata.toc import NAMES, Layer, chunked, estargz, position, retold
 
@@ -36,37 +36,35 @@ USUAL = Limits()
 LAYERS = {name: Layer.named(name) for name in NAMES}
 
 
-def placed(layer: Layer, limits: Limits = USUAL) -> Place:
+def placed(layer: Layer, limits: Limits = USUAL) -> TocLocation:
     """Where the index of a layer is."""
-    promise = Promise.of(layer.descriptor, limits)
+    promise = TocDescriptor.of(layer.descriptor, limits)
     assert promise is not None
     return promise.place or promise.found(layer.blob[-51:], layer.descriptor, limits)
 
 
-def build(directory: Path, layer: Layer, limits: Limits = USUAL) -> PublishedFilesystem:
+def build(directory: Path, layer: Layer, limits: Limits = USUAL) -> LazyFilesystem:
     """The files of a layer by its index."""
     place = placed(layer, limits)
-    return made(directory, layer, WholeTable(place, packed_of(layer, place), limits), limits)
+    return made(directory, layer, WholeToc(place, packed_of(layer, place), limits), limits)
 
 
-def packed_of(layer: Layer, place: Place) -> bytes:
+def packed_of(layer: Layer, place: TocLocation) -> bytes:
     """The compressed table of a layer."""
     return layer.blob[place.start : place.start + place.length]
 
 
-def glanced(
-    directory: Path, layer: Layer, *names: bytes, limits: Limits = USUAL
-) -> PublishedFilesystem:
+def glanced(directory: Path, layer: Layer, *names: bytes, limits: Limits = USUAL) -> LazyFilesystem:
     """What a glance at its index says of a layer's files."""
     place = placed(layer, limits)
-    return made(directory, layer, Excerpt(place, packed_of(layer, place), names, limits), limits)
+    return made(directory, layer, TocSearch(place, packed_of(layer, place), names, limits), limits)
 
 
 def made(
-    directory: Path, layer: Layer, source: Source, limits: Limits = USUAL
-) -> PublishedFilesystem:
+    directory: Path, layer: Layer, source: EntrySource, limits: Limits = USUAL
+) -> LazyFilesystem:
     """The files of a layer by what a source says of it."""
-    builder, granted = Builder(directory, source, limits), 0
+    builder, granted = IndexBuilder(directory, source, limits), 0
     try:
         while (lacking := builder.go_on()) is not None:
             builder.grant(lacking)
@@ -76,16 +74,16 @@ def made(
         builder.close()
     written = sum(path.stat().st_size for path in directory.iterdir())
     assert written <= granted, "no more is written than was granted"
-    return PublishedFilesystem.open(directory, layer.descriptor.digest, lambda: limits)
+    return LazyFilesystem.open(directory, layer.descriptor.digest, lambda: limits)
 
 
-def chunks_of(filesystem: PublishedFilesystem, entry: Entry) -> list[Chunk]:
+def chunks_of(filesystem: LazyFilesystem, entry: Entry) -> list[Chunk]:
     """All chunks of a file, in order."""
     first = filesystem.chunk(entry, 0)
     return [filesystem.chunk(entry, number) for number in range(first.left + 1)]
 
 
-def content_of(filesystem: PublishedFilesystem, entry: Entry, layer: Layer) -> bytes:
+def content_of(filesystem: LazyFilesystem, entry: Entry, layer: Layer) -> bytes:
     """A file out of its chunks."""
     if not entry.size:
         return b""
@@ -128,7 +126,7 @@ def test_the_same_tree(name: str, tmp_path: Path) -> None:
         (tmp_path / directory).mkdir()
     published = build(tmp_path / "published", layer)
     (tmp_path / "own" / "content").write_bytes(layer.tar)
-    Index.rebuild(tmp_path / "own", USUAL)
+    IndexWriter.rebuild(tmp_path / "own", USUAL)
     own = ImageFilesystem.open(tmp_path / "own", layer.descriptor.digest, lambda: USUAL)
     assert rows(tmp_path / "published/index") == rows(tmp_path / "own/index")
     for path in (b"", b"assets", b"static/app.js", b"latest.js", b"copy.js", b"docs/deep/er/"):
@@ -140,7 +138,7 @@ def test_the_same_tree(name: str, tmp_path: Path) -> None:
             other.sha256,
         )
         assert one.mtime == other.mtime
-        if one.kind is Kind.DIRECTORY:
+        if one.kind is EntryKind.DIRECTORY:
             assert published.names(one) == own.names(other)
     with pytest.raises(PathNotFound):
         published.lookup(b"fifo")
@@ -343,7 +341,7 @@ LIES: dict[str, Callable[[list[dict[str, Any]]], None]] = {
 def test_lies(lie: str, name: str, tmp_path: Path) -> None:
     """An index that says what cannot be is refused, whole."""
     layer = retold(LAYERS[name], LIES[lie])
-    with pytest.raises(BadTable):
+    with pytest.raises(BadToc):
         build(tmp_path, layer)
 
 
@@ -367,14 +365,14 @@ def test_where_a_file_ends(end_offset: int, offset: int | None, tmp_path: Path) 
             before = by_name(entries, "docs/größe.txt")
             before["endOffset"] = offset
 
-    with pytest.raises(BadTable):
+    with pytest.raises(BadToc):
         build(tmp_path, retold(layer, change))
 
 
 @pytest.mark.parametrize("changes", [{"entries": 16}, {"names_size": 100}, {"unpacked_size": 1000}])
 def test_limits(changes: dict[str, Any], tmp_path: Path) -> None:
     """The limits of layers are the limits of their published indexes."""
-    with pytest.raises(BadTable):
+    with pytest.raises(BadToc):
         build(tmp_path, LAYERS["chunked.tar.zst"], attrs.evolve(USUAL, **changes))
 
 
@@ -382,7 +380,7 @@ def test_deep_directories(tmp_path: Path) -> None:
     """A published index may nest directories no deeper than a layer."""
     deep = [{"name": "a/" * 1100, "type": "dir"}]
     table = json.dumps({"version": 1, "entries": deep}).encode()
-    with pytest.raises(BadTable, match="deep"):
+    with pytest.raises(BadToc, match="deep"):
         build(tmp_path, chunked(b"\0" * 9, table))
 
 
@@ -391,12 +389,12 @@ def test_size(make: Callable[[bytes, bytes], Layer], tmp_path: Path) -> None:
     """An index is no larger than the limit, whatever it says and however well it is packed."""
     table = json.dumps({"version": 1, "entries": [], "padding": "x" * 9000}).encode()
     layer = make(b"\0" * 9, table)
-    with pytest.raises(BadTable, match="larger"):
+    with pytest.raises(BadToc, match="larger"):
         build(tmp_path, layer, attrs.evolve(USUAL, published_index_size=8000))
     lying = {
         name: text.replace(f":{len(table)}:", ":10:") for name, text in layer.annotations.items()
     }
-    with pytest.raises(BadTable, match="larger"):
+    with pytest.raises(BadToc, match="larger"):
         build(
             _made(tmp_path / "again"),
             attrs.evolve(layer, annotations=lying),
@@ -438,7 +436,7 @@ def test_size(make: Callable[[bytes, bytes], Layer], tmp_path: Path) -> None:
 )  # fmt: skip
 def test_no_table(table: bytes, make: Callable[[bytes, bytes], Layer], tmp_path: Path) -> None:
     """What is no table of contents of version 1, to the letter, is refused."""
-    with pytest.raises(BadTable):
+    with pytest.raises(BadToc):
         build(tmp_path, make(b"\0" * 9, table))
 
 
@@ -448,7 +446,7 @@ def test_wrong_digest(name: str, tmp_path: Path) -> None:
     layer = LAYERS[name]
     wrong = {each: "sha256:" + "0" * 64 for each in layer.annotations if "osition" not in each}
     annotations = {**layer.annotations, **wrong}
-    with pytest.raises(BadTable, match="digest"):
+    with pytest.raises(BadToc, match="digest"):
         build(tmp_path, attrs.evolve(layer, annotations=annotations))
 
 
@@ -460,7 +458,7 @@ def test_damaged(name: str, tmp_path: Path) -> None:
     for number, at in enumerate(range(start + 10, start + length, length // 20)):
         blob = bytearray(layer.blob)
         blob[at] ^= 0x55
-        with pytest.raises(BadTable):
+        with pytest.raises(BadToc):
             build(_made(tmp_path / str(number)), attrs.evolve(layer, blob=bytes(blob)))
 
 
@@ -470,7 +468,7 @@ def test_no_digest_no_index(name: str) -> None:
     layer = LAYERS[name]
     for said in ({}, {each: text for each, text in layer.annotations.items() if "osition" in each}):
         bare = attrs.evolve(layer, annotations=said)
-        assert Promise.of(bare.descriptor, USUAL) is None
+        assert TocDescriptor.of(bare.descriptor, USUAL) is None
 
 
 @pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "0" * 63, "md5:" + "0" * 32, "0" * 64])
@@ -479,7 +477,7 @@ def test_no_digest(name: str, text: str) -> None:
     """An annotation that is no digest is a reason not to use the index."""
     layer = LAYERS[name]
     wrong = {each: text for each in layer.annotations if "osition" not in each}
-    with pytest.raises(BadTable):
+    with pytest.raises(BadToc):
         placed(attrs.evolve(layer, annotations={**layer.annotations, **wrong}))
 
 
@@ -504,7 +502,7 @@ def test_positions(text: str) -> None:
     """A position that is none, or lies outside of the layer, is a reason not to use the index."""
     layer = LAYERS["chunked.tar.zst"]
     name = "io.github.containers.zstd-chunked.manifest-position"
-    with pytest.raises(BadTable):
+    with pytest.raises(BadToc):
         placed(attrs.evolve(layer, annotations={**layer.annotations, name: text}))
 
 
@@ -514,7 +512,7 @@ def test_footers(offset: int) -> None:
     layer = LAYERS["current.tar.gz"]
     start = position(layer)[0]
     blob = layer.blob.replace(b"%016xSTARGZ" % start, b"%016xSTARGZ" % offset)
-    with pytest.raises(BadTable, match="outside"):
+    with pytest.raises(BadToc, match="outside"):
         placed(attrs.evolve(layer, blob=blob))
 
 
@@ -524,7 +522,7 @@ def test_no_footer(at: int) -> None:
     layer = LAYERS["current.tar.gz"]
     blob = bytearray(layer.blob)
     blob[len(blob) - 51 + at] ^= 0x80
-    with pytest.raises(BadTable):
+    with pytest.raises(BadToc):
         placed(attrs.evolve(layer, blob=bytes(blob)))
 
 
@@ -532,14 +530,14 @@ def test_another_file_than_the_index(tmp_path: Path) -> None:
     """What eStargz points to is a table only under its own name."""
     table = b'{"version":1,"entries":[]}'
     build(_made(tmp_path / "right"), estargz(b"\0", table)).close()
-    with pytest.raises(BadTable):
+    with pytest.raises(BadToc):
         build(_made(tmp_path / "wrong"), estargz(b"\0", table, "stargz.index.jso"))
 
 
 def test_the_index_may_not_list_itself(tmp_path: Path) -> None:
     """A table that lists a file by the table's own name is refused."""
     own = {"name": "stargz.index.json", "type": "dir"}
-    with pytest.raises(BadTable, match="twice"):
+    with pytest.raises(BadToc, match="twice"):
         build(tmp_path, retold(LAYERS["current.tar.gz"], lambda entries: entries.append(own)))
 
 
@@ -558,7 +556,7 @@ def test_wrong_chunks(name: str, tmp_path: Path) -> None:
         chunk._replace(size=chunk.size + 100_000),
         chunk._replace(skip=chunk.skip + 1),
     ):
-        with pytest.raises(BadTable):
+        with pytest.raises(BadToc):
             extract([wrong], chunk.at, source)
     for damaged in (
         b"",
@@ -567,7 +565,7 @@ def test_wrong_chunks(name: str, tmp_path: Path) -> None:
         b"\0" * len(source),
         b"x" + source,
     ):
-        with pytest.raises(BadTable):
+        with pytest.raises(BadToc):
             extract([chunk], chunk.at, damaged)
     filesystem.close()
 
@@ -602,7 +600,7 @@ def test_nothing_is_read_from_the_records(tmp_path: Path) -> None:
 def test_pieces(sizes: list[int], name: str) -> None:
     """A table means the same in whatever pieces it comes."""
     table = _table(name)
-    whole, parted = Table(), Table()
+    whole, parted = TocParser(), TocParser()
     entries = whole.feed(table)
     whole.finish()
     found, at = [], 0
@@ -661,20 +659,20 @@ def test_mutations(
     with tempfile.TemporaryDirectory() as directory:
         try:
             filesystem = build(Path(directory), layer)
-        except BadTable:
+        except BadToc:
             return
         _walk(filesystem, filesystem.lookup(b""), layer)
         filesystem.close()
 
 
-def _walk(filesystem: PublishedFilesystem, directory: Entry, layer: Layer) -> None:
+def _walk(filesystem: LazyFilesystem, directory: Entry, layer: Layer) -> None:
     for name in filesystem.names(directory):
         path = b"/".join(filter(None, [directory.path, name]))
         try:
             entry = filesystem.lookup(path)
         except PathNotFound:
             continue
-        if entry.kind is Kind.DIRECTORY:
+        if entry.kind is EntryKind.DIRECTORY:
             if entry.path == path:
                 _walk(filesystem, entry, layer)
             continue
@@ -684,7 +682,7 @@ def _walk(filesystem: PublishedFilesystem, directory: Entry, layer: Layer) -> No
         for chunk in chunks:
             try:
                 [content] = extract([chunk], chunk.at, layer.blob[chunk.at : chunk.end])
-            except BadTable:
+            except BadToc:
                 continue
             assert sha256(content).digest() == chunk.sha256
 
@@ -694,5 +692,5 @@ def _walk(filesystem: PublishedFilesystem, directory: Entry, layer: Layer) -> No
 def test_junk(junk: bytes, is_wrapped: bool) -> None:
     """Bytes that are no table are refused without further ado."""
     make = estargz if is_wrapped else chunked
-    with tempfile.TemporaryDirectory() as directory, pytest.raises(BadTable):
+    with tempfile.TemporaryDirectory() as directory, pytest.raises(BadToc):
         build(Path(directory), make(b"\0" * 9, b'{"version":1,"entries":[' + junk))

@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from blobserve.concurrency.singleflight import Flight, Flights
+from blobserve.concurrency.singleflight import Call, SingleFlight
 from blobserve.config import Limits
 from blobserve.errors import ImageTooLarge, QueueFull, RegistryFailed, StoreClosed
 from blobserve.store.blobspace import BlobState
@@ -27,11 +27,11 @@ class _Pulled:
 
     stand: Stand
     downloads: Downloads
-    pulls: list[Flight[None]] = attrs.field(factory=list)
+    pulls: list[Call[None]] = attrs.field(factory=list)
 
     def pull(self, image: MadeImage, urgent: bool = True) -> Deferred[None]:
         self.stand.source.push(SITE, image)
-        flight: Flight[None] = Flight()
+        flight: Call[None] = Call()
         flight.urgent = urgent
         self.pulls.append(flight)
         layer = image.layers[0]
@@ -198,10 +198,10 @@ async def test_close(tmp_path: Path) -> None:
 
 def test_flight_waits_are_independent() -> None:
     """A wait that is cancelled, even by another waiter while that is told, disturbs no other."""
-    flight: Flight[str] = Flight()
+    flight: Call[str] = Call()
     first, second, third = (flight.wait() for _ in range(3))
     first.addCallback(lambda _: second.cancel())
-    flight.land("done")
+    flight.succeed("done")
     with pytest.raises(CancelledError):
         now(second)
     assert now(third) == now(flight.wait()) == "done"
@@ -209,7 +209,7 @@ def test_flight_waits_are_independent() -> None:
 
 def test_flight_errors_are_copies() -> None:
     """Each waiter may raise its error without making another's traceback longer."""
-    flight: Flight[None] = Flight()
+    flight: Call[None] = Call()
     waits = [flight.wait() for _ in range(100)]
     flight.fail(RegistryFailed("registry.example", "down"))
     depths = []
@@ -222,12 +222,12 @@ def test_flight_errors_are_copies() -> None:
 
 def test_flight_failure_without_waiters() -> None:
     """A flight that fails while nobody waits is no unhandled error."""
-    flights: Flights[str, None] = Flights()
+    flights: SingleFlight[str, None] = SingleFlight()
 
-    async def fail(_: Flight[None]) -> None:
+    async def fail(_: Call[None]) -> None:
         raise RegistryFailed("registry.example", "down")
 
-    flights.begin("key", fail)
+    flights.start("key", fail)
     assert flights.get("key") is None
     gc.collect()
 
@@ -235,18 +235,18 @@ def test_flight_failure_without_waiters() -> None:
 @pytest_twisted.ensureDeferred
 async def test_flights_end() -> None:
     """Closing tells those who wait before the work has ended, returns after, and starts no more."""
-    flights: Flights[str, None] = Flights()
+    flights: SingleFlight[str, None] = SingleFlight()
     steps: list[str] = []
     lingering: Deferred[None] = Deferred()
 
-    async def work(_: Flight[None]) -> None:
+    async def work(_: Call[None]) -> None:
         try:
             await Deferred()
         finally:
             await lingering
             steps.append("ended")
 
-    waiting = flights.begin("key", work).wait()
+    waiting = flights.start("key", work).wait()
     closing = Deferred.fromCoroutine(flights.close(StoreClosed()))
     with pytest.raises(StoreClosed):
         now(waiting)
@@ -255,21 +255,21 @@ async def test_flights_end() -> None:
     now(closing)
     assert steps == ["ended"]
     with pytest.raises(StoreClosed):
-        flights.begin("key", work)
+        flights.start("key", work)
     assert steps == ["ended"]
 
 
 def test_flights_do_not_meet() -> None:
     """What is under way for a key is not begun for it again, and goes on."""
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
     work: Deferred[int] = Deferred()
 
-    async def wait(_: Flight[int]) -> int:
+    async def wait(_: Call[int]) -> int:
         return await work
 
-    waiting = flights.begin("key", wait).wait()
+    waiting = flights.start("key", wait).wait()
     with pytest.raises(RuntimeError):
-        flights.begin("key", wait)
+        flights.start("key", wait)
     work.callback(7)
     assert now(waiting) == 7
     assert flights.get("key") is None

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
-from blobserve.store.refs.reference_table import Current
+from blobserve.store.refs.reference_table import CurrentParts
 
 TAGS = [Reference.parse(f"registry.example/site:v{n}") for n in range(4)]
 DIGESTS = [Digest.of(bytes([n])) for n in range(6)]
@@ -18,7 +18,7 @@ CHANGES = st.lists(st.tuples(st.sampled_from(TAGS), st.sets(st.sampled_from(DIGE
 @given(CHANGES)
 def test_what_any_tag_serves(changes: list[tuple[Reference, tuple[Digest, ...]]]) -> None:
     """A digest is current for as long as one tag serves it, whatever tags served before."""
-    current, served = Current(), dict[Reference, tuple[Digest, ...]]()
+    current, served = CurrentParts(), dict[Reference, tuple[Digest, ...]]()
     for tag, parts in changes:
         current.serves(tag, parts)
         served[tag] = parts

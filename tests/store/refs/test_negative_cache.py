@@ -9,9 +9,9 @@ import pytest_twisted
 from twisted.internet.task import Clock
 
 from blobserve.config import RepositoryRules
-from blobserve.errors import BlobNotFound, ImageNotFound, NotHere, RegistryFailed
+from blobserve.errors import BlobNotFound, ImageNotFound, NotCached, RegistryFailed
 from blobserve.names.reference import Reference
-from blobserve.store.refs.negative_cache import LIFE, MOST, Missing
+from blobserve.store.refs.negative_cache import LIFE, MOST, NegativeCache
 from tests.support.stores import OTHER, SITE, Stand, an_image, now, standing
 
 
@@ -53,7 +53,7 @@ async def test_one_name_alone(tmp_path: Path) -> None:
             await stand.ask(SITE)
         assert await stand.read(OTHER) == b"one"
         assert await stand.read(exact) == b"one"
-        with pytest.raises(NotHere):
+        with pytest.raises(NotCached):
             await stand.ask(SITE, read_only=True)
 
 
@@ -108,7 +108,7 @@ async def test_what_was_served_before(tmp_path: Path) -> None:
 
 def test_bound() -> None:
     """However many are asked for, only so many are remembered: those asked for last."""
-    missing, clock = Missing(Clock()), Clock()
+    missing, clock = NegativeCache(Clock()), Clock()
     names = [Reference.parse(f"registry.example/site:v{n}") for n in range(MOST + 100)]
     for name in names:
         missing.note(name, ImageNotFound(str(name)))
@@ -116,7 +116,7 @@ def test_bound() -> None:
     assert len(missing) == MOST
     assert missing.get(names[99]) is None
     assert missing.get(names[100]) is not None
-    missing = Missing(clock)
+    missing = NegativeCache(clock)
     missing.note(names[0], ImageNotFound("x"))
     clock.advance(LIFE)
     assert missing.get(names[0]) is None

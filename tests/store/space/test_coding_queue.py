@@ -22,10 +22,10 @@ from twisted.logger import capturedLogs
 from blobserve.config import KIB, MIB, BlobSpaceRules
 from blobserve.errors import CodingDamaged, NoSpace
 from blobserve.metrics import Metrics
-from blobserve.store.blobs.blob import Blob
+from blobserve.store.blobs.blob import BlobLease
 from blobserve.store.blobs.compress import SLICE
 from blobserve.store.blobspace import BlobSpace, BlobState
-from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.index.entry import Entry
 from blobserve.store.space.coding_queue import LARGEST, MOST_WANTED, RETRY, SMALLEST
 from blobserve.testing import InlineThreads
@@ -77,7 +77,7 @@ async def test_first_asked_then_there(tmp_path: Path, coding: bytes) -> None:
     async with opened(tmp_path, metrics=metrics) as space:
         await take_in(space, SITE)
         with_lease = lease(space, SITE)
-        assert ask(with_lease, coding) is Uncoded.PENDING
+        assert ask(with_lease, coding) is NoCoding.PENDING
         found = ask(with_lease, coding)
         assert isinstance(found, Entry)
         plain = with_lease.filesystem.lookup(b"0")
@@ -101,10 +101,10 @@ async def test_leases_of_images(tmp_path: Path) -> None:
         stand.source.push(REFERENCE, an_image("text " * KIB))
         with await stand.ask(REFERENCE) as image:
             entry = image.filesystem.lookup(b"index.html")
-            assert image.coded(entry, b"gzip") is Uncoded.PENDING
+            assert image.coded(entry, b"gzip") is NoCoding.PENDING
             coded = image.coded(entry, b"gzip")
             assert decoded(image.filesystem, coded) == b"text " * KIB
-        assert image.coded(entry, b"gzip") is Uncoded.NEVER
+        assert image.coded(entry, b"gzip") is NoCoding.NEVER
 
 
 @pytest_twisted.ensureDeferred
@@ -115,7 +115,7 @@ async def test_made_once(tmp_path: Path) -> None:
         readers = [lease(space, SITE) for _ in range(5)]
         while not counted(metrics, "made"):
             for each in readers:
-                assert ask(each) is Uncoded.PENDING
+                assert ask(each) is NoCoding.PENDING
             threads.go()
         assert all(isinstance(ask(each), Entry) for each in readers)
         threads.go_all()
@@ -135,7 +135,7 @@ async def test_one_content_one_coding(tmp_path: Path) -> None:
         one, two = (ask(blob, b"zstd", name) for name in (b"0", b"1"))
         assert isinstance(one, Entry)
         assert two == attrs.evolve(one, path=b"1")
-        assert ask(blob, b"zstd", b"2") is Uncoded.PENDING
+        assert ask(blob, b"zstd", b"2") is NoCoding.PENDING
         assert counted(metrics, "made") == 2
         blob.release()
 
@@ -147,14 +147,14 @@ async def test_what_is_never_coded(tmp_path: Path) -> None:
     async with opened(tmp_path) as space:
         await take_in(space, small)
         blob = lease(space, small)
-        assert ask(blob, b"zstd", b"s") is ask(blob, b"zstd", b"d") is Uncoded.NEVER
+        assert ask(blob, b"zstd", b"s") is ask(blob, b"zstd", b"d") is NoCoding.NEVER
         entry = blob.filesystem.lookup(b"0")
-        assert blob.coded(entry, b"br") is blob.coded(entry, b"") is Uncoded.NEVER
-        assert blob.coded(attrs.evolve(entry, size=LARGEST + 1), b"zstd") is Uncoded.NEVER
+        assert blob.coded(entry, b"br") is blob.coded(entry, b"") is NoCoding.NEVER
+        assert blob.coded(attrs.evolve(entry, size=LARGEST + 1), b"zstd") is NoCoding.NEVER
         ask(blob)
         coded = ask(blob)
         assert isinstance(coded, Entry)
-        assert blob.coded(coded, b"gzip") is blob.coded(coded, b"zstd") is Uncoded.NEVER
+        assert blob.coded(coded, b"gzip") is blob.coded(coded, b"zstd") is NoCoding.NEVER
         assert not codings_of(tmp_path, small).stat().st_size > coded.offset + coded.size
         blob.release()
 
@@ -168,8 +168,8 @@ async def test_codings_survive(tmp_path: Path) -> None:
         blob = lease(space, mixed)
         for coding in CODINGS:
             ask(blob, coding, b"0")
-            assert ask(blob, coding, b"1") is Uncoded.PENDING
-            assert ask(blob, coding, b"1") is Uncoded.NEVER
+            assert ask(blob, coding, b"1") is NoCoding.PENDING
+            assert ask(blob, coding, b"1") is NoCoding.NEVER
         before = [ask(blob, coding) for coding in CODINGS]
         slack = space.size - on_disk(tmp_path)
         blob.release()
@@ -179,7 +179,7 @@ async def test_codings_survive(tmp_path: Path) -> None:
         blob = lease(space, mixed)
         assert [ask(blob, coding) for coding in CODINGS] == before
         assert [decoded(blob.filesystem, each) for each in before] == [text(0)] * 2
-        assert ask(blob, b"zstd", b"1") is ask(blob, b"gzip", b"1") is Uncoded.NEVER
+        assert ask(blob, b"zstd", b"1") is ask(blob, b"gzip", b"1") is NoCoding.NEVER
         assert counted(second, "made") == counted(second, "useless") == 0
         blob.release()
 
@@ -197,7 +197,7 @@ async def test_checked_before_they_are_served(tmp_path: Path) -> None:
         blob.release()
     async with held(tmp_path, metrics=metrics) as (space, threads):
         blob = lease(space, many)
-        assert ask(blob, b"zstd", b"3") is ask(blob, b"zstd", b"2") is Uncoded.PENDING
+        assert ask(blob, b"zstd", b"3") is ask(blob, b"zstd", b"2") is NoCoding.PENDING
         ready: list[int] = []
         while threads.jobs:
             threads.go()
@@ -231,7 +231,7 @@ async def test_a_changed_byte(tmp_path: Path) -> None:
     path.write_bytes(content)
     async with opened(tmp_path, metrics=metrics) as space:
         blob = lease(space, SITE)
-        assert ask(blob) is Uncoded.PENDING
+        assert ask(blob) is NoCoding.PENDING
         again = ask(blob)
         assert decoded(blob.filesystem, again) == text(0)
         assert isinstance(again, Entry)
@@ -281,7 +281,7 @@ async def test_equal_files_share_a_coding(tmp_path: Path, coding: bytes) -> None
         assert counted(metrics, "copied", coding.decode()) == 1
         assert space.size - on_disk(tmp_path) == slack
         # The other files are not equal.
-        assert ask(new, coding, b"1") is Uncoded.PENDING
+        assert ask(new, coding, b"1") is NoCoding.PENDING
         assert decoded(new.filesystem, ask(new, coding, b"1")) == text(2)
         old.release()
         new.release()
@@ -412,7 +412,7 @@ async def test_copied_without_being_checked_before(tmp_path: Path) -> None:
         old.release()
     async with held(tmp_path, metrics=metrics) as (space, threads):
         new = lease(space, NEW)
-        assert ask(new) is Uncoded.PENDING
+        assert ask(new) is NoCoding.PENDING
         threads.go_all()
         assert decoded(new.filesystem, ask(new)) == text(0)
         assert copied(metrics) == (0, 1)
@@ -474,7 +474,7 @@ async def test_damage_of_a_lender(tmp_path: Path) -> None:
             new.filesystem.read(lent, 0, 10)
         assert damaged.value.digest == str(OLD.digest)
         new.report(damaged.value)
-        assert ask(old) is Uncoded.PENDING
+        assert ask(old) is NoCoding.PENDING
         threads.go_all()
         assert decoded(old.filesystem, ask(old)) == text(0)
         old.release()
@@ -491,7 +491,7 @@ async def test_useless_for_equal_files(tmp_path: Path) -> None:
             await take_in(space, each)
         old, new = (lease(space, each) for each in layers)
         ask(old)
-        assert ask(old) is ask(new) is Uncoded.NEVER
+        assert ask(old) is ask(new) is NoCoding.NEVER
         assert counted(metrics, "useless") == 1
         assert not codings_of(tmp_path, layers[1]).exists()
         old.release()
@@ -622,15 +622,15 @@ async def test_no_room(tmp_path: Path) -> None:
         await take_in(space, full)
         space.reconfigure(BlobSpaceRules(tmp_path, space.size + 40 * KIB))
         blob, before = lease(space, full), space.size
-        assert ask(blob) is Uncoded.PENDING
-        assert ask(blob) is Uncoded.NEVER
+        assert ask(blob) is NoCoding.PENDING
+        assert ask(blob) is NoCoding.NEVER
         assert space.size == before
         assert codings_of(tmp_path, full).stat().st_size == 0
         assert counted(metrics, "no-room") == 1
         space.reconfigure(BlobSpaceRules(tmp_path, None))
-        assert ask(blob) is Uncoded.NEVER
+        assert ask(blob) is NoCoding.NEVER
         clock.advance(RETRY)
-        assert ask(blob) is Uncoded.PENDING
+        assert ask(blob) is NoCoding.PENDING
         assert decoded(blob.filesystem, ask(blob)) == text(0, MIB)
         blob.release()
 
@@ -643,9 +643,9 @@ async def test_no_room_for_many(tmp_path: Path) -> None:
         space.reconfigure(BlobSpaceRules(tmp_path, space.size + 40 * KIB))
         blob = lease(space, full)
         while threads.jobs or not counted(metrics, "no-room"):
-            assert ask(blob) is Uncoded.PENDING
+            assert ask(blob) is NoCoding.PENDING
             threads.go()
-        assert ask(blob) is Uncoded.NEVER
+        assert ask(blob) is NoCoding.NEVER
         assert counted(metrics, "no-room") == 1
         blob.release()
 
@@ -695,15 +695,15 @@ async def test_failing(tmp_path: Path, error: Exception, outcome: str) -> None:
             await take_in(space, SITE)
             blob = lease(space, SITE)
             threads.error, size = error, space.size
-            assert ask(blob) is Uncoded.PENDING
-            assert [ask(blob) for _ in range(5)] == [Uncoded.NEVER] * 5
+            assert ask(blob) is NoCoding.PENDING
+            assert [ask(blob) for _ in range(5)] == [NoCoding.NEVER] * 5
             assert counted(metrics, outcome) == 1
             assert space.size == size
             threads.error = None
-            assert ask(blob, b"zstd", b"1") is Uncoded.PENDING
+            assert ask(blob, b"zstd", b"1") is NoCoding.PENDING
             assert isinstance(ask(blob, b"zstd", b"1"), Entry)
             clock.advance(RETRY)
-            assert ask(blob) is Uncoded.PENDING
+            assert ask(blob) is NoCoding.PENDING
             assert isinstance(ask(blob), Entry)
             blob.release()
     about = [each for each in told if each.get("coding") == "zstd"]
@@ -733,7 +733,7 @@ async def test_closing(tmp_path: Path) -> None:
         assert closing.called
         assert left < 5
         assert codings_of(tmp_path, large).stat().st_size == size
-        assert ask(blob, b"gzip") is Uncoded.NEVER
+        assert ask(blob, b"gzip") is NoCoding.NEVER
         assert decoded(blob.filesystem, ask(blob)) == text(0)
         blob.release()
 
@@ -770,7 +770,7 @@ async def test_the_last_asked_for_is_first(tmp_path: Path) -> None:
     async with held(tmp_path, many, metrics=metrics) as (space, threads):
         blob = lease(space, many)
         for n in (*range(count), 1):  # the first is begun at once
-            assert ask(blob, b"zstd", b"%d" % n) is Uncoded.PENDING
+            assert ask(blob, b"zstd", b"%d" % n) is NoCoding.PENDING
         while counted(metrics, "made") < 2:
             threads.go()
         assert isinstance(ask(blob, b"zstd", b"1"), Entry)
@@ -784,7 +784,7 @@ async def test_the_last_asked_for_is_first(tmp_path: Path) -> None:
             if filesystem.coded(filesystem.lookup(b"%d" % n), b"zstd") is None
         ]
         assert absent == [2, 3]
-        assert ask(blob, b"zstd", b"2") is Uncoded.PENDING
+        assert ask(blob, b"zstd", b"2") is NoCoding.PENDING
         threads.go_all()
         assert isinstance(ask(blob, b"zstd", b"2"), Entry)
         blob.release()
@@ -798,10 +798,10 @@ async def test_layers_come_between(tmp_path: Path) -> None:
         async with opened(tmp_path, threads=threads, disk=threads) as space:
             await take_in(space, large)
             blob = lease(space, large)
-            assert ask(blob, b"gzip") is Uncoded.PENDING
+            assert ask(blob, b"gzip") is NoCoding.PENDING
             await take_in(space, small)
             assert blob.filesystem.coded(blob.filesystem.lookup(b"0"), b"gzip") is None
-            while ask(blob, b"gzip") is Uncoded.PENDING:
+            while ask(blob, b"gzip") is NoCoding.PENDING:
                 await a_while()
             assert decoded(blob.filesystem, ask(blob, b"gzip")) == text(1, 2 * MIB) * 20
             blob.release()
@@ -853,7 +853,7 @@ def test_any_order(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[s
 
 
 async def _any_order(location: Path, steps: list[tuple[str, int]]) -> None:
-    readers: dict[int, Blob] = {}
+    readers: dict[int, BlobLease] = {}
     rounds: list[list[tuple[str, int]]] = [[]]
     for step in steps:
         rounds.append([]) if step[0] == "restart" else rounds[-1].append(step)
@@ -867,7 +867,7 @@ async def _any_order(location: Path, steps: list[tuple[str, int]]) -> None:
             readers.clear()
 
 
-async def _step(space: BlobSpace, action: str, n: int, readers: dict[int, Blob]) -> None:
+async def _step(space: BlobSpace, action: str, n: int, readers: dict[int, BlobLease]) -> None:
     layer = LAYERS[n]
     is_ready = space.state_of(layer.digest) is BlobState.READY
     if action == "take" and not is_ready:
@@ -878,11 +878,11 @@ async def _step(space: BlobSpace, action: str, n: int, readers: dict[int, Blob])
         for name in (b"0", b"1", b"2"):
             ask(blob, b"zstd", name)
         shared = ask(blob, b"zstd", b"2")
-        if shared is not Uncoded.NEVER:
+        if shared is not NoCoding.NEVER:
             assert decoded(blob.filesystem, shared) == text(-1, 60 * KIB)
-        assert ask(blob, b"zstd", b"1") is Uncoded.NEVER
+        assert ask(blob, b"zstd", b"1") is NoCoding.NEVER
         coded = ask(blob)
-        if coded is not Uncoded.NEVER:
+        if coded is not NoCoding.NEVER:
             assert decoded(blob.filesystem, coded) == text(n, (100 + 100 * n) * KIB)
         blob.release()
     elif action == "hold" and is_ready and n not in readers:

@@ -21,13 +21,13 @@ from blobserve.errors import (
     BlobNotFound,
     BlobserveError,
     ImageTooLarge,
-    NotHere,
+    NotCached,
     RegistryFailed,
     SpaceContended,
 )
 from blobserve.names.digest import Digest
 from blobserve.store.blobspace import BlobState
-from blobserve.store.disk.codings_file import Uncoded
+from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.index.entry import Entry
 from blobserve.store.index.merged_index import tree_digest
 from blobserve.store.lease import Lease
@@ -194,7 +194,7 @@ async def test_one_layer_of_two_is_gone(tmp_path: Path) -> None:
         stand.source.requests.clear()
         lost = IMAGE.layers[0].digest
         await stand.space.set_aside(lost)
-        with pytest.raises(NotHere):
+        with pytest.raises(NotCached):
             await stand.ask(read_only=True)
         assert await stand.read() == b"two"
         assert stand.source.requests == [("fetch", str(lost))]
@@ -489,7 +489,7 @@ async def test_codings_of_every_layer(tmp_path: Path) -> None:
         with await stand.ask() as lease:
             for layer, name in enumerate(texts):
                 entry = lease.filesystem.lookup(name.encode())
-                assert lease.coded(entry, b"gzip") is Uncoded.PENDING
+                assert lease.coded(entry, b"gzip") is NoCoding.PENDING
                 coded = lease.coded(entry, b"gzip")
                 assert isinstance(coded, Entry)
                 assert (coded.layer, coded.coding, coded.path) == (layer, b"gzip", name.encode())
@@ -511,7 +511,7 @@ async def test_codings_of_equal_files(tmp_path: Path) -> None:
         stand.source.push(other, second)
         with await stand.ask() as one, await stand.ask(other) as two:
             low = one.filesystem.lookup(b"low")
-            assert one.coded(low, b"gzip") is Uncoded.PENDING
+            assert one.coded(low, b"gzip") is NoCoding.PENDING
             made = one.coded(low, b"gzip")
             for lease, layer, name in ((one, 1, b"high"), (two, 1, b"new")):
                 entry = lease.filesystem.lookup(name)

@@ -10,7 +10,7 @@ import pytest_twisted
 from blobserve.config import RepositoryRules
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Repository
-from blobserve.store.disk.metadata_db import State, provenance_put
+from blobserve.store.disk.metadata_db import MetadataDb, provenance_put
 from blobserve.store.space import provenance
 from blobserve.store.space.provenance import MOST_ANONYMOUS_OF_ONE, Access
 from tests.support.spaces import opened
@@ -26,7 +26,7 @@ def numbered(n: int) -> Repository:
 
 def rows(location: Path) -> list[tuple[Digest, str, int]]:
     """What a closed blob space has in its state file."""
-    state = State(location / "state")
+    state = MetadataDb(location / "state")
     state.open()
     try:
         return state.provenance()
@@ -102,7 +102,7 @@ async def test_strange_rows(tmp_path: Path) -> None:
     """A row that says nothing that is understood gives no right to anything."""
     async with opened(tmp_path):
         pass
-    state = State(tmp_path / "state")
+    state = MetadataDb(tmp_path / "state")
     state.open()
     for access in (-1, 0, 1, 4, 99):
         state.change(provenance_put(ONE, str(SITE), access, 0.0))

@@ -13,52 +13,52 @@ from twisted.internet.defer import Deferred
 
 from blobserve.errors import BlobserveError, DiskFull, ImageTooLarge, SpaceContended
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import KeptBlob
+from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.disk.metadata_db import Record
-from blobserve.store.space.allocator import Room
-from blobserve.store.space.quota import Bound, Shelf
-from blobserve.store.space.stepped_job import Work
+from blobserve.store.space.allocator import Allocator
+from blobserve.store.space.quota import BlobLru, Quota
+from blobserve.store.space.stepped_job import SteppedJob
 from blobserve.testing import InlineThreads
 from tests.support.stores import now
 
 
-def kept(name: str, size: int = 10) -> KeptBlob:
+def kept(name: str, size: int = 10) -> ReadyBlob:
     """A READY blob of `size` bytes."""
-    return KeptBlob(Record(Digest.of(name.encode()), 0, 0, b"", 0.0), size)
+    return ReadyBlob(Record(Digest.of(name.encode()), 0, 0, b"", 0.0), size)
 
 
 @attrs.define(eq=False)
 class Asker:
     """A pull that gives everything back as soon as it is told to."""
 
-    room: Room
+    room: Allocator
     digest: Digest = attrs.field(factory=lambda: Digest.of(b"a layer"))
     held: int = 0
     error: BlobserveError | None = None
 
     async def give_up(self, error: BlobserveError) -> None:
-        """See `blobserve.store.space.allocator.Pull`."""
+        """See `blobserve.store.space.allocator.ReservationOwner`."""
         self.error = error
         self.room.leave(self, 0)
 
     def ask(self, least: int, wish: int = 0) -> Deferred[int]:
         """Ask for room."""
-        return self.room.ask(self, least, wish)
+        return self.room.reserve(self, least, wish)
 
 
 class Stand:
     """A room in a bound of 100 bytes, with READY blobs of 10 bytes each, the oldest first."""
 
     def __init__(self, *blobs: str, limit: int | None = 100) -> None:
-        self.bound, self.shelf = Bound(limit), Shelf()
-        self.room = Room(self.bound, self.shelf, self.evict)
+        self.bound, self.shelf = Quota(limit), BlobLru()
+        self.room = Allocator(self.bound, self.shelf, self.evict)
         self.blobs = [kept(name) for name in blobs]
         self.evicting: Deferred[None] | None = None
         for blob in self.blobs:
             self.bound.take(blob.size)
             self.shelf.add(blob)
 
-    async def evict(self, victims: list[KeptBlob]) -> None:
+    async def evict(self, victims: list[ReadyBlob]) -> None:
         """Remove blobs, when `evicting` fires if it is set."""
         for blob in victims:
             self.shelf.remove(blob)
@@ -268,7 +268,7 @@ def test_work_that_waits_for_room() -> None:
     """Work that is told to give up does so at once, though it waits for room, and closes."""
     stand = Stand(*"abcdefghij")
     stand.evicting = gate = Deferred()
-    work, seen = Work(Digest.of(b"a layer"), stand.room, InlineThreads()), []
+    work, seen = SteppedJob(Digest.of(b"a layer"), stand.room, InlineThreads()), []
 
     def steps() -> Generator[int, None, None]:
         try:
@@ -284,7 +284,7 @@ def test_work_that_waits_for_room() -> None:
         except SpaceContended:
             seen.append("gave up")
         stand.room.leave(work, 0)
-        work.ended.land(None)
+        work.ended.succeed(None)
 
     done = Deferred.fromCoroutine(do())
     giving_up = Deferred.fromCoroutine(work.give_up(SpaceContended()))

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from blobserve.config import InlineVariable, Limits
 from blobserve.names.reference import Reference
-from blobserve.store.index.entry import Entry, Kind
-from blobserve.web.content.listing import Recipe, link, prefers_json
-from blobserve.web.http.target import Location
+from blobserve.store.index.entry import Entry, EntryKind
+from blobserve.web.content.listing import ListingRecipe, link, prefers_json
+from blobserve.web.http.target import Target
 from tests.support.examples import more
 from tests.support.layers import Directory, File, Symlink, layer
 from tests.support.layers import Entry as TarEntry
@@ -315,16 +315,16 @@ class Holding:
     def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
         """See `ImageFilesystem.entries`."""
         for name in self.names:
-            yield name, Entry(name, Kind.FILE, size=len(name), sha256=bytes(32))
+            yield name, Entry(name, EntryKind.FILE, size=len(name), sha256=bytes(32))
 
 
 @given(st.lists(segments, unique=True).map(sorted))
 @settings(max_examples=more(200))
 def test_any_names(names: list[bytes]) -> None:
     """Of any names the page and the JSON are well-formed, and the links lead to those names."""
-    directory = Entry(b"docs", Kind.DIRECTORY)
+    directory = Entry(b"docs", EntryKind.DIRECTORY)
     page, found = (
-        Recipe(is_json, b"docs/", 1000).make(Holding(names), directory, None)  # type: ignore[arg-type]
+        ListingRecipe(is_json, b"docs/", 1000).make(Holding(names), directory, None)  # type: ignore[arg-type]
         for is_json in (False, True)
     )
     shown, read = Shown(page.content), json.loads(found.content)
@@ -334,7 +334,7 @@ def test_any_names(names: list[bytes]) -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown.text)
     for name, each in zip(names, read, strict=True):
         url = urljoin("http://host/r.example/x:v1/docs/", each["href"])
-        location = Location.parse(url.removeprefix("http://host/").encode())
+        location = Target.parse(url.removeprefix("http://host/").encode())
         assert location.path == b"docs/" + name
         if b"\\" not in name:
             assert each["name"] == name.decode("utf-8", "backslashreplace")
@@ -343,7 +343,7 @@ def test_any_names(names: list[bytes]) -> None:
 @given(segments)
 def test_links_are_relative(name: bytes) -> None:
     """No name makes a link that leads to another host, scheme or directory."""
-    for kind, slash in ((Kind.FILE, ""), (Kind.DIRECTORY, "/")):
+    for kind, slash in ((EntryKind.FILE, ""), (EntryKind.DIRECTORY, "/")):
         assert re.fullmatch(rf"\./[A-Za-z0-9%._~-]+{slash}", link(name, Entry(name, kind)))
 
 

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import InlineVariable, Limits, Replacement, RepositoryRules
 from blobserve.errors import BadRequest
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.web.content.derived import CAPACITY
 from blobserve.web.content.rewrite import Edit, edits_for, parse_variables
 from tests.support.parts.images import Link
@@ -24,7 +24,7 @@ from tests.support.sites import TAG, Serving, serving
 from tests.support.within import within
 
 BASE = InlineVariable("{{BASE}}", "${ide}/${other}")
-INDEX = Entry(b"ide/index.html", Kind.FILE)
+INDEX = Entry(b"ide/index.html", EntryKind.FILE)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ async def test_views_are_bounded(tmp_path: Path) -> None:
     megabyte = b"x" * (1 << 20) + b"{{BASE}}"
     async with serving(tmp_path, {"index.html": megabyte}) as site:
         site.rule(inline_static=(BASE,))
-        kept = site.site.images.files.views
+        kept = site.site.images.responder.views
         for number in range(CAPACITY // len(megabyte) + 5):
             headers = {"X-BlobServe-InlineVars": json.dumps({"ide": f"/{number}"})}
             assert (await site.fetch(method="HEAD", headers=headers)).status == 200

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from blobserve.metrics import Metrics
-from blobserve.store.blobs.blob import Blob
+from blobserve.store.blobs.blob import BlobLease
 from blobserve.store.blobspace import BlobState
 from blobserve.store.space.siblings import LARGEST, MOST_WAITING, RETRY
 from blobserve.testing import InlineThreads
@@ -187,7 +187,7 @@ SITE = of_files(
 )
 
 
-def ask(blob: Blob, name: bytes = b"a.gz", coding: bytes = b"gzip") -> bool | None:
+def ask(blob: BlobLease, name: bytes = b"a.gz", coding: bytes = b"gzip") -> bool | None:
     """Whether a file is the coding of ``a`` that it should be."""
     return blob.is_coding(blob.filesystem.lookup(name), coding, blob.filesystem.lookup(b"a"))
 

@@ -21,7 +21,7 @@ def text(answer: Answer) -> str:
         (errors.ImageNotFound("r/x:1"), 404),
         (errors.NoLayers("r/x:1"), 404),
         (errors.BlobNotFound("sha256:00"), 404),
-        (errors.NotHere("r/x:1"), 404),
+        (errors.NotCached("r/x:1"), 404),
         (errors.PathNotFound("/x"), 404),
         (errors.Forbidden("r/x"), 403),
         (errors.RegistryRefused("r/x"), 502),

@@ -22,14 +22,14 @@ from twisted.logger import LogEvent, formatEvent
 
 from blobserve.config import AccessLogRules
 from blobserve.testing import make_image
-from blobserve.web.server.access_log import AccessLog, Served, client_address
+from blobserve.web.server.access_log import AccessLog, LogRecord, client_address
 from blobserve.web.server.request_log import peer_of
 from tests.conftest import observed
 from tests.support.scripted_registry import listening
 from tests.support.services import allowing, configured, running
 from tests.support.within import within
 
-SERVED = Served(
+SERVED = LogRecord(
     time=1_700_000_000.25,
     address="192.0.2.1",
     method=b"GET",
@@ -103,7 +103,7 @@ JSON_LINE = re.compile(
     r"\{"
     + ",".join(
         f'"{field.name}":(?:{JSON_STRING}|[0-9.]+(?:e-[0-9]+)?|null)'
-        for field in attrs.fields(Served)
+        for field in attrs.fields(LogRecord)
     )
     + r"\}\n"
 )
@@ -144,7 +144,7 @@ def test_nothing_that_is_logged_ends_a_line_or_a_field(
         assert expression.fullmatch(first)
         assert expression.fullmatch(second)
         if form == "json":
-            assert list(json.loads(first)) == [field.name for field in attrs.fields(Served)]
+            assert list(json.loads(first)) == [field.name for field in attrs.fields(LogRecord)]
         else:
             agent = first.split('"')[5].encode().decode("unicode_escape").encode("latin-1")
             assert agent == (b"-" if served.agent is None else served.agent)

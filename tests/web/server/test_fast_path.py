@@ -375,9 +375,9 @@ def test_what_is_answered_at_once(pair: Pair, head: bytes, is_hot: bool) -> None
     """A plain request whose answer is ready takes the short way, and no other does."""
     connection = Connection(pair.reactor, pair.hot)
     connection.receive(asked("app.js"))
-    assert pair.hot.hot.answer(connection.channel, head) is is_hot
+    assert pair.hot.fast_path.answer(connection.channel, head) is is_hot
     other = Connection(pair.reactor, pair.parsed)
-    assert not pair.parsed.hot.answer(other.channel, head)
+    assert not pair.parsed.fast_path.answer(other.channel, head)
     connection.leave()
     other.leave()
 
@@ -430,7 +430,7 @@ def test_a_request_under_way_is_not_overtaken(pair: Pair) -> None:
 
 def test_what_is_too_large_is_looked_for_once(pair: Pair) -> None:
     """A file that cannot be kept ready is looked for once, until its tag may have moved."""
-    ready = pair.hot.images.files._ready
+    ready = pair.hot.images.responder._ready
     key = (f"{SITE}/large.bin".encode(), ())
     pair.hot.flush()
     assert not ready.is_too_large(key)
@@ -474,7 +474,7 @@ async def test_a_tag_that_is_looked_up_stays_hot(tmp_path: Path) -> None:
         gate = stand.source.hold("refresh")
         connection = Connection(site.reactor, site)
         for _ in range(10):
-            assert site.hot.answer(connection.channel, asked("app.js"))
+            assert site.fast_path.answer(connection.channel, asked("app.js"))
         assert stand.source.count("refresh") == 1
         gate.open()
         assert answered(site, asked("app.js")) == b"new"
@@ -521,7 +521,7 @@ async def test_an_old_tag_and_a_short_timeout(tmp_path: Path) -> None:
 async def test_a_switch_elsewhere_costs_nothing(tmp_path: Path) -> None:
     """When a tag moves, what is ready of others stays so, and nothing old is answered of it."""
     async with moving(tmp_path) as (stand, site):
-        kept = site.images.files._ready._kept
+        kept = site.images.responder._ready._kept
         before = dict(kept)
         assert len(before) == 2
         stand.clock.advance(61)

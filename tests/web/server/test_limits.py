@@ -597,5 +597,5 @@ async def test_a_client_leaves_before_its_refusal_is_sent(tmp_path: Path) -> Non
         await until(lambda: len(site.site.channels) == 1)
         holding.transport.abortConnection()
         await until(lambda: not site.site.channels)
-        idle: Deferred[None] = site.site.accounts.idle()
+        idle: Deferred[None] = site.site.request_log.idle()
         assert idle.called

@@ -12,11 +12,11 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from blobserve.names.digest import Digest
-from blobserve.store.index.entry import Entry, Kind
+from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lease import Lease
-from blobserve.web.content.leased_body import EntryBody, Hold
+from blobserve.web.content.leased_body import EntryBody, SharedLease
 from blobserve.web.http.conditional import Range
-from blobserve.web.http.response import Answer, Body, Content
+from blobserve.web.http.response import Answer, Body, BytesBody
 from blobserve.web.server.send import PIECE
 from tests.support.twisted_answers import GET, SlowBody, connected
 
@@ -30,7 +30,7 @@ def body_of(raw: bytes) -> bytes:
 def test_back_pressure(size: int) -> None:
     """However large a file and however slow its reader, two pieces at most wait in memory."""
     content = bytes(index % 251 for index in range(size))
-    channel, wire, resource = connected(Answer(200, (), Content(content)))
+    channel, wire, resource = connected(Answer(200, (), BytesBody(content)))
     channel.dataReceived(GET)
     while wire.drain():
         pass
@@ -42,7 +42,7 @@ def test_back_pressure(size: int) -> None:
 
 def test_not_finished_before_sent() -> None:
     """A response ends when its bytes are gone, so that no idle timeout can cut it."""
-    channel, wire, resource = connected(Answer(200, (), Content(b"x" * PIECE)))
+    channel, wire, resource = connected(Answer(200, (), BytesBody(b"x" * PIECE)))
     channel.dataReceived(GET)
     assert resource.outcomes == []
     wire.drain()
@@ -51,7 +51,7 @@ def test_not_finished_before_sent() -> None:
 
 def test_pipelining() -> None:
     """A client that asks and does not read is not answered again."""
-    answers = [Answer(200, (), Content(b"x" * PIECE)) for _ in range(20)]
+    answers = [Answer(200, (), BytesBody(b"x" * PIECE)) for _ in range(20)]
     channel, wire, resource = connected(*answers)
     channel.dataReceived(GET * 20)
     assert wire.most < 2 * PIECE
@@ -105,9 +105,9 @@ def test_client_leaves() -> None:
 @pytest.mark.parametrize(
     ("answer", "length"),
     [
-        (Answer(200, (), Content(b"12345")), b"5"),
-        (Answer(206, (), Content(b"12345"), Range(1, 2)), b"2"),
-        (Answer(404, (), Content(b"12345")), b"5"),
+        (Answer(200, (), BytesBody(b"12345")), b"5"),
+        (Answer(206, (), BytesBody(b"12345"), Range(1, 2)), b"2"),
+        (Answer(404, (), BytesBody(b"12345")), b"5"),
     ],
 )
 def test_head(answer: Answer, length: bytes) -> None:
@@ -155,11 +155,11 @@ class FakeBlob:
         self.released += 1
 
 
-def held() -> tuple[Hold, FakeBlob, HeldThreads]:
+def held() -> tuple[SharedLease, FakeBlob, HeldThreads]:
     """A hold on a lease, the blob behind it, and the threads that read it."""
     blob, threads = FakeBlob(), HeldThreads()
     lease = Lease(cast("Any", blob), Digest.of(b""), 1, "hit", 0.0)
-    return Hold(lease, threads), blob, threads
+    return SharedLease(lease, threads), blob, threads
 
 
 def test_a_thread_keeps_the_lease() -> None:
@@ -168,7 +168,7 @@ def test_a_thread_keeps_the_lease() -> None:
     waiting = hold.run(lambda: b"late")
     failures: list[Failure] = []
     waiting.addErrback(failures.append)
-    hold.leave()
+    hold.release()
     waiting.cancel()
     assert (len(failures), blob.released) == (1, 0)
     threads.jobs.pop()()
@@ -178,8 +178,8 @@ def test_a_thread_keeps_the_lease() -> None:
 def test_a_body_keeps_the_lease() -> None:
     """A body can be read until it is closed, and then gives its image up."""
     hold, blob, _ = held()
-    body: Body = EntryBody(hold, Entry(b"a", Kind.FILE, size=7))
-    hold.leave()
+    body: Body = EntryBody(hold, Entry(b"a", EntryKind.FILE, size=7))
+    hold.release()
     assert (blob.released, body.size) == (0, 7)
     body.close()
     assert blob.released == 1

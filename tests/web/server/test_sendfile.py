@@ -31,7 +31,7 @@ from twisted.web.server import Request, Site
 from blobserve.concurrency.threads import OwnThreads
 from blobserve.errors import BlobDamaged
 from blobserve.web.http.conditional import Range
-from blobserve.web.http.response import Answer, Content
+from blobserve.web.http.response import Answer, BytesBody
 from blobserve.web.server.send import PIECE
 from blobserve.web.server.sendfile import TURN
 from blobserve.web.server.slow_clients import unacknowledged
@@ -147,7 +147,7 @@ async def test_nothing_is_kept_in_memory(tmp_path: Path) -> None:
 async def test_kept_alive(tmp_path: Path) -> None:
     """A connection that a large file went over serves the next request, large or small."""
     with stored(tmp_path, NOISE) as body:
-        big, small = Answer(200, (), body), Answer(200, (), Content(b"small"))
+        big, small = Answer(200, (), body), Answer(200, (), BytesBody(b"small"))
         async with sending(big, small, big, big, small) as (site, port):
             client = await connected(port)
             for number in range(1, 5):
@@ -164,7 +164,7 @@ async def test_pipelined(tmp_path: Path) -> None:
     """Requests behind a large file are answered in order, more of them than are read at once."""
     count = 1000
     with stored(tmp_path, NOISE) as body:
-        big, small = Answer(200, (), body), Answer(200, (), Content(b"small"))
+        big, small = Answer(200, (), body), Answer(200, (), BytesBody(b"small"))
         async with sending(big, *[small] * count, big, big) as (site, port):
             client = await connected(port)
             client.send(GET * (count + 2) + LAST)
@@ -195,7 +195,7 @@ async def test_behind_a_flood(tmp_path: Path) -> None:
     """After a response that filled the transport, as before, a client cannot send without end."""
     with stored(tmp_path, NOISE) as body:
         body.cached = False
-        answers = [Answer(200, (), body), *[Answer(200, (), Content(b"small"))] * 3_001]
+        answers = [Answer(200, (), body), *[Answer(200, (), BytesBody(b"small"))] * 3_001]
 
         def listen(reactor: Any, site: Site) -> Any:
             return on_tcp(reactor, Site(Floods(cast("Sends", site.resource)), reactor=reactor))
@@ -456,7 +456,7 @@ async def test_what_twisted_does(tmp_path: Path) -> None:
         def stopProducing(self) -> None:
             pass
 
-    async with sending(Answer(200, (), Content(b"x" * 10))) as (site, port):
+    async with sending(Answer(200, (), BytesBody(b"x" * 10))) as (site, port):
         client = await connected(port)
         client.send(GET)
         await client.some(10)

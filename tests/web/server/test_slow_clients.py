@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, Counter
 from twisted.internet.task import Clock
 
 from blobserve.testing import InlineThreads
-from blobserve.web.http.response import Answer, Content
+from blobserve.web.http.response import Answer, BytesBody
 from blobserve.web.server.send import PIECE
-from blobserve.web.server.slow_clients import PATIENCE, Pace
+from blobserve.web.server.slow_clients import PATIENCE, SlowClients
 from blobserve.web.site import make_site
 from tests.support.sites import TAG, Serving, serving
 from tests.support.twisted_answers import (
@@ -42,7 +42,7 @@ class Slow:
         self.clock = Clock()
         self.counted = Counter("slow", "", registry=CollectorRegistry())
         self.minimum = minimum
-        self.pace = Pace(lambda: self.minimum, self.clock, self.counted)
+        self.pace = SlowClients(lambda: self.minimum, self.clock, self.counted)
         self.channel, self.wire, self.site = connected(Answer(200, (), body), pace=self.pace)
         self.channel.dataReceived(GET)
 
@@ -60,7 +60,7 @@ class Slow:
 
 def test_one_that_takes_nothing() -> None:
     """A client that takes nothing for half a minute is dropped, and not before."""
-    slow = Slow(Content(BIG))
+    slow = Slow(BytesBody(BIG))
     slow.wait(int(PATIENCE) - 1)
     assert not slow.is_dropped
     slow.wait(6)
@@ -69,7 +69,7 @@ def test_one_that_takes_nothing() -> None:
 
 def test_one_that_pauses() -> None:
     """A client that pauses now and then for less, and takes something in between, is served."""
-    slow = Slow(Content(BIG))
+    slow = Slow(BytesBody(BIG))
     while slow.wire.drain():
         slow.wait(int(PATIENCE) - 5)
         assert not slow.is_dropped
@@ -78,7 +78,7 @@ def test_one_that_pauses() -> None:
 
 def test_one_that_is_too_slow_on_average() -> None:
     """A client that takes a little now and then, but less than it must, is dropped."""
-    slow = Slow(Content(BIG), minimum=8192)
+    slow = Slow(BytesBody(BIG), minimum=8192)
     pieces = 0
     while not slow.is_dropped and pieces < 100:
         slow.wait(25)
@@ -90,7 +90,7 @@ def test_one_that_is_too_slow_on_average() -> None:
 
 def test_one_that_is_just_fast_enough() -> None:
     """A client that takes just what it must is served to the end."""
-    slow = Slow(Content(BIG), minimum=PIECE // 5)
+    slow = Slow(BytesBody(BIG), minimum=PIECE // 5)
     while slow.wire.drain():
         slow.wait(5)
         assert not slow.is_dropped
@@ -99,7 +99,7 @@ def test_one_that_is_just_fast_enough() -> None:
 
 def test_a_minimum_that_changes() -> None:
     """The minimum is that of the configuration in force; with 0, any pace will do."""
-    slow = Slow(Content(BIG), minimum=0)
+    slow = Slow(BytesBody(BIG), minimum=0)
     slow.wait(1000)
     assert not slow.is_dropped
     slow.minimum = 1
@@ -128,9 +128,9 @@ def test_a_slow_disk() -> None:
 
 def test_fast_clients_cost_nothing() -> None:
     """A response that never waits for its client is not looked at, one that has ended no more."""
-    fast = Slow(Content(b"small"))
+    fast = Slow(BytesBody(b"small"))
     assert (fast.site.outcomes, fast.clock.getDelayedCalls()) == ([None], [])
-    slow = Slow(Content(BIG))
+    slow = Slow(BytesBody(BIG))
     while slow.wire.drain():
         pass
     slow.wait(6)
@@ -139,7 +139,7 @@ def test_fast_clients_cost_nothing() -> None:
 
 def test_stopping() -> None:
     """A pace that is stopped waits for nothing more."""
-    slow = Slow(Content(BIG))
+    slow = Slow(BytesBody(BIG))
     slow.pace.stop()
     assert slow.clock.getDelayedCalls() == []
     slow.wait(SECONDS)
@@ -155,7 +155,7 @@ async def is_slow_at(
     """Whether a client that takes so much between two looks is dropped."""
     clock = Clock()
     counted = Counter("slow", "", registry=CollectorRegistry())
-    pace = Pace(lambda: minimum, clock, counted)
+    pace = SlowClients(lambda: minimum, clock, counted)
     with stored(directory, BIG * 6, kind=kind) as body:
         async with sending(Answer(200, (), body), pace=pace) as (site, port):
             with SlowReader(port.getHost().port) as reader:

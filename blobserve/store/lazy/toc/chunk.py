@@ -10,7 +10,7 @@ import struct
 from hashlib import sha256
 from typing import NamedTuple
 
-from blobserve.errors import BadLayer, BadTable
+from blobserve.errors import BadLayer, BadToc
 from blobserve.store.extract.decompress import Decompressor
 
 LARGEST = 16 << 20
@@ -75,8 +75,8 @@ def _extract(chunk: Chunk, source: memoryview) -> bytes:
         while len(pieces) < wanted and (piece := stage.read()):
             pieces += piece
     except BadLayer as error:
-        raise BadTable("a chunk cannot be decompressed") from error
+        raise BadToc("a chunk cannot be decompressed") from error
     content = bytes(pieces[chunk.skip : wanted])
     if len(content) != chunk.size or sha256(content).digest() != chunk.sha256:
-        raise BadTable("a chunk is not what its index says")
+        raise BadToc("a chunk is not what its index says")
     return content

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from blobserve.errors import BadTable
+from blobserve.errors import BadToc
 from blobserve.store.lazy.toc.chunk import LARGEST, RECORD_SIZE, pack
 
 # What deflate and zstd make larger by what they cannot make smaller, and the rest of a header.
 _OVERHEAD = 4096
 
 
-class Stretch(NamedTuple):
+class PendingChunk(NamedTuple):
     """A chunk of a file of which it is not known yet where in the layer it ends."""
 
     start: int
@@ -25,7 +25,7 @@ class Stretch(NamedTuple):
     sha256: bytes
 
 
-class Records:
+class ChunkRecords:
     """The records of one layer's chunks. After an error it must not be used again."""
 
     def __init__(self, end: int) -> None:
@@ -34,7 +34,7 @@ class Records:
         """Where the last of them ends at the latest."""
         self._packed: list[bytes] = []
         self._count = 0
-        self._open: list[tuple[Stretch, int]] = []
+        self._open: list[tuple[PendingChunk, int]] = []
         self._at = self._free = 0  # Where the newest member begins, and where the next may.
         self._inner = 0  # And where in the newest the next chunk may.
 
@@ -57,7 +57,7 @@ class Records:
         """Forget those."""
         self._packed.clear()
 
-    def add(self, stretches: Sequence[Stretch], end: int = 0) -> None:
+    def add(self, stretches: Sequence[PendingChunk], end: int = 0) -> None:
         """Put in the chunks of one file; `end`: where the last of them ends, if that is known.
 
         :raises BadTable: when one is not after all that was before it, or outside of the layer.
@@ -67,13 +67,13 @@ class Records:
             left -= 1
             _, size, at, skip, _ = stretch
             if at < self._at or at < self._free:
-                raise BadTable("its chunks overlap, or are not in order")
+                raise BadToc("its chunks overlap, or are not in order")
             if at == self._at and skip < self._inner:
-                raise BadTable("two chunks overlap")
+                raise BadToc("two chunks overlap")
             if at >= self.end or end > self.end or (end and at >= end):
-                raise BadTable("a chunk lies outside of its layer or of its file")
+                raise BadToc("a chunk lies outside of its layer or of its file")
             if size + skip > LARGEST:
-                raise BadTable(f"a chunk is larger than {LARGEST} bytes")
+                raise BadToc(f"a chunk is larger than {LARGEST} bytes")
             self._put(stretch, left)
         if end:
             self._seal(end)
@@ -85,11 +85,11 @@ class Records:
         :raises BadTable: when that cannot be.
         """
         if not self._at < end <= self.end:
-            raise BadTable("its chunks overlap, or are not in order")
+            raise BadToc("its chunks overlap, or are not in order")
         self._seal(end)
         self._free = max(self._free, end)
 
-    def add_last(self, stretch: Stretch) -> None:
+    def add_last(self, stretch: PendingChunk) -> None:
         """Put in a chunk that lies where the others end."""
         self._put(stretch, 0)
 
@@ -97,7 +97,7 @@ class Records:
         """Say that these were all; the last ends at `end`."""
         self._seal(end)
 
-    def _put(self, stretch: Stretch, left: int) -> None:
+    def _put(self, stretch: PendingChunk, left: int) -> None:
         self._seal(stretch.at)
         self._open.append((stretch, left))
         self._count += 1

@@ -12,8 +12,8 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn
 
-from blobserve.errors import BadTable
-from blobserve.store.lazy.toc.chunk_records import Records, Stretch
+from blobserve.errors import BadToc
+from blobserve.store.lazy.toc.chunk_records import ChunkRecords, PendingChunk
 from blobserve.tar.header import DIRECTORY, LINK, REGULAR, SYMLINK
 from blobserve.tar.names import split
 from blobserve.tar.reader import Member
@@ -40,28 +40,28 @@ _MOST = (1 << 63) - 1
 _FEW, _SMALL = 64, 512
 
 
-class _File:
+class _PendingFile:
     """A regular file whose chunks are coming in."""
 
-    def __init__(self, member: Member, end: int, first: Stretch) -> None:
+    def __init__(self, member: Member, end: int, first: PendingChunk) -> None:
         self.member = member
         self.end = end
         self.stretches = [first]
         self.reached = first.size
 
 
-class Contents:
+class TocEntries:
     """The contents of one layer, entry by entry. After an error it must not be used again."""
 
     def __init__(self, limits: Limits, end: int) -> None:
         """`end`: where in the layer the last chunk ends at the latest."""
         self.members: list[Member] = []
         """What was read since somebody last took it; the offset is that of the first record."""
-        self.records = Records(end)
+        self.records = ChunkRecords(end)
         self._limits = limits
         self._count = self._names = self._size = 0
         self._seen: set[bytes] = set()
-        self._file: _File | None = None
+        self._file: _PendingFile | None = None
 
     def take(self, entry: dict[str, object]) -> None:
         """Read the next entry.
@@ -70,7 +70,7 @@ class Contents:
         """
         self._count += 1
         if self._count > self._limits.entries:
-            raise BadTable(f"it has more than {self._limits.entries} entries")
+            raise BadToc(f"it has more than {self._limits.entries} entries")
         kind = entry.get("type")
         if kind == "chunk":
             self._go_on(entry)
@@ -78,7 +78,7 @@ class Contents:
         self._end_file()
         type_ = _TYPES.get(kind) if isinstance(kind, str) else None
         if type_ is None:
-            raise BadTable("an entry is of no known type")
+            raise BadToc("an entry is of no known type")
         name, link = _text(entry, "name"), _text(entry, "linkName")
         self._check_names(name, link, type_)
         mtime, seq = _mtime(_text(entry, "modtime")), len(self._seen)
@@ -96,7 +96,7 @@ class Contents:
         :raises BadTable: when it cannot lie there.
         """
         if entry.get("type") == "chunk":
-            raise BadTable("the chunks of a file are less than it has bytes")
+            raise BadToc("the chunks of a file are less than it has bytes")
         self._end_file()
         offset = _number(entry, "offset")
         if offset > self.records.newest:
@@ -115,56 +115,56 @@ class Contents:
         :raises BadTable: when the table lists that already.
         """
         if name in self._seen:
-            raise BadTable("a name stands in it twice")
+            raise BadToc("a name stands in it twice")
         seq, offset = len(self._seen) + 1, self.records.offset
         self.members.append(Member(seq, name, REGULAR, 0, None, b"", offset, size, digest))
-        self.records.add_last(Stretch(0, size, at, skip, digest))
+        self.records.add_last(PendingChunk(0, size, at, skip, digest))
 
     def _check_names(self, name: bytes, link: bytes, type_: bytes) -> None:
         limits, key = self._limits, name
         self._names += len(name) + len(link)
         if len(name) > limits.name_size or len(link) > limits.name_size:
-            raise BadTable(f"a name in it is longer than {limits.name_size} bytes")
+            raise BadToc(f"a name in it is longer than {limits.name_size} bytes")
         if self._names > limits.names_size:
-            raise BadTable(f"its names take more than {limits.names_size} bytes")
+            raise BadToc(f"its names take more than {limits.names_size} bytes")
         if not _PLAIN.fullmatch(name):
             parts = split(name)
             is_bare = not parts or name.endswith(b"/")
             if b".." in parts or b"\0" in name or (type_ != DIRECTORY and is_bare):
-                raise BadTable("a name in it leads elsewhere, or to what it cannot name")
+                raise BadToc("a name in it leads elsewhere, or to what it cannot name")
             key = b"/".join(parts)
         if key in self._seen:
-            raise BadTable("a name stands in it twice")
+            raise BadToc("a name stands in it twice")
         if b"\0" in link:
-            raise BadTable("a link in it leads to what has no name")
+            raise BadToc("a link in it leads to what has no name")
         self._seen.add(key)
 
     def _begin_file(self, entry: dict[str, object], member: Member) -> None:
         size, most = member.size, self._limits.unpacked_size
         self._size += size
         if most is not None and self._size > most:
-            raise BadTable(f"it unpacks to more than {most} bytes")
+            raise BadToc(f"it unpacks to more than {most} bytes")
         whole, end = _digest(entry, "digest"), _number(entry, "endOffset")
         first = _stretch(entry, 0, size, whole)
         if first.size < size:
             if whole is None:
-                raise BadTable("a file of several chunks has no digest")
-            self._file = _File(Member(*member[:-1], whole), end, first)
+                raise BadToc("a file of several chunks has no digest")
+            self._file = _PendingFile(Member(*member[:-1], whole), end, first)
             return
         if whole not in (None, first.sha256):
-            raise BadTable("a file and its only chunk have different digests")
+            raise BadToc("a file and its only chunk have different digests")
         self.records.add((first,), end)
         self.members.append(Member(*member[:-1], first.sha256))
 
     def _go_on(self, entry: dict[str, object]) -> None:
         file = self._file
         if file is None or entry.get("name", "") not in ("", file.member.name.decode()):
-            raise BadTable("a chunk belongs to no file")
+            raise BadToc("a chunk belongs to no file")
         stretch = _stretch(entry, file.reached, file.member.size - file.reached, None)
         file.stretches.append(stretch)
         file.reached += stretch.size
         if len(file.stretches) > _FEW + file.member.size // _SMALL:
-            raise BadTable("a file is in too many pieces")
+            raise BadToc("a file is in too many pieces")
 
     def _end_file(self) -> None:
         """All chunks of the file that was begun are here."""
@@ -172,24 +172,26 @@ class Contents:
         if file is None:
             return
         if file.reached != file.member.size:
-            raise BadTable("the chunks of a file are less than it has bytes")
+            raise BadToc("the chunks of a file are less than it has bytes")
         self.records.add(file.stretches, file.end)
         self.members.append(file.member)
 
 
-def _stretch(entry: dict[str, object], start: int, rest: int, whole: bytes | None) -> Stretch:
+def _stretch(entry: dict[str, object], start: int, rest: int, whole: bytes | None) -> PendingChunk:
     """The chunk of an entry, of a file of which so many bytes are missing."""
     if _number(entry, "chunkOffset") != start:
-        raise BadTable("the chunks of a file do not follow each other")
+        raise BadToc("the chunks of a file do not follow each other")
     size = _number(entry, "chunkSize") or rest
     if not 0 < size <= rest:
-        raise BadTable("the chunks of a file are more than it has bytes")
+        raise BadToc("the chunks of a file are more than it has bytes")
     digest = _digest(entry, "chunkDigest")
     if digest is None and size == rest:
         digest = whole
     if digest is None:
-        raise BadTable("a chunk has no digest")
-    return Stretch(start, size, _number(entry, "offset"), _number(entry, "innerOffset"), digest)
+        raise BadToc("a chunk has no digest")
+    return PendingChunk(
+        start, size, _number(entry, "offset"), _number(entry, "innerOffset"), digest
+    )
 
 
 def _number(entry: dict[str, object], key: str) -> int:
@@ -220,7 +222,7 @@ def _digest(entry: dict[str, object], key: str) -> bytes | None:
 
 
 def _refuse(key: str, problem: str) -> NoReturn:
-    raise BadTable(f"the {key} of an entry {problem}")
+    raise BadToc(f"the {key} of an entry {problem}")
 
 
 @lru_cache(1024)

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Protocol
 
 from blobserve.config import Limits
-from blobserve.errors import BadLayer, BadTable
-from blobserve.store.index.layer_index import Index
+from blobserve.errors import BadLayer, BadToc
+from blobserve.store.index.layer_index import IndexWriter
 from blobserve.store.index.node_table import create, disk_errors
-from blobserve.store.lazy.toc.entries import Contents
+from blobserve.store.lazy.toc.entries import TocEntries
 from blobserve.tar.reader import Member
 
 
-class Source(Protocol):
+class EntrySource(Protocol):
     """Where entries come from."""
 
-    contents: Contents
+    contents: TocEntries
     """What has been read."""
 
     def read(self) -> bool:
@@ -34,10 +34,10 @@ class Source(Protocol):
         ...
 
 
-class Builder:
+class IndexBuilder:
     """Makes the files `index` and `content` in `directory`, which is empty."""
 
-    def __init__(self, directory: Path, source: Source, limits: Limits) -> None:
+    def __init__(self, directory: Path, source: EntrySource, limits: Limits) -> None:
         self._source = source
         self._members: deque[Member] = deque()
         self._written = self._allowance = 0
@@ -45,7 +45,7 @@ class Builder:
         self._content = create(directory / "content")
         try:
             with disk_errors():
-                self._index = Index(directory / "index", limits)
+                self._index = IndexWriter(directory / "index", limits)
         except OSError:
             os.close(self._content)
             raise
@@ -67,7 +67,7 @@ class Builder:
             with disk_errors():
                 return self._advance()
         except BadLayer as error:
-            raise BadTable(str(error)) from error
+            raise BadToc(str(error)) from error
 
     def finish(self) -> None:
         """Complete both files and close them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 
-from blobserve.errors import BadTable
+from blobserve.errors import BadToc
 from blobserve.oci.strict_json import DECODER, parse_object
 
 _LARGEST = 1 << 20
@@ -24,7 +24,7 @@ NEXT = re.compile(rf"{_S},{_S}(?=\{{)")
 _LAST = re.compile(rf"{_S}(?=\])")
 
 
-class Table:
+class TocParser:
     """One table of contents, fed in pieces of any size. After an error it must not be used again.
 
     It is an object of plain numbers and texts, `version` 1 among them, and one list of objects.
@@ -44,7 +44,7 @@ class Table:
         try:
             self._text += self._decoder.decode(piece)
         except UnicodeDecodeError as error:
-            raise BadTable("it is not UTF-8") from error
+            raise BadToc("it is not UTF-8") from error
         at = 0
         entries: list[dict[str, object]] = []
         if not self._head:
@@ -53,7 +53,7 @@ class Table:
             at, entries = self._entries(at)
         self._text = self._text[at:]
         if len(self._text) > _LARGEST:
-            raise BadTable("it is no table of contents, or has an entry that is too large")
+            raise BadToc("it is no table of contents, or has an entry that is too large")
         return entries
 
     def finish(self) -> None:
@@ -62,13 +62,13 @@ class Table:
         :raises BadTable: when it is not, or of another version.
         """
         if not self._is_ended or not _TAIL.fullmatch(self._text):
-            raise BadTable("it is cut short, or no table of contents")
+            raise BadToc("it is cut short, or no table of contents")
         try:
             around = parse_object((self._head + self._text).encode())
         except ValueError as error:
-            raise BadTable(str(error)) from error
+            raise BadToc(str(error)) from error
         if around.get("version") != 1:
-            raise BadTable("it is of another version than 1")
+            raise BadToc("it is of another version than 1")
 
     def _begin(self) -> int:
         found = _HEAD.match(self._text)
@@ -90,12 +90,12 @@ class Table:
                 # Cut off, or no JSON: which of the two shows when there is more of it.
                 return at, entries
             except RecursionError as error:
-                raise BadTable("an entry is nested too deep") from error
+                raise BadToc("an entry is nested too deep") from error
             following = NEXT.match(text, end) or _LAST.match(text, end)
             if following is None:
                 return at, entries
             if type(entry) is not dict:
-                raise BadTable("an entry is no object")
+                raise BadToc("an entry is no object")
             entries.append(entry)
             at = following.end()
             if text[at] == "]":

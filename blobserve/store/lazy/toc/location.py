@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from blobserve.errors import BadTable, MalformedReference
+from blobserve.errors import BadToc, MalformedReference
 from blobserve.names.digest import Digest
 from blobserve.oci.manifest import Descriptor
 
@@ -41,7 +41,7 @@ _RATIO = 4
 
 
 @attrs.frozen
-class Place:
+class TocLocation:
     """Where in a layer its index lies, compressed, and what it is checked against."""
 
     start: int
@@ -54,14 +54,14 @@ class Place:
 
 
 @attrs.frozen
-class Promise:
+class TocDescriptor:
     """That a layer has an index with this digest; `place` is known where annotations say it."""
 
     digest: Digest
-    place: Place | None = None
+    place: TocLocation | None = None
 
     @classmethod
-    def of(cls, layer: Descriptor, limits: Limits) -> Promise | None:
+    def of(cls, layer: Descriptor, limits: Limits) -> TocDescriptor | None:
         """What the manifest says of a layer's index; None where it says nothing to go by.
 
         :raises BadTable: when it says what cannot be.
@@ -71,16 +71,16 @@ class Promise:
             digest = _digest(annotations[_CHUNKED_DIGEST])
             found = _POSITION.fullmatch(annotations[_CHUNKED_POSITION])
             if found is None:
-                raise BadTable("its annotation gives no position")
+                raise BadToc("its annotation gives no position")
             start, length, unpacked = (int(found[n]) for n in (1, 2, 3))
             if unpacked > limits.published_index_size:
-                raise BadTable(f"it is larger than {limits.published_index_size} bytes")
+                raise BadToc(f"it is larger than {limits.published_index_size} bytes")
             return cls(digest, _place(start, start + length, digest, False, layer, limits))
         if _ESTARGZ_DIGEST in annotations:
             return cls(_digest(annotations[_ESTARGZ_DIGEST]))
         return None
 
-    def found(self, tail: bytes, layer: Descriptor, limits: Limits) -> Place:
+    def found(self, tail: bytes, layer: Descriptor, limits: Limits) -> TocLocation:
         """Where the index is, by the last bytes of an eStargz layer.
 
         :raises BadTable: when they are no such end.
@@ -90,23 +90,21 @@ class Promise:
             if found is not None:
                 end = layer.size - size
                 return _place(int(found[1], 16), end, self.digest, True, layer, limits)
-        raise BadTable("its layer does not end as eStargz does")
+        raise BadToc("its layer does not end as eStargz does")
 
 
 def _place(
     start: int, end: int, digest: Digest, is_gzip: bool, layer: Descriptor, limits: Limits
-) -> Place:
+) -> TocLocation:
     if not 0 < start < end <= layer.size:
-        raise BadTable("it would lie outside of its layer")
+        raise BadToc("it would lie outside of its layer")
     if end - start > limits.published_index_size // _RATIO:
-        raise BadTable(
-            f"it is larger than {limits.published_index_size // _RATIO} bytes, compressed"
-        )
-    return Place(start, end - start, digest, is_gzip, start)
+        raise BadToc(f"it is larger than {limits.published_index_size // _RATIO} bytes, compressed")
+    return TocLocation(start, end - start, digest, is_gzip, start)
 
 
 def _digest(text: str) -> Digest:
     try:
         return Digest.parse(text)
     except MalformedReference as error:
-        raise BadTable("its annotation is no digest") from error
+        raise BadToc("its annotation is no digest") from error

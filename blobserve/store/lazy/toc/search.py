@@ -12,12 +12,12 @@ import re
 from collections.abc import Collection
 
 from blobserve.config import Limits
-from blobserve.errors import BadTable
+from blobserve.errors import BadToc
 from blobserve.oci.strict_json import DECODER
-from blobserve.store.lazy.toc.entries import Contents
+from blobserve.store.lazy.toc.entries import TocEntries
 from blobserve.store.lazy.toc.json_stream import NEXT
-from blobserve.store.lazy.toc.location import Place
-from blobserve.store.lazy.toc.stream import Text
+from blobserve.store.lazy.toc.location import TocLocation
+from blobserve.store.lazy.toc.stream import TocText
 
 LARGEST = 8 << 20
 """Bytes of a table that is searched; a larger one is read piece by piece only."""
@@ -27,17 +27,20 @@ _TYPE = r'(?:\s*"type"\s*:\s*"[a-z]+"\s*,)?'
 _ENDING = r"(?:\.\w{1,4})?"
 
 
-class Excerpt:
-    """What a table says of a few files. See `blobserve.store.lazy.toc.index_builder.Source`."""
+class TocSearch:
+    """What a table says of a few files.
+
+    See `blobserve.store.lazy.toc.index_builder.EntrySource`.
+    """
 
     def __init__(
-        self, place: Place, packed: bytes, names: Collection[bytes], limits: Limits
+        self, place: TocLocation, packed: bytes, names: Collection[bytes], limits: Limits
     ) -> None:
         """`packed`: the compressed table; `names`: canonical paths.
 
         :raises BadTable: when it is not what the manifest says, or too large.
         """
-        self.contents = Contents(limits, place.end)
+        self.contents = TocEntries(limits, place.end)
         self._text = _text(place, packed, limits)
         self._wanted = _pattern(names)
 
@@ -46,7 +49,7 @@ class Excerpt:
         text, contents, following = self._text, self.contents, 0
         for count, found in enumerate(self._wanted.finditer(text)):
             if count == _MOST:
-                raise BadTable("it says too much of a few files")
+                raise BadToc("it says too much of a few files")
             entry, end = _entry(text, found.start())
             contents.take(entry)
             after = NEXT.match(text, end)
@@ -59,17 +62,17 @@ class Excerpt:
         return False
 
 
-def _text(place: Place, packed: bytes, limits: Limits) -> str:
+def _text(place: TocLocation, packed: bytes, limits: Limits) -> str:
     pieces, size = [], 0
-    for piece in Text(place, packed, limits).pieces():
+    for piece in TocText(place, packed, limits).pieces():
         size += len(piece)
         if size > LARGEST:
-            raise BadTable("it is too large to be searched")
+            raise BadToc("it is too large to be searched")
         pieces.append(piece)
     try:
         return b"".join(pieces).decode()
     except UnicodeDecodeError as error:
-        raise BadTable("it is not UTF-8") from error
+        raise BadToc("it is not UTF-8") from error
 
 
 def _pattern(names: Collection[bytes]) -> re.Pattern[str]:
@@ -86,5 +89,5 @@ def _entry(text: str, at: int) -> tuple[dict[str, object], int]:
     try:
         entry, end = DECODER.raw_decode(text, at)
     except (ValueError, RecursionError) as error:
-        raise BadTable("an entry is no JSON") from error
+        raise BadToc("an entry is no JSON") from error
     return entry, end

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from blobserve.errors import BadLayer, BadTable
+from blobserve.errors import BadLayer, BadToc
 from blobserve.names.digest import Digest
 from blobserve.store.extract.decompress import Decompressor
-from blobserve.store.lazy.toc.entries import Contents
-from blobserve.store.lazy.toc.json_stream import Table
-from blobserve.store.lazy.toc.location import Place
+from blobserve.store.lazy.toc.entries import TocEntries
+from blobserve.store.lazy.toc.json_stream import TocParser
+from blobserve.store.lazy.toc.location import TocLocation
 from blobserve.tar import header
 from blobserve.tar.header import BLOCK
 
@@ -33,7 +33,7 @@ class _Json(Protocol):
     def finish(self) -> None: ...
 
 
-class _Whole:
+class _PlainJson:
     """The stream is the JSON. See `_Json`."""
 
     def __init__(self, limit: int) -> None:
@@ -42,14 +42,14 @@ class _Whole:
     def feed(self, piece: bytes) -> bytes:
         self._left -= len(piece)
         if self._left < 0:
-            raise BadTable("it is larger than it may be")
+            raise BadToc("it is larger than it may be")
         return piece
 
     def finish(self) -> None:
         pass
 
 
-class _Wrapped:
+class _TarJson:
     """The JSON is the one file of a tar archive, and has the digest. See `_Json`."""
 
     def __init__(self, limit: int, digest: Digest) -> None:
@@ -77,40 +77,40 @@ class _Wrapped:
         try:
             head = header.parse(block) if header.is_intact(block) else None
         except BadLayer as error:
-            raise BadTable(str(error)) from error
+            raise BadToc(str(error)) from error
         if head is None or head.name != INDEX_NAME or head.type != header.REGULAR:
-            raise BadTable("it is not where its layer says")
+            raise BadToc("it is not where its layer says")
         if head.size > self._limit:
-            raise BadTable(f"it is larger than {self._limit} bytes")
+            raise BadToc(f"it is larger than {self._limit} bytes")
         self.size = self._left = head.size
 
     def finish(self) -> None:
         if self._left or self._hash.hexdigest() != self._digest.hex:
-            raise BadTable("it has another digest than the manifest says")
+            raise BadToc("it has another digest than the manifest says")
 
 
-class Text:
+class TocText:
     """The JSON of a table, decompressed piece by piece."""
 
-    def __init__(self, place: Place, packed: bytes, limits: Limits) -> None:
+    def __init__(self, place: TocLocation, packed: bytes, limits: Limits) -> None:
         """`packed`: the compressed table.
 
         :raises BadTable: when it is known at once not to be what the manifest says.
         """
         self._json: _Json
         if place.is_gzip:
-            self._json = _Wrapped(limits.published_index_size, place.digest)
+            self._json = _TarJson(limits.published_index_size, place.digest)
         else:
-            self._json = _Whole(limits.published_index_size)
+            self._json = _PlainJson(limits.published_index_size)
             if Digest.of(packed, place.digest.algorithm) != place.digest:
-                raise BadTable("it has another digest than the manifest says")
+                raise BadToc("it has another digest than the manifest says")
         self._stage = Decompressor("", most_parts=_MOST_PARTS)
         self._stage.feed(packed)
 
     @property
     def file_size(self) -> int | None:
         """Bytes of the table as a file of its layer; None where it is none."""
-        return self._json.size if isinstance(self._json, _Wrapped) else None
+        return self._json.size if isinstance(self._json, _TarJson) else None
 
     def pieces(self) -> Iterator[bytes]:
         """The JSON. When these were all, it was what the manifest says.
@@ -122,20 +122,20 @@ class Text:
                 yield self._json.feed(piece)
             self._stage.finish()
         except BadLayer as error:
-            raise BadTable(str(error)) from error
+            raise BadToc(str(error)) from error
         self._json.finish()
 
 
-class WholeTable:
-    """All that a table says. See `blobserve.store.lazy.toc.index_builder.Source`."""
+class WholeToc:
+    """All that a table says. See `blobserve.store.lazy.toc.index_builder.EntrySource`."""
 
-    def __init__(self, place: Place, packed: bytes, limits: Limits) -> None:
-        """See `Text`."""
-        self.contents = Contents(limits, place.end)
+    def __init__(self, place: TocLocation, packed: bytes, limits: Limits) -> None:
+        """See `TocText`."""
+        self.contents = TocEntries(limits, place.end)
         self._place = place
-        self._text = Text(place, packed, limits)
+        self._text = TocText(place, packed, limits)
         self._pieces = self._text.pieces()
-        self._table = Table()
+        self._table = TocParser()
 
     def read(self) -> bool:
         """See `Source.read`."""
