@@ -146,3 +146,32 @@ def test_hooks_are_pinned() -> None:
     for hook in hooks:
         for dependency in hook["additional_dependencies"]:
             assert re.match(r"[\w.-]+(?:\[\w+\])?==[\w.]+", dependency), dependency
+
+
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"], ids=str
+)
+def test_named_files_exist(page: str) -> None:
+    """Each file or folder of the code that a page for contributors names is there."""
+    text = _FENCE.sub("", (ROOT / page).read_text())
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+(?:\.py|/))`", text)) - {"toc/"}
+    places = (ROOT, ROOT / "blobserve")
+    assert named
+    assert [name for name in named if not any((each / name).exists() for each in places)] == []
+
+
+def test_terms_are_in_the_code() -> None:
+    """Each class that the glossary gives for a term exists, and there are 25 to 40 terms."""
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    code = "\n".join(path.read_text() for path in (ROOT / "blobserve").rglob("*.py"))
+    classes = set(re.findall(r"`([A-Z][A-Za-z]+)`", page)) - {"READY"}
+    assert [name for name in classes if not re.search(rf"^class {name}\b", code, re.M)] == []
+    assert 25 <= len(re.findall(r"^\| \*\*", page, re.MULTILINE)) <= 40
+
+
+def test_slow_files_exist() -> None:
+    """Each file that `make fast` leaves out is there under this name."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    [slow] = re.findall(r"^slow_files := (.+)$", makefile, re.MULTILINE)
+    present = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {f"test_{name}" for name in re.split(r"[|\s]+", slow)} - present == set()
