@@ -23,6 +23,53 @@ _HOST = re.compile(r"[0-9a-z_](?:[0-9a-z._-]*[0-9a-z_.])?|\[[0-9a-f:.]+\]")
 _VISIBLE = re.compile(r"[!-~]+")
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291 §2.4, as assigned so far
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            # https://www.iana.org/assignments/iana-ipv4-special-registry
+            "0.0.0.0/8",  # this network, RFC 791
+            "10.0.0.0/8",  # private, RFC 1918
+            "100.64.0.0/10",  # shared, RFC 6598
+            "127.0.0.0/8",  # loopback, RFC 1122
+            "169.254.0.0/16",  # link-local, RFC 3927
+            "172.16.0.0/12",  # private, RFC 1918
+            "192.0.0.0/24",  # protocol assignments, RFC 6890
+            "192.0.2.0/24",  # documentation, RFC 5737
+            "192.88.99.0/24",  # deprecated relays, RFC 7526 and RFC 6751
+            "192.168.0.0/16",  # private, RFC 1918
+            "198.18.0.0/15",  # benchmarks, RFC 2544
+            "198.51.100.0/24",  # documentation, RFC 5737
+            "203.0.113.0/24",  # documentation, RFC 5737
+            "224.0.0.0/4",  # multicast, RFC 5771
+            "240.0.0.0/4",  # reserved and broadcast, RFC 1112
+            # https://www.iana.org/assignments/iana-ipv6-special-registry, inside 2000::/3
+            "2001::/23",  # protocol assignments, RFC 2928
+            "2001:db8::/32",  # documentation, RFC 3849
+            "2002::/16",  # 6to4, RFC 3056: the IPv4 address in it decides
+            "3fff::/20",  # documentation, RFC 9637
+        ),
+    )
+)
+_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.9/32",  # port control, RFC 7723
+            "192.0.0.10/32",  # TURN, RFC 8155
+            "2001:1::1/128",  # port control, RFC 7723
+            "2001:1::2/128",  # TURN, RFC 8155
+            "2001:1::3/128",  # service registration, RFC 9665
+            "2001:3::/32",  # AMT, RFC 7450
+            "2001:4:112::/48",  # AS112, RFC 7535
+            "2001:20::/28",  # ORCHIDv2, RFC 7343
+            "2001:30::/28",  # drone remote identification, RFC 9374
+        ),
+    )
+)
+"""What lies in `_NOT_PUBLIC` and is globally reachable nevertheless."""
+
+_LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291 §2.5.5.1
 
@@ -103,13 +150,17 @@ class AddressRules:
 
 
 def is_loopback_name(host: str) -> bool:
-    """Whether this host, as written, can be nothing but this machine: RFC 6761 §6.3."""
+    """Return whether this host, as written, can be nothing but this machine: RFC 6761 §6.3."""
+    host = host.removesuffix(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
+    if address.version == 6 and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in _LOOPBACK)
 
 
 def is_public(address: str) -> bool:
@@ -118,9 +169,12 @@ def is_public(address: str) -> bool:
 
 
 def _is_global(address: _IPAddress) -> bool:
+    """Decide by tables of ours: those of the standard library differ from version to version."""
     if address.version == 6 and address not in _GLOBAL_UNICAST:
         return False
-    return address.is_global and not (address.is_multicast or address.is_reserved)
+    if any(address in network for network in _PUBLIC):
+        return True
+    return not any(address in network for network in _NOT_PUBLIC)
 
 
 def _meant(address: _IPAddress) -> Iterator[_IPAddress]:
