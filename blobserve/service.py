@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 from typing import Any, cast
 
@@ -17,7 +18,6 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
@@ -28,7 +28,9 @@ from blobserve.configfile import ConfigSource, load
 from blobserve.errors import CannotOpen, ConfigError
 from blobserve.metrics import Metrics
 from blobserve.names.reference import Repository
-from blobserve.oci.sources import Sources
+from blobserve.oci.credentials.keychain import CREDENTIAL_THREADS
+from blobserve.oci.http.name_lookup import NAME_THREADS, UNLISTED_NAME_THREADS
+from blobserve.oci.sources import Sources, SourceThreads
 from blobserve.prepull import PrePull
 from blobserve.socket_activation import by_index
 from blobserve.store.blobspace import BlobSpace
@@ -72,7 +74,13 @@ class Blobserve(Service):
         self._compute = OwnThreads(reactor, _compute_threads(), "blobserve-compute")
         self._disk = OwnThreads(reactor, _DISK_THREADS, "blobserve-disk")
         self.metrics = Metrics()
-        self._sources = Sources(reactor, config, self._disk, self.metrics)
+        # Who is asked here may not answer for minutes, and nothing of it has to be finished.
+        asking = partial(OwnThreads, reactor, is_awaited=False)
+        self._credentials = asking(CREDENTIAL_THREADS, "blobserve-credentials")
+        self._names = asking(NAME_THREADS, "blobserve-names")
+        self._unlisted_names = asking(UNLISTED_NAME_THREADS, "blobserve-unlisted-names")
+        threads = SourceThreads(self._disk, self._credentials, self._names, self._unlisted_names)
+        self._sources = Sources(reactor, config, threads, self.metrics)
         self._space = BlobSpace(
             reactor, config.blob_space, self._limits, self._compute, self.metrics, self._disk
         )
@@ -174,8 +182,8 @@ class Blobserve(Service):
 
     async def _begin(self) -> None:
         self._warn()
-        self._compute.start()
-        self._disk.start()
+        for pool in self._pools:
+            pool.start()
         with _opening("accessLog.file", self._config.access_log.file):
             self._access_log.open()
         metrics, probes = metrics_site(self.metrics.registry), probe_site(self._readiness.health)
@@ -224,9 +232,13 @@ class Blobserve(Service):
         await drained
 
     async def _stop_threads(self) -> None:
-        for pool in (self._compute, self._disk):
-            # Elsewhere, since it waits for what still runs there.
-            await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), pool.stop)
+        for pool in self._pools:
+            await pool.stopped()
+
+    @property
+    def _pools(self) -> tuple[OwnThreads, ...]:
+        asking = self._credentials, self._names, self._unlisted_names
+        return *asking, self._compute, self._disk
 
     def _limits(self) -> Limits:
         return self._config.limits

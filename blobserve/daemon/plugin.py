@@ -19,12 +19,12 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import DEFAULT_LISTEN, Config
 from blobserve.configfile import load
 from blobserve.daemon.log_observer import LineLogObserver
@@ -120,12 +120,14 @@ class Daemon(MultiService):
         self._blobserve = Blobserve(reactor, config)
         self._blobserve.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._reloading = DeferredLock()
+        self._reading = OwnThreads(reactor, 1, "blobserve-reload", is_awaited=False)
         self._watchdog = LoopingCall(notify, "WATCHDOG=1")
         self._watchdog.clock = reactor
 
     def startService(self) -> None:
         """Start serving, and listen to signals."""
         super().startService()  # type: ignore[no-untyped-call]
+        self._reading.start()
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         started = self._blobserve.when_started()
         started.addCallbacks(lambda _: self._started(), self._failed)
@@ -133,6 +135,7 @@ class Daemon(MultiService):
     def stopService(self) -> Deferred[Any]:
         """Say that the end is near, and drain."""
         notify("STOPPING=1")
+        self._reading.stop()
         return super().stopService()  # type: ignore[no-any-return, no-untyped-call]
 
     def _started(self) -> None:
@@ -168,11 +171,9 @@ class Daemon(MultiService):
 
     async def _read_again(self) -> None:
         notify("RELOADING=1")
-        # A thousand repositories take longer to read than a request should wait for.
-        threads = self._reactor.getThreadPool()
-        reading = deferToThreadPool(self._reactor, threads, _configuration, self._path)
         try:
-            self._blobserve.reload(await reading)
+            # A thousand repositories take longer to read than a request should wait for.
+            self._blobserve.reload(await self._reading.run(_configuration, self._path))
         except ConfigError as error:
             for problem in error.problems:
                 _log.error("configuration not loaded: {problem}", problem=problem)

@@ -21,7 +21,8 @@ from blobserve.errors import BlobserveError, NotFound
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
-from blobserve.oci.credentials.keychain import Keychain
+from blobserve.oci.credentials.keychain import Keychain, SharedKeychain
+from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.local.directory import LayoutDirectory, LayoutFiles
 from blobserve.oci.local.docker_archive import DockerArchive
 from blobserve.oci.local.layout import Layout
@@ -33,21 +34,38 @@ from blobserve.oci.source import Document, RefreshResult, Source
 T = TypeVar("T")
 
 
+@attrs.frozen
+class SourceThreads:
+    """Where sources do what blocks: each kind of work has threads that no other kind can take."""
+
+    disk: Threads
+    """For images of this host."""
+    credentials: Threads
+    """For files of credentials and of authorities, and for credential helpers."""
+    names: Threads
+    """For the names of hosts that the configuration leads to."""
+    unlisted_names: Threads
+    """For names that anybody can ask for: those of registries that are not listed."""
+
+
 class Sources:
     """Every source that one service has."""
 
     def __init__(
-        self, reactor: IReactorTime, config: Config, disk: Threads, metrics: Metrics
+        self, reactor: IReactorTime, config: Config, threads: SourceThreads, metrics: Metrics
     ) -> None:
         self._reactor = reactor
-        self._disk = disk
+        self._threads = threads
+        self._disk = threads.disk
+        self._names = Names(reactor, threads.names)
+        self._unlisted_names = Names(reactor, threads.unlisted_names)
         self._metrics = metrics
         self._registries: dict[tuple[str, bool], Registry] = {}
         self._retired: list[Registry] = []
         self._answers: dict[str, _Answer] = {}
         self._files: dict[LocalSource, LayoutFiles] = {}
         self._config = config
-        self._keychain = Keychain(config.docker_auth, os.environ)
+        self._credentials = self._of_this_host(config)
         self.reload(config)
 
     def reload(self, config: Config) -> None:
@@ -56,8 +74,8 @@ class Sources:
         self._registries = {}
         self._answers = {}
         if config.docker_auth != self._config.docker_auth:
-            self._keychain = Keychain(config.docker_auth, os.environ)
-        self._keychain.forget_answers()
+            self._credentials = self._of_this_host(config)
+        self._credentials.forget_answers()
         sources = {rules.source for rules in config.repos.values()}
         if config.limits != self._config.limits:
             sources = set()
@@ -87,7 +105,8 @@ class Sources:
         }
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and end every credential helper."""
+        self._credentials.stop()
         registries = [*self._retired, *self._registries.values()]
         self._retired, self._registries = [], {}
         await DeferredList([Deferred.fromCoroutine(each.close()) for each in registries])
@@ -110,14 +129,19 @@ class Sources:
             self._reactor,
             host,
             rules,
-            self._keychain if is_listed else None,
+            self._credentials if is_listed else None,
             # A registry is named by a repository that is listed. For all others it may be at a
             # private address only if its own entry says so: anybody can ask for them.
             is_listed or rules.allow_any_repo,
-            self._disk,
+            self._threads.credentials,
+            self._names if is_listed else self._unlisted_names,
             self._config.limits,
             self._metrics,
         )
+
+    def _of_this_host(self, config: Config) -> SharedKeychain:
+        keychain = Keychain(config.docker_auth, os.environ)
+        return SharedKeychain(keychain, self._threads.credentials)
 
 
 @attrs.frozen

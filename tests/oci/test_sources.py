@@ -14,7 +14,7 @@ from blobserve.errors import ImageNotFound, RegistryRefused
 from blobserve.metrics import Metrics
 from blobserve.names.reference import Reference, Repository
 from blobserve.oci.local.layout import Layout
-from blobserve.oci.sources import Sources
+from blobserve.oci.sources import Sources, SourceThreads
 from blobserve.testing import InlineThreads
 from tests.support.within import within
 
@@ -51,7 +51,8 @@ class Stand:
         self.name = f"127.0.0.1:{self.port.getHost().port}"
         self.auth = tmp_path / "auth.json"
         self.auth.write_text(AUTH % self.name)
-        self.sources = Sources(self.reactor, self.config(), InlineThreads(), Metrics())
+        threads = SourceThreads(*[InlineThreads() for _ in range(4)])
+        self.sources = Sources(self.reactor, self.config(), threads, Metrics())
 
     def config(self, **more: Any) -> Any:
         """A configuration that lists one repository, and allows every other."""

@@ -15,6 +15,7 @@ from blobserve.config import Limits, RegistryRules
 from blobserve.metrics import Metrics
 from blobserve.names.reference import Repository
 from blobserve.oci.credentials.keychain import Credential
+from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.registry.registry import Registry
 from blobserve.testing import InlineThreads, MadeImage
 
@@ -29,8 +30,8 @@ class FixedKeychain:
     credential: Credential | None = None
     asked: list[Repository] = attrs.field(factory=list)
 
-    def for_repository(self, repository: Repository) -> Credential | None:
-        """See `Keychain.for_repository`."""
+    async def for_repository(self, repository: Repository) -> Credential | None:
+        """See `Credentials.for_repository`."""
         self.asked.append(repository)
         return self.credential
 
@@ -89,9 +90,10 @@ async def registry_at(
         reactor if ahead is None else ahead.of(reactor),
         host,
         rules or RegistryRules(insecure=True),
-        FixedKeychain(credential),  # type: ignore[arg-type]
+        FixedKeychain(credential),
         may_be_private,
         InlineThreads(),
+        Names(reactor, InlineThreads()),
         limits or Limits(),
         metrics or Metrics(),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
+import json
 import os
 import signal
 import socket
@@ -11,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Unfinished
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,9 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from blobserve.config import Config, RepositoryRules
 from blobserve.daemon.plugin import announcement
+from tests.support.parts.images import Image
 from tests.support.parts.programs import answers, end, free_port, program, wait_until
+from tests.support.parts.registry import DockerRegistry
 from tests.support.parts.server import ROOT, Server
 from tests.support.turn_watch import LOGGED, slow_turns
 
@@ -345,6 +350,112 @@ def test_stalled_pulls_do_not_delay_the_end(
     assert [(each.status, each.body) for each in answered] == [(503, b"timeout")] * 10
     assert took < 1.0 + 0.5  # half a second for the process itself to end
     assert not list((server.space / "ingest").iterdir())
+
+
+# Python runs this before everything else: some names are not answered for within half a minute.
+SLOW_NAMES = """
+import socket, time
+usual = socket.getaddrinfo
+def getaddrinfo(host, *more, **named):
+    name = host.decode() if isinstance(host, bytes) else host
+    if name.endswith(".slow.example"):
+        time.sleep(30)
+        raise socket.gaierror
+    return usual(host, *more, **named)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@pytest.fixture
+def slow_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a server resolve names as above."""
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "sitecustomize.py").write_text(SLOW_NAMES)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"))
+
+
+def seconds_of(act: Callable[[], object]) -> float:
+    """Return how many seconds something takes."""
+    began = time.monotonic()
+    act()
+    return time.monotonic() - began
+
+
+@pytest.mark.usefixtures("slow_names")
+def test_names_that_do_not_resolve(
+    serve: Callable[..., Server], docker_registry: DockerRegistry
+) -> None:
+    """Look-ups that hang for names that anybody asks for delay nothing else.
+
+    A listed registry is found by its name meanwhile, a reload is read, and the end comes at once.
+    """
+    registry = docker_registry.host.replace("127.0.0.1", "localhost")
+    docker_registry.push(Image.of({"a": b"of a listed registry"}), "site:v1")
+    config = {
+        "timeout": "20s",
+        "allowAnyRepo": True,
+        "repos": {f"{registry}/site": {}},
+        "registries": {registry: {"insecure": True}},
+    }
+    server = serve(config)
+    with ThreadPoolExecutor(20) as clients:
+        slow = [f"/r{n}.slow.example/x:v1/" for n in range(20)]
+        waiting = [clients.submit(server.fetch, target) for target in slow]
+        for each in waiting:  # all have been sent, and hang
+            with pytest.raises(Unfinished):
+                each.result(0.1)
+        assert server.fetch(f"/{registry}/site:v1/a").body == b"of a listed registry"
+        server.reload()
+        assert eventually(lambda: "configuration loaded" in server.output.read_text())
+        assert seconds_of(server.stop) < 5
+        assert {each.result(20).status for each in waiting} == {503}
+
+
+def test_a_credential_helper_that_hangs(
+    serve: Callable[..., Server],
+    docker_registry: DockerRegistry,
+    htpasswd_registry: DockerRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A credential helper that hangs delays its own registry alone, and ends with the server."""
+    docker_registry.push(Image.of({"a": b"without a helper"}), "site:v1")
+    helper = tmp_path / "docker-credential-hang"
+    helper.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/helpers\nexec sleep 600\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    login = base64.b64encode(b"me:secret").decode()
+    auth = tmp_path / "auth.json"
+    auth.write_text(
+        json.dumps(
+            {
+                "credHelpers": {htpasswd_registry.host: "hang"},
+                "auths": {docker_registry.host: {"auth": login}},
+            }
+        )
+    )
+    hosts = docker_registry.host, htpasswd_registry.host
+    config = {
+        "timeout": "20s",
+        "repos": {f"{host}/*": {} for host in hosts},
+        "registries": {host: {"insecure": True} for host in hosts},
+    }
+    probes = free_port()
+    top = {"dockerAuth": str(auth), "readinessProbeAddr": f"127.0.0.1:{probes}"}
+    server = serve(config, top)
+    with ThreadPoolExecutor(20) as clients:
+        targets = [f"/{htpasswd_registry.host}/x{n}:v1/" for n in range(20)]
+        waiting = [clients.submit(server.fetch, target) for target in targets]
+        assert eventually((tmp_path / "helpers").exists)
+        for each in waiting:
+            with pytest.raises(Unfinished):
+                each.result(0.1)
+        assert get(probes, "/ready") == (200, b"ok\n")
+        assert server.fetch(f"/{docker_registry.host}/site:v1/a").body == b"without a helper"
+        [pid] = (tmp_path / "helpers").read_text().split()
+        assert seconds_of(server.stop) < 5
+        assert {each.result(20).status for each in waiting} == {503}
+    assert eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_the_end_is_that_of_twist(serve: Callable[..., Server]) -> None:

@@ -18,10 +18,11 @@ from blobserve.config import Limits, RegistryRules
 from blobserve.errors import AddressRefused, RegistryBusy, RegistryFailed, RegistryRefused
 from blobserve.metrics import Metrics
 from blobserve.names.reference import Repository
-from blobserve.oci.credentials.keychain import Credential, Keychain
+from blobserve.oci.credentials.keychain import Credential, Keychain, SharedKeychain
 from blobserve.oci.http.address_rules import AddressRules
 from blobserve.oci.http.client import Client
 from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.http.retry import RetryPolicy
 from blobserve.oci.registry.registry import Registry
 from blobserve.oci.registry.token_cache import Grant, TokenCache
@@ -76,7 +77,8 @@ async def test_a12_clocks_that_differ(issued: object) -> None:
     async with listening() as scripted:
         scripted.always("/token", lambda *_: Answer(body=json.dumps(given).encode()))
         rules = AddressRules(scripted.host, frozenset({scripted.host}))
-        endpoints = Endpoints(reactor, rules, None, InlineThreads(), 5.0)
+        threads = InlineThreads()
+        endpoints = Endpoints(reactor, rules, None, threads, Names(reactor, threads), 5.0)
         client = Client(reactor, rules, endpoints, Limits(), Metrics(), "tests")
         tokens = TokenCache(client, RetryPolicy(clock, scripted.host), clock, Limits())
         site = Repository.parse(f"{scripted.host}/team/site")
@@ -150,12 +152,14 @@ async def test_a22_for_one_registry_alone() -> None:
     async with listening() as known, listening() as stranger:
         auths = {"auths": {known.host: {"username": "reader", "password": "secret"}}}
         keychain = Keychain(None, {"DOCKER_AUTH_CONFIG": json.dumps(auths)})
+        threads = InlineThreads()
         for scripted in (known, stranger):
             scripted.user = "reader:secret"
             site = scripted.push(SITE, IMAGE)
             registry = Registry(
-                reactor, scripted.host, RegistryRules(insecure=True), keychain, True,
-                InlineThreads(), Limits(), Metrics(),
+                reactor, scripted.host, RegistryRules(insecure=True),
+                SharedKeychain(keychain, threads), True, threads, Names(reactor, threads),
+                Limits(), Metrics(),
             )  # fmt: skip
             for scripted.has_tokens in (False, True):
                 resolving = Deferred.fromCoroutine(registry.resolve(site))

@@ -20,8 +20,9 @@ from blobserve.errors import RegistryFailed, UpstreamError
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, canonical_registry
-from blobserve.oci.credentials.keychain import Credential, Keychain
+from blobserve.oci.credentials.keychain import Credential, Keychain, SharedKeychain
 from blobserve.oci.http.address_rules import AddressRules, Origin
+from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.registry.registry import Registry
 from blobserve.oci.source import Document
@@ -101,13 +102,15 @@ async def test_n01_docker_hub(tmp_path: Path, name: str, scope: str) -> None:
         hub.always("/v2/", bearing)
         realm.always("/token", lambda *_: Answer(body=b'{"token": "t"}'))
         net = Elsewhere(reactor, {hosts[0]: port_of(hub.host), hosts[1]: port_of(realm.host)})
+        threads = InlineThreads()
         registry = Registry(
             net,
             "docker.io",
             RegistryRules(ca=authority.write(tmp_path / "ca.pem")),
-            Keychain(None, {"DOCKER_AUTH_CONFIG": json.dumps(auths)}),
+            SharedKeychain(Keychain(None, {"DOCKER_AUTH_CONFIG": json.dumps(auths)}), threads),
             False,
-            InlineThreads(),
+            threads,
+            Names(net, threads),
             Limits(),
             Metrics(),
         )

@@ -69,6 +69,8 @@ class CredentialHelpers:
         self._runs_within = runs_within
         self._lock = threading.Lock()
         self._remembered: dict[tuple[str, str], _CachedAnswer] = {}
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._is_stopped = False
 
     def ask(self, name: str, server: str) -> HelperLogin | None:
         """What the helper `name` knows of `server`; None when it knows nothing, or fails.
@@ -84,17 +86,36 @@ class CredentialHelpers:
                 remembered.until = self._clock() + keep
             return remembered.login
 
+    def remembered(self, name: str, server: str) -> tuple[HelperLogin | None] | None:
+        """Return the answer that `ask` would give without running the helper; None if it would."""
+        found = self._remembered.get((name, server))
+        return (found.login,) if found is not None and self._clock() < found.until else None
+
+    def forget(self) -> None:
+        """Ask every helper anew."""
+        with self._lock:
+            self._remembered = {}
+
+    def stop(self) -> None:
+        """End every helper that runs, and start none any more. Does not wait for their end."""
+        with self._lock:
+            self._is_stopped = True
+            for process in self._processes:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
     def _run(self, name: str, server: str) -> HelperLogin | None:
         try:
             return _login(self._output(self._program(name), server))
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            # Its class alone: the text may quote what the helper printed.
-            _log.warn(
-                "credential helper {name} gave nothing for {server}: {kind}",
-                name=name,
-                server=server,
-                kind=type(error).__name__,
-            )
+            if not self._is_stopped:
+                # Its class alone: the text may quote what the helper printed.
+                _log.warn(
+                    "credential helper {name} gave nothing for {server}: {kind}",
+                    name=name,
+                    server=server,
+                    kind=type(error).__name__,
+                )
             return None
 
     def _program(self, name: str) -> str:
@@ -111,14 +132,7 @@ class CredentialHelpers:
         :raises subprocess.SubprocessError: when it takes too long, or says itself that it failed.
         :raises ValueError: when it says too much.
         """
-        with subprocess.Popen(
-            [program, "get"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(self._environ),
-            start_new_session=True,
-        ) as process:
+        with self._started(program) as process:
             try:
                 _tell(cast("IO[bytes]", process.stdin), server)
                 output = _hear(process, cast("IO[bytes]", process.stdout), self._runs_within)
@@ -126,9 +140,27 @@ class CredentialHelpers:
                 # Not yet waited for, so the group is still its own; its children go with it.
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
+            finally:
+                with self._lock:
+                    self._processes.discard(process)
         if process.returncode != 0:
             raise subprocess.CalledProcessError(process.returncode, program)
         return output
+
+    def _started(self, program: str) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._is_stopped:
+                raise subprocess.SubprocessError
+            process = subprocess.Popen(
+                [program, "get"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=dict(self._environ),
+                start_new_session=True,
+            )
+            self._processes.add(process)
+            return process
 
 
 def _login(output: bytes) -> HelperLogin:

@@ -1,8 +1,9 @@
 """Credentials: what we say to a registry about who we are.
 
-Blocking, and safe to call from several threads. The files that container tools share are read at
-each use, so that a rotated password counts at once; one that is suddenly malformed changes nothing.
-Knows nothing of HTTP, nor of which credential a registry will ask for.
+The files that container tools share are read at each use, so that a rotated password counts at
+once; one that is suddenly malformed changes nothing. A `Keychain` blocks, and may be asked in
+several threads; a `SharedKeychain` asks it in threads of its own. Knows nothing of HTTP, nor of
+which credential a registry will ask for.
 """
 
 from __future__ import annotations
@@ -14,14 +15,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.logger import Logger
 
+from blobserve.concurrency.threads import SharedCalls, Threads
 from blobserve.names.reference import DOCKER_HUB, Repository
 from blobserve.oci.credentials.docker_config import AuthFile, Credential
-from blobserve.oci.credentials.helpers import CredentialHelpers
+from blobserve.oci.credentials.helpers import CredentialHelpers, HelperLogin
 
-__all__ = ["Credential", "Keychain"]
+__all__ = ["Credential", "Credentials", "Keychain", "SharedKeychain"]
+
+CREDENTIAL_THREADS = 8
+_HELPERS_AT_ONCE = CREDENTIAL_THREADS - 2
+"""Some threads stay free for reading files, though every helper hangs."""
 
 _FILE_SIZE = 1 << 20
 _HUB_SERVER = "https://index.docker.io/v1/"  # the name by which helpers have always known it
@@ -50,31 +58,100 @@ class Keychain:
         inline = environ.get("DOCKER_AUTH_CONFIG")
         if path is None and inline is not None:
             self._places.append(_ConfigFile("$DOCKER_AUTH_CONFIG", inline.encode))
-        self._environ = environ
-        self._clock = clock
-        self.forget_answers()
+        self._helpers = CredentialHelpers(environ, clock)
 
     def forget_answers(self) -> None:
         """Ask every helper anew; what the files said last goes on counting while they are bad."""
-        self._helpers = CredentialHelpers(self._environ, self._clock)
+        self._helpers.forget()
+
+    def stop(self) -> None:
+        """End every helper that runs, and start none any more."""
+        self._helpers.stop()
 
     def for_repository(self, repository: Repository) -> Credential | None:
-        """The credential for pulling from `repository`; None to be anonymous.
+        """Return the credential for pulling from `repository`; None to be anonymous.
 
         The first place that has one counts; in it, the registry's helper, then the store, then
         what is written there, each by its most specific key. Blocks while a helper runs.
         """
-        server = _HUB_SERVER if repository.registry == DOCKER_HUB else repository.registry
-        for place in self._places:
-            file = place.current()
+        for file in self.files():
             for name in file.helpers(repository):
-                login = self._helpers.ask(name, server)
+                login = self.login(name, server_of(repository))
                 if login is not None:
                     return Credential.of_login(login.username, login.secret)
             credential = file.credential(repository)
             if credential is not None:
                 return credential
         return None
+
+    def files(self) -> list[AuthFile]:
+        """Return what stands in each place, in their order. Blocks."""
+        return [place.current() for place in self._places]
+
+    def known_login(self, helper: str, server: str) -> tuple[HelperLogin | None] | None:
+        """Return what `login` would return, if it would do so at once."""
+        return self._helpers.remembered(helper, server)
+
+    def login(self, helper: str, server: str) -> HelperLogin | None:
+        """Return what a helper knows of `server`. Blocks while it runs."""
+        return self._helpers.ask(helper, server)
+
+
+class Credentials(Protocol):
+    """Knows the credential for each repository."""
+
+    async def for_repository(self, repository: Repository) -> Credential | None:
+        """Return the credential for pulling from `repository`; None to be anonymous."""
+        ...
+
+
+class SharedKeychain:
+    """A keychain that is asked in `threads`. See `Credentials`.
+
+    A helper that hangs keeps one thread for each server, however many ask for its answer, and
+    delays neither other files nor, unless many hang, other helpers.
+    """
+
+    def __init__(self, keychain: Keychain, threads: Threads) -> None:
+        self._keychain = keychain
+        self._threads = threads
+        self._asking = SharedCalls[tuple[str, str], HelperLogin | None]()
+        self._permits = DeferredSemaphore(_HELPERS_AT_ONCE)
+
+    def forget_answers(self) -> None:
+        """See `Keychain.forget_answers`."""
+        self._keychain.forget_answers()
+
+    def stop(self) -> None:
+        """See `Keychain.stop`."""
+        self._keychain.stop()
+
+    async def for_repository(self, repository: Repository) -> Credential | None:
+        """See `Keychain.for_repository`."""
+        for file in await self._threads.run(self._keychain.files):
+            for name in file.helpers(repository):
+                login = await self._login(name, server_of(repository))
+                if login is not None:
+                    return Credential.of_login(login.username, login.secret)
+            credential = file.credential(repository)
+            if credential is not None:
+                return credential
+        return None
+
+    def _login(self, helper: str, server: str) -> Deferred[HelperLogin | None]:
+        known = self._keychain.known_login(helper, server)
+        if known is not None:
+            return succeed(known[0])
+
+        def ask() -> Deferred[HelperLogin | None]:
+            return self._permits.run(self._threads.run, self._keychain.login, helper, server)
+
+        return self._asking.wait((helper, server), ask)
+
+
+def server_of(repository: Repository) -> str:
+    """Return the name by which helpers know the registry of a repository."""
+    return _HUB_SERVER if repository.registry == DOCKER_HUB else repository.registry
 
 
 def _usual_files(environ: Mapping[str, str]) -> Iterator[Path]:

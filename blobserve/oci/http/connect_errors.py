@@ -12,6 +12,8 @@ from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLo
 from twisted.web._newclient import RequestNotSent
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 
+from blobserve.oci.http.name_lookup import NameTooSlow, TooManyNames
+
 NO_ANSWER = (
     CancelledError,
     ConnectError,
@@ -59,6 +61,10 @@ def was_asked(error: BaseException) -> bool:
 
 def problem_of(error: BaseException) -> str:
     """Why no answer came, in words of ours."""
+    if isinstance(error, NameTooSlow):
+        return f"its name was not resolved within {error.within:g} s"
+    if isinstance(error, TooManyNames):
+        return "too many names are being looked up"
     if isinstance(error, DNSLookupError):
         return "its name does not resolve"
     if isinstance(error, ConnectError):

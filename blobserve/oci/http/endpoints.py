@@ -13,7 +13,6 @@ from typing import Any
 
 from OpenSSL import SSL, crypto
 from twisted.internet._sslverify import IOpenSSLTrustRoot  # public only in its documentation
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import DNSLookupError
@@ -36,6 +35,7 @@ from zope.interface import implementer
 from blobserve.concurrency.threads import Threads
 from blobserve.errors import AddressRefused, RegistryFailed
 from blobserve.oci.http.address_rules import AddressRules
+from blobserve.oci.http.name_lookup import Names
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -46,17 +46,24 @@ class Endpoints:
 
     :param ca: a PEM file of certificates that are trusted besides the system's, by this registry
         and by whatever it sends us to: a private registry's storage has its certificate from the
-        same authority. Read in `disk`, at the first connection that needs it.
-    :param timeout: seconds that each address has to accept a connection.
+        same authority. Read in `threads`, at the first connection that needs it.
+    :param timeout: seconds that a name has to be resolved, and each address to accept a connection.
     """
 
     def __init__(
-        self, reactor: Any, rules: AddressRules, ca: Path | None, disk: Threads, timeout: float
+        self,
+        reactor: Any,
+        rules: AddressRules,
+        ca: Path | None,
+        threads: Threads,
+        names: Names,
+        timeout: float,
     ) -> None:
         self._reactor = reactor
         self._rules = rules
         self._ca = ca
-        self._disk = disk
+        self._threads = threads
+        self._names = names
         self._timeout = timeout
         self._policy: HostnameCachingHTTPSPolicy | None = None
 
@@ -68,7 +75,7 @@ class Endpoints:
         self, host: str, port: int, has_tls: bool, factory: IProtocolFactory
     ) -> IProtocol:
         """Connect to one of the host's permitted addresses, whichever answers first."""
-        addresses = await _resolve(self._reactor, host, port)
+        addresses = await self._names.addresses(host, port, self._timeout)
         name = f"[{host}]" if ":" in host else host
         permitted = [each for each in addresses if self._rules.permits(name, port, each.host)]
         if addresses and not permitted:
@@ -92,7 +99,7 @@ class Endpoints:
 
     async def _authorities(self, path: Path) -> IOpenSSLTrustRoot:
         try:
-            found = _PEM.findall(await self._disk.run(path.read_bytes))
+            found = _PEM.findall(await self._threads.run(path.read_bytes))
             if not found:
                 raise ValueError("no certificate")
             root: IOpenSSLTrustRoot = trustRootFromCertificates(map(Certificate.loadPEM, found))
@@ -122,31 +129,6 @@ class _CombinedTrust:
     def _addCACertsToContext(self, context: SSL.Context) -> None:
         for root in self._roots:
             root._addCACertsToContext(context)
-
-
-async def _resolve(reactor: Any, host: str, port: int) -> list[IPv4Address | IPv6Address]:
-    receiver = _Receiver()
-    reactor.nameResolver.resolveHostName(receiver, host, port)
-    return await receiver.complete
-
-
-@implementer(IResolutionReceiver)
-class _Receiver:
-    def __init__(self) -> None:
-        self._addresses: list[IPv4Address | IPv6Address] = []
-        self.complete: Deferred[list[IPv4Address | IPv6Address]] = Deferred()
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """See `IResolutionReceiver.resolutionBegan`."""
-
-    def addressResolved(self, address: IAddress) -> None:
-        """See `IResolutionReceiver.addressResolved`."""
-        if isinstance(address, IPv4Address | IPv6Address):
-            self._addresses.append(address)
-
-    def resolutionComplete(self) -> None:
-        """See `IResolutionReceiver.resolutionComplete`."""
-        self.complete.callback(self._addresses)
 
 
 @implementer(IReactorPluggableNameResolver, IHostnameResolver, IHostResolution)

@@ -13,10 +13,9 @@ from urllib.parse import urljoin
 
 import attrs
 
-from blobserve.concurrency.threads import Threads
 from blobserve.errors import RegistryFailed, RegistryRefused
 from blobserve.names.reference import Repository
-from blobserve.oci.credentials.keychain import Credential, Keychain
+from blobserve.oci.credentials.keychain import Credential, Credentials
 from blobserve.oci.http.address_rules import Origin
 from blobserve.oci.registry import challenge
 from blobserve.oci.registry.challenge import Basic, Bearer
@@ -39,13 +38,12 @@ class _Demand:
 class Authorizer:
     """What one registry is shown, for each of its repositories.
 
-    :param keychain: None to be anonymous. Asked in `disk`, anew each time.
+    :param credentials: None to be anonymous. Asked anew each time.
     """
 
-    def __init__(self, tokens: TokenCache, keychain: Keychain | None, disk: Threads) -> None:
+    def __init__(self, tokens: TokenCache, credentials: Credentials | None) -> None:
         self._tokens = tokens
-        self._keychain = keychain
-        self._disk = disk
+        self._credentials = credentials
         self._asked: OrderedDict[Repository, _Demand] = OrderedDict()
 
     async def unasked(self, repository: Repository) -> str | None:
@@ -101,9 +99,9 @@ class Authorizer:
         return f"Bearer {await self._tokens.token(grant)}"
 
     async def _credential(self, repository: Repository) -> Credential | None:
-        if self._keychain is None:
+        if self._credentials is None:
             return None
-        return await self._disk.run(self._keychain.for_repository, repository)
+        return await self._credentials.for_repository(repository)
 
 
 def _realm(repository: Repository, url: str, asked: Bearer) -> str:

@@ -30,8 +30,9 @@ from blobserve.errors import (
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
-from blobserve.oci.credentials.keychain import Keychain
+from blobserve.oci.credentials.keychain import Credentials
 from blobserve.oci.http import retry
+from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.http.response import BodyTooLong, Request, Response
 from blobserve.oci.http.retry import Transient, retry_after
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
@@ -57,9 +58,11 @@ class Registry:
     Believes only itself: what another host answers in its name is content, never a refusal.
 
     :param host: `host` or `host:port`, as references name it.
-    :param keychain: whose credentials to use; asked in `disk`. None to be anonymous.
+    :param credentials: None to be anonymous.
     :param may_be_private: whether `host` and the hosts in `rules.allow_hosts` may have addresses
         that are not public. One without a port stands for ports 80 and 443.
+    :param threads: where the file of its authorities is read.
+    :param names: how host names are resolved.
     :param user_agent: what we call ourselves.
     """
 
@@ -68,9 +71,10 @@ class Registry:
         reactor: Any,
         host: str,
         rules: RegistryRules,
-        keychain: Keychain | None,
+        credentials: Credentials | None,
         may_be_private: bool,
-        disk: Threads,
+        threads: Threads,
+        names: Names,
         limits: Limits,
         metrics: Metrics,
         user_agent: str = "blobserve",
@@ -81,7 +85,16 @@ class Registry:
         self._storage: dict[tuple[Repository, Digest], tuple[str, float]] = {}
         self._head_failed = -math.inf
         self._session = Session(
-            reactor, host, rules, keychain, may_be_private, disk, limits, metrics, user_agent
+            reactor,
+            host,
+            rules,
+            credentials,
+            may_be_private,
+            threads,
+            names,
+            limits,
+            metrics,
+            user_agent,
         )
 
     async def resolve(self, reference: Reference) -> Document:

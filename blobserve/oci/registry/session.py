@@ -17,10 +17,11 @@ from blobserve.config import Limits, RegistryRules
 from blobserve.errors import StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.names.reference import DOCKER_HUB, Repository
-from blobserve.oci.credentials.keychain import Keychain
+from blobserve.oci.credentials.keychain import Credentials
 from blobserve.oci.http.address_rules import AddressRules, Origin, is_loopback_name
 from blobserve.oci.http.client import Client, NoTls
 from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.http.response import Request, Response
 from blobserve.oci.http.retry import TRIES, RetryPolicy
 from blobserve.oci.registry.authorizer import Authorizer
@@ -40,9 +41,10 @@ class Session:
         reactor: Any,
         host: str,
         rules: RegistryRules,
-        keychain: Keychain | None,
+        credentials: Credentials | None,
         may_be_private: bool,
-        disk: Threads,
+        threads: Threads,
+        names: Names,
         limits: Limits,
         metrics: Metrics,
         user_agent: str,
@@ -55,11 +57,11 @@ class Session:
         allowed = {each.lower() for each in rules.allow_hosts}
         named = frozenset({host, self._authority} | allowed)
         addresses = AddressRules(host, named, rules.insecure, not may_be_private)
-        endpoints = Endpoints(reactor, addresses, rules.ca, disk, limits.connect_timeout)
+        endpoints = Endpoints(reactor, addresses, rules.ca, threads, names, limits.connect_timeout)
         self._client = Client(reactor, addresses, endpoints, limits, metrics, user_agent)
         self._patience = RetryPolicy(reactor, host)
         tokens = TokenCache(self._client, RetryPolicy(reactor, host), reactor, limits)
-        self._login = Authorizer(tokens, keychain, disk)
+        self._login = Authorizer(tokens, credentials)
         self._running: set[Deferred[Any]] = set()
         self._is_closed = False
 

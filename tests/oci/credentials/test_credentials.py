@@ -11,13 +11,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
+from blobserve.concurrency.threads import OwnThreads
 from blobserve.names.reference import Repository
 from blobserve.oci.credentials.docker_config import AuthFile
 from blobserve.oci.credentials.helpers import CredentialHelpers, HelperLogin
-from blobserve.oci.credentials.keychain import Credential, Keychain
+from blobserve.oci.credentials.keychain import (
+    CREDENTIAL_THREADS,
+    Credential,
+    Keychain,
+    SharedKeychain,
+)
+from tests.support.source_fixtures import until
+from tests.support.within import within
 
 SITE = Repository.parse("registry.example/team/site")
 HUB = Repository.parse("docker.io/alpine")
@@ -470,3 +479,57 @@ def test_many_ask_at_once(helper, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(ask, range(8))) == [ME] * 8
     assert len((tmp_path / "runs").read_text().splitlines()) == 1
+
+
+# --- Helpers that hang ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pool() -> Iterator[OwnThreads]:
+    """The threads in which credentials are looked up."""
+    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+    pool = OwnThreads(reactor, CREDENTIAL_THREADS, "credentials", is_awaited=False)  # type: ignore[arg-type]
+    pool.start()
+    yield pool
+    pool.stop()
+
+
+@within(30)
+async def test_one_helper_for_all_that_ask(helper, tmp_path: Path, pool: OwnThreads) -> None:
+    """However many ask, one helper runs for a server, and one that leaves takes nothing along."""
+    environ = helper(f"sleep 0.3; {ANSWER}") | {"DOCKER_AUTH_CONFIG": '{"credsStore": "test"}'}
+    shared = SharedKeychain(Keychain(None, environ), pool)
+    asking = [Deferred.fromCoroutine(shared.for_repository(SITE)) for _ in range(100)]
+    asking[0].addErrback(lambda failure: failure.trap(CancelledError) and None)
+    await until(lambda: (tmp_path / "runs").exists())
+    asking[0].cancel()
+    assert await gatherResults(asking) == [None, *[ME] * 99]
+    assert len((tmp_path / "runs").read_text().splitlines()) == 1
+    assert await shared.for_repository(SITE) == ME
+
+
+@within(30)
+async def test_a_helper_that_hangs_delays_no_other_registry(
+    helper, tmp_path: Path, pool: OwnThreads
+) -> None:
+    """While a helper hangs for many servers, what files and answers say of others is known.
+
+    The end of the keychain ends the helpers.
+    """
+    environ = helper(f'case "$server" in known*) {ANSWER};; *) sleep 61;; esac')
+    known = Repository.parse("known.example/site")
+    slow = [Repository.parse(f"slow{n}.example/site") for n in range(20)]
+    names = [known.registry, *[each.registry for each in slow]]
+    entries = {"credHelpers": dict.fromkeys(names, "test"), **auths("plain.example")}
+    environ["DOCKER_AUTH_CONFIG"] = json.dumps(entries)
+    shared = SharedKeychain(Keychain(None, environ), pool)
+    assert await shared.for_repository(known) == ME
+    asking = [Deferred.fromCoroutine(shared.for_repository(each)) for each in slow * 10]
+    runs = tmp_path / "runs"
+    await until(lambda: len(runs.read_text().splitlines()) == CREDENTIAL_THREADS - 1)
+    assert await shared.for_repository(Repository.parse("plain.example/site")) == ME
+    assert await shared.for_repository(known) == ME
+    shared.stop()
+    assert await gatherResults(asking) == [None] * 200
+    assert len(runs.read_text().splitlines()) == CREDENTIAL_THREADS - 1

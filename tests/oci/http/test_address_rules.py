@@ -17,6 +17,7 @@ from zope.interface import implementer
 from blobserve.errors import AddressRefused
 from blobserve.oci.http.address_rules import AddressRules, Origin, is_loopback_name, is_public
 from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.name_lookup import Names
 from blobserve.testing import InlineThreads
 
 
@@ -346,7 +347,8 @@ class _Net:
     def connect(self, host: str, port: int, named: Sequence[str] | set[str] = ()) -> Deferred[Any]:
         """Connect on behalf of registry.example."""
         rules = AddressRules("registry.example", frozenset(named))
-        endpoints = Endpoints(self.reactor, rules, None, InlineThreads(), 5.0)
+        threads = InlineThreads()
+        endpoints = Endpoints(self.reactor, rules, None, threads, Names(self.reactor, threads), 5.0)
         uri = URI.fromBytes(f"http://{host}:{port}/".encode())
         return endpoints.endpointForURI(uri).connect(Factory())
 

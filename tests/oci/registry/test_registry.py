@@ -607,6 +607,7 @@ async def test_hub() -> None:
     """Docker Hub's images come from the host where its registry really is."""
     from twisted.internet.testing import MemoryReactorClock
 
+    from blobserve.oci.http.name_lookup import Names
     from blobserve.oci.registry.registry import Registry
     from blobserve.testing import InlineThreads
 
@@ -617,9 +618,11 @@ async def test_hub() -> None:
     names: list[str] = []
     clock = MemoryReactorClock()
     clock.nameResolver = Resolver()
+    threads = InlineThreads()
     registry = Registry(
-        clock, "docker.io", RegistryRules(), None, False, InlineThreads(), Limits(), Metrics()
-    )
+        clock, "docker.io", RegistryRules(), None, False, threads, Names(clock, threads), Limits(),
+        Metrics(),
+    )  # fmt: skip
     asking = _outcome(registry.resolve(Reference.parse("docker.io/alpine:3")))
     clock.advance(0)
     await registry.close()

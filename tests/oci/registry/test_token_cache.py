@@ -18,6 +18,7 @@ from blobserve.oci.credentials.keychain import Credential
 from blobserve.oci.http.address_rules import AddressRules
 from blobserve.oci.http.client import Client
 from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.http.retry import RetryPolicy
 from blobserve.oci.registry.token_cache import Grant, TokenCache
 from blobserve.testing import InlineThreads, make_image
@@ -329,7 +330,8 @@ async def test_life(said: object, life: float) -> None:
     async with listening() as scripted:
         scripted.token_life = said
         rules = AddressRules(scripted.host, frozenset({scripted.host}))
-        endpoints = Endpoints(reactor, rules, None, InlineThreads(), 5.0)
+        threads = InlineThreads()
+        endpoints = Endpoints(reactor, rules, None, threads, Names(reactor, threads), 5.0)
         client = Client(reactor, rules, endpoints, limits, Metrics(), "tests")
         tokens = TokenCache(client, RetryPolicy(clock, scripted.host), clock, limits)
         repository = Repository.parse(f"{scripted.host}/team/site")
