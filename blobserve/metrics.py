@@ -151,6 +151,24 @@ class Metrics:
         )
 
 
+# https://www.iana.org/assignments/http-status-codes
+_RANGES = ((100, 105), (200, 209), (300, 309), (400, 419), (421, 427), (500, 509))
+_STATUSES = {
+    *(status for first, end in _RANGES for status in range(first, end)),
+    *(226, 428, 429, 431, 451, 510, 511),
+}
+
+
+def status_label(status: int) -> str:
+    """Return a label for a status that another server chose: one of a few, whatever it is.
+
+    An unknown one counts as its class, such as ``4xx``, as RFC 9110 §15 would have it.
+    """
+    if status in _STATUSES:
+        return str(status)
+    return f"{status // 100}xx" if 100 <= status < 600 else "other"
+
+
 class Tally(Collector):
     """A counter with one label, for what every request counts.
 

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 from hypothesis import settings
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from tests.faults.campaign import PROPERTY
 from tests.support.examples import NAME
@@ -192,3 +195,33 @@ def failures() -> Iterator[list[type[BaseException]]]:
 
     with observed(observe):
         yield logged
+
+
+@implementer(IHostnameResolver)
+class Inward:
+    """Resolves every name that ends in `.example` to loopback, as an attacker's own zone would."""
+
+    def __init__(self, other: IHostnameResolver) -> None:
+        self._other = other
+
+    def resolveHostName(
+        self, receiver: Any, name: str, port: int = 0, *more: Any, **named: Any
+    ) -> IHostResolution:
+        """See `IHostnameResolver.resolveHostName`."""
+        if not name.endswith(".example"):
+            return self._other.resolveHostName(receiver, name, port, *more, **named)
+        receiver.resolutionBegan(receiver)
+        receiver.addressResolved(IPv4Address("TCP", "127.0.0.1", port))
+        receiver.resolutionComplete()
+        return receiver
+
+
+@pytest.fixture
+def inward() -> Iterator[None]:
+    """Let the reactor resolve names as `Inward` does."""
+    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+    before = reactor.nameResolver
+    reactor.installNameResolver(Inward(before))
+    yield
+    reactor.installNameResolver(before)

@@ -8,8 +8,10 @@ looks at the server's health.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList
@@ -30,6 +32,9 @@ from blobserve.oci.local.oci_archive import OciArchive
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.registry.registry import Registry
 from blobserve.oci.source import Document, RefreshResult, Source
+
+UNLISTED_REGISTRIES = 64
+"""Of the registries that are not listed, how many are kept: those that were asked for last."""
 
 T = TypeVar("T")
 
@@ -60,9 +65,10 @@ class Sources:
         self._names = Names(reactor, threads.names)
         self._unlisted_names = Names(reactor, threads.unlisted_names)
         self._metrics = metrics
-        self._registries: dict[tuple[str, bool], Registry] = {}
-        self._retired: list[Registry] = []
-        self._answers: dict[str, _Answer] = {}
+        self._listed: dict[str, _Known] = {}
+        self._unlisted: OrderedDict[str, _Known] = OrderedDict()
+        # A pull that uses one keeps it, and nothing else does.
+        self._retired: WeakSet[Registry] = WeakSet()
         self._files: dict[LocalSource, LayoutFiles] = {}
         self._config = config
         self._credentials = self._of_this_host(config)
@@ -70,9 +76,10 @@ class Sources:
 
     def reload(self, config: Config) -> None:
         """Make every source anew when it is next asked for; what runs goes on as it began."""
-        self._retired += self._registries.values()
-        self._registries = {}
-        self._answers = {}
+        for known in [*self._listed.values(), *self._unlisted.values()]:
+            self._retire(known)
+        self._listed = {}
+        self._unlisted.clear()
         if config.docker_auth != self._config.docker_auth:
             self._credentials = self._of_this_host(config)
         self._credentials.forget_answers()
@@ -88,28 +95,55 @@ class Sources:
         rules = self._config.rules_for(repository)
         if rules is not None and rules.source is not None:
             return Layout(self._files_of(rules.source), self._disk, self._config.limits)
-        is_listed = rules is not None and rules.listed
-        key = repository.registry, is_listed
-        if key not in self._registries:
-            self._registries[key] = self._registry(*key)
-        return _ObservedRegistry(
-            self._registries[key], repository.registry, self._reactor, self._answers
-        )
+        if rules is not None and rules.listed:
+            known = self._of_listed(repository.registry)
+        else:
+            known = self._of_unlisted(repository.registry)
+        return _ObservedRegistry(known, self._reactor)
 
     def health(self) -> Mapping[str, object]:
-        """How each registry that was asked since the last reload answered last."""
+        """Return how each registry that was asked since the last reload answered last.
+
+        Of those that are not listed, the few that were asked for last.
+        """
         now = self._reactor.seconds()
+        answers: dict[str, _Answer] = {}
+        for name, known in [*self._unlisted.items(), *self._listed.items()]:
+            last, other = known.last, answers.get(name)
+            if last is not None and (other is None or other.time <= last.time):
+                answers[name] = last
         return {
             name: {"last": answer.text, "secondsAgo": round(now - answer.time, 1)}
-            for name, answer in sorted(self._answers.items())
+            for name, answer in sorted(answers.items())
         }
 
     async def close(self) -> None:
         """Close every connection, and end every credential helper."""
         self._credentials.stop()
-        registries = [*self._retired, *self._registries.values()]
-        self._retired, self._registries = [], {}
+        known = [*self._listed.values(), *self._unlisted.values()]
+        registries = [*self._retired, *(each.registry for each in known)]
+        self._retired.clear()
+        self._listed = {}
+        self._unlisted.clear()
         await DeferredList([Deferred.fromCoroutine(each.close()) for each in registries])
+
+    def _of_listed(self, host: str) -> _Known:
+        if host not in self._listed:
+            self._listed[host] = _Known(self._registry(host, is_listed=True))
+        return self._listed[host]
+
+    def _of_unlisted(self, host: str) -> _Known:
+        """Return the registry for repositories that are not listed: anybody can name any host."""
+        if host not in self._unlisted:
+            self._unlisted[host] = _Known(self._registry(host, is_listed=False))
+        self._unlisted.move_to_end(host)
+        if len(self._unlisted) > UNLISTED_REGISTRIES:
+            self._retire(self._unlisted.popitem(last=False)[1])
+        return self._unlisted[host]
+
+    def _retire(self, known: _Known) -> None:
+        self._retired.add(known.registry)
+        known.registry.retire()
 
     def _files_of(self, source: LocalSource) -> LayoutFiles:
         files = self._files.get(source)
@@ -150,14 +184,24 @@ class _Answer:
     text: str
 
 
+@attrs.define
+class _Known:
+    """A registry, and how it last answered."""
+
+    registry: Registry
+    last: _Answer | None = None
+
+
 @attrs.frozen
 class _ObservedRegistry:
-    """A registry, and a note of how it last answered. See `Source`."""
+    """A registry whose answers are noted. See `Source`."""
 
-    _registry: Registry
-    _name: str
+    _known: _Known
     _clock: IReactorTime
-    _answers: dict[str, _Answer]
+
+    @property
+    def _registry(self) -> Registry:
+        return self._known.registry
 
     async def resolve(self, reference: Reference) -> Document:
         return await self._noted(self._registry.resolve(reference))
@@ -188,4 +232,4 @@ class _ObservedRegistry:
             text = str(error)
             raise
         finally:
-            self._answers[self._name] = _Answer(self._clock.seconds(), text)
+            self._known.last = _Answer(self._clock.seconds(), text)

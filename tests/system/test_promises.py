@@ -7,12 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import pytest
-from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IHostnameResolver, IHostResolution
-from zope.interface import implementer
 
 from blobserve.config import MIB
 from blobserve.testing import make_image
@@ -95,36 +91,6 @@ async def test_eviction_while_a_206_is_running(tmp_path: Path) -> None:
 
 
 # --- Where connections go -------------------------------------------------------------------------
-
-
-@implementer(IHostnameResolver)
-class Inward:
-    """Resolves every name that ends in `.example` to loopback, as an attacker's own zone would."""
-
-    def __init__(self, other: IHostnameResolver) -> None:
-        self._other = other
-
-    def resolveHostName(
-        self, receiver: Any, name: str, port: int = 0, *more: Any, **named: Any
-    ) -> IHostResolution:
-        """See `IHostnameResolver.resolveHostName`."""
-        if not name.endswith(".example"):
-            return self._other.resolveHostName(receiver, name, port, *more, **named)
-        receiver.resolutionBegan(receiver)
-        receiver.addressResolved(IPv4Address("TCP", "127.0.0.1", port))
-        receiver.resolutionComplete()
-        return receiver
-
-
-@pytest.fixture
-def inward() -> Iterator[None]:
-    """Let the reactor resolve names as `Inward` does."""
-    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
-
-    before = reactor.nameResolver
-    reactor.installNameResolver(Inward(before))
-    yield
-    reactor.installNameResolver(before)
 
 
 @within(30)

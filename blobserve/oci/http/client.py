@@ -23,7 +23,7 @@ from zope.interface import implementer
 from blobserve.concurrency.fair_queue import a_later_turn
 from blobserve.config import Limits
 from blobserve.errors import RegistryFailed
-from blobserve.metrics import Metrics
+from blobserve.metrics import Metrics, status_label
 from blobserve.oci.http.address_rules import AddressRules, Origin
 from blobserve.oci.http.connect_errors import (
     NO_ANSWER,
@@ -92,6 +92,13 @@ class Client:
             request = self._redirected(request, response)
         raise self._failed(f"it redirects more than {MAX_REDIRECTS} times")
 
+    def retire(self) -> None:
+        """Keep no connection for later, from now on; what is running goes on, also by new ones."""
+        self._pool.persistent = False
+        self._pool.cachedConnectionTimeout = 0
+        # The Deferred fires when all have closed, and nothing waits for that.
+        self._pool.closeCachedConnections()
+
     async def close(self) -> None:
         """Close the connections that nobody uses; what is running is its caller's to cancel."""
         await self._pool.closeCachedConnections()
@@ -125,7 +132,7 @@ class Client:
         begun = self._reactor.seconds()
         wire = _VerbatimAgent(self._agent, request)
         response = await self._answer(wire.send(self._reactor, self._headers(request)), origin)
-        labels = (request.method.lower(), str(response.code))
+        labels = (request.method.lower(), status_label(response.code))
         self._metrics.client_requests.labels(*labels).inc()
         self._metrics.client_duration.labels(*labels).observe(self._reactor.seconds() - begun)
         return Response(response, origin, request.url, self._reactor, self._limits)

@@ -127,6 +127,10 @@ class Registry:
         part = RangeRead(self._name, descriptor, start, length)
         return await self._session.run(lambda: self._part(repository, part), PART_TRIES)
 
+    def retire(self) -> None:
+        """Let the pulls that use this go on to their end, and keep no connection beyond that."""
+        self._session.retire()
+
     async def close(self) -> None:
         """End everything at once, connections included; what was running fails: StoreClosed."""
         await self._session.close()

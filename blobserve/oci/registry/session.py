@@ -97,6 +97,10 @@ class Session:
         finally:
             self._running.discard(running)
 
+    def retire(self) -> None:
+        """Let what uses this go on to its end, and keep no connection beyond that."""
+        self._client.retire()
+
     async def close(self) -> None:
         """End everything at once, connections included."""
         self._is_closed = True
