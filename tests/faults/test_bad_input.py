@@ -367,7 +367,7 @@ def test_urls_that_name_no_image(serve: Callable[..., Server]) -> None:
         assert server.fetch(target, "HEAD").status == 404
     for target, status, said in [
         ("/b.example/sight:v1/", 403, 'forbidden repo: "b.example/sight"\n'),
-        ("/b.example/site:v2/", 404, "no such image: b.example/site:v2\n"),
+        ("/b.example/site:v2/", 404, "no such image: b.example/site:v2; its source has v1\n"),
         ("/b.example/site:v1/nope.js", 404, "no such file: /nope.js\n"),
         ("/b.example/site:v1/index.html/", 404, "no such file: /index.html/\n"),
         ("/b.example/site:v1/images/", 404, "no such file: /images/\n"),

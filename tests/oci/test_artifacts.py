@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +88,9 @@ def test_a_real_registry(
     assert (missing.status, missing.body) == (404, b"no such file: /none.txt\n")
     assert server.fetch(f"/{repository}@{artifact.digest}/index.html").body == b"<p>page"
     # Nothing is marked as durable: all is read again, and found to be what was pulled.
-    server.kill()
-    (server.space / "state").unlink()
+    server.stop()
+    with closing(sqlite3.connect(server.space / "state")) as state, state:
+        state.execute("UPDATE blobs SET durable = 0")
     docker_registry.stop()
     server.start()
     for path, content in SERVED.items():

@@ -43,18 +43,21 @@ class Server:
         config: Mapping[str, object],
         top: Mapping[str, object] | None = None,
         under: Sequence[str] = (),
+        environment: Mapping[str, str] = {},
         twist: Sequence[str] = _TWIST,
         checkout: Path = ROOT,
     ) -> None:
         """Write the configuration; `start` starts the process.
 
         :param under: a command that runs the server and hands its process over; see `strace -D`.
+        :param environment: variables that its process has besides those of this one.
         :param twist: arguments by which Python runs `twist`, or a program in its place.
         :param checkout: the tree that the server's code comes from.
         """
         self.directory = directory
         self._checkout = checkout
         self._under = under
+        self._environment = environment
         self._twist = twist
         self.port = free_port()
         self.output = directory / "output"
@@ -92,7 +95,7 @@ class Server:
             self._process = subprocess.Popen(
                 [*self._under, sys.executable, *self._twist, "blobserve", "--config", self.config],
                 cwd=self.directory,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
