@@ -7,11 +7,10 @@ from typing import Literal
 
 from blobserve.errors import BlobDamaged
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.blobspace import Readable
 from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.index.entry import Entry
-from blobserve.store.lazy.lazy_layer import LazyLease, LazyRead
 
 Result = Literal["hit", "pull", "wait", "stale"]
 
@@ -23,7 +22,7 @@ class Lease:
         self, image: Readable, digest: Digest, layers: int, result: Result, trusted_until: float
     ) -> None:
         self._image: Readable | None = image
-        self.filesystem: ImageFilesystem = image.filesystem
+        self.filesystem: Filesystem = image.filesystem
         self.use_again = image.use_again
         """Counts another use of the image, cheaply, also after `release`.
 
@@ -67,20 +66,6 @@ class Lease:
         """
         if self._image is not None:
             self._image.report(damage)
-
-    @property
-    def is_published(self) -> bool:
-        """Whether its files are not here yet, and read by a published index: see `reading`."""
-        return isinstance(self._image, LazyLease)
-
-    def reading(self, entry: Entry) -> LazyRead:
-        """A file of an image that is not here yet being read; of one that is not empty.
-
-        To be closed before this is released.
-        """
-        if not isinstance(self._image, LazyLease):
-            raise TypeError("an image that is here is read through its filesystem")
-        return self._image.reading(entry)
 
     def release(self) -> None:
         """Give the image up; once is enough, more is harmless."""

@@ -233,7 +233,7 @@ async def test_a_damaged_layer_is_set_aside(tmp_path: Path) -> None:
         assert space.state_of(one.digest) is BlobState.UNKNOWN
         assert names_in(tmp_path, "blobs/sha256") == []
         entry = blob.filesystem.lookup(b"index.html")
-        assert len(blob.filesystem.read(entry, 0, entry.size)) == 100 * KIB
+        assert len(blob.filesystem.file(entry).read(0, entry.size)) == 100 * KIB
         assert space.size >= size
         blob.release()
         assert space.size <= size - 100 * KIB
@@ -249,10 +249,10 @@ async def test_a_lease_outlives_the_blob_space(tmp_path: Path) -> None:
         await take_in(space, one)
         blob = lease(space, one)
     entry = blob.filesystem.lookup(b"index.html")
-    assert len(blob.filesystem.read(entry, 0, 5)) == 5
+    assert len(blob.filesystem.file(entry).read(0, 5)) == 5
     blob.release()
     with pytest.raises(OSError, match="descriptor"):
-        os.fstat(blob.filesystem.descriptor_of(entry))
+        os.fstat(blob.filesystem.file(entry).descriptor)
 
 
 class Failing(InlineThreads):
@@ -309,7 +309,7 @@ async def test_only_so_many_stay_open(tmp_path: Path) -> None:
         assert space.acquire(layers[0].digest) is None
         blob = await space.mount(layers[0].digest)
         assert blob is not None
-        assert len(blob.filesystem.read(blob.filesystem.lookup(b"index.html"), 0, 99)) == 10
+        assert len(blob.filesystem.file(blob.filesystem.lookup(b"index.html")).read(0, 99)) == 10
         blob.release()
         assert await space.mount(made(-1).digest) is None
 

@@ -62,9 +62,9 @@ def ask(blob: BlobLease, coding: bytes = b"zstd", name: bytes = b"0") -> Entry |
 def decoded(filesystem: ImageFilesystem, entry: Entry | NoCoding) -> bytes:
     """What a coded entry is a coding of; it is read in each way there is."""
     assert isinstance(entry, Entry)
-    content = filesystem.read(entry, 0, entry.size)
-    assert filesystem.read_cached(entry, 0, entry.size) in (None, content)
-    assert os.pread(filesystem.descriptor_of(entry), entry.size, entry.offset) == content
+    content = filesystem.file(entry).read(0, entry.size)
+    assert filesystem.file(entry).read_cached(0, entry.size) in (None, content)
+    assert os.pread(filesystem.file(entry).descriptor, entry.size, entry.offset) == content
     return DECODE[entry.coding](content)
 
 

@@ -57,7 +57,7 @@ def contents(filesystem: ImageFilesystem) -> dict[bytes, bytes | None]:
                 found[entry.path] = None
                 waiting.append(entry)
             else:
-                found[entry.path] = filesystem.read(entry, 0, entry.size)
+                found[entry.path] = filesystem.file(entry).read(0, entry.size)
     return found
 
 

@@ -65,7 +65,7 @@ def read(space: BlobSpace, digest: Digest) -> bytes:
     blob = space.acquire(digest)
     assert blob is not None
     try:
-        return blob.filesystem.read(blob.filesystem.lookup(b"index.html"), 0, 1 << 30)
+        return blob.filesystem.file(blob.filesystem.lookup(b"index.html")).read(0, 1 << 30)
     finally:
         blob.release()
 

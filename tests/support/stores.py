@@ -64,7 +64,7 @@ class Stand:
 def content(lease: Lease) -> bytes:
     """The index.html of a lease."""
     entry = lease.filesystem.lookup(b"index.html")
-    return lease.filesystem.read(entry, 0, entry.size)
+    return lease.filesystem.file(entry).read(0, entry.size)
 
 
 def now(waiting: Deferred[Any]) -> Any:

@@ -128,7 +128,7 @@ async def test_memory_while_the_disk_stands_still(
         for wait, (_, content) in zip(waits, images, strict=True):
             with await wait as lease:
                 entry = lease.filesystem.lookup(b"a")
-                assert lease.filesystem.read(entry, 0, LARGE) == content
+                assert lease.filesystem.file(entry).read(0, LARGE) == content
 
 
 def test_memory_of_the_process(

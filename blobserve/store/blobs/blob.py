@@ -12,7 +12,7 @@ import attrs
 
 from blobserve.errors import BlobDamaged
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobs.filesystem import Filesystem, ImageFilesystem
 from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.disk.metadata_db import Record
 from blobserve.store.index.entry import Entry
@@ -32,7 +32,10 @@ class BlobState(enum.Enum):
 class Readable(Protocol):
     """The right to read an image until `release`; its files stay open that long."""
 
-    filesystem: ImageFilesystem
+    @property
+    def filesystem(self) -> Filesystem:
+        """The files of the image."""
+        ...
 
     def use_again(self) -> None:
         """See `Lease.use_again`."""
@@ -148,7 +151,7 @@ class BlobLease:
 
     def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | NoCoding | None:
         """See `Lease.coded`."""
-        known = self.filesystem.coded(entry, coding)
+        known = self.filesystem.file(entry).coded(coding)
         if known is not None or self._released is None:
             return known
         found = self._borrowed(entry, coding)
@@ -190,6 +193,6 @@ class BlobLease:
             return lender
         if self._lenders.setdefault(lender.kept, lender) is not lender:
             lender.release()
-        coded = lender.filesystem.coded(entry, coding)
+        coded = lender.filesystem.file(entry).coded(coding)
         codings = lender.filesystem.codings
         return attrs.evolve(coded, codings=codings) if isinstance(coded, Entry) else coded

@@ -15,11 +15,9 @@ from hashlib import sha256
 from typing import Any, Protocol, cast
 
 from blobserve.config import KIB
-from blobserve.errors import BlobDamaged
-from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobs.content import StoredFile
 from blobserve.store.disk.codings_file import HEADER_SIZE, CodingExtent, CodingsFile, Made
 from blobserve.store.disk.files import blocks
-from blobserve.store.index.entry import Entry
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -48,7 +46,7 @@ class _Compressor(Protocol):
 
 
 def append(
-    filesystem: ImageFilesystem, entry: Entry, coding: bytes, allowance: Callable[[], int]
+    file: StoredFile, codings: CodingsFile, coding: bytes, allowance: Callable[[], int]
 ) -> Generator[int, None, Made]:
     """Code a file, and append it to the codings of its blob, which have begun.
 
@@ -59,11 +57,11 @@ def append(
     :raises BlobDamaged: when the file is not what the index says.
     :raises OSError: when the disk fails, or is full.
     """
-    codings = filesystem.codings
+    entry = file.entry
     start = codings.end + HEADER_SIZE
     most, size, hash_ = entry.size - entry.size // _WORTH, 0, sha256()
     try:
-        for piece in _pieces(filesystem, entry, coding):
+        for piece in _pieces(file, coding):
             if size + len(piece) > most:
                 size, hash_ = 0, sha256()
                 break
@@ -141,16 +139,16 @@ def _room(end: int, allowance: Callable[[], int]) -> Iterator[int]:
         yield lacking
 
 
-def _pieces(filesystem: ImageFilesystem, entry: Entry, coding: bytes) -> Iterator[bytes]:
+def _pieces(file: StoredFile, coding: bytes) -> Iterator[bytes]:
     """The coded bytes, a piece for each slice of the file."""
-    compressor = _compressor(coding, entry.size)
+    compressor = _compressor(coding, file.size)
     hash_ = sha256()
-    for at in range(0, entry.size, SLICE):
-        piece = filesystem.read(entry, at, SLICE)
+    for at in range(0, file.size, SLICE):
+        piece = file.read(at, SLICE)
         hash_.update(piece)
         yield compressor.compress(piece)
-    if hash_.digest() != entry.sha256:
-        raise BlobDamaged(str(filesystem.digest), "a file is not what its index says")
+    if hash_.digest() != file.entry.sha256:
+        raise file.damage("a file is not what its index says")
     yield compressor.flush()
 
 

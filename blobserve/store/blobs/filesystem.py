@@ -1,42 +1,116 @@
-"""The files of an image: entries in, bytes out.
+"""The files of an image: paths to entries, and entries to bytes.
 
-All reading is in blobs that are open already; what happens to their directories meanwhile does not
-matter. Knows nothing of what a path means to HTTP.
+Reads use blobs that are already open, so their directories may be moved or removed meanwhile. This
+module does not know the meaning of a path in HTTP.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
 
 from blobserve.config import Limits
-from blobserve.errors import BlobDamaged
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.content import BlobContent
-from blobserve.store.disk.codings_file import CodingsFile, NoCoding
+from blobserve.store.blobs.content import BlobContent, Reader, StoredFile
+from blobserve.store.disk.codings_file import CodingsFile
 from blobserve.store.index.entry import Entry
 from blobserve.store.index.lookup import IndexReader
 
+T = TypeVar("T")
 
-class ImageFilesystem:
-    """The files of an image: its tree, and the blobs that have their bytes, the lowest first.
 
-    Look-ups are for one thread, and take microseconds; what blocks, by its docstring, is for any.
+class File(Protocol):
+    """A file that is read until `close`; the lease of its image must be held for so long."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        ...
+
+    @property
+    def stored(self) -> StoredFile | None:
+        """The same file if its bytes are in the blob space."""
+        ...
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        """Return the bytes from `offset` on that are in memory, None if there are none."""
+        ...
+
+    def fetch(self, offset: int, length: int, reader: Reader) -> Deferred[bytes]:
+        """Read at least one byte from `offset` on, and at most `length`."""
+        ...
+
+    def apply(self, f: Callable[[bytes], T], length: int, reader: Reader) -> Deferred[T]:
+        """Call `f`, which may block, in a thread with the first `length` bytes of the file."""
+        ...
+
+    def close(self) -> None:
+        """End the reading. Idempotent."""
+        ...
+
+
+class Filesystem(ABC):
+    """The tree of an image, and access to its files.
+
+    Lookups are for one thread and take microseconds. Methods that block, according to their
+    docstrings, may be called in any thread.
     """
 
-    def __init__(self, tree: IndexReader, contents: Sequence[BlobContent]) -> None:
+    is_complete: ClassVar[bool]
+    """Whether all files are in the blob space; else nothing that is made of them is cached."""
+
+    def __init__(self, tree: IndexReader) -> None:
         self.digest = tree.digest
-        """Of what makes the tree; of the layer, if that is one."""
+        """The digest of the layer, or of the merged index of several layers."""
         self.tree = tree
+
+    def lookup(self, path: bytes) -> Entry:
+        """Return the entry at `path`, following links, from the root of the tree.
+
+        :raises PathNotFound: when no file or directory can be reached under `path`.
+        :raises IndexDamaged: when the index cannot be read.
+        """
+        return self.tree.lookup(path)
+
+    def names(self, directory: Entry) -> list[bytes]:
+        """Return the names in a directory, sorted by bytes; `lookup` may refuse some of them."""
+        return self.tree.names(directory)
+
+    def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
+        """Yield each name in a directory with its entry, following links, sorted by bytes.
+
+        Names that cannot be served are left out. Blocks; may be called in any thread.
+
+        :raises ListingTooLarge: when there are more than `most`, or their links are too tangled.
+        :raises BlobDamaged: when the index cannot be read.
+        """
+        return self.tree.entries(directory, most)
+
+    @abstractmethod
+    def file(self, entry: Entry) -> File:
+        """Return the file of an entry of this tree."""
+
+
+class ImageFilesystem(Filesystem):
+    """The files of an image in the blob space: its tree, and its layers, the lowest first."""
+
+    is_complete = True
+
+    def __init__(self, tree: IndexReader, contents: Sequence[BlobContent]) -> None:
+        super().__init__(tree)
         self.contents = contents
 
     @classmethod
     def open(cls, directory: Path, digest: Digest, limits: Callable[[], Limits]) -> ImageFilesystem:
-        """Open the blob in `directory`, to be closed. Blocks; may be called in any thread.
+        """Open the blob in `directory`; the caller closes it. Blocks; may run in any thread.
 
-        :raises IndexDamaged: when an index of our version, and of this content, is not there.
-        :raises OSError: when they cannot be opened.
+        :raises IndexDamaged: when there is no index of this version and for this content.
+        :raises OSError: when a file cannot be opened.
         """
         with ExitStack() as failing:
             content = BlobContent.open(directory, digest)
@@ -47,89 +121,20 @@ class ImageFilesystem:
 
     @property
     def codings(self) -> CodingsFile:
-        """What has been made of the files of a single blob."""
+        """The coded variants of the files of a single blob."""
         return self.contents[0].codings
 
-    def lookup(self, path: bytes) -> Entry:
-        """Find what `path` names, through links, from the root of the tree.
-
-        :raises PathNotFound: when that is no file and no directory, or not to be reached.
-        :raises IndexDamaged: when the index cannot be read.
-        """
-        return self.tree.lookup(path)
-
-    def names(self, directory: Entry) -> list[bytes]:
-        """The names in a directory, sorted by their bytes; `lookup` tells which can be served."""
-        return self.tree.names(directory)
-
-    def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
-        """The names in a directory and what each leads to, links followed, sorted by their bytes.
-
-        What cannot be served is left out. Blocks, and is for any thread: SQLite takes turns.
-
-        :raises ListingTooLarge: when there are more than `most`, or their links are too tangled.
-        :raises BlobDamaged: when the index cannot be read.
-        """
-        return self.tree.entries(directory, most)
-
-    def coded(self, entry: Entry, coding: bytes) -> Entry | NoCoding | None:
-        """The same file in a content coding; None when that is not known yet."""
-        return self.contents[entry.layer].coded(entry, coding)
-
-    def read(self, entry: Entry, offset: int, length: int) -> bytes:
-        """Read `length` bytes of a file from `offset` on, fewer only at its end. Blocks.
-
-        :raises BlobDamaged: when the disk has lost them, or has others.
-        """
-        return self.contents[entry.layer].read(entry, offset, length)
-
-    def read_cached(self, entry: Entry, offset: int, length: int) -> bytes | None:
-        """The same without blocking: what of it is in memory, None when nothing is."""
-        return self.contents[entry.layer].read_cached(entry, offset, length)
-
-    def descriptor_of(self, entry: Entry) -> int:
-        """The descriptor of the file that has an entry's bytes, from its `offset` on."""
-        return self.contents[entry.layer].descriptor_of(entry)
-
-    def is_cached(self, entry: Entry, offset: int, length: int) -> bool:
-        """Whether all of that is in memory, as far as anybody can tell."""
-        return self.contents[entry.layer].is_cached(entry, offset, length)
-
-    def read_ahead(self, entry: Entry, offset: int, length: int) -> None:
-        """Bring it into memory, where it stays as long as there is room. Blocks.
-
-        :raises BlobDamaged: when the disk has lost it, or has something else.
-        """
-        self.contents[entry.layer].read_ahead(entry, offset, length)
+    def file(self, entry: Entry) -> StoredFile:
+        """See `Filesystem.file`."""
+        return StoredFile(self.contents[entry.layer], entry)
 
     def verify(self, is_verifying: bool) -> None:
-        """Give no byte of a file away, from now on, before all of it was found to be right."""
+        """Set whether each file is compared with its SHA-256 before its first byte is read."""
         for content in self.contents:
             content.is_verifying = is_verifying
 
-    def is_checked(self, entry: Entry) -> bool:
-        """Whether a file may be given away, because it was checked or need not be."""
-        return self.contents[entry.layer].is_checked(entry)
-
-    def check(self, entry: Entry) -> Iterator[None]:
-        """Compare a file with its SHA-256, a slice at each step; when it is right, that holds.
-
-        Steps block.
-
-        :raises BlobDamaged: when the disk has lost it, or has something else.
-        """
-        return self.contents[entry.layer].check(entry)
-
-    def damage(self, entry: Entry, problem: str) -> BlobDamaged:
-        """The error that says what is wrong with the bytes of an entry."""
-        return self.contents[entry.layer].damage(entry, problem)
-
-    def forget_coding(self, coding: bytes, offset: int) -> None:
-        """Give away no longer the coded bytes of a single blob that begin there."""
-        self.contents[0].forget_coding(coding, offset)
-
     def take_index(self, other: ImageFilesystem) -> None:
-        """Look up in the index of `other` from now on, the same blob opened anew; it is closed."""
+        """Use the index of `other`, the same blob opened again, from now on; close `other`."""
         self.tree, other.tree = other.tree, self.tree
         other.close()
 

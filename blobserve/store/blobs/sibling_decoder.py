@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import brotli
 
 from blobserve.config import KIB, MIB
-from blobserve.errors import BlobDamaged
-from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobs.content import StoredFile
 from blobserve.store.index.entry import Entry
 
 if sys.version_info >= (3, 14):
@@ -188,9 +187,7 @@ def zstd_window(header: bytes) -> int | None:
     return size + 256 if width == 2 else size
 
 
-def compare(
-    filesystem: ImageFilesystem, coded: Entry, coding: bytes, plain: Entry
-) -> Generator[int, None, str]:
+def compare(coded: StoredFile, coding: bytes, plain: Entry) -> Generator[int, None, str]:
     """Decode a file; return why it is not `plain` in this coding, nothing where it is.
 
     Steps yield 0.
@@ -199,14 +196,14 @@ def compare(
     """
     decoded, own = _DecodeResult(coding, plain), sha256()
     for at in range(0, coded.size, _SLICE):
-        piece = filesystem.read(coded, at, _SLICE)
+        piece = coded.read(at, _SLICE)
         own.update(piece)
         decoded.feed(piece)
         while decoded.go_on():
             yield 0
         yield 0
-    if own.digest() != coded.sha256:
-        raise BlobDamaged(str(filesystem.digest), "a file is not what its index says")
+    if own.digest() != coded.entry.sha256:
+        raise coded.damage("a file is not what its index says")
     return decoded.finish()
 
 

@@ -24,8 +24,8 @@ from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Source
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.lazy.chunk_cache import ChunkCache, Chunks
-from blobserve.store.lazy.filesystem import LazyFilesystem
 from blobserve.store.lazy.first_names import FirstNames
+from blobserve.store.lazy.lazy_index import LazyIndex
 from blobserve.store.lazy.lazy_layer import LazyLayer
 from blobserve.store.lazy.toc.index_builder import EntrySource as TableSource
 from blobserve.store.lazy.toc.index_builder import IndexBuilder
@@ -173,12 +173,12 @@ class LazyIndexes:
         """A layer by what `source` says of it, held once."""
         scratch = await self._space.scratch()
         try:
-            filesystem = await self._built(scratch, layer, source)
+            index = await self._built(scratch, layer, source)
         except BaseException:
             await scratch.discard()
             raise
         chunks = Chunks(layer.digest, read, scratch.threads, self._cache)
-        opened = LazyLayer(filesystem, chunks, scratch, self._layers.discard)
+        opened = LazyLayer(index, chunks, scratch, self._layers.discard)
         self._layers.add(opened)
         return opened
 
@@ -191,7 +191,7 @@ class LazyIndexes:
 
     async def _built(
         self, scratch: Scratch, layer: Descriptor, source: Callable[[], TableSource]
-    ) -> LazyFilesystem:
+    ) -> LazyIndex:
         run, limits = scratch.threads.run, self._limits
         builder = await run(lambda: IndexBuilder(scratch.directory, source(), limits()))
         try:
@@ -205,6 +205,6 @@ class LazyIndexes:
         finally:
             builder.close()
         try:
-            return await run(LazyFilesystem.open, scratch.directory, layer.digest, limits)
+            return await run(LazyIndex.open, scratch.directory, layer.digest, limits)
         except BlobDamaged as error:
             raise BadToc(str(error)) from error

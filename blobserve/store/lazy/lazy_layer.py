@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -16,15 +17,18 @@ from twisted.logger import Logger
 from blobserve.concurrency.refcount import RefCounted
 from blobserve.errors import BlobDamaged, ContentMismatch, PathNotFound, StoreClosed
 from blobserve.store.blobs.blob import Readable
-from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobs.content import Reader
+from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lazy.chunk_cache import Chunks
-from blobserve.store.lazy.filesystem import LazyFilesystem
+from blobserve.store.lazy.lazy_index import LazyIndex
 from blobserve.store.lazy.toc.chunk import Chunk
 from blobserve.store.space.scratch import Scratch
 
 _log = Logger()
+
+T = TypeVar("T")
 
 FIRST_WINDOW, LARGEST_WINDOW = 1 << 20, 4 << 20
 """Bytes of a file that are fetched at once, at first and when it is read on and on."""
@@ -38,14 +42,15 @@ class LazyLayer(RefCounted):
 
     def __init__(
         self,
-        filesystem: LazyFilesystem,
+        index: LazyIndex,
         chunks: Chunks,
         scratch: Scratch,
         unused: Callable[[LazyLayer], None],
     ) -> None:
         """`unused` is called once, when nobody holds it any more."""
         super().__init__(self._close)
-        self.filesystem = filesystem
+        self.index = index
+        self.filesystem = LazyFilesystem(self)
         self.chunks = chunks
         self.ready: Readable | None = None
         """The layer itself, once it is here."""
@@ -84,14 +89,16 @@ class LazyLayer(RefCounted):
         """
         if self.ready is None:
             return None
-        filesystem, own = self.ready.filesystem, None
+        filesystem, stored = self.ready.filesystem, None
         with suppress(PathNotFound):
             own = filesystem.lookup(entry.path)
-        if own is None or (own.sha256, own.size) != (entry.sha256, entry.size):
+            if (own.sha256, own.size) == (entry.sha256, entry.size):
+                stored = filesystem.file(own).stored
+        if stored is None:
             digest = str(self.filesystem.digest)
             raise ContentMismatch(digest, "it has another file than its index says")
         try:
-            return await self.scratch.threads.run(filesystem.read, own, offset, length)
+            return await self.scratch.threads.run(stored.read, offset, length)
         except BlobDamaged as damage:
             if self.ready is not None:
                 self.ready.report(damage)
@@ -103,7 +110,7 @@ class LazyLayer(RefCounted):
         if ready is not None:
             ready.release()
         self.chunks.retire()
-        self.filesystem.close()
+        self.index.close()
         self._unused(self)
         discarding = Deferred.fromCoroutine(self.scratch.discard())
         discarding.addErrback(lambda why: _log.failure("removing an index", failure=why))
@@ -114,17 +121,11 @@ class LazyLease:
 
     def __init__(self, layer: LazyLayer) -> None:
         layer.acquire()
-        self.filesystem: ImageFilesystem = layer.filesystem
+        self.filesystem = layer.filesystem
         self._layer: LazyLayer | None = layer
 
     def use_again(self) -> None:
         """See `Lease.use_again`: there is nothing yet that could be evicted."""
-
-    def reading(self, entry: Entry) -> LazyRead:
-        """A reading of one file that is not empty; to be closed before this is released."""
-        if self._layer is None:
-            raise StoreClosed
-        return LazyRead(self._layer, entry)
 
     def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> NoCoding:
         """See `Lease.coded`: nothing is coded before it is here."""
@@ -145,8 +146,22 @@ class LazyLease:
             layer.release()
 
 
-class LazyRead:
-    """One file being read, in order from wherever it is begun; it is fetched ahead a little."""
+class LazyFilesystem(Filesystem):
+    """The files of a layer by its table of contents."""
+
+    is_complete = False
+
+    def __init__(self, layer: LazyLayer) -> None:
+        super().__init__(layer.index.tree)
+        self._layer = layer
+
+    def file(self, entry: Entry) -> LazyFile:
+        """See `Filesystem.file`."""
+        return LazyFile(self._layer, entry)
+
+
+class LazyFile:
+    """A file that is read from chunks, and fetched ahead a little. See `File`."""
 
     def __init__(self, layer: LazyLayer, entry: Entry) -> None:
         self._layer = layer
@@ -161,6 +176,26 @@ class LazyRead:
         self._next: tuple[int, Chunk] | None = None
         self._hash = sha256()
         self._hashed = 0
+
+    @property
+    def size(self) -> int:
+        """See `File.size`."""
+        return self._entry.size
+
+    @property
+    def stored(self) -> None:
+        """See `File.stored`."""
+
+    def read_cached(self, offset: int, length: int) -> None:
+        """See `File.read_cached`."""
+
+    def fetch(self, offset: int, length: int, reader: Reader) -> Deferred[bytes]:
+        """See `File.fetch`, and for the errors `read`."""
+        return reader.from_network(Deferred.fromCoroutine(self.read(offset, length)))
+
+    def apply(self, f: Callable[[bytes], T], length: int, reader: Reader) -> Deferred[T]:
+        """See `File.apply`."""
+        return Deferred.fromCoroutine(self._apply(f, length, reader))
 
     async def read(self, offset: int, length: int) -> bytes:
         """Some of the bytes of the file from `offset` on: at least one, at most `length`.
@@ -185,6 +220,13 @@ class LazyRead:
             self._is_held = False
             self._chunks.let_go(self._chunk)
 
+    async def _apply(self, f: Callable[[bytes], T], length: int, reader: Reader) -> T:
+        pieces, at = [], 0
+        while at < length:
+            pieces.append(piece := await self.fetch(at, length - at, reader))
+            at += len(piece)
+        return await reader.run(f, b"".join(pieces))
+
     async def _read_chunk(self, offset: int, length: int) -> bytes | None:
         """The same from a chunk; None when the layer has become READY before it was begun."""
         chunk = self._chunk
@@ -205,10 +247,10 @@ class LazyRead:
         return self._content[begin : begin + length]
 
     def _find(self, offset: int) -> tuple[int, Chunk]:
-        filesystem, before = self._layer.filesystem, self._chunk
+        index, before = self._layer.index, self._chunk
         if before is not None and before.left and offset == before.start + before.size:
-            return self._number + 1, filesystem.chunk(self._entry, self._number + 1)
-        return filesystem.chunk_at(self._entry, offset)
+            return self._number + 1, index.chunk(self._entry, self._number + 1)
+        return index.chunk_at(self._entry, offset)
 
     def _fetch_ahead(self, chunk: Chunk, offset: int, length: int) -> None:
         """Ask for what comes next, when half of what was asked for has been read."""
@@ -225,7 +267,7 @@ class LazyRead:
             self._wanted = chunk.start + chunk.size
             self._next = None
             if chunk.left:
-                self._next = number + 1, self._layer.filesystem.chunk(self._entry, number + 1)
+                self._next = number + 1, self._layer.index.chunk(self._entry, number + 1)
         self._window = min(2 * self._window, LARGEST_WINDOW)
         self._chunks.want(chunks)
 

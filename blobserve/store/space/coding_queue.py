@@ -232,7 +232,8 @@ class CodingQueue:
         filesystem: ImageFilesystem,
         allowance: Callable[[], int],
     ) -> Made:
-        steps = append(filesystem, entry, wish.coding, allowance)
+        file = filesystem.file(entry)
+        steps = append(file, filesystem.codings, wish.coding, allowance)
         made = await work.run(steps, min(_EXTENT, blocks(entry.size)))
         self._count_made(wish, made)
         return made

@@ -49,7 +49,7 @@ class Repair:
         if isinstance(damage, CodingDamaged):
             self.count("coding", damage)
             if kept.filesystem is not None:
-                kept.filesystem.forget_coding(damage.coding, damage.offset)
+                kept.filesystem.codings.forget(damage.coding, damage.offset)
         elif isinstance(damage, IndexDamaged):
             self.count("index", damage)
             if isinstance(kept, ReadyMergedIndex):  # which is made again from those of its layers

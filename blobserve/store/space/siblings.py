@@ -125,7 +125,8 @@ class Siblings:
         work = self._work = SteppedJob(question.kept.digest, self._room, self._threads)
         self._room.enter(work, gives_way=True)
         try:
-            steps = compare(blob.filesystem, question.coded, pair.coding, question.plain)
+            coded = blob.filesystem.file(question.coded)
+            steps = compare(coded, pair.coding, question.plain)
             problem = await work.run(steps)
             _remember(self._verdicts, pair, problem, MOST_KNOWN)
             self._count(pair, "wrong" if problem else "right")

@@ -10,13 +10,14 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import closing
+from functools import partial
 from typing import Protocol
 
 import attrs
 
 from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.index.entry import Entry
 from blobserve.store.lease import Lease
 from blobserve.web.content.leased_body import SharedLease
@@ -51,13 +52,11 @@ class Recipe(Hashable, Protocol):
         ...
 
     def fetched(self, entry: Entry) -> int:
-        """How many bytes of an entry must be fetched first, where the image is not here yet."""
+        """Return how many bytes of an entry `make` needs."""
         ...
 
-    def make(
-        self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None
-    ) -> DerivedContent:
-        """Make the view; blocks. `content` is what was fetched; None: the filesystem has it."""
+    def make(self, filesystem: Filesystem, entry: Entry, content: bytes) -> DerivedContent:
+        """Make the view; blocks. `content` is the first `fetched` bytes of the entry."""
         ...
 
 
@@ -78,8 +77,9 @@ class DerivedCache:
         kept = self.kept(hold.lease, entry, recipe)
         if kept is not None:
             return kept
-        if hold.lease.is_published:  # what is not verified as a whole is nothing to keep
-            return await _fetched(hold, entry, recipe)
+        if not hold.lease.filesystem.is_complete:
+            # The layer is not verified as a whole, so the result is not cached.
+            return await _made(hold, entry, recipe)
         key = _key(hold.lease, entry, recipe)
         making = self._making.get(key) or self._making.start(
             key,
@@ -117,14 +117,14 @@ def _cost(key: _Key, view: DerivedContent) -> int:
 
 
 async def _made(hold: SharedLease, entry: Entry, recipe: Recipe) -> DerivedContent:
-    return await hold.run(recipe.make, hold.lease.filesystem, entry, None)
-
-
-async def _fetched(hold: SharedLease, entry: Entry, recipe: Recipe) -> DerivedContent:
-    """The same of an image that is not here yet."""
-    content, size = bytearray(), recipe.fetched(entry)
-    if size:
-        with closing(hold.lease.reading(entry)) as reading:
-            while len(content) < size:
-                content += await reading.read(len(content), size - len(content))
-    return await hold.run(recipe.make, hold.lease.filesystem, entry, bytes(content))
+    filesystem, size = hold.lease.filesystem, recipe.fetched(entry)
+    make = partial(recipe.make, filesystem, entry)
+    # The request that started this may end before its other waiters do.
+    hold.acquire()
+    try:
+        if not size:
+            return await hold.run(make, b"")
+        with closing(filesystem.file(entry)) as file:
+            return await file.apply(make, size, hold)
+    finally:
+        hold.release()

@@ -6,7 +6,7 @@ number taken by another. Knows nothing of what is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import ParamSpec, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,18 +18,16 @@ from blobserve.concurrency.refcount import RefCounted
 from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.concurrency.threads import Threads
 from blobserve.errors import BlobDamaged, PullTimeout
-from blobserve.store.blobs.filesystem import ImageFilesystem
-from blobserve.store.disk.codings_file import CodingsFile
-from blobserve.store.index.entry import Entry
-from blobserve.store.lazy.lazy_layer import LazyRead
+from blobserve.store.blobs.content import StoredFile
+from blobserve.store.blobs.filesystem import File
 from blobserve.store.lease import Lease
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-Checks: TypeAlias = SingleFlight[tuple[ImageFilesystem, int, int, bytes, CodingsFile | None], None]
-"""The files that are being checked, each once however many wait to have it."""
+Checks: TypeAlias = SingleFlight[Hashable, None]
+"""The files that are being checked, by `StoredFile.key`."""
 
 
 class SharedResource(RefCounted):
@@ -72,163 +70,146 @@ _END = object()
 
 
 class SharedLease(SharedResource):
-    """A lease that is released when nobody needs it."""
+    """A lease that is released when its last user is done. See `Reader`."""
 
-    def __init__(self, lease: Lease, disk: Threads, checks: Checks | None = None) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        disk: Threads,
+        clock: IReactorTime,
+        deadline: float,
+        checks: Checks | None = None,
+    ) -> None:
+        """`deadline` is the time of `clock` until which a request waits for the network."""
         super().__init__(lease.release, disk, lease.report)
         self.lease = lease
+        self._clock = clock
+        self._deadline = deadline
         self._checks: Checks = SingleFlight() if checks is None else checks
 
-    async def checked(self, entry: Entry) -> None:
-        """Return when a file that is to be checked before it is given away has been.
+    def from_disk(
+        self, file: StoredFile, read: Callable[[int, int], T], offset: int, length: int
+    ) -> Deferred[T]:
+        """See `Reader.from_disk`."""
+        if file.is_checked:
+            return self.run(read, offset, length)
+        return Deferred.fromCoroutine(self._read_checked(file, read, offset, length))
 
-        :raises BlobDamaged: when it is not what it should be, which is reported.
+    def from_network(self, read: Deferred[T]) -> Deferred[T]:
+        """See `Reader.from_network`.
+
+        :raises PullTimeout: when the read has not ended by the deadline.
         """
-        filesystem = self.lease.filesystem
-        if filesystem.is_checked(entry):
-            return
-        key = filesystem, entry.layer, entry.offset, entry.coding, entry.codings
-        check = self._checks.get(key) or self._checks.start(key, lambda _: self._check(entry))
-        await check.wait()
+        if read.called:
+            return read
+        patience = max(0.0, self._deadline - self._clock.seconds())
+        return read.addTimeout(patience, self._clock, too_slow)
 
-    async def _check(self, entry: Entry) -> None:
-        """Slice by slice, so that others have the threads in between."""
+    def later(self, outcome: T) -> Deferred[T]:
+        """Return `outcome` in another reactor iteration."""
+        return deferLater(self._clock, 0, lambda: outcome)
+
+    async def _read_checked(
+        self, file: StoredFile, read: Callable[[int, int], T], offset: int, length: int
+    ) -> T:
+        check = self._checks.get(file.key) or self._checks.start(
+            file.key, lambda _: self._check(file)
+        )
+        await check.wait()
+        return await self.run(read, offset, length)
+
+    async def _check(self, file: StoredFile) -> None:
+        """Check a file slice by slice, so that other work runs in the threads in between."""
         self.acquire()
         try:
-            steps = self.lease.filesystem.check(entry)
+            steps = file.check()
             while await self.run(_has_more, steps):
                 pass
         finally:
             self.release()
 
 
-class EntryBody:
-    """A file of an image, read where it lies.
-
-    See `Body` and `StoredBody` of `blobserve.web.http.response`.
-    """
-
-    def __init__(self, hold: SharedLease, entry: Entry) -> None:
-        hold.acquire()
-        self._hold: SharedLease = hold
-        self._entry = entry
-
-    @property
-    def size(self) -> int:
-        """See `Body.size`."""
-        return self._entry.size
-
-    def read_cached(self, offset: int, length: int) -> bytes | None:
-        """See `Body.read_cached`."""
-        return self._hold.lease.filesystem.read_cached(self._entry, offset, length)
-
-    def read(self, offset: int, length: int) -> Deferred[bytes]:
-        """See `Body.read`."""
-        return self._run(self._hold.lease.filesystem.read, offset, length)
-
-    @property
-    def stored(self) -> EntryBody:
-        """See `Body.stored`."""
-        return self
-
-    @property
-    def descriptor(self) -> int:
-        """See `StoredBody.descriptor`."""
-        return self._hold.lease.filesystem.descriptor_of(self._entry)
-
-    @property
-    def start(self) -> int:
-        """See `StoredBody.start`."""
-        return self._entry.offset
-
-    def is_cached(self, offset: int, length: int) -> bool:
-        """See `StoredBody.is_cached`."""
-        return self._hold.lease.filesystem.is_cached(self._entry, offset, length)
-
-    def read_ahead(self, offset: int, length: int) -> Deferred[None]:
-        """See `StoredBody.read_ahead`."""
-        return self._run(self._hold.lease.filesystem.read_ahead, offset, length)
-
-    def lost(self, problem: str) -> BlobDamaged:
-        """See `StoredBody.lost`."""
-        damage = self._hold.lease.filesystem.damage(self._entry, problem)
-        self._hold.lease.report(damage)
-        return damage
-
-    def close(self) -> None:
-        """See `Body.close`; once only."""
-        self._hold.release()
-
-    def _run(self, read: Callable[[Entry, int, int], T], offset: int, length: int) -> Deferred[T]:
-        if self._hold.lease.filesystem.is_checked(self._entry):
-            return self._hold.run(read, self._entry, offset, length)
-        return Deferred.fromCoroutine(self._run_checked(read, offset, length))
-
-    async def _run_checked(
-        self, read: Callable[[Entry, int, int], T], offset: int, length: int
-    ) -> T:
-        await self._hold.checked(self._entry)
-        return await self._hold.run(read, self._entry, offset, length)
-
-
 _PIECES_AT_ONCE = 16
 
 
-class LazyBody:
-    """A file of an image that is not here yet, read from afar. See `Body`.
+class FileBody:
+    """A file of an image as a `Body`; also the `Reader` of the file.
 
-    Until its first bytes have come, `patience` seconds are waited for them.
+    Only its first read has a deadline: after that the response has begun.
     """
 
-    def __init__(
-        self,
-        hold: SharedLease,
-        entry: Entry,
-        reading: LazyRead,
-        patience: float,
-        clock: IReactorTime,
-    ) -> None:
+    def __init__(self, hold: SharedLease, file: File) -> None:
         hold.acquire()
-        self._hold = hold
-        self._entry = entry
-        self._reading = reading
-        self._patience: float | None = patience
-        self._clock = clock
-        self._at_once = 0
-
-    @property
-    def size(self) -> int:
+        self.size = file.size
         """See `Body.size`."""
-        return self._entry.size
-
-    def read_cached(self, offset: int, length: int) -> None:
-        """See `Body.read_cached`: none can be read so."""
+        self.read_cached = file.read_cached
+        """See `Body.read_cached`."""
+        self.run = hold.run
+        """See `Reader.run`."""
+        self.from_disk = hold.from_disk
+        """See `Reader.from_disk`."""
+        self._hold = hold
+        self._file = file
+        self._is_begun = False
+        self._at_once = 0
 
     def read(self, offset: int, length: int) -> Deferred[bytes]:
         """See `Body.read`.
 
-        :raises PullTimeout: when nothing has come in time.
+        :raises PullTimeout: when the first bytes do not come in time.
         """
-        read = Deferred.fromCoroutine(self._reading.read(offset, length))
-        patience, self._patience = self._patience, None
+        return self._file.fetch(offset, length, self)
+
+    def from_network(self, read: Deferred[T]) -> Deferred[T]:
+        """See `Reader.from_network`."""
+        is_begun, self._is_begun = self._is_begun, True
         if not read.called:
             self._at_once = 0
-            return read if patience is None else read.addTimeout(patience, self._clock, too_slow)
+            return read if is_begun else self._hold.from_network(read)
         self._at_once += 1
         if self._at_once < _PIECES_AT_ONCE:
             return read
         self._at_once = 0
-        # Small chunks that are here already would keep the reactor from everything else.
-        return read.addCallback(lambda piece: deferLater(self._clock, 0, lambda: piece))
+        # Many small chunks that are in memory would delay everything else on the reactor.
+        return read.addCallback(self._hold.later)
 
     @property
-    def stored(self) -> None:
+    def stored(self) -> StoredFileBody | None:
         """See `Body.stored`."""
+        stored = self._file.stored
+        return None if stored is None else StoredFileBody(self._hold, stored)
 
     def close(self) -> None:
-        """See `Body.close`; once only."""
-        self._reading.close()
+        """See `Body.close`; to be called once."""
+        self._file.close()
         self._hold.release()
+
+
+class StoredFileBody:
+    """A file on disk as a `StoredBody`."""
+
+    def __init__(self, hold: SharedLease, file: StoredFile) -> None:
+        self.start = file.start
+        """See `StoredBody.start`."""
+        self.is_cached = file.is_cached
+        """See `StoredBody.is_cached`."""
+        self._hold = hold
+        self._file = file
+
+    @property
+    def descriptor(self) -> int:
+        """See `StoredBody.descriptor`."""
+        return self._file.descriptor
+
+    def read_ahead(self, offset: int, length: int) -> Deferred[None]:
+        """See `StoredBody.read_ahead`."""
+        return self._hold.from_disk(self._file, self._file.read_ahead, offset, length)
+
+    def lost(self, problem: str) -> BlobDamaged:
+        """See `StoredBody.lost`."""
+        damage = self._file.damage(problem)
+        self._hold.lease.report(damage)
+        return damage
 
 
 def too_slow(outcome: T | Failure, seconds: float) -> T | Failure:

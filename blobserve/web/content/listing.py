@@ -23,7 +23,7 @@ from werkzeug.http import parse_accept_header
 from blobserve.config import MIB, RepositoryRules
 from blobserve.errors import ListingTooLarge
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.web.content.derived import DerivedContent
 from blobserve.web.content.representation import Representation, Role, Variant
@@ -105,9 +105,7 @@ class ListingRecipe:
         """See `views.Recipe.fetched`."""
         return 0
 
-    def make(
-        self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None
-    ) -> DerivedContent:
+    def make(self, filesystem: Filesystem, entry: Entry, content: bytes) -> DerivedContent:
         """See `views.Recipe.make`."""
         directories: list[str] = []
         files: list[str] = []

@@ -11,7 +11,7 @@ import attrs
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import PathNotFound
-from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lease import Lease
 from blobserve.web.content.representation import Role
@@ -66,7 +66,7 @@ def find(
 
 
 def _asked(
-    filesystem: ImageFilesystem, location: Target, name: bytes, is_inlined: bool, is_listed: bool
+    filesystem: Filesystem, location: Target, name: bytes, is_inlined: bool, is_listed: bool
 ) -> Page | Directory | NeedsSlash:
     entry = filesystem.lookup(name)
     if entry.kind is EntryKind.FILE:
@@ -84,23 +84,21 @@ def _asked(
     return NeedsSlash() if is_bare_root else Directory(entry)
 
 
-def _configured(
-    filesystem: ImageFilesystem, base: bytes, path: str | None, role: Role
-) -> Page | None:
+def _configured(filesystem: Filesystem, base: bytes, path: str | None, role: Role) -> Page | None:
     try:
         return None if path is None else _file(filesystem, _joined(base, path.encode()), role)
     except PathNotFound:
         return None
 
 
-def _file(filesystem: ImageFilesystem, name: bytes, role: Role) -> Page:
+def _file(filesystem: Filesystem, name: bytes, role: Role) -> Page:
     entry = filesystem.lookup(name)
     if entry.kind is not EntryKind.FILE:
         raise PathNotFound(shown(name))
     return Page(entry, name, role)
 
 
-def _exists(filesystem: ImageFilesystem, name: bytes) -> bool:
+def _exists(filesystem: Filesystem, name: bytes) -> bool:
     try:
         filesystem.lookup(name)
     except PathNotFound:

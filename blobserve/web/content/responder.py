@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from blobserve.concurrency.singleflight import SingleFlight
@@ -17,13 +16,12 @@ from blobserve.concurrency.threads import Threads
 from blobserve.config import Config, RepositoryRules
 from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound
 from blobserve.names.reference import Reference
-from blobserve.store.index.entry import Entry
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
-from blobserve.web.content.derived import DerivedCache, DerivedContent, Recipe
+from blobserve.web.content.derived import DerivedCache
 from blobserve.web.content.early_body import early_answer, early_name
-from blobserve.web.content.leased_body import Checks, EntryBody, LazyBody, SharedLease, too_slow
+from blobserve.web.content.leased_body import Checks, FileBody, SharedLease, too_slow
 from blobserve.web.content.listing import listed
 from blobserve.web.content.lookup import Directory, NeedsSlash
 from blobserve.web.content.representation import Representation, Role, Variant
@@ -125,7 +123,7 @@ class Responder:
         """What `get` makes of a READY image."""
         head = asked.head
         asked.cache, asked.digest = lease.result, lease.digest
-        hold = SharedLease(lease, self._disk, self._checks)
+        hold = SharedLease(lease, self._disk, self._reactor, asked.deadline, self._checks)
         try:
             selection = select(lease, location, rules, variables)
             if isinstance(selection, NeedsSlash):
@@ -148,8 +146,9 @@ class Responder:
         entry = selection.page.entry
         if not selection.edits:
             choice = choose(hold.lease, selection, asked.head.fields)
-            return choice.variant, self._body(hold, choice.entry, asked)
-        view = await self._view(hold, entry, self._recipe(selection), asked)
+            file = hold.lease.filesystem.file(choice.entry)
+            return choice.variant, FileBody(hold, file)
+        view = await self.views.view(hold, entry, self._recipe(selection))
         return view.variant, BytesBody(view.content)
 
     def _recipe(self, selection: Selection) -> RewriteRecipe:
@@ -165,28 +164,8 @@ class Responder:
     ) -> tuple[Representation, Body]:
         most = self._config().limits.listing_entries
         listing = listed(location, rules, asked.head.fields, most)
-        view = await self._view(hold, directory.entry, listing.recipe, asked)
+        view = await self.views.view(hold, directory.entry, listing.recipe)
         return listing.represented(view.variant, hold.lease.digest), BytesBody(view.content)
-
-    async def _view(
-        self, hold: SharedLease, entry: Entry, recipe: Recipe, asked: RequestContext
-    ) -> DerivedContent:
-        making = Deferred.fromCoroutine(self.views.view(hold, entry, recipe))
-        if hold.lease.is_published and not making.called:
-            making.addTimeout(self._patience(asked), self._reactor, too_slow)
-        return await making
-
-    def _body(self, hold: SharedLease, entry: Entry, asked: RequestContext) -> Body:
-        if not hold.lease.is_published:
-            return EntryBody(hold, entry)
-        if not entry.size:
-            return BytesBody(b"")
-        reading = hold.lease.reading(entry)
-        return LazyBody(hold, entry, reading, self._patience(asked), self._reactor)
-
-    def _patience(self, asked: RequestContext) -> float:
-        """Seconds that a request may still wait for its first bytes."""
-        return max(0.0, asked.deadline - self._reactor.seconds())
 
     def _made_ready(self, head: RequestHead, key: Key) -> CachedResponse | None:
         """The same as `get` makes, of a small file that is in memory."""

@@ -105,7 +105,7 @@ def read_whole(lease: Lease, entry: Entry) -> bytes | None:
     """All bytes of a file, if it is small and all of it is in memory."""
     if entry.size > LARGEST:
         return None
-    content = lease.filesystem.read_cached(entry, 0, entry.size)
+    content = lease.filesystem.file(entry).read_cached(0, entry.size)
     return content if content is not None and len(content) == entry.size else None
 
 

@@ -14,7 +14,7 @@ import attrs
 
 from blobserve.config import InlineVariable, RepositoryRules
 from blobserve.errors import BadRequest, RuleTooLarge
-from blobserve.store.blobs.filesystem import ImageFilesystem
+from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.index.entry import Entry
 from blobserve.web.content.derived import DerivedContent
 from blobserve.web.http.target import shown
@@ -112,13 +112,9 @@ class RewriteRecipe:
         self._check(entry, entry.size, self.edits[0])
         return entry.size
 
-    def make(
-        self, filesystem: ImageFilesystem, entry: Entry, content: bytes | None
-    ) -> DerivedContent:
+    def make(self, filesystem: Filesystem, entry: Entry, content: bytes) -> DerivedContent:
         """See `Recipe.make`."""
         self._check(entry, entry.size, self.edits[0])
-        if content is None:
-            content = filesystem.read(entry, 0, entry.size)
         for edit in self.edits:
             grown = len(edit.replacement) - len(edit.search)
             # Before it is done: a page of one letter could grow a thousandfold.

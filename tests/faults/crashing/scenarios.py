@@ -69,7 +69,7 @@ class Stand:
         with await self.store.blob_for(reference(name)) as lease:
             for path in ("index.html", "text.txt", "d3/0003.txt", "d1/0197.txt"):
                 entry = lease.filesystem.lookup(path.encode())
-                content = lease.filesystem.read(entry, 0, entry.size)
+                content = lease.filesystem.file(entry).read(0, entry.size)
                 assert content == FILES[name][path], f"{path} of {name} is wrong"
 
     async def code(self, name: str) -> None:
@@ -77,9 +77,9 @@ class Stand:
         with await self.store.blob_for(reference(name)) as lease:
             entry = lease.filesystem.lookup(b"text.txt")
             lease.coded(entry, b"gzip")
-            coded = lease.filesystem.coded(entry, b"gzip")
+            coded = lease.filesystem.file(entry).coded(b"gzip")
             if isinstance(coded, Entry):
-                content = lease.filesystem.read(coded, 0, coded.size)
+                content = lease.filesystem.file(coded).read(0, coded.size)
                 assert gzip.decompress(content) == TEXT
 
 
@@ -200,7 +200,7 @@ async def _set_aside(stand: Stand) -> None:
     """Damage is met, and the layer is pulled again."""
     with await stand.store.blob_for(reference(HOT)) as lease:
         entry = lease.filesystem.lookup(b"index.html")
-        lease.report(lease.filesystem.damage(entry, "of a test"))
+        lease.report(lease.filesystem.file(entry).damage("of a test"))
     await stand.read(HOT)
 
 

@@ -54,7 +54,7 @@ async def _serves(site: Serving, reference: str, digest: Digest, case: Case) -> 
             is_file = entry is not None and entry.kind is EntryKind.FILE
             assert is_file == (content is not None), path
             if entry is not None and is_file:
-                assert blob.filesystem.read(entry, 0, entry.size) == content, path
+                assert blob.filesystem.file(entry).read(0, entry.size) == content, path
             answer = await site.fetch(f"/{reference}/{quote_from_bytes(path)}")
             if b".." in path.split(b"/") or b"\0" in path:
                 assert answer.status == 404, path

@@ -45,7 +45,7 @@ def opened(directory: Path, *contents: bytes) -> Iterator[ImageFilesystem]:
 def code(filesystem: ImageFilesystem, coding: bytes, name: bytes = b"0") -> bytes | NoCoding:
     """Code a file; the coded bytes."""
     entry = filesystem.lookup(name)
-    made = outcome(append(filesystem, entry, coding, lambda: EVERYTHING))
+    made = outcome(append(filesystem.file(entry), filesystem.codings, coding, lambda: EVERYTHING))
     filesystem.codings.put(entry.sha256, coding, made)
     if not isinstance(made, CodingExtent):
         return made
@@ -133,7 +133,9 @@ def test_not_worth_it(tmp_path: Path, coding: bytes) -> None:
     """What becomes hardly smaller is marked as such, early on, and leaves nothing but the mark."""
     content = noise(1, MIB) + text(1, 20 * KIB)
     with opened(tmp_path, content) as filesystem:
-        steps = append(filesystem, filesystem.lookup(b"0"), coding, lambda: EVERYTHING)
+        steps = append(
+            filesystem.file(filesystem.lookup(b"0")), filesystem.codings, coding, lambda: EVERYTHING
+        )
         taken = sum(1 for _ in steps)
         assert taken < len(content) // SLICE
     assert (tmp_path / "codings").stat().st_size == HEADER_SIZE
@@ -144,7 +146,7 @@ def test_never_more_than_allowed(tmp_path: Path, coding: bytes) -> None:
     """What is written never takes more than was allowed, however little that is at a time."""
     with opened(tmp_path, text(1, 3 * MIB)) as filesystem:
         entry, allowed, lacked = filesystem.lookup(b"0"), 0, 0
-        steps = append(filesystem, entry, coding, lambda: allowed)
+        steps = append(filesystem.file(entry), filesystem.codings, coding, lambda: allowed)
         for lacking in steps:
             assert blocks(os.fstat(filesystem.codings.descriptor).st_size) <= allowed
             allowed += lacking
@@ -162,7 +164,7 @@ def test_given_up(tmp_path: Path, coding: bytes) -> None:
         entry, n = filesystem.lookup(b"1"), 0
         while True:
             n += 1
-            steps = append(filesystem, entry, coding, lambda: EVERYTHING)
+            steps = append(filesystem.file(entry), filesystem.codings, coding, lambda: EVERYTHING)
             taken = sum(1 for _, _ in zip(range(n), steps, strict=False))
             if taken < n:
                 break
@@ -181,7 +183,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
             content.seek(entry.offset + MIB // 2)
             content.write(b"?")
         with pytest.raises(BlobDamaged):
-            outcome(append(filesystem, entry, b"zstd", lambda: EVERYTHING))
+            outcome(append(filesystem.file(entry), filesystem.codings, b"zstd", lambda: EVERYTHING))
         assert filesystem.codings.charge() == 0
 
 
@@ -206,7 +208,7 @@ def test_memory(tmp_path: Path, coding: bytes) -> None:
         entry = filesystem.lookup(b"0")
         tracemalloc.start()
         try:
-            outcome(append(filesystem, entry, coding, lambda: EVERYTHING))
+            outcome(append(filesystem.file(entry), filesystem.codings, coding, lambda: EVERYTHING))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

@@ -204,12 +204,12 @@ async def test_damage_is_of_the_blob_it_was_met_in(tmp_path: Path) -> None:
     async with warm(tmp_path) as site:
         old = await site.store.blob_for(Reference.parse(TAG))
         entry = old.filesystem.lookup(b"large")
-        damage = old.filesystem.damage(entry, "lost")
+        damage = old.filesystem.file(entry).damage("lost")
         old.report(damage)
         with await site.store.blob_for(Reference.parse(TAG)):
             old.report(damage)
             old.report(CodingDamaged(damage.digest, "lost", b"gzip", 100))
-            assert old.filesystem.read(entry, 0, 100) == LARGE[:100]
+            assert old.filesystem.file(entry).read(0, 100) == LARGE[:100]
             old.release()
             old.report(damage)
         assert (pulls(site), damaged(site, "content"), damaged(site, "coding")) == (2, 1, 0)
@@ -236,7 +236,7 @@ async def test_f05_a_disk_that_fails(tmp_path: Path, name: str) -> None:
             memory_of_another() as failing,
         ):
             entry = lease.filesystem.lookup(name.encode())
-            os.dup2(failing.fileno(), lease.filesystem.descriptor_of(entry))
+            os.dup2(failing.fileno(), lease.filesystem.file(entry).descriptor)
             raw = await site.exchange(
                 f"GET /{TAG}/{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
             )

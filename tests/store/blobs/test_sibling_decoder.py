@@ -51,10 +51,8 @@ def problem(directory: Path, coding: bytes, coded: bytes, plain: bytes = TEXT) -
     blob = layer([File(b"plain", plain), File(b"coded", coded)], "none")
     filesystem = serve(directory, blob)
     try:
-        steps = compare(
-            filesystem, filesystem.lookup(b"coded"), coding, filesystem.lookup(b"plain")
-        )
-        return outcome(steps)
+        coded_file = filesystem.file(filesystem.lookup(b"coded"))
+        return outcome(compare(coded_file, coding, filesystem.lookup(b"plain")))
     finally:
         filesystem.close()
 
@@ -189,7 +187,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
         content.seek(coded.offset + 1000)
         content.write(bytes(10))
     with pytest.raises(BlobDamaged):
-        outcome(compare(filesystem, coded, b"gzip", plain))
+        outcome(compare(filesystem.file(coded), b"gzip", plain))
     filesystem.close()
 
 
@@ -200,10 +198,10 @@ def test_bounded(tmp_path: Path, coding: bytes) -> None:
     coded = code(bytes(64 * MIB))
     blob = layer([File(b"plain", TEXT), File(b"coded", coded)], "none")
     filesystem = serve(tmp_path, blob)
-    entries = filesystem.lookup(b"coded"), coding, filesystem.lookup(b"plain")
+    file, plain = filesystem.file(filesystem.lookup(b"coded")), filesystem.lookup(b"plain")
     tracemalloc.start()
     try:
-        steps = list(compare(filesystem, *entries))
+        steps = list(compare(file, coding, plain))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

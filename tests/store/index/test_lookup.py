@@ -57,7 +57,7 @@ def content(filesystem: ImageFilesystem, path: bytes) -> bytes | None:
         entry = filesystem.lookup(path)
     except PathNotFound:
         return None
-    return filesystem.read(entry, 0, entry.size) if entry.kind is EntryKind.FILE else None
+    return filesystem.file(entry).read(0, entry.size) if entry.kind is EntryKind.FILE else None
 
 
 def test_entries(served: Serve) -> None:
@@ -79,10 +79,10 @@ def test_reading(served: Serve) -> None:
     """Reading gives the bytes of the file alone, and from the page cache the same or nothing."""
     filesystem = served(F(b"a", b"before"), F(b"b", bytes(range(200))), F(b"c", b"after"))
     entry = filesystem.lookup(b"b")
-    assert filesystem.read(entry, 190, 100) == bytes(range(190, 200))
-    assert filesystem.read(entry, 200, 5) == filesystem.read_cached(entry, 200, 5) == b""
-    assert filesystem.read_cached(entry, 10, 5) in (None, bytes(range(10, 15)))
-    assert os.pread(filesystem.descriptor_of(entry), 3, entry.offset) == b"\0\1\2"
+    assert filesystem.file(entry).read(190, 100) == bytes(range(190, 200))
+    assert filesystem.file(entry).read(200, 5) == filesystem.file(entry).read_cached(200, 5) == b""
+    assert filesystem.file(entry).read_cached(10, 5) in (None, bytes(range(10, 15)))
+    assert os.pread(filesystem.file(entry).descriptor, 3, entry.offset) == b"\0\1\2"
 
 
 def test_a_link_farm_is_not_followed_out(served: Serve, tmp_path: Path) -> None:
@@ -289,8 +289,8 @@ def test_damage_after_opening(tmp_path: Path) -> None:
     os.truncate(tmp_path / "content", 1000)
     os.truncate(tmp_path / "index", 8192)
     with pytest.raises(BlobDamaged):
-        filesystem.read(entry, 0, 50_000)
-    assert filesystem.read_cached(entry, 40_000, 10) is None
+        filesystem.file(entry).read(0, 50_000)
+    assert filesystem.file(entry).read_cached(40_000, 10) is None
     with pytest.raises(BlobDamaged):
         filesystem.lookup(b"d/03000")
     filesystem.close()

@@ -45,7 +45,7 @@ def served(filesystem: ImageFilesystem, path: bytes) -> bytes | str | None:
     except PathNotFound:
         return None
     is_file = entry.kind is EntryKind.FILE
-    return filesystem.read(entry, 0, entry.size) if is_file else "directory"
+    return filesystem.file(entry).read(0, entry.size) if is_file else "directory"
 
 
 def compare(filesystem: ImageFilesystem, root: Path) -> None:

@@ -571,7 +571,7 @@ def served(layer: Coming, name: bytes) -> bytes | None:
         return (
             None
             if entry.kind is EntryKind.DIRECTORY
-            else blob.filesystem.read(entry, 0, entry.size)
+            else blob.filesystem.file(entry).read(0, entry.size)
         )
     except PathNotFound:
         return None

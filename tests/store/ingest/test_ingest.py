@@ -306,7 +306,7 @@ async def test_a_ready_layer_again(tmp_path: Path) -> None:
         size, lease = space.size, space.acquire(one.digest)
         assert lease is not None
         await take_in(space, one)
-        assert len(lease.filesystem.read(lease.filesystem.lookup(b"index.html"), 0, 10)) == 10
+        assert len(lease.filesystem.file(lease.filesystem.lookup(b"index.html")).read(0, 10)) == 10
         lease.release()
         assert len(read(space, one.digest)) == 100 * KIB
         assert space.size < size + 100 * KIB

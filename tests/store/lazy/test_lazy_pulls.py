@@ -25,13 +25,14 @@ from blobserve.errors import (
 )
 from blobserve.names.reference import Reference
 from blobserve.store.blobspace import BlobState
+from blobserve.store.disk.codings_file import NoCoding
 from blobserve.store.lazy.availability import HEAD_START
 from blobserve.store.lazy.chunk_cache import LARGEST_READ
 from blobserve.store.lazy.lazy_indexes import TAIL
-from blobserve.store.lazy.lazy_layer import LazyRead
+from blobserve.store.lazy.lazy_layer import LazyFile
 from blobserve.store.lease import Lease
 from blobserve.testing import InlineThreads
-from blobserve.web.content.leased_body import LazyBody, SharedLease
+from blobserve.web.content.leased_body import FileBody, SharedLease
 from tests.support.layers import zstd
 from tests.support.stores import OTHER, SITE, now, standing
 from tests.support.within import within
@@ -43,7 +44,7 @@ THIRD = Reference.parse("registry.example/team/third:v1")
 CHUNKED, CURRENT = LAYERS["chunked.tar.zst"], LAYERS["current.tar.gz"]
 
 
-async def read(reading: LazyRead, size: int, start: int = 0, piece: int = 4096) -> bytes:
+async def read(reading: LazyFile, size: int, start: int = 0, piece: int = 4096) -> bytes:
     """Bytes of a file, read in order."""
     content = b""
     while len(content) < size:
@@ -56,7 +57,7 @@ async def fetched(lease: Lease, path: str) -> bytes:
     entry = lease.filesystem.lookup(path.encode())
     if not entry.size:
         return b""
-    with closing(lease.reading(entry)) as reading:
+    with closing(lease.filesystem.file(entry)) as reading:
         return await read(reading, entry.size)
 
 
@@ -86,18 +87,18 @@ async def test_before_it_is_here(name: str, tmp_path: Path) -> None:
         stand.source.push(SITE, layer.image)
         gate = stand.source.hold("fetch")
         with now(stand.ask()) as lease:
-            assert (lease.result, lease.is_published) == ("pull", True)
+            assert (lease.result, lease.filesystem.is_complete) == ("pull", False)
             assert lease.digest == layer.image.digest
             for path, content in layer.files.items():
                 assert await fetched(lease, path) == content
             with pytest.raises(PathNotFound):
                 lease.filesystem.lookup(b"nowhere")
         with now(stand.ask()) as lease:
-            assert (lease.result, lease.is_published) == ("wait", True)
+            assert (lease.result, lease.filesystem.is_complete) == ("wait", False)
         assert stand.store.lease_at_once(SITE) is None
         gate.open()
         with now(stand.ask()) as lease:
-            assert (lease.result, lease.is_published) == ("hit", False)
+            assert (lease.result, lease.filesystem.is_complete) == ("hit", True)
         assert stand.counted("published_indexes_total", outcome="used") == 1
         assert stand.source.count("fetch") == 1
         assert wiped(tmp_path)
@@ -198,7 +199,7 @@ async def test_the_index_goes_first(tmp_path: Path) -> None:
         assert not asked.called
         index.open()
         with now(asked) as lease:
-            assert lease.is_published
+            assert not lease.filesystem.is_complete
         layer.open()
         assert wiped(tmp_path)
 
@@ -212,7 +213,7 @@ async def test_an_index_that_comes_too_late(tmp_path: Path) -> None:
         asked = stand.ask()
         stand.clock.advance(HEAD_START)
         with now(asked) as lease:
-            assert not lease.is_published
+            assert lease.filesystem.is_complete
         index.open()
         assert wiped(tmp_path)
 
@@ -231,7 +232,7 @@ async def test_read_only(tmp_path: Path) -> None:
         reads = stand.source.count("read")
         gate.open()
         with now(asked) as lease:
-            assert not lease.is_published
+            assert lease.filesystem.is_complete
         assert stand.source.count("read") == reads
 
 
@@ -251,7 +252,7 @@ async def test_not_used(case: str, tmp_path: Path) -> None:
     async with standing(tmp_path, limits=limits) as stand:
         stand.source.push(SITE, layer.image)
         with now(stand.ask()) as lease:
-            assert not lease.is_published
+            assert lease.filesystem.is_complete
         is_refused = case == "another digest"
         assert stand.source.count("read") == is_refused
         assert stand.counted("published_indexes_total", outcome="refused") == is_refused
@@ -265,7 +266,7 @@ async def test_an_index_that_lies(tmp_path: Path, caught: Sequence[LogEvent]) ->
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, layer.image)
         with now(stand.ask()) as lease:
-            assert not lease.is_published
+            assert lease.filesystem.is_complete
         assert stand.counted("published_indexes_total", outcome="refused") == 1
         assert "is not used: a chunk lies outside" in log(caught)
         assert wiped(tmp_path)
@@ -278,7 +279,7 @@ async def test_a_source_that_fails(tmp_path: Path) -> None:
         stand.source.push(SITE, CHUNKED.image)
         stand.source.fail("read", RegistryFailed("registry.example", "it has no ranges"))
         with now(stand.ask()) as lease:
-            assert not lease.is_published
+            assert lease.filesystem.is_complete
         assert stand.counted("published_indexes_total", outcome="failed") == 1
 
 
@@ -288,7 +289,7 @@ async def test_no_room_for_the_index(tmp_path: Path) -> None:
     async with standing(tmp_path, limits=ANY_SIZE, max_size=720_000) as stand:
         stand.source.push(SITE, CHUNKED.image)
         with now(stand.ask()) as lease:
-            assert not lease.is_published
+            assert lease.filesystem.is_complete
         assert stand.counted("published_indexes_total", outcome="failed") == 1
         assert stand.space.size <= 720_000
         assert wiped(tmp_path)
@@ -319,7 +320,7 @@ async def test_a_chunk_that_is_wrong(tmp_path: Path) -> None:
         assert not asked.called
         gate.open()
         with now(asked) as lease:
-            assert not lease.is_published
+            assert lease.filesystem.is_complete
 
 
 @within(20)
@@ -354,7 +355,7 @@ async def test_a_file_that_is_wrong(layer: Layer, tmp_path: Path) -> None:
         content = layer.files["assets/holes.bin"]
         with now(stand.ask()) as lease:
             entry = lease.filesystem.lookup(b"assets/holes.bin")
-            with closing(lease.reading(entry)) as reading:
+            with closing(lease.filesystem.file(entry)) as reading:
                 assert await read(reading, 4096) == content[:4096]
                 with pytest.raises(ContentMismatch, match="file"):
                     await read(reading, entry.size - 4096, 4096)
@@ -389,7 +390,7 @@ async def test_in_the_middle_of_a_file(tmp_path: Path) -> None:
         gate = stand.source.hold("fetch")
         lease = now(stand.ask())
         entry = lease.filesystem.lookup(b"assets/large.txt")
-        with closing(lease.reading(entry)) as reading:
+        with closing(lease.filesystem.file(entry)) as reading:
             content = await read(reading, 5000, piece=100)
             reads = stand.source.count("read")
             gate.open()
@@ -409,7 +410,7 @@ async def test_in_the_middle_of_a_file_that_is_another(tmp_path: Path) -> None:
         gate = stand.source.hold("fetch")
         with now(stand.ask()) as lease:
             entry = lease.filesystem.lookup(b"index.htm")
-            with closing(lease.reading(entry)) as reading:
+            with closing(lease.filesystem.file(entry)) as reading:
                 await reading.read(0, 5)
                 gate.open()
                 with pytest.raises(ContentMismatch, match="another file"):
@@ -428,7 +429,7 @@ async def test_a_pull_that_fails(tmp_path: Path) -> None:
             assert await fetched(lease, "last.txt") == CHUNKED.files["last.txt"]
         assert wiped(tmp_path)
         with now(stand.ask()) as lease:
-            assert not lease.is_published
+            assert lease.filesystem.is_complete
         assert stand.source.count("fetch") == 2
 
 
@@ -491,7 +492,7 @@ async def test_neighbours_are_fetched_together(tmp_path: Path) -> None:
         with now(stand.ask()) as lease:
             entry = lease.filesystem.lookup(b"assets/large.txt")
             before = len(stand.source.parts)
-            with closing(lease.reading(entry)) as reading:
+            with closing(lease.filesystem.file(entry)) as reading:
                 content = await read(reading, entry.size, piece=64 << 10)
             assert content == CURRENT.files["assets/large.txt"]
             assert len(stand.source.parts) == before + 1
@@ -504,9 +505,9 @@ async def test_a_range_fetches_little(tmp_path: Path) -> None:
         stand.source.push(SITE, CURRENT.image)
         with now(stand.ask()) as lease:
             entry = lease.filesystem.lookup(b"assets/large.txt")
-            first = lease.filesystem.chunk(entry, 0)  # type: ignore[attr-defined]
+            first = lease.filesystem._layer.index.chunk(entry, 0)  # type: ignore[attr-defined]
             for start in (0, first.size - 3, 99_999, entry.size - 1):
-                with closing(lease.reading(entry)) as reading:
+                with closing(lease.filesystem.file(entry)) as reading:
                     size = min(10, entry.size - start)
                     expected = CURRENT.files["assets/large.txt"][start : start + size]
                     assert await read(reading, size, start) == expected
@@ -531,6 +532,20 @@ def large(count: int, size: int) -> Layer:
     return chunked(before, json.dumps({"version": 1, "entries": entries}).encode())
 
 
+@within(20)
+async def test_nothing_is_read_from_the_records(tmp_path: Path) -> None:
+    """The records of chunks are never taken for the bytes of a file."""
+    async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
+        stand.source.push(SITE, CURRENT.image)
+        with now(stand.ask()) as lease:
+            entry = lease.filesystem.lookup(b"index.html")
+            with closing(lease.filesystem.file(entry)) as file:
+                assert file.size == entry.size
+                assert file.read_cached(0, 10) is None
+                assert file.stored is None
+            assert lease.coded(entry, b"gzip") is NoCoding.NEVER
+
+
 @within(60)
 async def test_reading_ahead(tmp_path: Path) -> None:
     """A large file is fetched a little ahead of who reads it, in requests of bounded size."""
@@ -540,7 +555,7 @@ async def test_reading_ahead(tmp_path: Path) -> None:
         with now(stand.ask()) as lease:
             entry = lease.filesystem.lookup(b"large")
             before = len(stand.source.parts)
-            with closing(lease.reading(entry)) as reading:
+            with closing(lease.filesystem.file(entry)) as reading:
                 for at in range(0, entry.size, 50_000):
                     await read(reading, 50_000, at, piece=50_000)
                     parts = stand.source.parts[before:]
@@ -557,8 +572,8 @@ async def test_small_chunks(tmp_path: Path) -> None:
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, layer.image)
         with now(stand.ask()) as lease:
-            entry, hold = lease.filesystem.lookup(b"large"), SharedLease(lease, InlineThreads())
-            body = LazyBody(hold, entry, lease.reading(entry), 5.0, stand.clock)
+            hold = SharedLease(lease, InlineThreads(), stand.clock, stand.clock.seconds() + 5.0)
+            body = FileBody(hold, lease.filesystem.file(lease.filesystem.lookup(b"large")))
             reads = [body.read(600 * n, 64 << 10) for n in range(40)]
             assert max(length for _, length in stand.source.parts[1:]) < 256 * 700
             assert sum(bool(read.paused) for read in reads) == 2
@@ -575,14 +590,16 @@ async def test_chunks_are_bounded(tmp_path: Path) -> None:
         stand.source.push(SITE, layer.image)
         with now(stand.ask()) as lease:
             entry = lease.filesystem.lookup(b"large")
-            cache = lease.reading(entry)._chunks._cache
-            first, second, third = (lease.reading(entry) for _ in range(3))
+            cache = lease.filesystem.file(entry)._chunks._cache
+            first, second, third = (lease.filesystem.file(entry) for _ in range(3))
             now(Deferred.fromCoroutine(first.read(0, 10)))
             now(Deferred.fromCoroutine(second.read(50_000, 10)))
             waiting = Deferred.fromCoroutine(third.read(100_000, 10))
             assert not waiting.called
             assert cache.held == 20_000
-            now(Deferred.fromCoroutine(lease.reading(entry).read(0, 10)))  # a chunk that is held
+            now(
+                Deferred.fromCoroutine(lease.filesystem.file(entry).read(0, 10))
+            )  # a chunk that is held
             second.close()
             assert len(now(waiting)) == 10
             assert cache.size <= 25_000
@@ -596,7 +613,7 @@ async def test_a_chunk_beyond_the_bound(tmp_path: Path) -> None:
         stand.source.push(SITE, layer.image)
         with now(stand.ask()) as lease:
             entry = lease.filesystem.lookup(b"large")
-            with closing(lease.reading(entry)) as reading:
+            with closing(lease.filesystem.file(entry)) as reading:
                 cache = reading._chunks._cache
                 for chunk in range(3):
                     got = Deferred.fromCoroutine(reading.read(10_000 * chunk, 10_000))
@@ -612,7 +629,7 @@ async def test_a_chunk_that_comes_too_late_to_be_kept(tmp_path: Path) -> None:
         layer = stand.source.hold("fetch")
         with now(stand.ask()) as lease:
             entry = lease.filesystem.lookup(b"index.html")
-            with closing(lease.reading(entry)) as reading:
+            with closing(lease.filesystem.file(entry)) as reading:
                 cache, chunks = reading._chunks._cache, stand.source.hold("read")
                 got = Deferred.fromCoroutine(reading.read(0, entry.size))
                 layer.open()
@@ -631,7 +648,7 @@ async def test_dropped_when_it_is_here(tmp_path: Path) -> None:
         with now(stand.ask()) as lease:
             await fetched(lease, "assets/large.txt")
             entry = lease.filesystem.lookup(b"index.html")
-            with closing(lease.reading(entry)) as reading:
+            with closing(lease.filesystem.file(entry)) as reading:
                 cache = reading._chunks._cache
                 assert cache.size == 150_000 + 512
                 gate.open()
@@ -680,7 +697,7 @@ async def test_repositories_do_not_share(tmp_path: Path, is_listed: bool) -> Non
             await fetched(lease, "index.html")
         reads = stand.source.count("read")
         with now(stand.ask(OTHER)) as lease:
-            assert lease.is_published
+            assert not lease.filesystem.is_complete
             await fetched(lease, "index.html")
         assert stand.source.count("read") == 2 * reads
         stand.source.remove(THIRD.at(CHUNKED.descriptor.digest))
@@ -702,7 +719,7 @@ async def test_a_tag_that_moves(tmp_path: Path) -> None:
         stand.clock.advance(61)
         for _ in range(2):
             with now(stand.ask()) as lease:
-                assert not lease.is_published
+                assert lease.filesystem.is_complete
                 assert lease.filesystem.digest == CURRENT.descriptor.digest
         assert stand.source.count("read") == 0
         gate.open()
@@ -719,7 +736,7 @@ async def test_before_early_serving(tmp_path: Path) -> None:
         now(stand.ask()).release()
         found = now(stand.store.lease_or_early(SITE, b"index.html"))
         assert isinstance(found, Lease)
-        assert found.is_published
+        assert not found.filesystem.is_complete
         found.release()
 
 
@@ -731,7 +748,7 @@ async def test_several_layers(tmp_path: Path) -> None:
         stand.rules[SITE.repository] = RepositoryRules(layers="all")
         stand.source.push(SITE, image)
         with now(stand.ask()) as lease:
-            assert not lease.is_published
+            assert lease.filesystem.is_complete
             assert lease.filesystem.lookup(b"stargz.index.json").layer == 0
         assert stand.source.count("read") == 0
 
@@ -748,7 +765,7 @@ async def test_an_image_that_was_reclaimed(tmp_path: Path) -> None:
         assert stand.space.state_of(CHUNKED.descriptor.digest) is BlobState.UNKNOWN
         stand.source.hold("fetch")
         with now(stand.ask()) as lease:
-            assert lease.is_published
+            assert not lease.filesystem.is_complete
             assert await fetched(lease, "last.txt") == CHUNKED.files["last.txt"]
 
 

@@ -22,7 +22,7 @@ from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.index.layer_index import IndexWriter
 from blobserve.store.index.node_table import opened
-from blobserve.store.lazy.filesystem import LazyFilesystem
+from blobserve.store.lazy.lazy_index import LazyIndex
 from blobserve.store.lazy.toc.chunk import LARGEST, Chunk, extract
 from blobserve.store.lazy.toc.index_builder import EntrySource, IndexBuilder
 from blobserve.store.lazy.toc.json_stream import TocParser
@@ -43,7 +43,7 @@ def placed(layer: Layer, limits: Limits = USUAL) -> TocLocation:
     return promise.place or promise.found(layer.blob[-51:], layer.descriptor, limits)
 
 
-def build(directory: Path, layer: Layer, limits: Limits = USUAL) -> LazyFilesystem:
+def build(directory: Path, layer: Layer, limits: Limits = USUAL) -> LazyIndex:
     """The files of a layer by its index."""
     place = placed(layer, limits)
     return made(directory, layer, WholeToc(place, packed_of(layer, place), limits), limits)
@@ -54,15 +54,13 @@ def packed_of(layer: Layer, place: TocLocation) -> bytes:
     return layer.blob[place.start : place.start + place.length]
 
 
-def glanced(directory: Path, layer: Layer, *names: bytes, limits: Limits = USUAL) -> LazyFilesystem:
+def glanced(directory: Path, layer: Layer, *names: bytes, limits: Limits = USUAL) -> LazyIndex:
     """What a glance at its index says of a layer's files."""
     place = placed(layer, limits)
     return made(directory, layer, TocSearch(place, packed_of(layer, place), names, limits), limits)
 
 
-def made(
-    directory: Path, layer: Layer, source: EntrySource, limits: Limits = USUAL
-) -> LazyFilesystem:
+def made(directory: Path, layer: Layer, source: EntrySource, limits: Limits = USUAL) -> LazyIndex:
     """The files of a layer by what a source says of it."""
     builder, granted = IndexBuilder(directory, source, limits), 0
     try:
@@ -74,16 +72,16 @@ def made(
         builder.close()
     written = sum(path.stat().st_size for path in directory.iterdir())
     assert written <= granted, "no more is written than was granted"
-    return LazyFilesystem.open(directory, layer.descriptor.digest, lambda: limits)
+    return LazyIndex.open(directory, layer.descriptor.digest, lambda: limits)
 
 
-def chunks_of(filesystem: LazyFilesystem, entry: Entry) -> list[Chunk]:
+def chunks_of(filesystem: LazyIndex, entry: Entry) -> list[Chunk]:
     """All chunks of a file, in order."""
     first = filesystem.chunk(entry, 0)
     return [filesystem.chunk(entry, number) for number in range(first.left + 1)]
 
 
-def content_of(filesystem: LazyFilesystem, entry: Entry, layer: Layer) -> bytes:
+def content_of(filesystem: LazyIndex, entry: Entry, layer: Layer) -> bytes:
     """A file out of its chunks."""
     if not entry.size:
         return b""
@@ -98,7 +96,7 @@ def test_reference_writers(name: str, tmp_path: Path) -> None:
     filesystem = build(tmp_path, layer)
     assert len(layer.files) >= 12 - (name == "chunked.tar.zst")
     for path, content in layer.files.items():
-        entry = filesystem.lookup(path.encode())
+        entry = filesystem.tree.lookup(path.encode())
         assert (entry.size, entry.sha256) == (len(content), sha256(content).digest())
         assert content_of(filesystem, entry, layer) == content
         for at in range(0, entry.size, 999):
@@ -130,7 +128,7 @@ def test_the_same_tree(name: str, tmp_path: Path) -> None:
     own = ImageFilesystem.open(tmp_path / "own", layer.descriptor.digest, lambda: USUAL)
     assert rows(tmp_path / "published/index") == rows(tmp_path / "own/index")
     for path in (b"", b"assets", b"static/app.js", b"latest.js", b"copy.js", b"docs/deep/er/"):
-        one, other = published.lookup(path), own.lookup(path)
+        one, other = published.tree.lookup(path), own.tree.lookup(path)
         assert (one.path, one.kind, one.size, one.sha256) == (
             other.path,
             other.kind,
@@ -139,9 +137,9 @@ def test_the_same_tree(name: str, tmp_path: Path) -> None:
         )
         assert one.mtime == other.mtime
         if one.kind is EntryKind.DIRECTORY:
-            assert published.names(one) == own.names(other)
+            assert published.tree.names(one) == own.tree.names(other)
     with pytest.raises(PathNotFound):
-        published.lookup(b"fifo")
+        published.tree.lookup(b"fifo")
     published.close()
     own.close()
 
@@ -154,9 +152,9 @@ def test_a_glance(name: str, tmp_path: Path) -> None:
     found = 0
     for number, path in enumerate(map(str.encode, layer.files)):
         one = glanced(_made(tmp_path / str(number)), layer, path)
-        other = whole.lookup(path)
+        other = whole.tree.lookup(path)
         with suppress(PathNotFound):  # as of a hard link: what it leads to was not looked for
-            entry = one.lookup(path)
+            entry = one.tree.lookup(path)
             found += 1
             assert attrs.evolve(entry, offset=0) == attrs.evolve(other, offset=0)
             assert content_of(one, entry, layer) == layer.files[path.decode()]
@@ -164,7 +162,7 @@ def test_a_glance(name: str, tmp_path: Path) -> None:
                 ends = zip(chunks_of(one, entry), chunks_of(whole, other), strict=True)
                 assert all(0 <= mine.end - its.end < 4500 for mine, its in ends)
         with pytest.raises(PathNotFound):
-            one.lookup(b"last.txt" if path != b"last.txt" else b"index.html")
+            one.tree.lookup(b"last.txt" if path != b"last.txt" else b"index.html")
         one.close()
     assert found > 8
     whole.close()
@@ -179,11 +177,11 @@ def test_a_glance_at_several(tmp_path: Path) -> None:
 
     told = retold(layer, change)
     one = glanced(tmp_path, told, b"index.html", b"last.txt", b"no/such")
-    assert one.lookup(b"index.html.br").size
-    assert one.lookup(b"last.txt").size
+    assert one.tree.lookup(b"index.html.br").size
+    assert one.tree.lookup(b"last.txt").size
     for absent in (b"index.html", b"no/such", b"assets/exact.bin"):
         with pytest.raises(PathNotFound):
-            one.lookup(absent)
+            one.tree.lookup(absent)
     one.close()
 
 
@@ -201,18 +199,18 @@ def test_a_glance_through_a_link(tmp_path: Path) -> None:
     one = glanced(_made(tmp_path / "one"), told, b"static/index.html")
     for each in (whole, one):
         with pytest.raises(PathNotFound):
-            each.lookup(b"static/index.html")
+            each.tree.lookup(b"static/index.html")
         each.close()
 
 
 def test_several_chunks(tmp_path: Path) -> None:
     """The fixtures have what they are for: files of many chunks, and members of many files."""
     current = build(_made(tmp_path / "a"), LAYERS["current.tar.gz"])
-    assert len(chunks_of(current, current.lookup(b"assets/large.txt"))) == 19
+    assert len(chunks_of(current, current.tree.lookup(b"assets/large.txt"))) == 19
     inner = build(_made(tmp_path / "b"), LAYERS["inner.tar.gz"])
-    assert chunks_of(inner, inner.lookup(b"assets/exact.bin"))[0].skip > 0
+    assert chunks_of(inner, inner.tree.lookup(b"assets/exact.bin"))[0].skip > 0
     zeros = build(_made(tmp_path / "c"), LAYERS["chunked.tar.zst"])
-    assert len(chunks_of(zeros, zeros.lookup(b"assets/holes.bin"))) == 3
+    assert len(chunks_of(zeros, zeros.tree.lookup(b"assets/holes.bin"))) == 3
     assert LAYERS["legacy.tar.gz"].blob[-47:].startswith(b"\x1f\x8b")
     for each in (current, inner, zeros):
         each.close()
@@ -229,7 +227,7 @@ def test_little_is_read_for_a_file(name: str, tmp_path: Path) -> None:
     layer = LAYERS[name]
     filesystem = build(tmp_path, layer)
     for path in layer.files:
-        entry = filesystem.lookup(path.encode())
+        entry = filesystem.tree.lookup(path.encode())
         for chunk in chunks_of(filesystem, entry) if entry.size else []:
             assert chunk.length <= (chunk.skip + chunk.size) * 1.02 + 4096
             assert chunk.end <= len(layer.blob)
@@ -546,7 +544,7 @@ def test_wrong_chunks(name: str, tmp_path: Path) -> None:
     """No byte of a chunk is given out that is not what the index says."""
     layer = LAYERS[name]
     filesystem = build(tmp_path, layer)
-    entry = filesystem.lookup(b"assets/app.js")
+    entry = filesystem.tree.lookup(b"assets/app.js")
     [chunk, *_] = chunks_of(filesystem, entry)
     source = layer.blob[chunk.at : chunk.end]
     assert extract([chunk], chunk.at, source)[0] == layer.files["assets/app.js"][: chunk.size]
@@ -575,21 +573,6 @@ def test_bombs() -> None:
     bomb = gzip.compress(bytes(64 << 20), 9)
     honest = Chunk(0, 5, 0, len(bomb), 0, 0, sha256(bytes(5)).digest())
     assert extract([honest], 0, bomb) == [bytes(5)]
-
-
-def test_nothing_is_read_from_the_records(tmp_path: Path) -> None:
-    """The records of chunks are never taken for the bytes of a file."""
-    filesystem = build(tmp_path, LAYERS["current.tar.gz"])
-    entry = filesystem.lookup(b"index.html")
-    assert filesystem.read_cached(entry, 0, 10) is None
-    assert not filesystem.is_cached(entry, 0, 10)
-    assert filesystem.coded(entry, b"gzip") is not None
-    for read in (filesystem.read, filesystem.read_ahead):
-        with pytest.raises(TypeError):
-            read(entry, 0, 10)
-    with pytest.raises(TypeError):
-        filesystem.descriptor_of(entry)
-    filesystem.close()
 
 
 @settings(max_examples=more(40))
@@ -661,15 +644,15 @@ def test_mutations(
             filesystem = build(Path(directory), layer)
         except BadToc:
             return
-        _walk(filesystem, filesystem.lookup(b""), layer)
+        _walk(filesystem, filesystem.tree.lookup(b""), layer)
         filesystem.close()
 
 
-def _walk(filesystem: LazyFilesystem, directory: Entry, layer: Layer) -> None:
-    for name in filesystem.names(directory):
+def _walk(filesystem: LazyIndex, directory: Entry, layer: Layer) -> None:
+    for name in filesystem.tree.names(directory):
         path = b"/".join(filter(None, [directory.path, name]))
         try:
-            entry = filesystem.lookup(path)
+            entry = filesystem.tree.lookup(path)
         except PathNotFound:
             continue
         if entry.kind is EntryKind.DIRECTORY:

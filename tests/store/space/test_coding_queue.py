@@ -202,7 +202,7 @@ async def test_checked_before_they_are_served(tmp_path: Path) -> None:
         while threads.jobs:
             threads.go()
             for n in range(4):
-                is_there = blob.filesystem.coded(blob.filesystem.lookup(b"%d" % n), b"zstd")
+                is_there = blob.filesystem.file(blob.filesystem.lookup(b"%d" % n)).coded(b"zstd")
                 if is_there and n not in ready:
                     ready.append(n)
         assert ready == [0, 2, 3, 1]
@@ -469,9 +469,9 @@ async def test_damage_of_a_lender(tmp_path: Path) -> None:
         with codings_of(tmp_path, OLD).open("r+b") as file:
             file.seek(made.offset + 20)
             file.write(bytes(20))
-        assert not new.filesystem.is_checked(lent)
+        assert not new.filesystem.file(lent).is_checked
         with pytest.raises(CodingDamaged) as damaged:
-            new.filesystem.read(lent, 0, 10)
+            new.filesystem.file(lent).read(0, 10)
         assert damaged.value.digest == str(OLD.digest)
         new.report(damaged.value)
         assert ask(old) is NoCoding.PENDING
@@ -532,7 +532,7 @@ async def test_damaged_codings(tmp_path: Path, damage: Callable[[Path], None]) -
         assert not path.is_symlink()
         assert not path.exists() or path.stat().st_size < 20 * KIB
         blob = lease(space, SITE)
-        assert blob.filesystem.read(blob.filesystem.lookup(b"0"), 0, 1 << 20) == text(0)
+        assert blob.filesystem.file(blob.filesystem.lookup(b"0")).read(0, 1 << 20) == text(0)
         ask(blob)
         assert decoded(blob.filesystem, ask(blob)) == text(0)
         assert space.size - on_disk(tmp_path) == size
@@ -781,7 +781,7 @@ async def test_the_last_asked_for_is_first(tmp_path: Path) -> None:
         absent = [
             n
             for n in range(count)
-            if filesystem.coded(filesystem.lookup(b"%d" % n), b"zstd") is None
+            if filesystem.file(filesystem.lookup(b"%d" % n)).coded(b"zstd") is None
         ]
         assert absent == [2, 3]
         assert ask(blob, b"zstd", b"2") is NoCoding.PENDING
@@ -800,7 +800,7 @@ async def test_layers_come_between(tmp_path: Path) -> None:
             blob = lease(space, large)
             assert ask(blob, b"gzip") is NoCoding.PENDING
             await take_in(space, small)
-            assert blob.filesystem.coded(blob.filesystem.lookup(b"0"), b"gzip") is None
+            assert blob.filesystem.file(blob.filesystem.lookup(b"0")).coded(b"gzip") is None
             while ask(blob, b"gzip") is NoCoding.PENDING:
                 await a_while()
             assert decoded(blob.filesystem, ask(blob, b"gzip")) == text(1, 2 * MIB) * 20

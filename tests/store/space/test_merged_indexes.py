@@ -80,7 +80,7 @@ def names(lease: Lease) -> list[bytes]:
 
 def read(lease: Lease, path: bytes) -> bytes:
     """A file of an image."""
-    return lease.filesystem.read(lease.filesystem.lookup(path), 0, 1 << 30)
+    return lease.filesystem.file(lease.filesystem.lookup(path)).read(0, 1 << 30)
 
 
 @pytest_twisted.ensureDeferred
@@ -493,8 +493,8 @@ async def test_codings_of_every_layer(tmp_path: Path) -> None:
                 coded = lease.coded(entry, b"gzip")
                 assert isinstance(coded, Entry)
                 assert (coded.layer, coded.coding, coded.path) == (layer, b"gzip", name.encode())
-                assert lease.filesystem.coded(entry, b"gzip") == coded
-                assert lease.filesystem.read(coded, 0, 2) == b"\x1f\x8b"
+                assert lease.filesystem.file(entry).coded(b"gzip") == coded
+                assert lease.filesystem.file(coded).read(0, 2) == b"\x1f\x8b"
                 digest = image.layers[layer].digest
                 assert (tmp_path / "blobs" / "sha256" / digest.hex / "codings").exists()
 
@@ -521,7 +521,7 @@ async def test_codings_of_equal_files(tmp_path: Path) -> None:
                     assert isinstance(coded, Entry)
                     assert (coded.layer, coded.path) == (layer, name)
                     assert coded.sha256 == made.sha256
-                    assert gzip.decompress(lease.filesystem.read(coded, 0, coded.size)) == text
+                    assert gzip.decompress(lease.filesystem.file(coded).read(0, coded.size)) == text
                 assert coded.codings is None
 
 

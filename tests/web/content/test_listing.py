@@ -313,7 +313,7 @@ class Holding:
     names: list[bytes]
 
     def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
-        """See `ImageFilesystem.entries`."""
+        """See `Filesystem.entries`."""
         for name in self.names:
             yield name, Entry(name, EntryKind.FILE, size=len(name), sha256=bytes(32))
 
@@ -324,7 +324,7 @@ def test_any_names(names: list[bytes]) -> None:
     """Of any names the page and the JSON are well-formed, and the links lead to those names."""
     directory = Entry(b"docs", EntryKind.DIRECTORY)
     page, found = (
-        ListingRecipe(is_json, b"docs/", 1000).make(Holding(names), directory, None)  # type: ignore[arg-type]
+        ListingRecipe(is_json, b"docs/", 1000).make(Holding(names), directory, b"")  # type: ignore[arg-type]
         for is_json in (False, True)
     )
     shown, read = Shown(page.content), json.loads(found.content)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from blobserve.names.digest import Digest
+from blobserve.store.blobs.content import StoredFile
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lease import Lease
-from blobserve.web.content.leased_body import EntryBody, SharedLease
+from blobserve.web.content.derived import DerivedCache
+from blobserve.web.content.leased_body import FileBody, SharedLease
+from blobserve.web.content.rewrite import Edit, RewriteRecipe
 from blobserve.web.http.conditional import Range
 from blobserve.web.http.response import Answer, Body, BytesBody
 from blobserve.web.server.send import PIECE
+from tests.support.extraction import serve
+from tests.support.layers import File, layer
+from tests.support.stores import now
 from tests.support.twisted_answers import GET, SlowBody, connected
 
 
@@ -155,11 +163,11 @@ class FakeBlob:
         self.released += 1
 
 
-def held() -> tuple[SharedLease, FakeBlob, HeldThreads]:
+def held(filesystem: Any = None) -> tuple[SharedLease, FakeBlob, HeldThreads]:
     """A hold on a lease, the blob behind it, and the threads that read it."""
-    blob, threads = FakeBlob(), HeldThreads()
+    blob, threads = FakeBlob(filesystem), HeldThreads()
     lease = Lease(cast("Any", blob), Digest.of(b""), 1, "hit", 0.0)
-    return SharedLease(lease, threads), blob, threads
+    return SharedLease(lease, threads, Clock(), 0.0), blob, threads
 
 
 def test_a_thread_keeps_the_lease() -> None:
@@ -178,8 +186,26 @@ def test_a_thread_keeps_the_lease() -> None:
 def test_a_body_keeps_the_lease() -> None:
     """A body can be read until it is closed, and then gives its image up."""
     hold, blob, _ = held()
-    body: Body = EntryBody(hold, Entry(b"a", EntryKind.FILE, size=7))
+    body: Body = FileBody(hold, StoredFile(cast("Any", None), Entry(b"a", EntryKind.FILE, size=7)))
     hold.release()
     assert (blob.released, body.size) == (0, 7)
     body.close()
     assert blob.released == 1
+
+
+def test_a_rewritten_file_keeps_the_lease(tmp_path: Path) -> None:
+    """An image stays open until a file of it is rewritten, though the first request has left."""
+    filesystem = serve(tmp_path, layer([File(b"a", b"one")], "none"))
+    hold, blob, threads = held(filesystem)
+    views, recipe = DerivedCache(), RewriteRecipe((Edit(b"one", b"two", "replacements"),), 100)
+    first, second = (
+        Deferred.fromCoroutine(views.view(hold, filesystem.lookup(b"a"), recipe)) for _ in range(2)
+    )
+    first.addErrback(lambda _: None)
+    first.cancel()
+    hold.release()
+    while threads.jobs:
+        assert blob.released == 0
+        threads.jobs.pop()()
+    assert (now(second).content, blob.released) == (b"two", 1)
+    filesystem.close()
