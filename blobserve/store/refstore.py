@@ -188,6 +188,8 @@ class RefStore:
         rules = self._allowed(reference.repository)
         known = await self._known.recall(reference, rules)
         if known is not None and not read_only:
+            if not known.is_proved(rules):
+                self._confirmations.ask(known, rules)  # beside the look-up
             await self._refresh(known, rules, asked, timeout)
             known = self._known.get(reference)
             if known is not None and not known.is_proved(rules):
@@ -293,7 +295,7 @@ class RefStore:
         known = self._known.get(reference)
         if known is None or known.image is None:
             return None
-        if not known.is_proved(rules) and not known.is_remembered(rules):
+        if not known.may_serve(rules):
             return None
         image = await self._space.mount_image(known.image.digests)
         if image is None:

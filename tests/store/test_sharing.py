@@ -30,6 +30,7 @@ from blobserve.names.platform import Platform
 from blobserve.names.reference import Reference
 from blobserve.store.blobspace import BlobState
 from blobserve.store.refs.freshness import PATIENCE
+from blobserve.store.space.provenance import Access
 from blobserve.testing import MadeImage, MemorySource, make_image, make_index
 from tests.support.parts.images import Image
 from tests.support.sites import packed
@@ -578,6 +579,129 @@ async def test_an_old_tag_that_has_moved(tmp_path: Path) -> None:
         assert await stand.read() == b"two"
         with pytest.raises(NotFound):
             await stand.ask(exact)
+
+
+async def moved_after_the_build_before(
+    location: Path, source: MemorySource, clock: Clock, ages: float
+) -> Reference:
+    """A blob space as above, `ages` times `tagMaxAge` later, when the tag has moved."""
+    exact = await left_by_the_build_before(location, source, clock)
+    source.push(SITE, an_image("two"))
+    clock.advance(ages * RepositoryRules().tag_max_age)
+    return exact
+
+
+@pytest.mark.parametrize("ages", [1.5, 3])
+@pytest_twisted.ensureDeferred
+async def test_an_old_tag_that_moved_is_confirmed_by_its_digest(
+    tmp_path: Path, ages: float
+) -> None:
+    """While a new image is pulled, the source is asked about the old one, and both are proved."""
+    source, clock = MemorySource(), Clock()
+    exact = await moved_after_the_build_before(tmp_path, source, clock, ages)
+    gate = source.hold("fetch")
+    async with standing(tmp_path, source, clock) as stand:
+        first = stand.ask()
+        clock.advance(PATIENCE)
+        with now(first) as lease:
+            assert content(lease) == b"one"
+        assert ("resolve", str(exact)) in source.requests
+        assert stand.space.provenance.covers(exact.digest, SITE.repository, Access.LISTED)
+        gate.open()
+        assert await stand.read() == b"two"
+    down(source)
+    async with standing(tmp_path, source, clock) as again:
+        assert await again.read() == b"two"
+        assert await again.read(exact) == b"one"
+        for digest in (an_image("two").digest, an_image("two").layers[0].digest):
+            assert again.space.provenance.covers(digest, SITE.repository, Access.LISTED)
+
+
+@pytest.mark.parametrize("ages", [1.5, 3])
+@pytest.mark.parametrize("denial", ["manifest", "layer"])
+@pytest_twisted.ensureDeferred
+async def test_an_old_tag_that_moved_and_is_denied(
+    tmp_path: Path, denial: str, ages: float
+) -> None:
+    """While a new image is pulled, an old one that its source denies is not served."""
+    source, clock = MemorySource(), Clock()
+    exact = await moved_after_the_build_before(tmp_path, source, clock, ages)
+    source.remove(exact if denial == "manifest" else SITE.at(an_image().layers[0].digest))
+    gate = source.hold("fetch")
+    async with standing(tmp_path, source, clock) as stand:
+        pulls = [stand.ask(), stand.ask(), stand.ask(SITE, read_only=True)]
+        clock.advance(PATIENCE + 1)
+        assert stand.store.lease_at_once(SITE, read_only=True) is None
+        await refused(stand, exact, NotFound)
+        gate.open()
+        for pull in pulls:
+            with now(pull) as lease:
+                assert content(lease) == b"two"
+    down(source)
+    async with standing(tmp_path, source, clock) as again:
+        assert await again.read() == b"two"
+        await refused(again, exact, RegistryFailed)
+
+
+@pytest.mark.parametrize("is_pre_pulled", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_an_old_tag_that_is_denied_while_the_new_image_fails(
+    tmp_path: Path, is_pre_pulled: bool
+) -> None:
+    """An old image that its source denies is not served when the new one cannot be pulled."""
+    source, clock = MemorySource(), Clock()
+    exact = await moved_after_the_build_before(tmp_path, source, clock, 3)
+    source.remove(exact)
+    source.fail("fetch", *[DOWN] * 100)
+    async with standing(tmp_path, source, clock) as stand:
+        with pytest.raises(RegistryFailed):
+            await (stand.store.pre_pull(SITE) if is_pre_pulled else stand.ask())
+        for _ in range(3):
+            await refused(stand, SITE, RegistryFailed)
+            await refused(stand, exact, NotFound)
+            clock.advance(11)
+    async with standing(tmp_path, source, clock) as again:
+        await refused(again, SITE, RegistryFailed)
+        back(source)
+        assert await again.read() == b"two"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_old_tag_that_moved_while_its_registry_is_slow(tmp_path: Path) -> None:
+    """A request for an old tag waits two seconds in all, for the look-up and the question."""
+    source, clock = MemorySource(), Clock()
+    await moved_after_the_build_before(tmp_path, source, clock, 3)
+    gates = [source.hold("refresh"), source.hold("resolve")]
+    async with standing(tmp_path, source, clock) as stand:
+        first = stand.ask()
+        assert [gate.waiting for gate in gates] == [1, 1]
+        clock.advance(PATIENCE - 0.1)
+        assert not first.called
+        clock.advance(0.2)
+        with now(first) as lease:
+            assert content(lease) == b"one"
+        for gate in gates:
+            gate.open()
+        assert await stand.read() == b"two"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_may_not_be_served_is_not_waited_for(tmp_path: Path) -> None:
+    """A READY image that may not be served keeps no request from the files of a new pull."""
+    image = packed(Image.of({"index.html": b"two", "z": NOISE}, "none"))
+    async with standing(tmp_path) as stand:
+        stand.source.push(SITE, an_image())
+        await stand.read()
+        stand.rules[SITE.repository] = RepositoryRules(listed=False, early_serve=True)
+        stand.store.reload()
+        stand.source.push(SITE, image)
+        stand.clock.advance(3 * RepositoryRules().tag_max_age)
+        gate = stand.source.hold("fetch", after=300 * KIB)
+        early = now(stand.store.lease_or_early(SITE, b"index.html"))
+        assert early.image == image.digest
+        early.close()
+        gate.open()
+        assert await stand.read() == b"two"
 
 
 @pytest_twisted.ensureDeferred

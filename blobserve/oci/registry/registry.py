@@ -8,7 +8,7 @@ where images go. See OCI distribution-spec, "Pull".
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from twisted.internet.interfaces import IConsumer
@@ -46,7 +46,7 @@ _GONE = (404, 410)
 # The URLs of storage are good for minutes; it is asked for a few parts at once.
 _STORAGE_LIFE = 30.0
 _STORAGES = 1000
-# A broken HEAD is mended some time, and is not counted where a GET is: it is tried again.
+# A broken HEAD is repaired some day, and rate limits do not count it: it is tried again.
 _HEAD_BROKEN_FOR = 600.0
 
 _log = Logger()
@@ -83,7 +83,7 @@ class Registry:
         self._name = host
         self._limits = limits
         self._storage: dict[tuple[Repository, Digest], tuple[str, float]] = {}
-        self._head_failed = -math.inf
+        self._head_failed = {"manifest": -math.inf, "blob": -math.inf}
         self._session = Session(
             reactor,
             host,
@@ -136,32 +136,59 @@ class Registry:
         await self._session.close()
 
     async def _resolve(self, reference: Reference) -> Document:
-        return await self._document(reference, await self._manifest("GET", reference))
+        request = _manifest_request("GET", reference)
+        response = await self._session.ask(reference.repository, request)
+        return await self._document(reference, response)
 
     async def _refresh(self, reference: Reference, known: Digest) -> RefreshResult:
-        head = None if self._head_is_broken() else await self._head(reference)
-        if head is not None and head.digest == known:
-            return head
+        repository = reference.repository
+        head = await self._head("manifest", repository, _manifest_request("HEAD", reference))
+        announced = _announced(head) if head is not None and head.status == 200 else None
+        if head is not None and announced == known:
+            return RefreshResult(known, retry.rate_limit_pause(head.value))
         # Storage may refuse a HEAD that it would answer as a GET, and digests in headers are wrong
         # often enough: a GET decides whenever a HEAD does not say "unchanged".
-        response = await self._manifest("GET", reference, {"If-None-Match": f'"{known}"'})
+        get = _manifest_request("GET", reference, **{"If-None-Match": f'"{known}"'})
+        response = await self._session.ask(repository, get)
         if response.status == 304:
             await response.discard()
             digest = known
         else:
             digest = (await self._document(reference, response)).digest
-        if head is None or digest == known:
-            self._note_broken_head()
+        if announced is None or digest == known:
+            self._note_broken_head("manifest")
         return RefreshResult(digest, retry.rate_limit_pause(response.value))
 
-    async def _head(self, reference: Reference) -> RefreshResult | None:
-        """Return what a HEAD says of a tag; None where a GET has to decide.
+    async def _holds(self, repository: Repository, descriptor: Descriptor) -> bool:
+        # Not followed: that the registry redirects us is its answer.
+        head = Request("HEAD", _blob_url(repository, descriptor), is_followed=False)
+        if await self._head("blob", repository, head) is not None:
+            return True
+        one_byte = {"Range": "bytes=0-0"} if descriptor.size else {}
+        response = await self._session.ask(
+            repository, attrs.evolve(head, method="GET", headers=one_byte)
+        )
+        if response.status in _GONE:
+            await response.discard()
+            return False
+        if not 200 <= response.status < 400:
+            raise await self._refusal(repository, response)
+        response.abandon()
+        self._note_broken_head("blob")
+        return True
+
+    async def _head(
+        self, kind: Literal["manifest", "blob"], repository: Repository, request: Request
+    ) -> Response | None:
+        """Return the success or redirect that answers a HEAD; None where a GET has to decide.
 
         :raises Transient: when the registry cannot be reached, or asks to come again.
         :raises RegistryBusy: when it asks to come again in a refusal.
         """
+        if self._head_is_broken(kind):
+            return None
         try:
-            response = await self._manifest("HEAD", reference)
+            response = await self._session.ask(repository, request)
         except Transient as failure:
             if failure.retry_after is not None:
                 raise attrs.evolve(failure, is_busy=True) from failure
@@ -171,41 +198,24 @@ class Registry:
         except (RegistryFailed, AddressRefused):
             return None
         await response.discard()
-        digest = _announced(response)
-        if response.status == 200:
-            return (
-                None
-                if digest is None
-                else RefreshResult(digest, retry.rate_limit_pause(response.value))
-            )
+        if 200 <= response.status < 400:
+            return response
         seconds = retry_after(response.value("retry-after"), self._reactor.seconds())
         if seconds is not None:
             raise RegistryBusy(self._name, seconds)
         return None
 
-    def _head_is_broken(self) -> bool:
+    def _head_is_broken(self, kind: Literal["manifest", "blob"]) -> bool:
         """Return whether a GET answered lately what a HEAD did not."""
         # Not negative: a clock that was set back says nothing of how long ago that was.
-        return bool(0 <= self._reactor.seconds() - self._head_failed < _HEAD_BROKEN_FOR)
+        return bool(0 <= self._reactor.seconds() - self._head_failed[kind] < _HEAD_BROKEN_FOR)
 
-    def _note_broken_head(self) -> None:
-        if not self._head_is_broken():
-            _log.info("{registry}: HEAD of a manifest fails; using GET", registry=self._name)
-            self._head_failed = self._reactor.seconds()
-
-    async def _holds(self, repository: Repository, descriptor: Descriptor) -> bool:
-        url = _blob_url(repository, descriptor)
-        # Not followed: that the registry redirects us is its answer.
-        head = Request("HEAD", url, is_followed=False)
-        get = Request("GET", url, {"Range": "bytes=0-0"}, is_followed=False)
-        for request in (head, get):
-            response = await self._session.ask(repository, request)
-            response.abandon() if request is get else await response.discard()
-            if response.status in _GONE:
-                return False
-            if 200 <= response.status < 400:
-                return True
-        raise await self._refusal(repository, response)
+    def _note_broken_head(self, kind: Literal["manifest", "blob"]) -> None:
+        if not self._head_is_broken(kind):
+            _log.info(
+                "{registry}: HEAD of a {kind} fails; using GET", registry=self._name, kind=kind
+            )
+            self._head_failed[kind] = self._reactor.seconds()
 
     async def _blob(
         self, repository: Repository, descriptor: Descriptor, headers: dict[str, str]
@@ -236,14 +246,6 @@ class Registry:
             self._storage.clear()
         self._storage[key] = url, self._reactor.seconds() + _STORAGE_LIFE
 
-    async def _manifest(
-        self, method: str, reference: Reference, headers: dict[str, str] | None = None
-    ) -> Response:
-        repository, name = reference.repository, reference.digest or reference.tag
-        url = f"/v2/{repository.path}/manifests/{name}"
-        request = Request(method, url, {"Accept": _ACCEPT, **(headers or {})})
-        return await self._session.ask(repository, request)
-
     async def _document(self, reference: Reference, response: Response) -> Document:
         if response.status in _GONE:
             await response.discard()
@@ -267,6 +269,11 @@ class Registry:
         if status in (401, 403):
             return RegistryRefused(str(repository))
         return RegistryFailed(self._name, f"it answered {status}")
+
+
+def _manifest_request(method: str, reference: Reference, **fields: str) -> Request:
+    url = f"/v2/{reference.repository.path}/manifests/{reference.digest or reference.tag}"
+    return Request(method, url, {"Accept": _ACCEPT, **fields})
 
 
 def _blob_url(repository: Repository, descriptor: Descriptor) -> str:

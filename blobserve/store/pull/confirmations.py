@@ -1,8 +1,9 @@
 """Confirmations: what only a tag of an older build vouches for is asked for again.
 
-Such an image is served meanwhile, so that an upgrade is no outage. Its source is asked as a pull
-asks, for each manifest and layer. If it denies one, the reference is forgotten; if it cannot be
-asked, the image serves on and the source is asked again later. See `Access.REMEMBERED`.
+Such an image is served meanwhile, so that an upgrade is no outage. Its source is asked for each
+manifest and layer, as a pull by digest asks: the tag may name another image by now. If the source
+denies one, the tag is forgotten. If the source cannot be asked, the image serves on and the source
+is asked again later. See `Access.REMEMBERED`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from blobserve.concurrency.singleflight import Call, SingleFlight
 from blobserve.config import RepositoryRules
-from blobserve.errors import BlobserveError, StoreClosed
+from blobserve.errors import BlobserveError, NotFound, RegistryRefused, StoreClosed
 from blobserve.names.reference import Reference
 from blobserve.store.pull.pulls import Pulls
 from blobserve.store.refs.freshness import PATIENCE, TagState
@@ -42,6 +43,11 @@ class Confirmations:
         if known.confirm_after and self._is_due(known):
             self._begin(known, rules)
         return known.confirm_after > 0
+
+    def ask(self, known: TagState, rules: RepositoryRules) -> None:
+        """Ask its source in the background, if it is time to; see `confirm`."""
+        if known.is_remembered(rules) and self._is_due(known):
+            self._begin(known, rules)
 
     async def confirm(self, known: TagState, rules: RepositoryRules, asked: float) -> None:
         """Have its source asked, if it is time to, and wait for the answer the first time.
@@ -74,13 +80,22 @@ class Confirmations:
         )
 
     async def _confirm(self, known: TagState, rules: RepositoryRules) -> None:
-        reference = known.reference
+        exact = known.reference.at(known.digest)
         timer = self._reactor.callLater(PATIENCE, self._put_off, known)
         try:
-            pull = self._pulls.get(reference) or self._pulls.begin(reference, known, rules)
+            pull = self._pulls.get(exact)
+            if pull is None:
+                pull = self._pulls.begin(exact, self._known.get(exact), rules)
             await pull.wait(urgent=False)
+        except (NotFound, RegistryRefused):  # `Pulls` has logged it
+            self._known.disprove(known)
         except BlobserveError:
-            self._put_off(known)  # `Pulls` has logged it, and forgotten what was denied
+            self._put_off(known)
+        else:
+            proved = self._known.get(exact)
+            if proved is not None:
+                image, access = proved.image, proved.access
+                self._known.update(known, lambda now: attrs.evolve(now, image=image, access=access))
         finally:
             if timer.active():
                 timer.cancel()

@@ -168,6 +168,7 @@ class Pulls:
                     return await self._bring(reference, wanted, source, rules, flight)
                 except (ImageNotFound, BlobNotFound) as lost:
                     _log.info("{lost}; resolving the tag anew", lost=lost)
+                    self._known.disprove(wanted)
             return await self._bring(reference, None, source, rules, flight)
         except BlobserveError as error:
             _log.warn("cannot pull {reference}: {error}", reference=str(reference), error=error)
@@ -234,7 +235,7 @@ class Pulls:
     ) -> Readable:
         """Make an image READY, and until then offer it by its published index if it has one."""
         repository = known.reference.repository
-        opening = self._opening(known, image, source)
+        opening = self._opening(known, image, source, rules)
         offering = AvailabilityPublisher(
             known, self._offers[known.reference], opening, self._reactor
         )
@@ -249,10 +250,13 @@ class Pulls:
         finally:
             offering.end()
 
-    def _opening(self, known: TagState, image: Image, source: Source) -> Deferred[LazyLayer | None]:
+    def _opening(
+        self, known: TagState, image: Image, source: Source, rules: RepositoryRules
+    ) -> Deferred[LazyLayer | None]:
         """The one layer of an image by its published index; None where there is better."""
         current = self._known.get(known.reference)
-        served = current.image.digests if current and current.image else ()
+        may_serve = current is not None and current.may_serve(rules)
+        served = current.image.digests if may_serve and current and current.image else ()
         is_here = any(
             self._space.state_of(each) is BlobState.READY for each in (*image.digests, *served)
         )

@@ -84,12 +84,18 @@ class Revalidations:
         elif self._known.is_current(known) and not self._pulls.get(known.reference):
             moved = TagState(known.reference, answer.digest, now, quiet_until=now + answer.pause)
             pull = self._pulls.begin(known.reference, moved, rules)
-            if not self._is_ready(known):
+            if not self._can_serve(known.reference, rules):
                 flight.succeed(None)  # Requests go on to wait for the pull itself.
             await pull.wait(urgent=flight.urgent)
 
-    def _is_ready(self, known: TagState) -> bool:
-        """Return whether all layers that are served are here: their tree needs no pull."""
-        layers = known.image.digests if known.image is not None else ()
+    def _can_serve(self, reference: Reference, rules: RepositoryRules) -> bool:
+        """Return whether requests may be given the known image, and need no pull for it.
+
+        All layers that are served are READY then. Their merged index needs no pull.
+        """
+        known = self._known.get(reference)
+        if known is None or known.image is None or not known.may_serve(rules):
+            return False
+        layers = known.image.digests
         states = [self._space.state_of(layer) for layer in layers]
         return bool(states) and all(state is BlobState.READY for state in states)

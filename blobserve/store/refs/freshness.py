@@ -62,6 +62,10 @@ class TagState:
         """Return whether it is served until the source of a listed repository denies it."""
         return self.access is Access.REMEMBERED and rules.listed
 
+    def may_serve(self, rules: RepositoryRules) -> bool:
+        """Return whether requests under these rules may be given the image, if it is READY."""
+        return self.is_proved(rules) or self.is_remembered(rules)
+
     def freshness(self, rules: RepositoryRules, now: float) -> Freshness:
         """Whether to look it up. See the contract, section 5, "Tags"."""
         # A clock that was set back makes an age negative, which says nothing: look it up.

@@ -503,17 +503,110 @@ async def test_rate_limit(fields: dict[str, str], pause: float) -> None:
 
 @within(10)
 async def test_holds() -> None:
-    """A redirect counts as having a blob, and is not followed; HEAD may fail where GET does not."""
+    """A redirect counts as having a blob, and is not followed; a refused GET is refused."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         repository = scripted.push("team/site:v1", IMAGE).repository
         layer = IMAGE.layers[0]
-        scripted.script("HEAD", redirect("http://192.0.2.1/"), status(405), status(404))
+        for method in ("HEAD", "GET"):
+            scripted.script(method, redirect("http://192.0.2.1/"))
+            assert await registry.holds(repository, layer)
+            scripted.script("HEAD", status(405))
         assert await registry.holds(repository, layer)
-        assert await registry.holds(repository, layer)
-        assert not await registry.holds(repository, layer)
+        assert not await registry.holds(repository, OTHER.layers[0])
         scripted.always("blobs", status(403))
         with pytest.raises(RegistryRefused):
             await registry.holds(repository, layer)
+
+
+BLOB_HEADS = {
+    name: step
+    for name, step in BROKEN_HEADS.items()
+    if name not in ("204", "no digest", "malformed digest", "other digest", "loop", "no address")
+}
+
+
+@within(10)
+@pytest.mark.parametrize("is_there", [False, True], ids=["missing", "there"])
+@pytest.mark.parametrize("broken", BLOB_HEADS.values(), ids=BLOB_HEADS.keys())
+async def test_head_of_a_blob_that_fails(broken: Step, is_there: bool) -> None:
+    """Whatever a HEAD of a blob fails with, a GET of one byte decides whether it is there."""
+    async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
+        repository = scripted.push("team/site:v1", IMAGE).repository
+        scripted.always("HEAD", broken)
+        layer = (IMAGE if is_there else OTHER).layers[0]
+        is_redirect = broken is BROKEN_HEADS["nowhere"]
+        assert await registry.holds(repository, layer) is (is_there or is_redirect)
+        for get in scripted.asked("GET"):
+            assert get.headers["range"] == "bytes=0-0"
+        assert len(scripted.asked("GET")) == (not is_redirect)
+
+
+@within(20)
+@pytest.mark.parametrize("name", ["500", "404", "closed"])
+async def test_broken_head_of_a_blob_is_remembered(name: str) -> None:
+    """A registry with a broken HEAD of blobs is asked for them by GET alone for ten minutes.
+
+    The HEAD of manifests has a memory of its own: its requests count less for rate limits.
+    """
+    ahead = Ahead()
+    async with listening() as scripted, registry_at(scripted.host, ahead=ahead) as registry:
+        tag = scripted.push("team/site:v1", IMAGE)
+        scripted.script("HEAD .*blobs", BROKEN_HEADS[name])
+        for seconds in (0, 300, 299):
+            ahead.by += seconds
+            assert await registry.holds(tag.repository, IMAGE.layers[0])
+        assert not await registry.holds(tag.repository, OTHER.layers[0])
+        assert (len(scripted.asked("HEAD")), len(scripted.asked("GET"))) == (1, 4)
+        await registry.refresh(tag, IMAGE.digest)
+        assert len(scripted.asked("HEAD .*manifests")) == 1
+        ahead.by += 2
+        assert await registry.holds(tag.repository, IMAGE.layers[0])
+        assert (len(scripted.asked("HEAD .*blobs")), len(scripted.asked("GET"))) == (2, 4)
+
+
+@within(10)
+async def test_head_of_a_blob_that_fails_as_get_does() -> None:
+    """A HEAD of a blob that fails where GET fails too is not taken for broken."""
+    async with listening() as scripted, registry_at(scripted.host) as registry:
+        repository = scripted.push("team/site:v1", IMAGE).repository
+        scripted.script("blobs", status(400), status(400))
+        with pytest.raises(RegistryFailed, match="it answered 400"):
+            await registry.holds(repository, IMAGE.layers[0])
+        assert await registry.holds(repository, IMAGE.layers[0])
+        assert [each.method for each in scripted.requests] == ["HEAD", "GET", "HEAD"]
+
+
+@within(10)
+@pytest.mark.parametrize(
+    ("code", "fields"),
+    [
+        (429, {"Retry_After": "30"}),
+        (503, {"Retry_After": "30"}),
+        (500, {"Retry_After": "30"}),
+        (403, {"Retry_After": "30"}),
+        (404, {"Retry_After": "30"}),
+    ],
+)
+async def test_head_of_a_blob_that_asks_for_time(code: int, fields: dict[str, str]) -> None:
+    """A HEAD of a blob that asks to come again is not followed by a GET."""
+    async with listening() as scripted, registry_at(scripted.host) as registry:
+        repository = scripted.push("team/site:v1", IMAGE).repository
+        scripted.script("HEAD", status(code, **fields))
+        with pytest.raises(RegistryBusy) as raised:
+            await registry.holds(repository, IMAGE.layers[0])
+        assert raised.value.retry_after == 30
+        assert len(scripted.requests) == 1
+
+
+@within(10)
+async def test_empty_blob() -> None:
+    """An empty blob, from which no byte can be asked for, is there if a GET says so."""
+    async with listening() as scripted, registry_at(scripted.host) as registry:
+        digest = scripted.hold("team/site", b"")
+        repository = Reference.parse(f"{scripted.host}/team/site:v1").repository
+        empty = attrs.evolve(IMAGE.layers[0], digest=digest, size=0)
+        scripted.always("HEAD", status(500))
+        assert await registry.holds(repository, empty)
 
 
 @within(10)
