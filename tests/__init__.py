@@ -1,1 +1,1 @@
-"""The tests of blobserve; see `tests.support.parts` for the real parts they run against."""
+"""The tests of blobserve; `tests.support.parts` has the real programs that they run against."""

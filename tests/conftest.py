@@ -1,4 +1,4 @@
-"""Fixtures of real parts; each is started for the test that names it, and stopped after it."""
+"""Fixtures that start real programs for one test and stop them after it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ settings.load_profile(NAME)
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the report say of each property test that it is one."""
+    """Mark each property test as such in the report."""
     for item in items:
         if item.get_closest_marker("hypothesis"):
             item.user_properties.append((PROPERTY, "yes"))
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, Any, Any]:
-    """Let no test skip where every part is required to be there."""
+    """Turn a skipped test into a failure where every part is required."""
     report = yield
     if report.skipped and os.environ.get("BLOBSERVE_REQUIRE_PARTS") == "1":
         report.outcome = "failed"
@@ -51,7 +51,7 @@ def pytest_runtest_makereport() -> Generator[None, Any, Any]:
 
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Tell `campaign` for how many `cases` a test stands, and a `figure` that it found."""
+    """Return a function that reports the `cases` of a test and a `figure` that it measured."""
 
     def tell(**found: object) -> None:
         request.node.user_properties += [(name, str(value)) for name, value in found.items()]
@@ -61,7 +61,7 @@ def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """Let this process, and the server it starts, hold a thousand connections open."""
+    """Allow this process, and the server it starts, a thousand open connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
     yield
@@ -70,14 +70,14 @@ def many_files() -> Iterator[None]:
 
 @pytest.fixture
 def part_directory() -> Iterator[Callable[[], Path]]:
-    """Make a directory that the ordinary user may write to, for a part's files."""
+    """Return a function that makes a directory for a part, writable by the ordinary user."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(own_directory())
 
 
 @pytest.fixture
 def running(part_directory: Any) -> Iterator[Callable[[Any], Any]]:
-    """Start a part (anything with `start` and `stop`), to be stopped before its files are gone."""
+    """Return a function that starts a part; parts stop before their files are removed."""
     with ExitStack() as stack:
 
         def run(part: Any) -> Any:
@@ -90,27 +90,27 @@ def running(part_directory: Any) -> Iterator[Callable[[Any], Any]]:
 
 @pytest.fixture
 def docker_registry(part_directory: Any, running: Any) -> DockerRegistry:
-    """A docker-registry that anybody may read and write."""
+    """A docker-registry that needs no authentication."""
     return running(DockerRegistry(part_directory()))
 
 
 @pytest.fixture
 def htpasswd_registry(part_directory: Any, running: Any) -> DockerRegistry:
-    """A docker-registry that asks for the name and password in its `user`."""
+    """A docker-registry that requires the name and password in its `user`."""
     directory, user = part_directory(), "reader:correct horse"
     return running(DockerRegistry(directory, htpasswd(directory, user), user))
 
 
 @pytest.fixture
 def cdn(part_directory: Any, running: Any) -> Nginx:
-    """An nginx that serves the storage of `cdn_registry`, logging each request's Authorization."""
+    """An nginx that serves the storage of `cdn_registry` and logs each Authorization header."""
     directory = part_directory()
     return running(Nginx(directory, f"root {directory}/storage;"))
 
 
 @pytest.fixture
 def cdn_registry(cdn: Nginx, running: Any) -> DockerRegistry:
-    """A docker-registry with a password whose blobs are redirected to `cdn`."""
+    """A docker-registry with a password that redirects blobs to `cdn`."""
     user, directory = "reader:correct horse", cdn.directory
     settings = {**htpasswd(directory, user), **redirect(f"http://{cdn.host}/")}
     return running(DockerRegistry(directory, settings, user))
@@ -118,7 +118,7 @@ def cdn_registry(cdn: Nginx, running: Any) -> DockerRegistry:
 
 @pytest.fixture
 def token_endpoint(part_directory: Any, running: Any) -> TokenEndpoint:
-    """A token endpoint that knows one user, for `token_registry`."""
+    """A token endpoint with one user, for `token_registry`."""
     return running(TokenEndpoint(part_directory(), "reader:correct horse"))
 
 
@@ -126,20 +126,20 @@ def token_endpoint(part_directory: Any, running: Any) -> TokenEndpoint:
 def token_registry(
     token_endpoint: TokenEndpoint, part_directory: Any, running: Any
 ) -> DockerRegistry:
-    """A docker-registry that believes only the tokens of `token_endpoint`."""
+    """A docker-registry that accepts only the tokens of `token_endpoint`."""
     settings = token_endpoint.settings
     return running(DockerRegistry(part_directory(), settings, token_endpoint.user))
 
 
 @pytest.fixture
 def browser(part_directory: Any, running: Any) -> Browser:
-    """A Chromium without a window, with an empty profile."""
+    """A headless Chromium with an empty profile."""
     return running(Browser(part_directory()))
 
 
 @pytest.fixture
 def serve(tmp_path: Path, running: Any) -> Callable[..., Server]:
-    """Start `twist blobserve` on a configuration; see `Server` for the arguments."""
+    """Return a function that starts `twist blobserve`; see `Server` for its arguments."""
 
     def start(config: Any, top: Any = None, directory: Path = tmp_path) -> Server:
         return running(Server(directory, config, top))
@@ -151,21 +151,21 @@ def serve(tmp_path: Path, running: Any) -> Callable[..., Server]:
 async def answering(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Serving]:
-    """A site with the files of `tests.traps.cases_http`, with the hot path and without."""
+    """A site with the files of `tests.traps.cases_http`, with the fast path and without it."""
     async with serving(tmp_path_factory.mktemp("site"), FILES, hot_path=request.param) as site:
         yield site
 
 
 @pytest_twisted.async_yield_fixture(scope="module")
 async def taking(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serving]:
-    """A site to which any layer can be pushed."""
+    """A site to which a test can push any layer."""
     async with serving(tmp_path_factory.mktemp("site")) as site:
         yield site
 
 
 @contextmanager
 def observed(observer: Callable[[LogEvent], None]) -> Iterator[None]:
-    """Each event that is logged meanwhile is shown to `observer`."""
+    """Show every logged event to `observer` inside the context."""
     globalLogPublisher.addObserver(observer)
     yield
     globalLogPublisher.removeObserver(observer)
@@ -173,7 +173,7 @@ def observed(observer: Callable[[LogEvent], None]) -> Iterator[None]:
 
 @pytest.fixture
 def warnings() -> Iterator[list[str]]:
-    """What is logged as a warning, as text."""
+    """The warnings that were logged, as text."""
     said: list[str] = []
 
     def observe(event: LogEvent) -> None:
@@ -186,7 +186,7 @@ def warnings() -> Iterator[list[str]]:
 
 @pytest.fixture
 def failures() -> Iterator[list[type[BaseException]]]:
-    """The kinds of the errors that are logged."""
+    """The classes of the failures that were logged."""
     logged: list[type[BaseException]] = []
 
     def observe(event: LogEvent) -> None:

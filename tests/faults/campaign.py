@@ -1,11 +1,11 @@
-"""Every campaign against blobserve by one command, and one table of what came of it.
+"""One command that runs every campaign against blobserve and prints one table of results.
 
-``python -m tests.faults.campaign`` runs each with the sizes that are promised, ``--quick`` with
-those of the suite, ``--long`` for hours; names choose some of them. ``--read FILE`` runs nothing,
-and makes the table of the report that pytest wrote of the suite. Fails when a test did, or skipped,
-or when there are no tests where a campaign should have some.
+``python -m tests.faults.campaign`` runs each campaign at its promised size, ``--quick`` at the size
+of the test suite, ``--long`` for hours; names select campaigns. ``--read FILE`` runs nothing and
+makes the table from the report that pytest wrote. The command fails if a test failed or was
+skipped, or if a campaign has no tests.
 
-Nothing but a list and a sum over pytest: what a campaign does is in its tests.
+This module only adds up the results of pytest; each campaign is defined by its tests.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tests.support.examples import PROFILE
 from tests.support.parts.server import ROOT
 
 PROPERTY = "is_property"
-"""What `conftest` writes into a report for every test that tries examples."""
+"""The property that `conftest` adds to the report of each property test."""
 
 
 @attrs.frozen
 class Campaign:
-    """Some files of tests, or of all files that no other campaign has, the property tests."""
+    """A named set of test files; without patterns, all property tests of no other campaign."""
 
     name: str
     patterns: tuple[str, ...]
 
     @property
     def files(self) -> list[Path]:
-        """What there is of it."""
+        """Return the test files of the campaign."""
         if self.patterns:
             return sorted(path for each in self.patterns for path in TESTS.glob(each))
         claimed = {path for each in CAMPAIGNS if each.patterns for path in each.files}
@@ -46,7 +46,7 @@ class Campaign:
         return sorted(path for path in found if "from hypothesis " in path.read_text())
 
     def has(self, case: Case) -> bool:
-        """Whether a test belongs to it."""
+        """Return whether a test belongs to the campaign."""
         return case.file in self.files and (bool(self.patterns) or case.is_property)
 
 
@@ -115,7 +115,7 @@ ENVIRONMENTS = {
     "long": {VARIABLE: "long", PROFILE: "long"},
 }
 HOURS = {"quick": 0.5, "whole": 2.0, "long": 24.0}
-"""After so long a campaign is ended, and has failed."""
+"""The time after which a campaign is stopped and counts as failed."""
 
 
 @attrs.frozen
@@ -127,17 +127,17 @@ class Case:
     seconds: float
     has_passed: bool
     count: int = 1
-    """How many cases it stands for."""
+    """The number of cases that the test stands for."""
     figure: str = ""
-    """What it has measured."""
+    """The measured values, as a sentence."""
     is_property: bool = False
 
     @classmethod
     def read(cls, element: ElementTree.Element) -> Case:
-        """What pytest has written of a test."""
+        """Parse a ``testcase`` element of a JUnit report."""
         said = {each.get("name"): each.get("value", "") for each in element.iter("property")}
         parts = element.get("classname", "").split(".")
-        # The name of a module, and then perhaps of a class.
+        # The class name is the name of a module, perhaps followed by a class.
         depth = next((n for n, part in enumerate(parts, 1) if part.startswith("test_")), len(parts))
         return cls(
             (ROOT / Path(*parts[:depth])).with_suffix(".py"),
@@ -151,17 +151,17 @@ class Case:
 
 
 def read(report: Path) -> list[Case]:
-    """Every test of a report; none when there is no report."""
+    """Parse every test of a report; return an empty list if there is no report."""
     if not report.exists() or not report.stat().st_size:
         return []
     return [Case.read(each) for each in ElementTree.parse(report).iter("testcase")]
 
 
 def run(campaign: Campaign, size: str) -> tuple[list[Case], bool]:
-    """Run a campaign; its tests, and whether pytest was content with them."""
+    """Run a campaign; return its tests and whether pytest succeeded."""
     if not campaign.files:
         return [], False
-    # A test that goes on for minutes because it was asked to need not say where it is.
+    # A campaign that runs for minutes on purpose needs no dump of its threads.
     quiet = ["-q", "-o", "faulthandler_timeout=0"]
     command = [sys.executable, "-m", "pytest", *quiet, *map(str, campaign.files)]
     if not campaign.patterns:
@@ -183,12 +183,12 @@ def run(campaign: Campaign, size: str) -> tuple[list[Case], bool]:
 
 
 def row(*cells: object) -> str:
-    """A line of the table."""
+    """Format a line of the table."""
     return "{:16} {:>8} {:>8} {:>8}".format(*map(str, cells))
 
 
 def table(results: Iterable[tuple[Campaign, list[Case], bool]]) -> bool:
-    """Print the table, each line as soon as it is known; whether all is well."""
+    """Print the table line by line as results arrive; return whether all passed."""
     below, all_cases, is_well = [], [], True
     print(row("campaign", "cases", "passed", "time"), flush=True)
     for campaign, cases, is_content in results:
@@ -204,14 +204,14 @@ def table(results: Iterable[tuple[Campaign, list[Case], bool]]) -> bool:
 
 
 def sums(cases: Sequence[Case]) -> tuple[int, int, str]:
-    """How many cases there were, how many passed, and how long they took."""
+    """Return the number of cases, the number that passed, and the total time."""
     passed = sum(each.count for each in cases if each.has_passed)
     seconds = round(sum(each.seconds for each in cases))
     return sum(each.count for each in cases), passed, f"{seconds // 60}:{seconds % 60:02}"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what is asked for, print the table; the exit code."""
+    """Run the selected campaigns, print the table and return the exit code."""
     names = [each.name for each in CAMPAIGNS]
     parser = argparse.ArgumentParser(prog="python -m tests.faults.campaign", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))

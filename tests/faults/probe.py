@@ -1,11 +1,10 @@
-"""Asks for a file again and again until it is told to stop, and says how long it took.
+"""A program that requests a file from several servers in turn and prints how long each took.
 
-Of several servers, each in turn: what the machine does meanwhile it does to all of them.
-
-A program of its own, so that nothing which goes on in a test stands in its way. It is told by a
-JSON list, pairs of times between which the server was made to stand still: what was asked for then
-says nothing of the server. Prints a JSON list, for each server an object: answers that were right,
-that were wrong, that failed visibly, and quantiles of the seconds of all but these.
+Load on the machine affects all servers alike, since they take turns. It is a separate process, so
+that work in the test does not slow it down. A JSON list on standard input stops it: the pairs of
+times between which the test had suspended the server. Requests in these times do not count. It
+prints a JSON list with one object for each server: the numbers of right, wrong and failed answers,
+and quantiles of the time of the right ones in seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ PAUSE = 0.002
 
 
 class Asked:
-    """One URL, the connection to its server, and what came of asking."""
+    """One URL, the connection to its server, and the results."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -32,7 +31,7 @@ class Asked:
         self._wrong = self._failed = 0
 
     def ask(self, digest: str) -> None:
-        """Once, for what has this SHA-256."""
+        """Request the URL once and compare the body with this SHA-256."""
         began = perf_counter()
         try:
             self._connection.request("GET", self._target)
@@ -49,7 +48,7 @@ class Asked:
         self._wrong += "sha256:" + hashlib.sha256(body).hexdigest() != digest
 
     def result(self, stood_still: list[tuple[float, float]]) -> dict[str, float]:
-        """All that is to be printed."""
+        """Return the numbers and quantiles to print."""
         self._connection.close()
         times = sorted(
             ended - began
@@ -62,7 +61,7 @@ class Asked:
 
 
 def main(digest: str, *urls: str) -> None:
-    """Ask until told to stop."""
+    """Send requests until standard input says to stop."""
     asked = [Asked(url) for url in urls]
     while not select.select([sys.stdin], [], [], PAUSE)[0]:
         for each in asked:
@@ -72,7 +71,7 @@ def main(digest: str, *urls: str) -> None:
 
 
 def at(times: list[float], share: float) -> float:
-    """The time that so large a share of the sorted `times` does not go beyond."""
+    """Return the quantile `share` of the sorted `times`."""
     return times[int(share * (len(times) - 1))] if times else 0.0
 
 

@@ -1,7 +1,7 @@
-"""How large storms are: as a suite can bear it, or whole when somebody asks for that.
+"""The size of the storms: small in a test suite, whole on request.
 
-``BLOBSERVE_STORMS=whole`` has the numbers that are promised, ``long`` goes on for as long as one
-has time. `tests.faults.campaign` sets it; nothing but sizes may depend on it.
+``BLOBSERVE_STORMS=whole`` selects the promised sizes, and ``long`` runs for hours.
+`tests.faults.campaign` sets it; nothing but sizes may depend on it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SCALE = os.environ.get(VARIABLE, "suite")
 
 
 def sized(suite: T, whole: T, long: T | None = None) -> T:
-    """One of these sizes; without a `long` one, the whole."""
+    """Select one of these sizes; without a `long` one, the whole."""
     if SCALE == "suite":
         return suite
     return whole if SCALE == "whole" or long is None else long

@@ -1,8 +1,8 @@
 """A soak: clients, pushes, reloads, outages and kills around one server, all at random.
 
-Whatever happens a response is right or visibly failed, and it is known which failures there are
-reasons for. Right means: the bytes of the image that was asked for, whole, and of a tag no older
-image than one that this process has already been seen to serve.
+Each response must be right or fail visibly, and each failure must have a reason. A right response
+has all the bytes of the requested image. For a tag it is no older than an image that this process
+has already served.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HOT = "team/hot:v1"
 
 @lru_cache(256)
 def file_of(tag: int, version: int, name: str) -> bytes:
-    """What a file of a tag's image has in it."""
+    """Return the content of a file in one version of a tag's image."""
     chance = random.Random(f"{tag} {version} {name}")
     if name == "data.bin":
         body = chance.randbytes((2 * MIB) if tag % 3 == 0 else 300 * KIB)
@@ -53,19 +53,19 @@ NAMES = ("index.html", "app.js", "data.bin")
 
 
 def image_of(tag: int, version: int) -> Image:
-    """The image that a tag has stood for."""
+    """Return one version of a tag's image."""
     return Image.of({name: file_of(tag, version, name) for name in NAMES})
 
 
 class Phase:
-    """Times in which something may go wrong that otherwise may not."""
+    """Intervals in which a failure is allowed."""
 
     def __init__(self) -> None:
         self._changes = 0
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """It is so meanwhile."""
+        """Allow failures inside the context."""
         self._changes += 1
         try:
             yield
@@ -73,39 +73,39 @@ class Phase:
             self._changes += 1
 
     def watch(self) -> Callable[[], bool]:
-        """Tells whether it has been so at any moment since this call."""
+        """Return a function that tells whether failures were allowed at any time since now."""
         before = self._changes
         return lambda: before % 2 == 1 or self._changes != before
 
 
 @attrs.frozen
 class Asked:
-    """A request of a client, and what there is to know for judging the answer."""
+    """A request of a client, with the facts for judging the answer."""
 
     tag: int
     name: str
     version: int | None
-    """The one that was asked for by digest."""
+    """The version that was requested by digest."""
     headers: dict[str, str]
     since: int
-    """The oldest version that is not too old."""
+    """The oldest version that is acceptable."""
     first: int = 0
     last: int | None = None
-    """Of a range."""
+    """The last byte of the requested range."""
 
 
 class Soak:
-    """All of it. `wrong` is what must not have happened, `outcomes` what did, by its name."""
+    """The soak: `wrong` lists violations, and `outcomes` counts the results by name."""
 
     def __init__(self, server: Server, registry: DockerRegistry, seed: int) -> None:
         self.wrong: list[str] = []
         self.outcomes: Counter[str] = Counter()
         self.peak = 0
-        """The most bytes that were on disk when somebody looked."""
+        """The largest number of bytes seen on disk."""
         self.pause = 0.0
-        """Seconds that a client lets pass after an answer, on average."""
+        """The mean pause of a client after an answer, in seconds."""
         self.stood_still: list[tuple[float, float]] = []
-        """When the server was stopped for that, from when till when."""
+        """The intervals in which the server was suspended for a look at the disk."""
         self._server = server
         self._registry = registry
         self._chance = random.Random(seed)
@@ -114,7 +114,7 @@ class Soak:
         """The latest version of each tag that this process has served."""
         self._down, self._outage = Phase(), Phase()
         self._process = Lock()
-        """Held by whoever stops the process, for good or for a moment."""
+        """Held while the process is suspended or restarted."""
         self._seeing = Lock()
         self._over = Event()
         self._elsewhere = ThreadPoolExecutor(1, initializer=_yield)
@@ -125,7 +125,7 @@ class Soak:
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Clients ask and the disk is looked at meanwhile."""
+        """Let clients send requests, and watch the disk, inside the context."""
         work = [lambda n=n: self._ask(random.Random(n)) for n in range(CLIENTS)]
         threads = [Thread(target=self._guarded, args=[each]) for each in (*work, self._look)]
         for thread in threads:
@@ -139,7 +139,7 @@ class Soak:
         assert not any(thread.is_alive() for thread in threads)
 
     def run(self, seconds: float) -> None:
-        """Let things happen for so long."""
+        """Cause random events for this time."""
         end, chance = monotonic() + seconds, self._chance
         due = {self._kill: 3.0, self._stop_registry: 5.0}
         while monotonic() < end and not self.wrong:
@@ -155,11 +155,11 @@ class Soak:
 
     @property
     def answers(self) -> int:
-        """How many responses have been judged."""
+        """Return the number of responses that were judged."""
         return sum(count for name, count in self.outcomes.items() if name[0].isdigit())
 
     def stragglers(self) -> list[int]:
-        """The tags that do not serve, or not their newest image."""
+        """Return the tags that are not served with their newest image."""
         found = []
         for tag, digests in enumerate(self._digests):
             answer = self._server.fetch(f"/{self._registry.host}/team/t{tag}:v1/app.js")
@@ -167,13 +167,13 @@ class Soak:
                 found.append(tag)
         return found
 
-    # --- What happens -----------------------------------------------------------------------------
+    # --- Events -----------------------------------------------------------------------------------
 
     def _move_any(self) -> None:
         self._move(self._chance.randrange(TAGS))
 
     def _move(self, tag: int) -> None:
-        # Known before it is there: it may be served before this returns.
+        # The digest is recorded before the push: the image may be served before the push returns.
         image = self._elsewhere.submit(image_of, tag, len(self._digests[tag]) + 1).result()
         self._digests[tag].append(image.digest)
         self._elsewhere.submit(self._registry.put, image, f"team/t{tag}:v1").result()
@@ -187,7 +187,7 @@ class Soak:
         with self._down(), self._process:
             self._server.kill()
             self._server.start()
-            # What it had not yet written down of its tags may be forgotten.
+            # A killed process may lose tags that it had not yet written down.
             with self._seeing:
                 self._seen = [0] * TAGS
 
@@ -196,7 +196,7 @@ class Soak:
             self._registry.stop()
             self._over.wait(self._chance.uniform(0.2, 1.5))
             self._elsewhere.submit(self._registry.start).result()
-            # Who comes now may still join a pull that has failed.
+            # New requests may still join a pull that has failed.
             self._over.wait(1.0)
 
     # --- The disk ---------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class Soak:
                 self._note(f"{answer.status}", excused, f"{asked}: {answer.status} {answer.body!r}")
                 continue
             with self._seeing:
-                # A process that has been started meanwhile need not know of the one before.
+                # A process that has just started need not know the tags of the one before.
                 asked = attrs.evolve(asked, since=0) if was_down() else asked
                 version = self._judge(asked, answer, known)
                 if version and not was_down():
@@ -253,7 +253,7 @@ class Soak:
         since, headers = self._seen[tag], {}
         if chance.random() < 0.3:
             version = chance.randrange(max(0, len(self._digests[tag]) - 4), len(self._digests[tag]))
-            # The last may not be in the registry yet.
+            # The newest image may not be in the registry yet.
             version = max(1, version)
             first = chance.randrange(20_000)
             last = first + chance.randrange(20_000)
@@ -278,7 +278,7 @@ class Soak:
     def _judge(
         self, asked: Asked, answer: Response, known: dict[tuple[int, str], tuple[str, int]]
     ) -> int | None:
-        """See that an answer is right; the version of a tag that it shows."""
+        """Check an answer; return the version of the tag that it shows."""
         key = asked.tag, asked.name
         if answer.status == 304 and "If-None-Match" in asked.headers:
             version = known[key][1]
@@ -310,9 +310,9 @@ class Soak:
 
 
 def _yield() -> None:
-    """Have this thread, and what it starts, take what the server leaves.
+    """Give this thread, and processes it starts, the lowest priority.
 
-    Clients, the registry and who pushes to it have machines of their own.
+    This simulates clients and a registry on other machines, which would not slow the server down.
     """
     os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
 
@@ -320,7 +320,7 @@ def _yield() -> None:
 def configuration(
     registry: DockerRegistry, number: int
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """A configuration, one of many of which each serves the same."""
+    """Return one of many configurations that serve the same content."""
     rules = {"tagMaxAge": "1s", "headers": {"X-Number": str(number)}}
     own: dict[str, object] = {
         "repos": {f"{registry.host}/team/*": rules},
@@ -333,7 +333,7 @@ def configuration(
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Let a process stand still meanwhile, in the middle of whatever it does."""
+    """Suspend a process inside the context, at any point of its work."""
     os.kill(pid, signal.SIGSTOP)
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -345,14 +345,14 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-# --- How fast hot files are -----------------------------------------------------------------------
+# --- The speed of hot files -------------------------------------------------------------------
 
 
 class Probe:
-    """A client in a process of its own that asks for one file again and again, and takes times."""
+    """A client process that requests one file from each URL in turn and measures the time."""
 
     def __init__(self, content: bytes, *urls: str) -> None:
-        """`urls`: where the file is to be had; each is asked in turn."""
+        """Start the client; `content` is the expected body at each of the `urls`."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.probe", digest_of(content), *urls],
             cwd=ROOT,
@@ -361,10 +361,10 @@ class Probe:
         )
 
     def stop(self, stood_still: Sequence[tuple[float, float]] = ()) -> list[dict[str, float]]:
-        """End it; for each URL how many answers were `right`, `wrong`, and how long they took.
+        """Stop the client; return for each URL the counts and the quantiles of the time.
 
-        That is `p99` and `worst` of their seconds, without those of requests that had to wait
-        because the server was made to stand still.
+        The keys are those of `Asked.result`. Requests during the intervals `stood_still`, in which
+        the server was suspended, are left out of the quantiles.
         """
         said, _ = self._process.communicate(json.dumps(stood_still).encode(), 60)
         found: list[dict[str, float]] = json.loads(said)

@@ -1,4 +1,4 @@
-"""A server in this process that storms go through, and what is looked at meanwhile."""
+"""A server in this process for storms, with a look at its disk after every job."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from tests.support.spaces import Watched, on_disk, opened, pool
 
 @attrs.frozen
 class Storm:
-    """A server whose blob space is written by one thread, which looks at it after every job."""
+    """A server with a blob space on one thread, and measurements after each of its jobs."""
 
     door: Door
     store: RefStore
     space: BlobSpace
     metrics: Metrics
     seen: list[int]
-    """What the blob space took on disk, after each job."""
+    """The bytes that the blob space took on disk after each job."""
     booked: list[int]
-    """What it was counted to take, just before each of these."""
+    """The bytes that were counted for it just before each of these measurements."""
 
     def counted(self, name: str) -> float:
-        """What one of its metrics shows."""
+        """Return the value of one of the metrics."""
         return self.metrics.registry.get_sample_value(f"blobserve_{name}") or 0.0
 
     def is_ready(self, digest: Digest) -> bool:
-        """Whether a layer is here."""
+        """Return whether a layer is READY."""
         return self.space.state_of(digest) is BlobState.READY
 
 
@@ -46,7 +46,7 @@ class Storm:
 async def storming(
     directory: Path, host: str, bound: int, limits: Limits | None = None
 ) -> AsyncIterator[Storm]:
-    """A server for the repositories below ``team`` of the registry at `host`, its space bound."""
+    """Serve the repositories below ``team`` of the registry at `host`, with a quota of `bound`."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     metrics, limits, seen, booked = Metrics(), limits or Limits(), list[int](), list[int]()

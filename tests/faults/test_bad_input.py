@@ -1,7 +1,7 @@
-"""What is wrong, and what is said of it: by the process, to its operator and to its clients.
+"""Errors in input, and the messages to the process, its operator and its clients.
 
-Every message is compared whole: it is part of what users meet. Whatever was wrong, nothing is left
-half-done on disk, and what was served before is served on.
+Messages are compared whole, since users see them. After any error nothing half-done is left on
+disk, and images that were served before are still served.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ URL_FORM = (
 
 @pytest.fixture
 def blobserve(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `twist blobserve` with these arguments to its end, in the test's directory."""
+    """Return a function that runs `twist blobserve` to its end in the test's directory."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [*without_privileges(), sys.executable, "-m", "twisted", "blobserve", *arguments]
@@ -60,18 +60,18 @@ def blobserve(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
 
 
 def without_privileges() -> list[str]:
-    """What makes the kernel heed permissions, where tests run as root."""
+    """Return a command prefix that makes the kernel check permissions even for root."""
     if os.geteuid() != 0:
         return []
     return [program("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]
 
 
 def eventually(is_true: Callable[[], bool]) -> bool:
-    """Whether something becomes true within a bounded time."""
+    """Return whether a condition becomes true within ten seconds."""
     for _ in range(200):
         if is_true():
             return True
-        time.sleep(0.05)  # another process is waited for, there is no clock to advance
+        time.sleep(0.05)  # the test waits for another process, and has no clock to advance
     return False
 
 
@@ -89,7 +89,7 @@ def eventually(is_true: Callable[[], bool]) -> bool:
     ],
 )
 def test_the_command_line(blobserve: Any, arguments: list[str], said: str) -> None:
-    """A wrong command line is answered with what is wrong, and with every option there is."""
+    """A wrong command line is answered with the problem and a list of all options."""
     done = blobserve(*arguments)
     assert (done.returncode, done.stdout) == (64, "")
     assert done.stderr.startswith(f"Error: {said}\n\nUsage: ")
@@ -144,7 +144,7 @@ prometheusAddr: 9500
     ],
 )
 def test_bad_configurations(blobserve: Any, tmp_path: Path, text: bytes, said: list[str]) -> None:
-    """A bad configuration is refused, checked or started, a line for each problem, in order."""
+    """A bad configuration is refused by a start and by --check, with a line for each problem."""
     (tmp_path / "b.yaml").write_bytes(text)
     for arguments in (["--config", "b.yaml"], ["--config", "b.yaml", "--check"]):
         done = blobserve(*arguments)
@@ -157,7 +157,7 @@ def test_bad_configurations(blobserve: Any, tmp_path: Path, text: bytes, said: l
 
 
 def test_configurations_that_cannot_be_read(blobserve: Any, tmp_path: Path) -> None:
-    """A configuration that is missing, a directory or not for our eyes is named with the reason."""
+    """A configuration that is missing, unreadable or a directory is named with the reason."""
     (tmp_path / "secret.yaml").touch(mode=0o000)
     (tmp_path / "directory").mkdir()
     for name, said in {
@@ -170,7 +170,7 @@ def test_configurations_that_cannot_be_read(blobserve: Any, tmp_path: Path) -> N
 
 
 def test_a_check_touches_nothing(blobserve: Any, tmp_path: Path) -> None:
-    """--check of a valid configuration says so, and neither listens nor makes a blob space."""
+    """--check of a valid configuration reports it as valid; it neither listens nor makes files."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         rest = "allowAnyRepo: true, blobSpace: {location: c}"
@@ -182,7 +182,7 @@ def test_a_check_touches_nothing(blobserve: Any, tmp_path: Path) -> None:
 
 
 def test_a_reload_of_a_bad_file(serve: Callable[..., Server]) -> None:
-    """SIGHUP with a bad file is refused naming file and line; what was in force stays in force."""
+    """A reload refuses a bad file by file and line, and the configuration in force stays."""
     example = {"repos": {"b.example/site": {"source": f"oci:{ROOT}/etc/example"}}}
     server = serve(example)
     for text, said in {
@@ -211,7 +211,7 @@ def test_a_reload_of_a_bad_file(serve: Callable[..., Server]) -> None:
 
 @pytest.fixture
 def refused(blobserve: Any, tmp_path: Path) -> Callable[..., str]:
-    """Start with a blob space at ``space`` and what is given; the one line that says why not."""
+    """Return a function that fails to start with a blob space at ``space`` and returns the error."""
 
     def start(top: Mapping[str, object] | None = None, listen: str = LISTEN) -> str:
         own = {"listen": listen, "blobSpace": {"location": "space"}}
@@ -274,7 +274,7 @@ def a_file_inside(space: Path) -> None:
 def test_blob_spaces_that_cannot_be_used(
     refused: Callable[..., str], tmp_path: Path, prepare: Callable[[Path], None], said: str
 ) -> None:
-    """A blob space that cannot be used ends the start with what to do, nothing in it changed."""
+    """A blob space that cannot be used prevents the start with advice, and is not changed."""
     prepare(tmp_path / "space")
     before = {path for path in tmp_path.rglob("space/*") if path.name != "lock"}
     assert refused() == "blob space {here}/space: " + said
@@ -282,7 +282,7 @@ def test_blob_spaces_that_cannot_be_used(
 
 
 def test_two_servers_on_one_blob_space(refused: Callable[..., str], serve: Any) -> None:
-    """A second server on a blob space names the first, which serves on."""
+    """A second server on a blob space names the first, which goes on serving."""
     owner = serve({"repos": {"b.example/site": {"source": f"oci:{ROOT}/etc/example"}}})
     advice = "stop it or choose another blobSpace.location"
     said = refused()
@@ -292,7 +292,7 @@ def test_two_servers_on_one_blob_space(refused: Callable[..., str], serve: Any) 
 
 @pytest.mark.parametrize("key", ["listen", "prometheusAddr", "readinessProbeAddr"])
 def test_ports_in_use(refused: Callable[..., str], key: str) -> None:
-    """An address that is taken ends the start with its key; what listens there is not disturbed."""
+    """An address in use prevents the start with the key, and its listener is not disturbed."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         if key == "listen":
@@ -333,7 +333,7 @@ def test_ports_in_use(refused: Callable[..., str], key: str) -> None:
 def test_what_cannot_be_opened(
     refused: Callable[..., str], listen: str, top: dict[str, object], said: str
 ) -> None:
-    """What cannot be opened is named as the configuration has it, with its key and the reason."""
+    """A file that cannot be opened is named as configured, with the key and the reason."""
     assert refused(top, listen) == said
 
 
@@ -341,7 +341,7 @@ def test_what_cannot_be_opened(
 
 
 def test_urls_that_name_no_image(serve: Callable[..., Server]) -> None:
-    """A URL that names no image is 404 with what is missing in it, or 403 with the repository."""
+    """A URL that names no image gets a 404 that says why, or a 403 with the repository."""
     server = serve({"repos": {"b.example/site": {"source": f"oci:{ROOT}/etc/example"}}})
     for target, text, problem in [
         ("/", "/", URL_FORM),
@@ -380,7 +380,7 @@ def test_urls_that_name_no_image(serve: Callable[..., Server]) -> None:
 
 
 def unservable(registry: DockerRegistry) -> dict[str, tuple[int, str]]:
-    """Push images that cannot be served; for each of their names, what is to be answered."""
+    """Push images that cannot be served; return the expected answer for each name."""
     tar = tar_of({"random.bin": os.urandom(100_000)})
     gzip, zstd = compress(tar, "gzip"), compress(tar, "zstd")
     layers = {
@@ -405,7 +405,7 @@ def unservable(registry: DockerRegistry) -> dict[str, tuple[int, str]]:
 
 
 def damaged(registry: DockerRegistry) -> dict[str, tuple[int, str]]:
-    """Push images and damage what the registry holds; for each name, what is to be answered."""
+    """Push images and damage their layers in the registry; return the expected answer for each."""
     answers = {}
     for name, damage, status, problem in [
         (
@@ -433,7 +433,7 @@ def damaged(registry: DockerRegistry) -> dict[str, tuple[int, str]]:
 
 
 def test_images_that_cannot_be_served(docker_registry, serve):
-    """An image that cannot be served is answered with why, and leaves nothing on disk."""
+    """An image that cannot be served is answered with the reason, and leaves nothing on disk."""
     docker_registry.push(Image.of(FILES), "team/site:v1")
     wrong = {**unservable(docker_registry), **damaged(docker_registry)}
     repository = f"{docker_registry.host}/team"
@@ -453,7 +453,7 @@ def test_images_that_cannot_be_served(docker_registry, serve):
 
 
 def test_a_refused_login(htpasswd_registry, docker_registry, serve, tmp_path):
-    """A login that is refused is 502 without a word of it; with the right one it is served."""
+    """A refused login gets a 502 without the secret; after a right login the image is served."""
     htpasswd_registry.push(Image.of({"index.html": b"secret"}), "team/site:v1")
     docker_registry.push(Image.of(FILES), "team/site:v1")
     auth = tmp_path / "auth.json"
@@ -482,7 +482,7 @@ def test_a_refused_login(htpasswd_registry, docker_registry, serve, tmp_path):
 
 
 def test_a_registry_that_is_down(docker_registry, serve):
-    """A registry that is down is 502 with its name; what came from it before is served on."""
+    """A registry that is down gets a 502 with its name, and images pulled before are served."""
     docker_registry.push(Image.of(FILES), "team/site:v1")
     nowhere = f"127.0.0.1:{free_port()}"
     repos = {f"{docker_registry.host}/*": {"tagMaxAge": "0s"}, f"{nowhere}/*": {}}
@@ -499,7 +499,7 @@ def test_a_registry_that_is_down(docker_registry, serve):
 
 
 def test_a_layout_that_is_gone(serve, tmp_path):
-    """A layout that was removed is 502 without its path; what came from it before is served on."""
+    """A removed layout gets a 502 without its path, and images pulled before are served."""
     layout = write_layout(tmp_path / "layout", {"v1": Image.of(FILES)})
     server = serve({"repos": {"b.example/site": {"source": f"oci:{layout}"}}})
     assert server.fetch("/b.example/site:v1/").body == b"fine"

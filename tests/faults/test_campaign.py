@@ -1,4 +1,4 @@
-"""The campaign: one command, one table, and nothing passes that was not there."""
+"""The campaign command: one table, and no success for a campaign without tests."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ SUITE = """<testsuites><testsuite name="pytest">
 
 @pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda each: each.name)
 def test_every_campaign_has_tests(campaign: Campaign) -> None:
-    """Every campaign has files of tests."""
+    """Every campaign has test files."""
     assert campaign.files
 
 
 def test_no_file_is_of_two_campaigns() -> None:
-    """What a report says of a test is counted once."""
+    """No test file belongs to two campaigns, so that each test counts once."""
     files = [path for campaign in CAMPAIGNS for path in campaign.files]
     assert len(files) == len(set(files))
 
 
 def test_the_table_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A report of the suite becomes a table, with what was measured, failed, or is not there."""
+    """A report becomes a table with measurements, failures and campaigns without tests."""
     (tmp_path / "suite.xml").write_text(SUITE)
     asked = ["--read", str(tmp_path / "suite.xml")]
     assert main([*asked, "authentication", "soak", "properties", "names"]) == 1
@@ -56,7 +56,7 @@ def test_the_table_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_campaign_that_is_run(tmp_path: Path) -> None:
-    """The command runs the tests of a campaign, prints the table alone, and exits by it."""
+    """The command runs the tests of a campaign, prints the table alone, and exits by the result."""
     command = [sys.executable, "-m", "tests.faults.campaign", "--quick", "manifests"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
-"""A blob space that is killed, or that the disk fails, at each of its calls of the kernel.
+"""A blob space that is killed, or gets an error from the disk, at each of its system calls.
 
-In the suite at some of them, evenly spread; ``python -m tests.faults.campaign crashes`` tries every
-one.
+The test suite tries some of the calls, evenly spread. ``python -m tests.faults.campaign crashes``
+tries all of them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tests.support.parts.inject import CHANGING, READING, Call, calls, changing,
 from tests.support.stores import now
 
 MOST = sized(5, 100_000)
-"""Points of each scenario."""
+"""The largest number of calls to try in each scenario."""
 
 
 class Points:
-    """The calls that one scenario makes, and a fresh blob space for each that is tried."""
+    """The system calls of one scenario, and a fresh blob space for each trial."""
 
     def __init__(self, name: str, directory: Path) -> None:
         self._name = name
@@ -47,12 +47,12 @@ class Points:
             return calls(self.arguments(location), scratch, BEGIN, END)
 
     def arguments(self, location: Path) -> list[str]:
-        """What Python is to be given."""
+        """Return the arguments of Python that run the scenario."""
         return ["-m", "tests.faults.crashing", self._name, str(location)]
 
     @contextmanager
     def space(self) -> Iterator[tuple[Path, Path]]:
-        """A copy of what there was before, and a directory for other things."""
+        """Make a copy of the prepared blob space, and a directory for other files."""
         with TemporaryDirectory(dir=self._directory) as scratch:
             location = Path(scratch, "space")
             if self._base.exists():
@@ -60,7 +60,7 @@ class Points:
             yield location, Path(scratch)
 
     def killed(self, call: Call) -> str:
-        """What is wrong after it was killed on its way into a call."""
+        """Kill the process at the start of a call; return the problem found afterwards, if any."""
         with self.space() as (location, scratch):
             done = injected(self.arguments(location), scratch, call, "signal=SIGKILL")
             if done.returncode != -signal.SIGKILL:
@@ -68,7 +68,7 @@ class Points:
             return self._settled(location)
 
     def failed(self, call: Call, error: str) -> str:
-        """What is wrong after a call failed once."""
+        """Let a call fail once; return the problem found afterwards, if any."""
         with self.space() as (location, scratch):
             done = injected(self.arguments(location), scratch, call, f"error={error}")
             if done.returncode != 0:
@@ -81,7 +81,7 @@ class Points:
             return self._settled(location)
 
     def said(self, call: Call, error: str) -> dict[str, str]:
-        """What came of it when a call failed once."""
+        """Let a call fail once; return the errors that the scenario reported."""
         with self.space() as (location, scratch):
             done = injected(self.arguments(location), scratch, call, f"error={error}")
             return dict(json.loads(done.stdout))
@@ -89,14 +89,14 @@ class Points:
     def _settled(self, location: Path) -> str:
         try:
             now(Deferred.fromCoroutine(settled(self._name, location)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what we look for
+        except Exception as error:  # noqa: BLE001 - any exception is a finding
             return f"{type(error).__name__}: {error}"
         return ""
 
 
 @pytest.fixture(scope="module")
 def points(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The points of a scenario by its name; each is looked at once."""
+    """Return a function that finds the calls of a scenario, once for each name."""
     known: dict[str, Points] = {}
 
     def of(name: str) -> Points:
@@ -108,7 +108,7 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def wrong(trials: list[tuple[Any, ...]], tried: Any) -> dict[str, str]:
-    """By what was tried, two at a time: what was wrong then."""
+    """Run the trials, two at a time; return the problem of each that found one."""
     with ThreadPoolExecutor(2) as pool:
         results = pool.map(lambda trial: tried(*trial), trials)
         return {
@@ -120,7 +120,7 @@ def wrong(trials: list[tuple[Any, ...]], tried: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_f01_f02_f03_killed_at_every_call(name: str, points: Any, measured: Any) -> None:
-    """Killed at any call that changes the disk, it leaves whole layers, and no trace of others."""
+    """A process killed at any call that changes the disk leaves whole layers, and no leftovers."""
     at = spread(changing(points(name).calls), MOST)
     assert len(at) >= min(MOST, 5)
     measured(cases=len(at))
@@ -134,7 +134,7 @@ ERRORS = {
     "EROFS": ("openat", "mkdir", "rename", "unlink", "unlinkat", "rmdir"),
     "EMFILE": ("openat",),
 }
-"""What a call may fail with, and at which calls that is tried."""
+"""Errors, with the calls that may fail with them."""
 
 
 def _trials(found: list[Call]) -> list[tuple[Call, str]]:
@@ -150,7 +150,7 @@ def _trials(found: list[Call]) -> list[tuple[Call, str]]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_f06_f07_f09_f10_failed_at_every_call(name: str, points: Any, measured: Any) -> None:
-    """When one call fails, what was asked for fails as that or succeeds, and all is well again."""
+    """After an error of any system call the operation fails or succeeds, and all works again."""
     trials = _trials(points(name).calls)
     measured(cases=len(trials))
     problems = wrong(trials, points(name).failed)

@@ -1,4 +1,4 @@
-"""A crowd: a thousand clients who want one cold image at once, and what others notice of them."""
+"""A thousand clients that request one cold image at once, and the effect on other clients."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.support.parts.wire import NotWhole, Reply
 CROWD = 1000
 QUIET = 2.0
 LARGE = 96 * MIB
-"""What makes pulling the image take longer than asking for it."""
+"""Large enough that the pull of the image takes longer than the requests."""
 
 
 class Crowd:
-    """Clients, each on a connection of its own, all of one program."""
+    """Clients of one process, each on its own connection."""
 
     def __init__(self, clients: list[socket.socket]) -> None:
         self._clients = clients
@@ -35,7 +35,7 @@ class Crowd:
     @classmethod
     @contextmanager
     def of(cls, port: int, count: int) -> Iterator[Crowd]:
-        """So many clients that are connected."""
+        """Connect this number of clients."""
         with ExitStack() as stack:
             yield cls(
                 [
@@ -45,7 +45,7 @@ class Crowd:
             )
 
     def ask(self, target: str) -> Counter[tuple[int, bytes]]:
-        """Have everybody ask for the same, and count the answers, by status and body."""
+        """Let each client send the same request; count the answers by status and body."""
         answers: Counter[tuple[int, bytes]] = Counter()
         with selectors.DefaultSelector() as selector:
             for client in self._clients:
@@ -80,7 +80,7 @@ def test_hot_files_while_a_thousand_wait_for_one_image(
     running: Callable[[Server], Server],
     measured: Callable[..., None],
 ) -> None:
-    """All of them are answered right, and so is who asks for something hot meanwhile."""
+    """A thousand clients of a cold image are answered, and a hot file is served meanwhile."""
     script = b"run();" * 3000
     cold = {"app.js": script, "large.bin": random.Random(1).randbytes(MIB) * (LARGE // MIB)}
     docker_registry.put(Image.of(cold), "team/cold:v1")
@@ -96,7 +96,7 @@ def test_hot_files_while_a_thousand_wait_for_one_image(
     [before] = quiet.stop()
     with Crowd.of(server.port, CROWD) as crowd:
         probe = Probe(script, server.url + hot)
-        Event().wait(0.5)  # until it asks
+        Event().wait(0.5)  # until the probe sends requests
         answers = crowd.ask(f"/{host}/team/cold:v1/app.js")
         [meanwhile] = probe.stop()
     usual, worst = (round(1000 * each["worst"], 1) for each in (before, meanwhile))

@@ -1,4 +1,4 @@
-"""The disk full, read-only, out of inodes or gone, the process out of descriptors: real ones."""
+"""Real disks that are full, read-only, out of inodes or removed, and missing descriptors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SITE = "a.example/site"
 
 
 def noise(seed: int, size: int) -> dict[str, bytes]:
-    """Files that take so many bytes, the last of them small."""
+    """Return a random file of `size` bytes, and a small one."""
     return {"a": random.Random(seed).randbytes(size), "small": b"%d" % seed}
 
 
@@ -40,7 +40,7 @@ FILES = {
 
 
 def configured(tmp_path: Path, **own: object) -> dict[str, Any]:
-    """What serves them all, uncoded."""
+    """Return a configuration that serves all the images, without codings."""
     layout = write_layout(
         tmp_path / "layout", {tag: Image.of(files) for tag, files in FILES.items()}
     )
@@ -49,7 +49,7 @@ def configured(tmp_path: Path, **own: object) -> dict[str, Any]:
 
 
 def is_served(server: Server, tag: str) -> bool:
-    """Whether an image is served, and rightly."""
+    """Return whether an image is served, and check its content."""
     names = ["a", "small"] if "a" in FILES[tag] else ["00007"]
     answers = [(server.fetch(f"/{SITE}:{tag}/{name}"), FILES[tag][name]) for name in names]
     assert all(answer.body == content for answer, content in answers if answer.status == 200)
@@ -57,18 +57,18 @@ def is_served(server: Server, tag: str) -> bool:
 
 
 def status(server: Server, tag: str) -> int:
-    """What asking for an image is answered with."""
+    """Return the status of a request for an image."""
     return server.fetch(f"/{SITE}:{tag}/small").status
 
 
 @pytest.fixture
 def mounted(tmp_path: Path, running: Any) -> Callable[..., Mounted]:
-    """Start a server on a file system of its own."""
+    """Return a function that starts a server on a file system of its own."""
     return lambda options: running(Mounted(tmp_path, configured(tmp_path), options))
 
 
 def answered(server: Server, tag: str) -> int:
-    """The status of an answer, where there may be no descriptor for some of the connections."""
+    """Return the status of an answer, when some connections may find no descriptor."""
     for _ in range(20):
         with suppress(OSError, HTTPException):
             return status(server, tag)
@@ -76,12 +76,12 @@ def answered(server: Server, tag: str) -> int:
 
 
 def leftovers(server: Mounted) -> list[str]:
-    """What is in ingest."""
+    """List the ingest directory."""
     return os.listdir(server.inside / "ingest")
 
 
 def test_f07_a_full_disk(mounted: Callable[..., Mounted]) -> None:
-    """On a full disk old images go for a new one; one too large is 507, and leaves nothing."""
+    """On a full disk old images are evicted for a new one; one too large gets a 507."""
     server = mounted("size=6m")
     assert is_served(server, "two")
     assert is_served(server, "three")
@@ -92,7 +92,7 @@ def test_f07_a_full_disk(mounted: Callable[..., Mounted]) -> None:
 
 
 def test_f08_no_inodes(mounted: Callable[..., Mounted]) -> None:
-    """Where a file system has no inodes left, old images go for a new one."""
+    """On a file system without free inodes old images are evicted for a new one."""
     server = mounted("size=64m,nr_inodes=24")
     for _ in range(3):
         for tag in ("hot", "two", "three", "entries"):
@@ -101,7 +101,7 @@ def test_f08_no_inodes(mounted: Callable[..., Mounted]) -> None:
 
 
 def test_f17_a_disk_that_somebody_fills(mounted: Callable[..., Mounted]) -> None:
-    """While others fill the disk, what is here is served; it recovers when there is room."""
+    """While others fill the disk cached images are served; pulls work when there is space."""
     server = mounted("size=16m")
     assert is_served(server, "hot")
     filler = server.fill()
@@ -115,7 +115,7 @@ def test_f17_a_disk_that_somebody_fills(mounted: Callable[..., Mounted]) -> None
 
 
 def test_f10_a_disk_that_becomes_read_only(points: Any) -> None:
-    """On a disk that became read-only what is here is served on, and all else is to come again."""
+    """On a disk that became read-only cached images are served, and a pull fails as DiskFailed."""
     pull = points("pull")
     mkdir = next(each for each in pull.calls if each.name == "mkdir")
     said = pull.said(attrs.evolve(mkdir, number=f"{mkdir.number}+"), "EROFS")
@@ -123,10 +123,10 @@ def test_f10_a_disk_that_becomes_read_only(points: Any) -> None:
 
 
 def test_f11_a_blob_space_that_is_moved_away(tmp_path: Path, serve: Callable[..., Server]) -> None:
-    """When its directory is gone, what is open is served on; all is well after it is back."""
+    """Without its directory a server serves open images; all works when the directory is back."""
     server = serve(configured(tmp_path))
     assert is_served(server, "hot")
-    # From here on nothing of it is still to be brought to the disk.
+    # After a restart everything is durable, and nothing must still be synced.
     server.stop()
     server.start()
     assert is_served(server, "hot")
@@ -139,19 +139,19 @@ def test_f11_a_blob_space_that_is_moved_away(tmp_path: Path, serve: Callable[...
 
 
 def test_f09_no_descriptors(tmp_path: Path, serve: Callable[..., Server]) -> None:
-    """Without descriptors what is open is served on; the rest is to come again, and then is."""
+    """Without free descriptors open images are served; with descriptors pulls work again."""
     server = serve(configured(tmp_path))
     assert is_served(server, "hot")
     limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     most = len(os.listdir(f"/proc/{server.pid}/fd"))
     for number in range(most, most + 5):
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (number, limits[1]))
-        # With just enough for a connection, there is none for a layer.
+        # A number that is just enough for a connection is too small for a layer.
         with suppress(OSError), closing(HTTPConnection("127.0.0.1", server.port, timeout=2)) as it:
             it.request("GET", f"/{SITE}:hot/small")
             if it.getresponse().read() == FILES["hot"]["small"]:
                 break
-    # An image layout cannot be read then, which is a registry that fails.
+    # The image layout cannot be read now, which counts as a failure of the registry.
     assert answered(server, "two") in (502, 503)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
     assert is_served(server, "two")
@@ -164,7 +164,7 @@ def _index_writes(name: str, points: Any) -> list[tuple[Any, str]]:
 
 
 def test_f07_an_index_that_meets_a_full_disk(points: Any) -> None:
-    """Where the index meets a full disk, old images go and the layer is pulled once more."""
+    """If the index meets a full disk, old images are evicted and the layer is pulled again."""
     trials = _index_writes("pull", points)
     assert len(trials) > 2
     assert wrong(trials, points("pull").failed) == {}
@@ -173,6 +173,6 @@ def test_f07_an_index_that_meets_a_full_disk(points: Any) -> None:
 
 
 def test_f07_a_full_disk_and_nothing_to_go(points: Any) -> None:
-    """An index that meets a full disk while nothing can go for it is a full disk, and no other."""
+    """If the index meets a full disk and nothing can be evicted, the pull fails as DiskFull."""
     said = [points("alone").said(*trial) for trial in _index_writes("alone", points)]
     assert {each["first"] for each in said} == {"DiskFull"}

@@ -1,7 +1,7 @@
-"""Clients that mean harm, by the thousand, against a whole server process.
+"""Hostile clients, by the thousand, against a whole server process.
 
-Whatever they do: who asks as one should is answered right meanwhile, and when they have gone the
-process is as it was. Cases S01 to S05, S09, S11 and S13.
+During each attack ordinary clients are answered correctly. After it the process holds no more
+descriptors than before. Cases S01 to S05, S09, S11 and S13.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ FILES = {"index.html": b"<h1>good</h1>", "large": random.Random(1).randbytes(4 <
 GOOD = f"GET {BASE}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 LAST = GOOD[:-2] + b"Connection: close\r\n\r\n"
 ABORT = struct.pack("ii", 1, 0)
-"""For SO_LINGER: the connection is reset when it is closed."""
+"""The value of SO_LINGER with which closing a connection resets it."""
 
 
 @pytest.fixture(autouse=True)
 def _many_files() -> Iterator[None]:
-    """Let this process, and the server it starts, hold thousands of connections open."""
+    """Allow this process, and the server it starts, thousands of open connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16_384)), hard))
     yield
@@ -49,7 +49,7 @@ def _many_files() -> Iterator[None]:
 
 
 class Target:
-    """A server with an image, and what it is like when it is left alone."""
+    """A server with an image, and its number of descriptors at rest."""
 
     def __init__(self, server: Server, own: dict[str, object], top: dict[str, object]) -> None:
         self.server = server
@@ -60,11 +60,11 @@ class Target:
 
     @property
     def descriptors(self) -> int:
-        """How many files and sockets the process holds open."""
+        """Return the number of files and sockets that the process has open."""
         return len(os.listdir(f"/proc/{self.server.pid}/fd"))
 
     def _at_rest(self) -> int:
-        # It goes on releasing for a moment what its first request has taken.
+        # The server goes on releasing resources of its first request for a moment.
         seen: list[int] = []
 
         def is_steady() -> bool:
@@ -76,16 +76,16 @@ class Target:
 
     @property
     def url(self) -> str:
-        """Where the image is."""
+        """Return the URL of the image."""
         return self.server.url + BASE
 
     @property
     def log(self) -> str:
-        """The access log so far; its last second may be missing."""
+        """Return the access log so far; its last second may be missing."""
         return (self.server.directory / "access.log").read_text("ascii")
 
     def metric(self, name: str) -> float:
-        """What one of its metrics shows."""
+        """Return the value of one of the metrics."""
         address = self._top["prometheusAddr"]
         with urlopen(f"http://{address}/metrics", timeout=20) as answer:
             shown = answer.read().decode()
@@ -93,16 +93,16 @@ class Target:
         return float(value)
 
     def reload(self, **own: object) -> None:
-        """Have other values in its configuration."""
+        """Reload the configuration with other values."""
         self.server.configure({**self._own, **own}, self._top)
         self.server.reload()
 
     def connect(self) -> socket.socket:
-        """A connection."""
+        """Open a connection."""
         return socket.create_connection(("127.0.0.1", self.server.port), timeout=20)
 
     def recovers(self) -> bool:
-        """Whether it has forgotten all that came, and serves."""
+        """Return whether the server has released everything and serves."""
         return (
             eventually(lambda: self.descriptors <= self.before)
             and self.metric("blobserve_requests_in_flight") == 0
@@ -112,7 +112,7 @@ class Target:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Ask as one should all the while, on new connections, and be answered right each time."""
+        """Send ordinary requests on new connections inside the context, and check every answer."""
         enough = Event()
         wrong: list[object] = []
         right: list[str] = []
@@ -142,7 +142,7 @@ class Target:
 
 @pytest.fixture
 def target(serve: Callable[..., Server], tmp_path: Path) -> Callable[..., Target]:
-    """Start a server under these limits."""
+    """Return a function that starts a server with these limits."""
 
     def start(*, log: str = "text", **limits: object) -> Target:
         layout = write_layout(tmp_path / "layout", {"v1": Image.of(FILES)})
@@ -158,7 +158,7 @@ def target(serve: Callable[..., Server], tmp_path: Path) -> Callable[..., Target
 
 
 def everything(connection: socket.socket) -> bytes:
-    """All that is sent until the server closes, however it does that."""
+    """Receive everything until the server closes or resets the connection."""
     received = b""
     try:
         while piece := connection.recv(65536):
@@ -171,9 +171,10 @@ def everything(connection: socket.socket) -> bytes:
 def answers(
     connections: Iterable[socket.socket], tick: Callable[[socket.socket], None]
 ) -> list[bytes]:
-    """All that each is sent until the server closes; `tick` has its turn five times a second.
+    """Receive everything on each connection until the server closes it.
 
-    Ends with what there is when nothing has been closed for five seconds.
+    `tick` is called with each open connection after 0.2 seconds without data. The function returns
+    early when nothing has arrived for five seconds.
     """
     received = dict.fromkeys(connections, b"")
     with selectors.DefaultSelector() as selector:
@@ -195,7 +196,7 @@ def answers(
     return list(received.values())
 
 
-# --- By slowhttptest ------------------------------------------------------------------------------
+# --- With slowhttptest ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def answers(
 def test_slow_attacks(
     target: Callable[..., Target], tmp_path: Path, options: list[str], path: str
 ) -> None:
-    """An attack by slowhttptest is over long before its time, and nobody else notices it."""
+    """An attack by slowhttptest ends long before its time, and other clients are served."""
     it = target(clientHeadTimeout="1s")
     with it.answering():
         seen = attack(tmp_path, it.url + path, 10, *options)
@@ -220,7 +221,7 @@ def test_slow_attacks(
 
 
 def test_s03_slow_reading(target: Callable[..., Target], tmp_path: Path) -> None:
-    """While 500 clients read a large file a few bytes at a time others read it at full speed."""
+    """While 500 clients read a large file a few bytes at a time, others read it at full speed."""
     it = target()
     window = ["-w", "8", "-y", "64", "-n", "1", "-z", "8"]
     with it.answering():
@@ -229,11 +230,11 @@ def test_s03_slow_reading(target: Callable[..., Target], tmp_path: Path) -> None
     assert it.recovers()
 
 
-# --- By hand --------------------------------------------------------------------------------------
+# --- With sockets ---------------------------------------------------------------------------------
 
 
 def test_s01_two_thousand_heads_that_trickle(target: Callable[..., Target]) -> None:
-    """Each of 2,000 heads that come byte by byte is told 408 at its deadline, and logged."""
+    """Each of 2,000 heads that arrive byte by byte gets a 408 at its deadline and is logged."""
     it = target(clientHeadTimeout="1s")
     with it.answering(), ExitStack() as stack:
         slow = [stack.enter_context(it.connect()) for _ in range(2000)]
@@ -249,7 +250,7 @@ def test_s01_two_thousand_heads_that_trickle(target: Callable[..., Target]) -> N
 
 
 def test_s02_bodies_are_refused_with_the_head(target: Callable[..., Target]) -> None:
-    """Of a body nothing is waited for: GET is 400 and POST 405 as soon as the head is there."""
+    """A request with a body is refused with its head: 400 for GET and 405 for POST."""
     it = target()
     for method, status in ((b"GET", b"400"), (b"POST", b"405")):
         with it.connect() as connection:
@@ -258,7 +259,7 @@ def test_s02_bodies_are_refused_with_the_head(target: Callable[..., Target]) -> 
 
 
 def test_s05_silent_connections(target: Callable[..., Target]) -> None:
-    """9,000 clients that say nothing harm nobody, and are closed by a bound set meanwhile."""
+    """9,000 silent connections harm no other client, and a reload with a timeout closes them."""
     it, count = target(), sized(2500, 9000)
     with ExitStack() as stack:
         with it.answering():
@@ -281,7 +282,7 @@ def test_s05_connections_that_are_reset(target: Callable[..., Target]) -> None:
 
 
 def test_s05_half_open_connections(target: Callable[..., Target]) -> None:
-    """1,000 connections whose clients only listen any more are closed, whatever they had begun."""
+    """1,000 half-closed connections are closed by the server, with or without a request."""
     it = target()
     with it.answering(), ExitStack() as stack:
         half = [stack.enter_context(it.connect()) for _ in range(1000)]
@@ -294,7 +295,7 @@ def test_s05_half_open_connections(target: Callable[..., Target]) -> None:
 
 
 def test_s05_few_descriptors(target: Callable[..., Target]) -> None:
-    """Of 256 descriptors clients get three quarters, and a few who are told that there are none."""
+    """With 256 descriptors, 192 connections are served, and some of the others get a 503."""
     it = target()
     resource.prlimit(it.server.pid, resource.RLIMIT_NOFILE, (256, 256))
     with ExitStack() as stack:
@@ -304,7 +305,7 @@ def test_s05_few_descriptors(target: Callable[..., Target]) -> None:
             connection.sendall(GOOD[:20])
             begun.append(connection)
         refused = [everything(connection) for connection in begun[192:]]
-        # Not all are waited for until they have read it.
+        # The server does not wait for all of the refused clients to read the answer.
         told = [answer for answer in refused if answer.endswith(b"\r\n\r\ntimeout")]
         assert len(told) >= 24
         assert len(told) + refused.count(b"") == len(refused)
@@ -318,7 +319,7 @@ def test_s05_few_descriptors(target: Callable[..., Target]) -> None:
 
 
 def test_s05_no_descriptors(target: Callable[..., Target]) -> None:
-    """Without one descriptor left, connections that are open are served; with some, new ones."""
+    """Without free descriptors open connections are served; with some, new ones are."""
     it = target()
     soft, hard = resource.prlimit(it.server.pid, resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
@@ -329,7 +330,7 @@ def test_s05_no_descriptors(target: Callable[..., Target]) -> None:
         assert eventually(lambda: it.descriptors == it.before + 20)
         resource.prlimit(it.server.pid, resource.RLIMIT_NOFILE, (it.descriptors, hard))
         flood = [stack.enter_context(it.connect()) for _ in range(200)]
-        # Not accepted, and closed: there is no descriptor to say so with.
+        # Closed without an answer: no descriptor is left for one.
         assert {everything(connection) for connection in flood} == {b""}
         for connection in old:
             connection.sendall(GOOD)
@@ -360,7 +361,7 @@ def test_s09_clients_that_leave(target: Callable[..., Target]) -> None:
             if chance.random() < 0.9:
                 connection.close()
     assert it.recovers()
-    # What is leased is not removed.
+    # The layer can be removed, since no lease on it is left.
     contents = it.server.space / "blobs"
     assert list(contents.rglob("content"))
     it.reload(blobSpace={"maxSizeBytes": 1, "gcInterval": "1s"})
@@ -382,7 +383,7 @@ BOMBS = {
 
 
 def test_s11_heads_that_are_too_large(target: Callable[..., Target]) -> None:
-    """Of a head that is too large no more is kept than may be there: 431, 414 for its target."""
+    """A head that is too large gets a 431, or 414 for its target, and is not kept in memory."""
     it = target()
     before = it.server.peak_memory()
     with it.answering():
@@ -392,7 +393,7 @@ def test_s11_heads_that_are_too_large(target: Callable[..., Target]) -> None:
                     with contextlib.suppress(ConnectionError):
                         connection.sendall(bomb)
                     first = everything(connection).partition(b"\r\n")[0]
-                    # Of what is endless, the rest meets a connection that has been reset.
+                    # The rest of an endless head may meet a connection that was reset.
                     endless = (b"",) if len(bomb) > 1 << 20 else ()
                     assert first[:12] in (b"HTTP/1.1 %d" % status, *endless), name
     assert eventually(lambda: it.log.count('" 431 ') == 30 and it.log.count('" 414 ') == 20)
@@ -409,7 +410,7 @@ FORGED = '127.0.0.1 - - [01/Jan/2030:00:00:00 +0000] "GET /forged HTTP/1.1" 200 
 
 @pytest.mark.parametrize("log", ["text", "json"])
 def test_s13_lines_that_are_injected(target: Callable[..., Target], log: str) -> None:
-    """Whatever a client puts where the log shows it, a request is one line as others are."""
+    """A request is one line of the log, whatever bytes the client puts into logged fields."""
     it = target(log=log)
     poison = [
         b"\n" + FORGED.encode(),
@@ -443,7 +444,7 @@ def test_s13_lines_that_are_injected(target: Callable[..., Target], log: str) ->
     assert it.server.fetch(f"{BASE}/last").status == 404
     assert eventually(lambda: "/last" in it.log)
     lines = it.log.splitlines()
-    # The first is the one by which the target was warmed.
+    # The first line is the request that warmed the target.
     assert len(lines) == 1 + len(heads) + 1
     for line in lines:
         if log == "text":

@@ -1,4 +1,4 @@
-"""After any layer at all: nothing outside was touched, and blobserve serves on as before."""
+"""Hostile layers touch nothing outside the blob space, and blobserve goes on serving."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.turn_watch import LOGGED, slow_turns
 BOUND = 256 * MIB
 GOOD = "/hostile.example/layers:good/a"
 HELD_BY_ONE_PULL = 64 * MIB
-"""A zstd window of 32 MiB; SQLite's 4; a MiB of entries and nodes, each a few objects; pieces."""
+"""A zstd window of 32 MiB, 4 MiB for SQLite, and the objects of 1 MiB of entries and nodes."""
 
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
-    """An image layout of all these layers and of some made from them, and these in order."""
+    """Write an image layout of all hostile layers and some mutations; return its path and these."""
     cases = [*CORPUS, *mutations(more(200))]
     tags = {f"case-{number}": image_of(case) for number, case in enumerate(cases)}
     good = Image.of({"a": b"good"})
@@ -39,26 +39,26 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
 
 
 def config(layout: Path) -> dict[str, Any]:
-    """What stands under `blobserve` to serve these images."""
+    """Return the configuration under `blobserve` that serves these images."""
     repos = {"hostile.example/layers": {"source": f"oci:{layout}"}}
     return {"timeout": "30s", "repos": repos, "blobSpace": {"maxSizeBytes": BOUND}}
 
 
 def asked(server: Server, cases: list[Case]) -> Iterator[tuple[Case, Response]]:
-    """The answers to a request for each layer."""
+    """Request a missing file in each layer, and yield the answers."""
     for number, case in enumerate(cases):
         yield case, server.fetch(f"/hostile.example/layers:case-{number}/no/such/file")
 
 
 def expected(case: Case) -> set[int]:
-    """The statuses that such a request may have."""
+    """Return the acceptable statuses of such a request."""
     if case.problem is not None:
         return {502}
     return {404} if case.answers else {200, 301, 404, 502}
 
 
 def outside(touched: list[Touched], *inside: Path | str) -> list[Touched]:
-    """What lies neither at nor below any of these paths."""
+    """Return the events at paths that are not below any of these."""
     roots = [str(path) for path in inside]
     return [
         each
@@ -70,9 +70,9 @@ def outside(touched: list[Touched], *inside: Path | str) -> list[Touched]:
 def test_nothing_outside_is_touched(
     layout: tuple[Path, list[Case]], tmp_path: Path, running: Callable[[Any], Any]
 ) -> None:
-    """Whatever a layer holds, no file outside the blob space is made, changed, or even read."""
+    """The server makes, changes and reads no file outside the blob space for any layer."""
     directory, cases = layout
-    # Twisted writes its list of plugins when they are first looked at, in a new environment.
+    # Twisted writes its list of plugins at the first look-up in a new environment.
     subprocess.run([sys.executable, "-m", "twisted", "--help"], check=True, capture_output=True)
     server: Traced = running(Traced(tmp_path, config(directory)))
     assert server.fetch(GOOD).body == b"good"
@@ -87,7 +87,7 @@ def test_nothing_outside_is_touched(
     assert outside(changed, server.space, "/dev/null") == []
     assert not [each for each in touched if each.path == CANARY.decode()]
     begun = next(n for n, each in enumerate(touched) if each.path == mark)
-    # Modules that are first needed later are read later.
+    # Python reads modules at their first import, which may be late.
     python = {ROOT, sys.prefix, sys.base_prefix, *filter(None, sys.path)}
     assert outside(touched[begun:], server.space, directory, *python) == []
 
@@ -95,7 +95,7 @@ def test_nothing_outside_is_touched(
 def test_blobserve_serves_on(
     layout: tuple[Path, list[Case]], tmp_path: Path, running: Callable[[Any], Any]
 ) -> None:
-    """Whatever a layer holds, memory stays bounded, and no turn of the reactor takes 20 ms."""
+    """Memory stays bounded for any layer, and no reactor iteration takes 20 ms."""
     directory, cases = layout
     server: Server = running(Server(tmp_path, config(directory), **slow_turns(20)))
     assert server.fetch(GOOD).body == b"good"
@@ -111,7 +111,7 @@ def test_blobserve_serves_on(
 def test_z16_hot_files_during_a_bomb(
     tmp_path: Path, running: Callable[[Any], Any], compression: Any
 ) -> None:
-    """While a layer that is far larger than it looks unpacks, what is here is served on."""
+    """While a decompression bomb is unpacked, cached images are served."""
     bomb = layer([File(b"bomb", bytes(192 * MIB)), File(b"a", b"1")], compression)
     many = compress(tar(File(b"%d/x" % n) for n in range(30_000)), compression)
     cases = [Case("bomb", bomb, {}, None, compression), Case("many", many, {}, None, compression)]

@@ -1,4 +1,4 @@
-"""The soak: a server over a real registry, while everything that can happen to it happens."""
+"""The soak: a server with a real registry, under random events."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from tests.support.turn_watch import LOGGED, slow_turns
 
 QUIET = 3.0
 PAUSES = (0.1, 0.02, 0.0)
-"""Seconds that clients pause after an answer, a third of the time each; at last cores are full."""
+"""Pauses of the clients after an answer, in seconds, each for a third of the time."""
 LONGEST = 50
-"""Milliseconds of CPU time that a turn may take: of a machine that is full, the kernel's too."""
+"""The largest CPU time of a reactor iteration in milliseconds, with the kernel's on a full machine.
+"""
 
 
 def peer(directory: Path, content: bytes) -> Nginx:
-    """An nginx that has the hot file on its disk: what slows it down slows down whoever is here."""
+    """Return an nginx with the hot file, as a measure of the load on the machine."""
     (directory / "app.js").write_bytes(content)
     return Nginx(directory, f"root {directory}; access_log off; keepalive_requests 1000000;")
 
 
 def said(probed: list[dict[str, float]], quiet: list[dict[str, float]] | None = None) -> str:
-    """The p99 of both, and if `quiet` is given how many times that it is."""
+    """Format the p99 of both servers, with the factor to `quiet` if given."""
     times = [f"{1000 * each['p99']:.1f} ms" for each in probed]
     if quiet is not None:
         factors = [each["p99"] / before["p99"] for each, before in zip(probed, quiet, strict=True)]
@@ -48,10 +49,10 @@ def test_soak(
     running: Callable[[Any], Any],
     measured: Callable[..., None],
 ) -> None:
-    """Through pushes, reloads, outages and kills each answer is right or failed for a reason.
+    """Through pushes, reloads, outages and kills each answer is right or fails for a reason.
 
-    The bound holds all the while, no turn of the reactor is long, each tag comes to serve its
-    newest image, and nothing is left.
+    The quota holds, no reactor iteration is long, each tag is served with its newest image in the
+    end, and no ingest is left.
     """
     content = file_of(0, 0, "app.js")
     docker_registry.put(Image.of({"app.js": content}), HOT)

@@ -1,4 +1,4 @@
-"""Storms that go on for a while, over real sockets: more images than fit, clients that leave."""
+"""Long storms over real sockets: more images than fit, and clients that leave."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from tests.support.within import within
 
 FITS = 10
 BOUND = 13 * MIB + 512 * KIB
-"""So many images of a MiB each, and the share that manifests may have."""
+"""Ten images of one MiB each, and the share of the manifests."""
 
 
 def content_of(n: int) -> bytes:
-    """The file of an image."""
+    """Return the file of an image."""
     return random.Random(n).randbytes(KIB) * KIB
 
 
 class Shelf:
-    """Which images there are, and in which order they were used last."""
+    """The images of a registry, and the order of their last use."""
 
     def __init__(self, registry: Scripted, count: int) -> None:
         images = [make_image({"a": content_of(n)}) for n in range(count)]
@@ -49,10 +49,10 @@ class Shelf:
         self.names = [registry.push(f"team/i{n}:v1", each) for n, each in enumerate(images)]
         self.used: list[int] = []
         self.fits: list[int] = []
-        """How many were READY, after each use."""
+        """The number of READY images after each use."""
 
     def use(self, n: int, storm: Storm) -> None:
-        """Somebody was answered: see that what is READY are those used last, and no others."""
+        """Record the use of image `n`; check that the READY images are the last used ones."""
         if n in self.used:
             self.used.remove(n)
         self.used.append(n)
@@ -63,7 +63,7 @@ class Shelf:
 
 @within(sized(120, 1800))
 async def test_g09_g11_a_thousand_images_where_ten_fit(tmp_path: Path) -> None:
-    """Of more images than fit each is served right; what makes room is what was used longest ago.
+    """With more images than fit, each is served, and the least recently used ones are evicted.
 
     Rows G09 and G11.
     """
@@ -72,7 +72,7 @@ async def test_g09_g11_a_thousand_images_where_ten_fit(tmp_path: Path) -> None:
         shelf = Shelf(registry, count)
         async with storming(tmp_path, registry.host, BOUND) as storm:
             for fresh in range(count):
-                # One that is new, and some that may be here or may have gone.
+                # A new image, and two that may be cached or evicted.
                 for n in (fresh, *(chance.choice(shelf.used or [0]) for _ in range(2))):
                     answer = await storm.door.fetch(f"{shelf.names[n]}/a")
                     assert (answer.status, answer.body == content_of(n)) == (200, True)
@@ -90,7 +90,7 @@ KINDS = (Deferred, Lease, BlobLease, Call, Ingest, SharedLease, Client)
 
 
 class Crowd:
-    """Clients of a storm that come by the dozen, most of whom leave before they are served."""
+    """Clients of a storm, which mostly leave before they are served."""
 
     def __init__(self, storm: Storm, shelf: Shelf, location: Path) -> None:
         self.storm = storm
@@ -99,10 +99,10 @@ class Crowd:
         self._chance = random.Random(9)
         self.stayed = 0
         self.cut = 0
-        """How many left with half an answer."""
+        """The number of clients that left with part of an answer."""
 
     async def come(self, count: int) -> None:
-        """Let so many clients come, sixty at a time."""
+        """Let this number of clients come, at most sixty at a time."""
         left = iter(range(count))
 
         async def one_after_another() -> None:
@@ -132,18 +132,18 @@ class Crowd:
         self.cut += not stays and 0 < len(raw) < MIB
 
     async def gone(self) -> dict[str, int]:
-        """What is left of them, once everything that is here may go."""
+        """Evict everything; return the numbers of descriptors and objects that are left."""
         storm = self.storm
         await until(
             lambda: storm.counted("pulls_in_flight") == storm.counted("pulls_queued") == 0, 60
         )
         storm.space.reconfigure(BlobSpaceRules(self._location, 1))
-        # What is leased stays, and with it its files.
+        # A leased image would stay, with its files.
         await until(lambda: not any(map(storm.is_ready, self._shelf.layers)), 60)
         await until(lambda: not open_layers(self._location), 60)
         storm.space.reconfigure(BlobSpaceRules(self._location, BOUND))
         await until(lambda: storm.counted("connections") == 0)
-        # Those to a registry are kept on purpose, as many as were needed at once.
+        # Idle connections to a registry are kept on purpose.
         for connection in list(self._shelf.registry.connections):
             connection.transport.loseConnection()
         await until(lambda: not self._shelf.registry.connections)
@@ -156,7 +156,7 @@ class Crowd:
 
 
 def open_layers(location: Path) -> list[str]:
-    """The files of layers there that this process has open, removed ones included."""
+    """List the files of layers that this process has open, removed ones included."""
     found = []
     for number in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):
@@ -168,7 +168,7 @@ def open_layers(location: Path) -> list[str]:
 
 @within(sized(120, 1800))
 async def test_s09_clients_that_leave_a_pull(tmp_path: Path) -> None:
-    """Clients that leave at any moment of a pull, or of its answer, leave nothing behind.
+    """Clients that leave at any moment of a pull or of its answer leave nothing behind.
 
     Row S09: no descriptor, lease, temporary file, wait or connection.
     """

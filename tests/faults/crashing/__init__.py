@@ -1,5 +1,5 @@
-"""Scenarios in which a blob space is killed, or the disk fails it, at each call of the kernel.
+"""Scenarios in which a blob space is killed, or its disk fails, at each system call.
 
-`images` and `scenarios` say what is done; ``python -m tests.faults.crashing`` does it, to be run
-under strace by `tests.support.parts.inject`; `aftermath` says what must be true of what is left.
+`images` and `scenarios` define the work. ``python -m tests.faults.crashing`` does it under strace,
+started by `tests.support.parts.inject`. `aftermath` checks the blob space that remains.
 """

@@ -1,8 +1,8 @@
-"""Do what a scenario says: ``python -m tests.faults.crashing SCENARIO LOCATION``.
+"""Run a scenario: ``python -m tests.faults.crashing SCENARIO LOCATION``.
 
-Whoever traces this process sees two files asked for that do not exist, `BEGIN` and `END`: what is
-in between is what is watched. Then, the disk being well again, everything is tried once more. What
-came of it is printed: the errors that were met, in JSON.
+The process opens two files that do not exist, `BEGIN` and `END`. A tracer watches the system calls
+between them. Afterwards, when the disk works again, the scenario is repeated. The process prints
+the errors of each part as JSON.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ BEGIN, END = "/blobserve-begins", "/blobserve-has-ended"
 
 
 def mark(name: str) -> None:
-    """Let whoever traces see where we are."""
+    """Open the missing file `name`, which a tracer can see."""
     with suppress(FileNotFoundError):
         os.close(os.open(name, os.O_RDONLY))
 
 
 async def tried(what: Callable[[], Awaitable[None]]) -> str:
-    """What comes of something: nothing, or the name of an error that was raised on purpose."""
+    """Return the name of the `BlobserveError` that `what` raises, or an empty string."""
     try:
         await what()
     except BlobserveError as error:
@@ -41,11 +41,11 @@ async def tried(what: Callable[[], Awaitable[None]]) -> str:
 
 
 async def main(name: str, location: Path) -> dict[str, str]:
-    """Do it; what came of it, and of trying again."""
+    """Run the scenario and repeat it; return the error of each part."""
     scenario = SCENARIOS[name]
     said: dict[str, str] = {}
     with TemporaryDirectory() as elsewhere:
-        # So that all that is imported late has been.
+        # Import everything that is imported late, before the watched part.
         await _nothing(scenario, Path(elsewhere))
     if scenario.deed is None:
         said["first"] = await tried(lambda: _opened(scenario, location))
@@ -75,7 +75,7 @@ async def _opened(scenario: Scenario, location: Path) -> None:
 
 
 async def _watched(scenario: Scenario, stand: Stand) -> dict[str, str]:
-    """Do it while an image is being read, and what was there is served on."""
+    """Run the deed between the marks, then read an image that was cached, then repeat the deed."""
     deed = scenario.deed
     assert deed is not None
     mark(BEGIN)

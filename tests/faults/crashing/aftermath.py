@@ -1,4 +1,4 @@
-"""What must be true of a blob space, whatever has happened to it: asked when it is opened again."""
+"""The checks of a blob space that is opened again after a crash or a failure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _KEEPS_HOT = ("pull", "manifest", "coding", "mend")
 
 
 async def settled(name: str, location: Path) -> None:
-    """After scenario `name`, ended at any point: what is here is right, the rest a clean pull.
+    """Check the blob space after scenario `name`, which may have ended at any point.
 
-    :raises AssertionError: saying what is not so.
+    :raises AssertionError: if a cached layer is wrong, or a missing one cannot be pulled again.
     """
     scenario = SCENARIOS[name]
     if (location / "state").exists():
@@ -39,7 +39,7 @@ async def settled(name: str, location: Path) -> None:
 
 
 def books(stand: Stand) -> None:
-    """Nothing is left of what was begun, and as much is counted as there is."""
+    """Check that no ingest is left, and that the size that is counted is the size on disk."""
     location, size = stand.location, stand.space.size
     assert names_in(location, "ingest") == [], "something is left in ingest"
     held = sum(footprint(blob) for blob in location.glob("blobs/*/*"))

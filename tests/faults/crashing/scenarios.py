@@ -1,7 +1,8 @@
-"""What a blob space is made to do, deterministically and in one thread, and what was there before.
+"""The work of each scenario, which makes the same system calls in every run.
 
-Each scenario has a part that prepares, and one that is watched. There is no reactor: time stands
-still, and what blocks runs at once, so that the calls of the kernel are the same each time.
+Each scenario has a part that prepares the blob space and a part that is watched. There is no
+reactor: time stands still and blocking code runs at once in the one thread, so that the calls are
+the same each time.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ IMAGES[MERGED] = make_image(_files(7), {"text.txt": b"of the second layer"})
 
 
 def reference(name: str) -> Reference:
-    """Of an image."""
+    """Return the reference of an image."""
     return Reference.parse(f"registry.example/site:{name}")
 
 
 def a_source() -> MemorySource:
-    """A registry that has them all."""
+    """Return a registry that has all the images."""
     source = MemorySource()
     for name, image in IMAGES.items():
         source.push(reference(name), image)
@@ -57,7 +58,7 @@ def a_source() -> MemorySource:
 
 @attrs.frozen
 class Stand:
-    """A blob space and the ref store on it, both open."""
+    """A blob space and its ref store, both open."""
 
     location: Path
     space: BlobSpace
@@ -65,7 +66,7 @@ class Stand:
     source: MemorySource
 
     async def read(self, name: str) -> None:
-        """Ask for an image, pulling it if need be; every byte of some files is right."""
+        """Request an image, which may pull it, and check every byte of some files."""
         with await self.store.blob_for(reference(name)) as lease:
             for path in ("index.html", "text.txt", "d3/0003.txt", "d1/0197.txt"):
                 entry = lease.filesystem.lookup(path.encode())
@@ -73,7 +74,7 @@ class Stand:
                 assert content == FILES[name][path], f"{path} of {name} is wrong"
 
     async def code(self, name: str) -> None:
-        """Have a text compressed; what is there of it is right."""
+        """Request the coding of a text, and check it if it is ready."""
         with await self.store.blob_for(reference(name)) as lease:
             entry = lease.filesystem.lookup(b"text.txt")
             lease.coded(entry, b"gzip")
@@ -85,7 +86,7 @@ class Stand:
 
 @asynccontextmanager
 async def opened(location: Path, bound: int | None = BOUND) -> AsyncIterator[Stand]:
-    """Open a blob space, and close it in the end."""
+    """Open a blob space, and close it at the end."""
     clock, source, threads, metrics = Clock(), a_source(), InlineThreads(), Metrics()
     space = BlobSpace(clock, BlobSpaceRules(location, bound), Limits, threads, metrics)
     await space.open()
@@ -104,7 +105,7 @@ Deed = Callable[[Stand], Awaitable[None]]
 
 @attrs.frozen
 class Scenario:
-    """What is there before, and what is then done and watched: `deed`, or if None the opening."""
+    """A prepared blob space and the watched `deed`; without a deed, opening it is watched."""
 
     prepare: Callable[[Path], Awaitable[None]]
     deed: Deed | None
@@ -112,23 +113,23 @@ class Scenario:
 
 
 async def _nothing(location: Path) -> None:
-    """A location that is not there."""
+    """Leave the location missing."""
 
 
 async def _empty(location: Path) -> None:
-    """Nothing is here."""
+    """Make an empty blob space."""
     async with opened(location):
         pass
 
 
 async def _hot(location: Path) -> None:
-    """One image is here."""
+    """Make a blob space with one image."""
     async with opened(location) as stand:
         await stand.read(HOT)
 
 
 async def _two(location: Path) -> None:
-    """Two images are here."""
+    """Make a blob space with two images."""
     async with opened(location) as stand:
         await stand.read(COLD)
         await stand.read(HOT)
@@ -136,7 +137,7 @@ async def _two(location: Path) -> None:
 
 
 async def _crashed(location: Path) -> None:
-    """Two images are here, one of them not known to have reached the disk, amid leftovers."""
+    """Make a blob space with leftovers, a lost row and an image that is not known to be durable."""
     await _two(location)
     database = sqlite3.connect(location / "state")
     with database:
@@ -152,7 +153,7 @@ async def _crashed(location: Path) -> None:
 
 
 async def _lost_index(location: Path) -> None:
-    """An image is here whose index is damaged."""
+    """Make a blob space with an image whose index is damaged."""
     await _hot(location)
     index = location / "blobs" / "sha256" / layer(HOT).hex / "index"
     content = bytearray(index.read_bytes())
@@ -161,7 +162,7 @@ async def _lost_index(location: Path) -> None:
 
 
 def layer(name: str) -> Digest:
-    """Of the one layer of an image."""
+    """Return the digest of the one layer of an image."""
     return IMAGES[name].layers[0].digest
 
 
@@ -197,7 +198,7 @@ async def _mend(stand: Stand) -> None:
 
 
 async def _set_aside(stand: Stand) -> None:
-    """Damage is met, and the layer is pulled again."""
+    """Report damage, then pull the layer again."""
     with await stand.store.blob_for(reference(HOT)) as lease:
         entry = lease.filesystem.lookup(b"index.html")
         lease.report(lease.filesystem.file(entry).damage("of a test"))

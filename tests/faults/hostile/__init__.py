@@ -1,9 +1,9 @@
-"""Layers that nobody should have made, written byte for byte, each with what must come of it.
+"""Hostile layers, written byte by byte, each with the expected result.
 
-One room for each section of our list of cases; a case is named after its row. Each shows a rule or
-a bound of ours: links that point out of the image, whiteouts, sizes that do not fit, small bombs.
-Links that point at the host point at a canary, a file of the tests. Except for its path the layers
-have the same bytes each time.
+Each module holds one section of the list of cases; a case is named after its row. Each case shows a
+rule or a limit of blobserve: links that point out of the image, whiteouts, sizes that do not fit,
+small bombs. Links that point at the host point at a canary, a file of the tests. Except for the
+path of the canary, the layers have the same bytes in each run.
 """
 
 from __future__ import annotations
@@ -15,4 +15,4 @@ from tests.faults.hostile.trees import TREES
 from tests.faults.hostile.whiteouts import WHITEOUTS
 
 CORPUS: tuple[Case, ...] = (*TREES, *WHITEOUTS, *STREAMS, *COMPRESSED)
-"""All of them."""
+"""All hostile layers."""

@@ -1,4 +1,4 @@
-"""A hostile layer on its way through a site: from a registry, into a blob space, to a client."""
+"""The way of a hostile layer through a site: from a registry, into a blob space, to a client."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.spaces import names_in
 
 
 def image_of(case: Case) -> Image:
-    """An image of this layer alone."""
+    """Return an image with this layer alone."""
     return Image((Layer(case.blob, digest_of(case.blob), case.compression),))
 
 
 def found(filesystem: ImageFilesystem, path: bytes) -> Entry | None:
-    """What a path leads to, if that can be served."""
+    """Look up a path; return None if nothing can be served there."""
     try:
         return filesystem.lookup(path)
     except PathNotFound:
@@ -31,7 +31,7 @@ def found(filesystem: ImageFilesystem, path: bytes) -> Entry | None:
 
 
 async def hold(site: Serving, case: Case) -> None:
-    """Have the site pull this layer, and see that it answers as the case says."""
+    """Pull this layer through the site, and check the answers against the case."""
     reference = str(site.source.push(Reference.parse(TAG), packed(image_of(case))))
     digest = Digest.of(case.blob)
     if case.problem is None:

@@ -1,4 +1,4 @@
-"""One hostile layer as a value."""
+"""The value class of hostile layers."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import attrs
 from tests.support.layers import Compression, Entry, layer
 
 CANARY = str(Path(__file__).resolve()).encode()
-"""A file of this machine: this one. Links of layers point at it, and no layer may lead to it."""
+"""A file of the host (this module) that links of layers point at and no layer may reach."""
 
 
 @attrs.frozen
 class Case:
-    """A layer, and what must come of it: a tree, or a refusal."""
+    """A layer and its expected result: a tree or a refusal."""
 
     name: str
-    """The row it is of, and what it is about."""
+    """The row in the list of cases, and the subject."""
     blob: bytes = attrs.field(repr=False)
     answers: Mapping[bytes, bytes | None] = attrs.field(factory=dict, repr=False)
-    """Paths, and the bytes of the file each leads to; None where it leads to no file."""
+    """Paths, with the bytes of the file at each; None where no file may be served."""
     problem: str | None = None
-    """What the refusal says, as an expression; None: it is served."""
+    """A regular expression for the refusal; None if the layer is served."""
     compression: Compression = "none"
-    """What its media type says, whatever its bytes say."""
+    """The compression in the media type, which may differ from that of the bytes."""
 
 
 def tree(
     entries: Iterable[Entry | bytes], answers: Mapping[bytes, bytes | None], name: str
 ) -> Case:
-    """A layer of these entries that is served."""
+    """Return a case for a layer of these entries that is served."""
     return Case(name, layer(entries, "none"), answers)

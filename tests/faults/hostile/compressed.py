@@ -1,4 +1,4 @@
-"""Compressed streams: more than one, cut short, damaged, or far larger than they look. Rows Z."""
+"""Compressed streams: several in one layer, cut short, damaged, or bombs. Rows Z."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ EMPTY_RAW = bytes(3)
 
 
 def with_header(flags: int, fields: bytes) -> bytes:
-    """`TEXT` in gzip with these optional header fields."""
+    """Return `TEXT` in gzip with these optional header fields."""
     return b"\x1f\x8b\x08" + bytes([flags]) + bytes(6) + fields + PACKED[10:]
 
 
 def frame(window_log: int, blocks: bytes) -> bytes:
-    """A zstd frame that asks for a window of `2**window_log` bytes (RFC 8878 §3.1.1.1.2)."""
+    """Return a zstd frame that asks for a window of `2**window_log` bytes (RFC 8878 §3.1.1.1.2)."""
     return b"\x28\xb5\x2f\xfd\0" + bytes([(window_log - 10) << 3]) + blocks
 
 
 def raw_block(content: bytes) -> bytes:
-    """The last block of a zstd frame, not compressed (RFC 8878 §3.1.1.2)."""
+    """Return the last block of a zstd frame, not compressed (RFC 8878 §3.1.1.2)."""
     return (1 | len(content) << 3).to_bytes(3, "little") + content
 
 
 def single_segment(size: int) -> bytes:
-    """A zstd frame of one segment, which says that it unpacks to `size` bytes."""
+    """Return a zstd frame of one segment with a content size of `size` bytes."""
     return b"\x28\xb5\x2f\xfd\xe0" + size.to_bytes(8, "little") + raw_block(TEXT)
 
 
@@ -43,7 +43,7 @@ def with_dictionary() -> bytes:
 
 
 def damaged(blob: bytes, at: int) -> bytes:
-    """`blob` with one bit turned."""
+    """Return `blob` with one bit flipped."""
     copy = bytearray(blob)
     copy[at] ^= 1
     return bytes(copy)
@@ -54,7 +54,7 @@ def checked() -> bytes:
 
 
 def in_parts(compression: Compression, size: int) -> bytes:
-    """`TEXT` with every `size` bytes compressed apart, as eStargz and zstd:chunked do."""
+    """Compress every `size` bytes of `TEXT` separately, as eStargz and zstd:chunked do."""
     parts = (TEXT[at : at + size] for at in range(0, len(TEXT), size))
     return b"".join(compress(part, compression) for part in parts)
 
@@ -73,7 +73,7 @@ GZIPPED: Mapping[str, tuple[bytes, bytes]] = {
     "Z04 a member for each few bytes": (in_parts("gzip", 7), TEXT),
     "Z15 stored blocks": (PACKED[:10] + EMPTY_STORED * 1_000_000 + PACKED[10:], TEXT),
 }
-"""What is read as gzip, and what of."""
+"""Streams that are read as gzip, with their content."""
 
 ZSTANDARD: Mapping[str, tuple[bytes, bytes]] = {
     "one frame": (FRAMED, TEXT),
@@ -87,7 +87,7 @@ ZSTANDARD: Mapping[str, tuple[bytes, bytes]] = {
     "Z15 raw blocks": (frame(17, EMPTY_RAW * 1_000_000 + raw_block(TEXT)), TEXT),
     "Z15 skippable frames": (SKIPPABLE * 5_000 + FRAMED, TEXT),
 }
-"""What is read as Zstandard, and what of."""
+"""Streams that are read as Zstandard, with their content."""
 
 DAMAGED: Mapping[str, tuple[bytes, Compression, str]] = {
     "Z06 last byte": (PACKED[:-1], "gzip", "cut short"),
@@ -120,7 +120,7 @@ DAMAGED: Mapping[str, tuple[bytes, Compression, str]] = {
     "Z09 zstd after gzip": (PACKED + FRAMED, "gzip", "damaged"),
     "Z08 in the middle": (damaged(PACKED, len(PACKED) // 2), "gzip", "damaged"),
 }
-"""What is neither, what its media type says, and what is said of it."""
+"""Streams that are refused, with the compression in their media type and the error message."""
 
 
 def _cases() -> Iterator[Case]:
@@ -152,7 +152,7 @@ def _cases() -> Iterator[Case]:
         )
     for name, (blob, compression, problem) in DAMAGED.items():
         if not blob:
-            continue  # No manifest may list it.
+            continue  # No manifest may list an empty layer.
         yield Case(name, blob, {}, problem, compression)
 
 

@@ -1,4 +1,4 @@
-"""Layers made from the others by chance, from the same seed each time."""
+"""Random mutations of the other layers, reproducible by a seed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.faults.hostile.case import Case
 from tests.support.layers import BLOCK, Compression, compress
 
 LARGEST = 64 << 10
-"""Bytes of the streams that are mutated: in longer ones, little that matters would be hit."""
+"""The largest stream to mutate, in bytes; in longer ones few mutations would hit a header."""
 
 
 def mutations(count: int, seed: int = 1) -> Iterator[Case]:
-    """So many layers; nothing is known of what must come of them."""
+    """Yield `count` layers without an expected result."""
     chance = random.Random(seed)
     streams = _streams()
     compressions: tuple[Compression, ...] = ("none", "none", "gzip", "zstd")
@@ -38,7 +38,7 @@ def _streams() -> list[bytes]:
 
 
 def _stream(case: Case) -> bytes:
-    """The tar stream in a case, as far as there is one."""
+    """Return the tar stream of a case, as far as it can be decompressed."""
     stage, stream = Decompressor("tar"), b""
     stage.feed(case.blob)
     try:
@@ -57,7 +57,7 @@ def _flip(stream: bytes, _: bytes, chance: random.Random) -> bytes:
 
 
 def _set(stream: bytes, _: bytes, chance: random.Random) -> bytes:
-    """Another value in a header, and the checksum that it calls for."""
+    """Set a byte of a header, and correct its checksum."""
     at = chance.randrange(0, len(stream) + 1, BLOCK)
     block = bytearray(stream[at : at + BLOCK].ljust(BLOCK, b"\0"))
     field = chance.choice((0, 100, 108, 124, 124, 136, 156, 156, 157, 257, 345))

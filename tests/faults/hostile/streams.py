@@ -1,4 +1,4 @@
-"""Tar streams: how entries are framed, and what refuses a layer. Rows L25, L40 to L57."""
+"""Tar streams: the framing of entries, and the streams that are refused. Rows L25, L40 to L57."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.layers import (
 
 FILE = File(b"x", b"y" * 600).packed()
 MARKER = b"this is the body of a file\n" * 30
-"""Text in place of whatever must not be read as a header."""
+"""Text in the place of bytes that must not be read as a header."""
 AFTER = File(b"after", b"that").packed() + END
 
 FRAMED: Mapping[str, tuple[bytes, list[bytes]]] = {
@@ -37,7 +37,7 @@ FRAMED: Mapping[str, tuple[bytes, list[bytes]]] = {
     "L57 dumpdir with body": (Entry(b"d", b"D", b"dump").packed(), [b"d"]),
     "no padding at all": (b"", []),
 }
-"""Streams, and the names of their entries; more may follow each."""
+"""Streams with the names of their entries; more entries may follow each."""
 
 REFUSED: Mapping[str, tuple[bytes, str]] = {
     "L43 extension, end": (pax({b"a": b"b"}) + END, "no entry after it"),
@@ -109,7 +109,7 @@ REFUSED: Mapping[str, tuple[bytes, str]] = {
     "L53 PAX": (pax({b"size": b"%d" % 2**62}) + FILE, "cut short"),
     "L33 2,049 components": (File(b"d/" * 2049).packed(), "longer than 4096"),
 }
-"""Streams, and what is said of each."""
+"""Streams with their error messages."""
 
 BAD_RECORDS = (
     b"1 a=b\n",
@@ -127,11 +127,11 @@ BAD_RECORDS = (
     b"9" * 12 + b" a=b\n",
     b"9" * 12,
 )
-"""Bodies of PAX headers whose records do not fit."""
+"""Bodies of PAX headers with malformed records."""
 
 
 def _served() -> Iterator[Case]:
-    """Streams that are read, with a file after each that shows that they were read to their end."""
+    """Return streams that are served, each followed by a file that shows that reading went on."""
     for name, (stream, _) in FRAMED.items():
         yield Case(name, stream + AFTER, {b"after": b"that"})
     size = pax({b"size": b"%d" % len(MARKER)})

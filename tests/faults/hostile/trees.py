@@ -1,4 +1,4 @@
-"""Names and links: what a path leads to in a chroot of the layer. Rows L01 to L35 and L58."""
+"""Names and links: the targets of paths, as in a chroot of the layer. Rows L01 to L35 and L58."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CHAIN = [S(b"c%d" % n, b"c%d" % (n + 1)) for n in range(300)]
 DEEP = b"d/" * 1023 + b"x"
 NAME = b"n" * 250 + b"/"
 
-# What a header may say of an owner, and no system has.
+# Values that a header may hold, but that no system has as an owner.
 OWNERS = (b"7777777\0", b"\xff" * 8, b"\x80" + b"\xff" * 7, b"nobody\0\0", b"-1\0\0\0\0\0\0")
 
 
 def owned(name: bytes, owner: bytes) -> bytes:
-    """The header of an empty file that belongs to this user and group."""
+    """Return the header of an empty file that belongs to this user and group."""
     block = header(name)
     block = block[:108] + owner * 2 + block[124:]
     total = sum(block[:148]) + sum(block[156:]) + 8 * 0x20

@@ -1,6 +1,6 @@
-"""Whiteouts in the first layer: they hide nothing, and are not there. Rows W02 to W14.
+"""Whiteouts in the first layer, which hide nothing and are not served. Rows W02 to W14.
 
-Those in which one layer hides what is in another are in `tests.traps.cases_merged`.
+`tests.traps.cases_merged` has the cases in which one layer hides an entry of another.
 """
 
 from __future__ import annotations
