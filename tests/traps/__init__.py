@@ -1,1 +1,1 @@
-"""Cases by rows of lists: each a known trap, asked of a whole server over sockets."""
+"""Known traps, listed by rows, each tried on a whole server over sockets."""

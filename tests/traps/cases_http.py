@@ -1,7 +1,8 @@
-"""What is asked of a server, byte for byte, and what it has to answer: cases as values.
+"""Requests, byte for byte, with the expected answers, as values.
 
-Each is named after its row of our list of cases: H on conditions, ranges and paths, R on raw bytes.
-Nothing is sent here: any server that holds `FILES` as `TAG` can be asked all of them.
+Each is named after its row in the list of cases: H for conditions, ranges and paths, R for raw
+bytes. This module sends nothing; any server that holds `FILES` as `TAG` can be tested with its
+cases.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ ODD_NAMES = (
     "q?x=1#y",
     "\\\\host\\x",
 )
-"""Names that an image may have, and that may reach no header as they are."""
+"""Names that an image may hold, and that must be escaped in every header."""
 
 FILES: Files = {
     "eleven.txt": ELEVEN,
@@ -53,7 +54,7 @@ FILES: Files = {
     **{f"t/{name}": b"typed" for name in ("A.JS", "a.json", "a.svg", "a.wasm", "a.x1", "LICENSE")},
     **{f"odd/{name}": b"odd" for name in ODD_NAMES},
     **{f"dirs/{name}/index.html": b"odd" for name in ODD_NAMES},
-    # By their content it is known which request a reply belongs to.
+    # The content tells which request a reply belongs to.
     **{f"{name}.txt": b"this is %b" % name.encode() for name in ("asked", "next", "last")},
 }
 
@@ -62,7 +63,7 @@ FIXED = f"{REPOSITORY}@{DIGEST}"
 NOWHERE = "sha256:" + "0" * 64
 
 DATE = "Sun, 13 Sep 2020 12:26:40 GMT"
-"""When every file of an image that the tests make was last modified."""
+"""The modification time of every file in images that the tests make."""
 BEFORE = "Sun, 13 Sep 2020 12:26:39 GMT"
 AFTER = "Sun, 13 Sep 2020 12:26:41 GMT"
 
@@ -71,7 +72,7 @@ SHORT = "public, max-age=60, stale-while-revalidate=60"
 
 
 def tag_of(content: bytes) -> str:
-    """The entity tag of a file with this content."""
+    """Return the entity tag of a file with this content."""
     return f'"{urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()}"'
 
 
@@ -80,33 +81,33 @@ A = tag_of(ELEVEN)
 
 @attrs.frozen
 class Case:
-    """One target, asked for with these field lines, and the answer."""
+    """A request for one target with these field lines, and the expected answer."""
 
     name: str
     target: str
     fields: tuple[str, ...] = ()
     status: int = 200
     body: bytes | None = None
-    """None: whatever it is."""
+    """The expected body; None for any."""
     has: Mapping[str, str] = attrs.field(factory=dict)
     lacks: frozenset[str] = frozenset()
     head: int | None = None
-    """What HEAD is answered with, where that is not what GET is."""
+    """The status of a HEAD request, if it differs from that of GET."""
     methods: tuple[str, ...] = ("GET", "HEAD")
 
     def request(self, method: str) -> bytes:
-        """The bytes to be sent."""
+        """Return the bytes of the request."""
         lines = [f"{method} {self.target} HTTP/1.1", "Host: localhost", *self.fields]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     @property
     def plain(self) -> bytes:
-        """A GET for the same target without the fields; of a target that has none, for the root."""
+        """Return a GET request without the fields, for the root if the target is no path."""
         target = self.target if self.target.startswith("/") else "/"
         return attrs.evolve(self, target=target, fields=()).request("GET")
 
     def check(self, reply: Reply, method: str) -> None:
-        """See that this is the answer."""
+        """Check a reply against the case."""
         is_other = method == "HEAD" and self.head is not None
         assert reply.status == (self.head if is_other else self.status)
         if not is_other:
@@ -119,12 +120,12 @@ class Case:
 
 
 def at(path: str, reference: str = TAG) -> str:
-    """The target of a path in an image."""
+    """Return the target of a path in an image."""
     return f"/{reference}/{path}"
 
 
 def eleven(name: str, *fields: str, status: int = 200, reference: str = FIXED) -> Case:
-    """A case on the file of eleven bytes, by default where dates count."""
+    """Return a case on the file of eleven bytes, by default in an image named by digest."""
     body = {200: ELEVEN, 304: b""}.get(status)
     return Case(f"{name}: {status}", at("eleven.txt", reference), fields, status, body)
 
@@ -254,7 +255,7 @@ CONDITIONAL = [
 def part(
     name: str, asked: str, start: int, stop: int, *fields: str, of: str = "eleven.txt"
 ) -> Case:
-    """A range that is honoured: the slice of the file from `start` to `stop`."""
+    """Return a case of a valid range: the slice of the file from `start` to `stop`."""
     content = FILES[of]
     assert isinstance(content, bytes)
     has = {
@@ -269,7 +270,7 @@ def part(
 
 
 def beyond(name: str, asked: str, *fields: str, of: str = "eleven.txt") -> Case:
-    """A range that has nothing of the file."""
+    """Return a case of a range beyond the end of the file."""
     content = FILES[of]
     assert isinstance(content, bytes)
     has = {"content-range": f"bytes */{len(content)}", "accept-ranges": "bytes"}
@@ -278,7 +279,7 @@ def beyond(name: str, asked: str, *fields: str, of: str = "eleven.txt") -> Case:
 
 
 def ignored(name: str, asked: str, *fields: str, of: str = "kilo.bin") -> Case:
-    """A range that is not honoured: the whole file."""
+    """Return a case of an ignored range, answered with the whole file."""
     content = FILES[of]
     assert isinstance(content, bytes)
     has = {"content-length": str(len(content)), "accept-ranges": "bytes"}
@@ -288,7 +289,7 @@ def ignored(name: str, asked: str, *fields: str, of: str = "kilo.bin") -> Case:
 
 
 def several(name: str, asked: str, *slices: tuple[int, int], of: str = "kilo.bin") -> Case:
-    """Ranges that are honoured together: these slices of the file, as multipart/byteranges."""
+    """Return a case of several valid ranges: these slices, as multipart/byteranges."""
     content = FILES[of]
     assert isinstance(content, bytes)
     boundary = tag_of(content).strip('"')
@@ -397,7 +398,7 @@ def _targets(row: str, status: int, *targets: str, body: bytes | None = None) ->
 
 
 def escaped(name: str) -> str:
-    """A name as a segment of a target, every byte of it escaped."""
+    """Return a name as a segment of a target, with every byte escaped."""
     return "".join(f"%{byte:02x}" for byte in name.encode())
 
 
@@ -517,17 +518,17 @@ _LINE = ASKED.partition(b"\r\n")[0]
 
 @attrs.frozen
 class Raw:
-    """Bytes that are no request, or not a single one; the file they name is ``asked.txt``."""
+    """Bytes that are not a single valid request; the target in them is ``asked.txt``."""
 
     name: str
     raw: bytes = attrs.field(repr=False)
     status: int = 400
     method: str = "GET"
-    """What a client that sends this believes to have sent."""
+    """The method that the client of these bytes intended."""
 
 
 def _known(row: str, *names: str, **bodies: bytes) -> Iterable[Raw]:
-    """Heads of `tests.web.test_site`, asking for a file, with the bodies that they announce."""
+    """Yield the bad heads of `tests.web.test_site` with a file as target and with their bodies."""
     for name in names:
         status, head = BAD[name]
         method = "HEAD" if head.startswith(b"HEAD") else "GET"
@@ -536,13 +537,13 @@ def _known(row: str, *names: str, **bodies: bytes) -> Iterable[Raw]:
 
 
 def _fields(row: str, *fields: bytes, status: int = 400) -> Iterable[Raw]:
-    """Requests that would be good without these lines."""
+    """Yield requests that are bad only because of these field lines."""
     for field in fields:
         yield Raw(f"{row} {field!r}", ASKED[:-2] + field + b"\r\n\r\n", status)
 
 
 def _lines(row: str, *lines: bytes) -> Iterable[Raw]:
-    """Requests that would be good with another first line; ``_`` is the target."""
+    """Yield requests that are bad only because of their first line; ``_`` stands for the target."""
     target = at("asked.txt").encode()
     for line in lines:
         asked = line.replace(b"_", target) + b"\r\nHost: x\r\n\r\n"
@@ -550,7 +551,7 @@ def _lines(row: str, *lines: bytes) -> Iterable[Raw]:
 
 
 def _bodies(row: str, *bodies: bytes, coding: bytes = b"chunked") -> Iterable[Raw]:
-    """Requests with bodies that are cut into chunks, by GET and by POST."""
+    """Yield GET and POST requests with chunked bodies."""
     for method, status in ((b"GET", 400), (b"POST", 405)):
         for body in bodies:
             head = _LINE.replace(b"GET", method) + b"\r\nHost: x\r\nTransfer-Encoding: " + coding
@@ -579,7 +580,7 @@ PLAIN = [
     Raw("R10 a file", ASKED, 200),
     Raw("R10 HTTP/1.0", ASKED.replace(b"1.1", b"1.0"), 200),
 ]
-"""Well-formed requests, which a proxy in front of us passes on."""
+"""Well-formed requests, which a proxy passes on."""
 
 RAW = [
     *_known("R01", "body by length", "body of HEAD", body_by_length=b"x", body_of_HEAD=b"x"),
@@ -656,7 +657,7 @@ RAW = [
     *_known("R08", "two empty lines"),
     *_lines("R08", b"GET http:_ HTTP/1.1", b"GET http:///_ HTTP/1.1", b"HEAD * HTTP/1.1"),
 ]  # fmt: skip
-"""Requests that are refused, and after which nothing more of their connection is read.
+"""Requests that are refused, and after which the server reads nothing more.
 
-They are sent to our own server alone, never through another program.
+They are sent only to blobserve itself, never through another program.
 """

@@ -1,7 +1,7 @@
-"""Rows W01 to W14, L15, L23 and L34: several layers, and what their tree leads to.
+"""Rows W01 to W14, L15, L23 and L34: images of several layers, and their merged trees.
 
-Each case is a name, the entries of every layer, the lowest first, and by path the bytes of the file
-that it leads to; None where it leads to no file.
+Each case has a name, the entries of every layer, the lowest first, and the bytes of the file at
+each path; None where no file may be served.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ OPAQUE = b".wh..wh..opq"
 
 @attrs.frozen
 class Merged:
-    """An image of several layers, and what must come of it."""
+    """An image of several layers, and its expected tree."""
 
     name: str
-    """The row it is of, and what it is about."""
+    """The row in the list of cases, and the subject."""
     layers: tuple[tuple[Entry | bytes, ...], ...] = attrs.field(repr=False)
     answers: Mapping[bytes, bytes | None] = attrs.field(repr=False)
 
@@ -32,12 +32,12 @@ class Merged:
 def merged(
     name: str, *layers: Iterable[Entry | bytes], answers: Mapping[bytes, bytes | None]
 ) -> Merged:
-    """A case."""
+    """Return a case."""
     return Merged(name, tuple(map(tuple, layers)), answers)
 
 
 def nothing(*paths: bytes) -> dict[bytes, bytes | None]:
-    """Paths that lead to no file."""
+    """Return answers that serve no file at these paths."""
     return dict.fromkeys(paths)
 
 

@@ -1,7 +1,7 @@
-"""Who we say we are, over sockets: rows A01 to A39 of our list of cases.
+"""Authentication over sockets: rows A01 to A39 of the list of cases.
 
-Most of them are held by `tests.oci.registry.test_token_cache`, `tests.oci.registry.test_challenge`
-and `tests.oci.credentials.test_credentials`, and named there.
+`tests.oci.registry.test_token_cache`, `tests.oci.registry.test_challenge` and
+`tests.oci.credentials.test_credentials` have the rows that are not tested here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ READER = Credential("reader", "secret")
 
 @within(10)
 async def test_a03_endless_token() -> None:
-    """A realm's answer that does not end is given up at the limit, and its connection closed."""
+    """An endless answer of a realm is abandoned at the limit, and its connection is closed."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         site = scripted.push(SITE, IMAGE)
@@ -56,7 +56,7 @@ async def test_a03_endless_token() -> None:
 @pytest.mark.parametrize("challenge", ["Basic", 'Bearer realm="/token"'])
 @within(10)
 async def test_a08_for_ever_401(challenge: str) -> None:
-    """A registry that is never content is asked at most three times for one thing."""
+    """A registry that always answers 401 gets at most three requests for one resolve."""
     async with listening() as scripted, registry_at(scripted.host, None, READER) as registry:
         site = scripted.push(SITE, IMAGE)
         scripted.always("/v2/", status(401, WWW_Authenticate=challenge))
@@ -70,7 +70,7 @@ async def test_a08_for_ever_401(challenge: str) -> None:
 @pytest.mark.parametrize("issued", ["2001-01-01T00:00:00Z", "1999-12-31T23:45:00Z", "soon", "", 5])
 @within(10)
 async def test_a12_clocks_that_differ(issued: object) -> None:
-    """A token lives from when it came, whatever its realm's clock says."""
+    """The lifetime of a token counts from its arrival; the clock of the realm does not matter."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     clock, given = Clock(), {"token": "t", "expires_in": 300, "issued_at": issued}
@@ -96,7 +96,7 @@ async def test_a12_clocks_that_differ(issued: object) -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @within(10)
 async def test_a19_realm_that_nobody_allows(scheme: str) -> None:
-    """A realm inside that the configuration does not name hears nothing, and the error names it."""
+    """A private realm that is not allowed gets no connection; the error says how to allow it."""
     async with listening() as inner, listening() as scripted:
         site = scripted.push(SITE, IMAGE)
         realm = f'Bearer realm="{scheme}://{inner.host}/token"'
@@ -110,7 +110,7 @@ async def test_a19_realm_that_nobody_allows(scheme: str) -> None:
 
 @within(10)
 async def test_a20_realm_that_redirects() -> None:
-    """A realm that redirects to another host does not take the password there."""
+    """The password does not follow a redirect of a realm to another host."""
     async with listening() as other, listening() as scripted:
         scripted.has_tokens = True
         scripted.granted["t"] = ("repository:team/site:pull",)
@@ -126,7 +126,7 @@ async def test_a20_realm_that_redirects() -> None:
 
 @within(20)
 async def test_a21_realm_that_is_busy_or_down() -> None:
-    """A realm that asks for time, or is down, is left in peace as the registry would be."""
+    """A realm that is busy or down is retried no more often than a registry would be."""
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
         scripted.has_tokens = True
         site = scripted.push(SITE, IMAGE)
@@ -141,12 +141,12 @@ async def test_a21_realm_that_is_busy_or_down() -> None:
             assert len(scripted.asked("/token")) == tries
 
 
-# --- Whose credentials go where: A11, A22 ---------------------------------------------------------
+# --- Credentials and hosts: A11, A22 --------------------------------------------------------------
 
 
 @within(10)
 async def test_a22_for_one_registry_alone() -> None:
-    """What a file says of one registry is never said to another, nor in another's realm."""
+    """The credentials of one registry are never sent to another registry or its realm."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     async with listening() as known, listening() as stranger:
@@ -173,7 +173,7 @@ async def test_a22_for_one_registry_alone() -> None:
 
 @within(10)
 async def test_a11_scopes_of_ten_repositories() -> None:
-    """Ten repositories asked at once have a token each, for pulling, sent for it alone."""
+    """Ten repositories get ten tokens, each for pulling and used for that repository alone."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         sites = [scripted.push(f"team/site{n}:v1", IMAGE) for n in range(10)]
@@ -198,7 +198,7 @@ async def test_a11_scopes_of_ten_repositories() -> None:
 )
 @within(10)
 async def test_a33_keys_with_a_port(tmp_path: Path, key: str) -> None:
-    """A registry at a port is found in a file by every spelling, and gets what stands there."""
+    """A registry with a port is found in a credentials file by every spelling of its key."""
     async with listening() as scripted:
         scripted.user = "reader:secret"
         site = scripted.push(SITE, IMAGE)
@@ -216,7 +216,7 @@ async def test_a33_keys_with_a_port(tmp_path: Path, key: str) -> None:
 async def test_a34_a35_a_helper_that_takes_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A registry's own helper goes before all else, and while it runs files are served."""
+    """The helper of a registry overrides other credentials, and files are served while it runs."""
     helper = tmp_path / "docker-credential-slow"
     answer = '{"Username": "reader", "Secret": "secret"}'
     helper.write_text(f"#!/bin/sh\ncat > {tmp_path}/asked\nsleep 0.7\necho '{answer}'\n")
@@ -255,7 +255,7 @@ async def test_a34_a35_a_helper_that_takes_its_time(
 @pytest.mark.parametrize("content", [b"", b" \n\t", b"\xef\xbb\xbf", b"{}"])
 @within(10)
 async def test_a38_files_that_say_nothing(tmp_path: Path, content: bytes) -> None:
-    """With a file that says nothing yet a registry is asked anonymously, until it does."""
+    """With an empty credentials file a registry is used anonymously until the file has a login."""
     async with listening() as scripted:
         file = tmp_path / "config.json"
         file.write_bytes(content)
@@ -274,7 +274,7 @@ async def test_a38_files_that_say_nothing(tmp_path: Path, content: bytes) -> Non
 
 
 def test_a39_places_that_shadow_others(tmp_path: Path) -> None:
-    """A place that one variable names is not looked for where another would have it."""
+    """A place set by an environment variable replaces the default, even if nothing is there."""
     site = Repository.parse("registry.example/team/site")
 
     def write(path: Path, token: str) -> None:

@@ -1,4 +1,4 @@
-"""Compressed layers, through a whole site: rows Z01 to Z16."""
+"""Compressed layers through a whole site: rows Z01 to Z16."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.within import within
 @pytest.mark.parametrize("case", COMPRESSED, ids=lambda case: case.name)
 @within(30)
 async def test_compression(taking: Serving, case: Case) -> None:
-    """Layers are unpacked to their true end, one level deep, or refused as a whole."""
+    """Layers are decompressed to their true end, one level deep, or refused as a whole."""
     await hold(taking, case)
 
 
@@ -37,7 +37,7 @@ ROWS = {name: row[0] for name, row in {**GZIPPED, **DAMAGED}.items() if len(row[
     st.one_of(st.integers(1, 40), st.integers(1, 40_000)),
 )
 def test_one_meaning_of_gzip(name: str, changes: list[tuple[int, int]], step: int) -> None:
-    """A blob has one content or is refused, however it is cut and by each decompressor."""
+    """A blob has one content or is refused, in pieces of any size and with each decompressor."""
     blob = bytearray(ROWS[name] or b"\0")
     for at, bits in changes:
         blob[at % min(len(blob), 40) if at % 2 else at % len(blob)] ^= bits

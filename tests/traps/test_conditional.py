@@ -1,4 +1,4 @@
-"""Conditional requests over real sockets, with the hot path and without: rows H01 to H13."""
+"""Conditional requests over real sockets, with and without the fast path: rows H01 to H13."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.traps.cases_http import ASKED, CONDITIONAL, FILES, Case
 @pytest.mark.parametrize("case", CONDITIONAL, ids=lambda case: case.name)
 @within(30)
 async def test_conditional(answering: Serving, case: Case) -> None:
-    """A condition is judged as RFC 9110 §13 has it, whichever way the request comes."""
+    """Conditions are evaluated by RFC 9110 §13, with and without the fast path."""
     await hold(answering, case)
 
 
 @pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "parsed"])
 @within(30)
 async def test_h13_failures_are_told_apart(tmp_path: Path, hot_path: bool) -> None:
-    """What is not there, what is broken and what may come are 404, 502 and 503, without a tag."""
+    """Missing, broken and temporary failures are 404, 502 and 503, without an ETag."""
     async with serving(tmp_path, FILES, hot_path=hot_path) as site:
         conversation = await Conversation.begin(site)
         for status, error, again in (
@@ -39,7 +39,7 @@ async def test_h13_failures_are_told_apart(tmp_path: Path, hot_path: bool) -> No
             raw = raw[:-2] + b"If-None-Match: *\r\nRange: bytes=0-1\r\n\r\n"
             for cuts in ((), (9,)):
                 site.source.fail("resolve", error)  # type: ignore[arg-type]
-                site.store.reload()  # forgets what it has just been told
+                site.store.reload()  # clears the negative cache
                 reply = await conversation.ask(raw, cuts=cuts)
                 assert (reply.status, reply.headers.get("retry-after")) == (status, again)
                 assert reply.headers["content-type"] == "text/plain; charset=utf-8"

@@ -1,7 +1,6 @@
-"""Rows F01 to F18 and G01 to G15 of the cases, on faults of the disk and on the cache.
+"""Rows F01 to F18 and G01 to G15 of the cases: faults of the disk, and the cache.
 
-Most are held where what they are about is tested: `HELD` says where. The others are here. F16 is
-void: nothing is extracted in another process.
+`HELD` lists the rows that other modules test. F16 does not apply: no other process extracts layers.
 """
 
 from __future__ import annotations
@@ -58,14 +57,14 @@ HELD = {
     "G12": "store/blobs/test_recovery.test_a_smaller_bound",
     "G15": "store/test_blobspace_model.AnyOrder",
 }
-"""Where rows are held that have no test here."""
+"""The tests of rows that have no test in this module."""
 
 ONE = made(1)
 
 
 @pytest.mark.parametrize("row", HELD)
 def test_every_row_is_held(row: str) -> None:
-    """Each row of the cases is held by the test that is said to hold it."""
+    """The test that is listed for a row exists."""
     module, name = HELD[row].split(".")
     tree = ast.parse((Path(__file__).parents[1] / f"{module}.py").read_text())
     assert name in {getattr(node, "name", None) for node in tree.body}
@@ -75,7 +74,7 @@ def test_every_row_is_held(row: str) -> None:
 
 
 def lose(path: Path, how: str) -> None:
-    """Leave of a file what a power cut may leave of what was not synced."""
+    """Truncate or zero a file, as a power cut may do to a file that was not synced."""
     size = path.stat().st_size
     kept = {"all": b"", "half": path.read_bytes()[: size // 2], "zeros": bytes(size)}
     path.write_bytes(kept[how])
@@ -85,7 +84,7 @@ def lose(path: Path, how: str) -> None:
 @pytest.mark.parametrize("name", ["content", "index"])
 @pytest_twisted.ensureDeferred
 async def test_f04_a_power_cut(tmp_path: Path, name: str, how: str) -> None:
-    """What had not reached the disk when the power failed is not served, and pulled again."""
+    """A blob that was not durable at a power cut is not served, and is pulled again."""
     async with opened(tmp_path / "space") as space:
         await take_in(space, ONE)
         copy = crashed(tmp_path / "space", tmp_path / "copy")
@@ -101,7 +100,7 @@ async def test_f04_a_power_cut(tmp_path: Path, name: str, how: str) -> None:
 @pytest.mark.parametrize("days", [[1, -2, 1], [-1, 2, -1], [365, -365, 1]])
 @pytest_twisted.ensureDeferred
 async def test_f13_a_clock_that_jumps(tmp_path: Path, days: list[int]) -> None:
-    """However the clock is set, images are served, and tags looked up again within their age."""
+    """Images are served and tags are looked up at their age even if the clock jumps."""
     clock = Clock()
     clock.advance(86400 * 1000)
     async with standing(tmp_path, clock=clock) as stand:
@@ -118,7 +117,7 @@ async def test_f13_a_clock_that_jumps(tmp_path: Path, days: list[int]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_f13_last_use_under_a_clock_that_jumps(tmp_path: Path) -> None:
-    """What was used last stays, though by the clock it was used long before the others."""
+    """Eviction spares the last used blob even if the clock was set back meanwhile."""
     layers, clock = [made(n, MIB) for n in range(4)], Clock()
     clock.advance(86400 * 1000)
     async with opened(tmp_path, 6 * MIB, reactor=clock) as space:
@@ -133,7 +132,7 @@ async def test_f13_last_use_under_a_clock_that_jumps(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_f18_an_index_of_another_release(tmp_path: Path) -> None:
-    """An index of another format, as an upgrade finds it, is made anew without a pull."""
+    """An index of another format, as after an upgrade, is rebuilt without a pull."""
     await filled(tmp_path)
     index = directory_of(tmp_path, ONE) / "index"
     database = sqlite3.connect(index)
@@ -166,7 +165,7 @@ async def test_f18_an_index_of_another_release(tmp_path: Path) -> None:
 
 @within(30)
 async def test_g03_a_leader_that_is_slow(tmp_path: Path) -> None:
-    """Who waits too long is told to come again; the download goes on, and serves the next."""
+    """A request that waits too long gets a 503; the download goes on and serves the next one."""
     async with serving(tmp_path, {"a": b"content"}, timeout=0.05) as site:
         gate = site.source.hold("fetch")
         slow = await site.fetch(f"/{TAG}/a")
@@ -179,7 +178,7 @@ async def test_g03_a_leader_that_is_slow(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_g08_reclaiming_while_extracting(tmp_path: Path) -> None:
-    """What is being pulled is never reclaimed, however old it is by then."""
+    """An ingest is never reclaimed, however old it is."""
     clock, layer = Clock(), made(1, 500 * 1024)
     async with opened(tmp_path, 4 * MIB, reactor=clock) as space:
         ingest = await space.ingest(layer.descriptor)
@@ -194,7 +193,7 @@ async def test_g08_reclaiming_while_extracting(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_g13_eviction_of_a_shared_layer(tmp_path: Path) -> None:
-    """A layer that two images share is gone for both when it is evicted, and back for both."""
+    """A layer of two images is evicted for both, and one more pull serves both."""
     async with standing(tmp_path) as stand:
         for reference in (SITE, OTHER):
             stand.source.push(reference, an_image())
@@ -206,7 +205,7 @@ async def test_g13_eviction_of_a_shared_layer(tmp_path: Path) -> None:
 
 
 def test_g14_a_hundred_thousand_blobs() -> None:
-    """A pass over a hundred thousand blobs, all of which must stay, takes little of the reactor."""
+    """Choosing among a hundred thousand leased blobs takes little time on the reactor."""
     shelf, bound = BlobLru(), Quota(None)
     for n in range(100_000):
         kept = ReadyBlob(Record(Digest("sha256", f"{n:064}"), 0, 0, b"", 0.0), 4096)
@@ -225,5 +224,5 @@ def test_g14_a_hundred_thousand_blobs() -> None:
         now(Deferred.fromCoroutine(room.shrink()))
         took.append(time.thread_time() - begun)
     assert evicted == []
-    # A fiftieth of this where nobody counts which lines are run.
+    # Fifty times less without coverage measurement.
     assert min(took) < 1

@@ -26,13 +26,13 @@ from tests.support.within import within
 @pytest.mark.parametrize("case", [*TREES, *STREAMS], ids=lambda case: case.name)
 @within(30)
 async def test_layer(taking: Serving, case: Case) -> None:
-    """A layer is served as a chroot of it would look, or refused as a whole in our words."""
+    """A layer is served as a chroot of it would look, or refused as a whole with our message."""
     await hold(taking, case)
 
 
 @within(30)
 async def test_l27_modes_on_disk(taking: Serving) -> None:
-    """Whatever modes a layer gives its files, those of the blob space are for its owner alone."""
+    """Files of the blob space are readable by their owner alone, not by the modes in the layer."""
     await hold(taking, next(case for case in TREES if case.name == "L27 modes"))
     root = taking.space._location.root
     found = {(path.is_dir(), path.stat().st_mode & 0o7777) for path in root.rglob("*")}
@@ -42,7 +42,7 @@ async def test_l27_modes_on_disk(taking: Serving) -> None:
 
 @within(30)
 async def test_l28_times(taking: Serving) -> None:
-    """A file whose time makes no sense has no Last-Modified; the others have theirs."""
+    """A file with an impossible time has no Last-Modified; other files have theirs."""
     times = next(case for case in TREES if case.name == "L28 times")
     good = tree([File(b"a", mtime=1_600_000_000)], {b"a": b""}, "a time")
     dates = []
@@ -60,7 +60,7 @@ async def test_l28_times(taking: Serving) -> None:
     ids=["x", "L", "x x x"],
 )
 def test_l43_every_truncation(extension: bytes) -> None:
-    """An archive that ends anywhere in an extension header, or right after it, is refused."""
+    """An archive that ends in an extension header, or right after it, is refused."""
     stream = extension + FILE
     for end in range(1, len(extension) + BLOCK + 1):
         reader = TarReader(Limits())
@@ -72,7 +72,7 @@ def test_l43_every_truncation(extension: bytes) -> None:
 @settings(max_examples=more(100))
 @given(st.integers(0, 2**32))
 def test_mutations_are_read_one_way(seed: int) -> None:
-    """However a damaged stream is cut into pieces, it gives the same entries or is refused."""
+    """A damaged stream gives the same entries or error in pieces of any size."""
     [case] = mutations(1, seed)
     outcomes = []
     for step in (len(case.blob), 512, 1 + seed % 700):
@@ -83,7 +83,7 @@ def test_mutations_are_read_one_way(seed: int) -> None:
             reader.finish()
         except BadLayer as error:
             problem = str(error)
-        # Of what is refused, how far it was read depends on the pieces.
+        # The entries read before an error depend on the pieces.
         outcomes.append((problem, [] if problem else members))
         for member in members:
             body = case.blob[member.offset : member.offset + member.size]

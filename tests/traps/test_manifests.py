@@ -1,7 +1,7 @@
-"""Manifests, indexes and descriptors, as a whole server answers for them: rows M01 to M18.
+"""Manifests, indexes and descriptors through a whole server: rows M01 to M18.
 
-What a document may say is held by `tests.oci.test_manifest`, how one is read by
-`tests.oci.registry.test_registry`.
+`tests.oci.test_manifest` tests the content of documents, `tests.oci.registry.test_registry` the way
+they are read.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ LAYER = IMAGE.layers[0]
 
 
 def serving(directory: Path, host: str, **own: Any) -> Any:
-    """A server for the registry at `host`."""
+    """Return a server for the registry at `host`."""
     return running(configured(directory, allowing(host, **own)))
 
 
 def descriptor(media_type: str = LAYER_TYPE, **members: object) -> dict[str, object]:
-    """A descriptor of the layer of `IMAGE`, or of what is said otherwise."""
+    """Return a descriptor of the layer of `IMAGE`, changed by `members`."""
     return {"mediaType": media_type, "digest": str(LAYER.digest), "size": LAYER.size, **members}
 
 
 def document(**members: object) -> bytes:
-    """A manifest or an index."""
+    """Return a manifest or an index as JSON."""
     return json.dumps({"schemaVersion": 2, **members}).encode()
 
 
 def image_of(content: bytes, blobs: dict[Digest, bytes], media_type: str = MANIFEST) -> MadeImage:
-    """An image with this manifest."""
+    """Return an image with this manifest."""
     return MadeImage((Document(Digest.of(content), media_type, content),), (), blobs)
 
 
-# --- Types that are said: M01, M02 ----------------------------------------------------------------
+# --- Media types: M01, M02 ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("docker", [False, True])
@@ -64,7 +64,7 @@ def image_of(content: bytes, blobs: dict[Digest, bytes], media_type: str = MANIF
 async def test_m01_m02_types_of_a_real_registry(
     tmp_path: Path, docker_registry: DockerRegistry, docker: bool
 ) -> None:
-    """Every manifest request lists what we read, and an answer's type may be as good as none."""
+    """A manifest request lists the accepted types, and generic types of an answer are ignored."""
     types = [
         None, "text/plain", "application/json", "application/octet-stream", "binary/octet-stream",
         f"{MANIFEST}; charset=utf-8", MANIFEST.upper(), f"{DOCKER}distribution.manifest.v2+json",
@@ -90,7 +90,7 @@ async def test_m01_m02_types_of_a_real_registry(
 
 @within(20)
 async def test_m03_four_mebibytes(tmp_path: Path) -> None:
-    """A manifest of four mebibytes is served from, and one with a byte more is not."""
+    """A manifest of four mebibytes is served, and one with a byte more is refused."""
     async with listening() as scripted, serving(tmp_path, scripted.host) as server:
         for size, code in ((4 * MIB, 200), (4 * MIB + 1, 502)):
             short = document(layers=[descriptor()], annotations={"x": ""})
@@ -111,7 +111,7 @@ async def test_m03_four_mebibytes(tmp_path: Path) -> None:
 async def test_m03_a_head_that_lies(
     tmp_path: Path, docker_registry: DockerRegistry, length: str
 ) -> None:
-    """A Content-Length that is not the manifest's is a failure, which the next request mends."""
+    """A manifest with a wrong Content-Length fails, and the next request is served."""
     docker_registry.put(Image.of({"a": b"a"}), SITE)
     async with faulty(docker_registry.port) as proxy, serving(tmp_path, proxy.host) as server:
         proxy.script("manifests", having(content_length=length))
@@ -123,7 +123,7 @@ async def test_m03_a_head_that_lies(
 @pytest.mark.parametrize("bound", [None, 8 * MIB])
 @within(20)
 async def test_m10_sizes_of_layers(tmp_path: Path, bound: int | None) -> None:
-    """A layer whose descriptor has no size that can be is refused before it is fetched."""
+    """A layer with an impossible size in its descriptor is refused before it is fetched."""
     sizes: dict[object, tuple[int, ...]] = {
         -1: (502,), 0: (502,), 1.5: (502,), "7": (502,), None: (502,), True: (502,),
         1 << 63: (502,), (1 << 62): (502, 507), 1 << 40: (502, 507), LAYER.size + 1: (502,),
@@ -144,7 +144,7 @@ async def test_m10_sizes_of_layers(tmp_path: Path, bound: int | None) -> None:
         assert not [*tmp_path.rglob("content"), *tmp_path.glob("ingest/*")]
 
 
-# --- Documents that are none, or no images: M04, M06 to M09, M13, M15 -----------------------------
+# --- Documents that are invalid, or no images: M04, M06 to M09, M13, M15 --------------------------
 
 LAYERS = [descriptor()]
 OTHERS = [descriptor(MANIFEST, platform={"os": "linux", "architecture": "arm64"})]
@@ -190,7 +190,7 @@ DOCUMENTS: dict[str, tuple[bytes, str, int, str]] = {
 
 @within(30)
 async def test_documents_that_cannot_be_served(tmp_path: Path) -> None:
-    """Each of these is answered in words of ours, from no layer, and leaves nothing."""
+    """An unusable document gets our error message; no layer is fetched and nothing is left."""
     async with listening() as scripted, serving(tmp_path, scripted.host) as server:
         for n, (what, (content, media_type, code, said)) in enumerate(DOCUMENTS.items()):
             answer = Answer(body=content).having(content_type=media_type)
@@ -203,7 +203,7 @@ async def test_documents_that_cannot_be_served(tmp_path: Path) -> None:
 
 @within(30)
 async def test_m08_m09_indexes(tmp_path: Path) -> None:
-    """An index in an index is followed, no deeper, and of many children one is asked for."""
+    """Indexes may be nested once, and one manifest of many children is requested."""
     amd64 = {"os": "linux", "architecture": "amd64"}
     top = IMAGE.documents[0]
     ours = {"mediaType": top.media_type, "digest": str(top.digest), "size": len(top.content)}
@@ -227,7 +227,7 @@ async def test_m08_m09_indexes(tmp_path: Path) -> None:
 
 @within(10)
 async def test_m09_size_of_a_child(tmp_path: Path) -> None:
-    """A manifest of another size than its index says is not served from."""
+    """A manifest that differs in size from its descriptor in the index is refused."""
     top = IMAGE.documents[0]
     for change, code in ((0, 200), (1, 502), (-1, 502)):
         child = {"mediaType": top.media_type, "digest": str(top.digest)}
@@ -241,7 +241,7 @@ async def test_m09_size_of_a_child(tmp_path: Path) -> None:
             assert (await server.fetch(f"{site}/a")).status == code
 
 
-# --- Descriptors that say more: M11, M12, M17, M18 ------------------------------------------------
+# --- Other members of descriptors: M11, M12, M17, M18 ---------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ async def test_m09_size_of_a_child(tmp_path: Path) -> None:
 )  # fmt: skip
 @within(10)
 async def test_what_a_layer_says_of_itself(tmp_path: Path, extra: dict[str, object]) -> None:
-    """A layer comes from its registry or not at all, whatever else its descriptor offers."""
+    """A layer comes from its registry alone, not from other places in its descriptor."""
     async with (
         listening() as inner,
         listening() as scripted,
@@ -287,7 +287,7 @@ async def test_what_a_layer_says_of_itself(tmp_path: Path, extra: dict[str, obje
 )
 @within(10)
 async def test_m17_m18_configuration(tmp_path: Path, config: object) -> None:
-    """An image's configuration, diff_ids included, is never asked for."""
+    """The configuration of an image is never requested, and its diff_ids are not used."""
     async with listening() as scripted, serving(tmp_path, scripted.host) as server:
         content = document(layers=LAYERS, **({} if config is None else {"config": config}))
         site = scripted.push(SITE, image_of(content, dict(IMAGE.blobs)))
@@ -301,7 +301,7 @@ async def test_m17_m18_configuration(tmp_path: Path, config: object) -> None:
 
 @within(30)
 async def test_m14_types_that_lie(tmp_path: Path) -> None:
-    """A layer is unpacked as what it is, whichever layer type it is called."""
+    """A layer is unpacked by the format of its bytes, whichever layer type it has."""
     types = [
         LAYER_TYPE, f"{OCI}layer.v1.tar", f"{OCI}layer.v1.tar+zstd", f"{OCI}layer.v1.tar+xyz",
         f"{DOCKER}image.rootfs.diff.tar.gzip", f"{DOCKER}image.rootfs.diff.tar",
@@ -328,7 +328,7 @@ EMPTY = gzip.compress(bytes(1024), mtime=0)
 @pytest.mark.parametrize("first", ["empty", "same twice"])
 @within(10)
 async def test_m15_odd_layers(tmp_path: Path, first: str) -> None:
-    """A layer may hold nothing, or stand twice in an image."""
+    """A layer may be empty, or be listed twice in an image."""
     empty = descriptor(digest=str(Digest.of(EMPTY)), size=len(EMPTY))
     blobs = {**IMAGE.blobs, Digest.of(EMPTY): EMPTY}
     layers = [empty, descriptor()] if first == "empty" else LAYERS * 2
@@ -344,7 +344,7 @@ async def test_m15_odd_layers(tmp_path: Path, first: str) -> None:
 
 @within(20)
 async def test_m14_layers_that_are_not_used(tmp_path: Path) -> None:
-    """A higher layer that cannot be used matters only where all layers are served."""
+    """A higher layer that cannot be used is an error only if all layers are served."""
     odd = [descriptor("a/b"), descriptor(digest=f"md5:{'0' * 32}"), descriptor(size=0), {}]
     for layers, code in (("first", 200), ("all", 502)):
         async with (
@@ -360,12 +360,12 @@ async def test_m14_layers_that_are_not_used(tmp_path: Path) -> None:
                 assert (b"the image's 2 layers" in missing.body) == (layers == "first")
 
 
-# --- Bytes that are wrong: M05, M16 ---------------------------------------------------------------
+# --- Wrong bytes: M05, M16 ------------------------------------------------------------------------
 
 
 @within(20)
 async def test_m05_one_wrong_byte(tmp_path: Path, docker_registry: DockerRegistry) -> None:
-    """A manifest asked for by digest with any byte changed is refused, the next one served."""
+    """A manifest with a changed byte is refused when it was requested by digest."""
     image = Image.of({"a": b"a"})
     docker_registry.put(image, SITE)
     async with faulty(docker_registry.port) as proxy, serving(tmp_path, proxy.host) as server:
@@ -381,7 +381,7 @@ async def test_m05_one_wrong_byte(tmp_path: Path, docker_registry: DockerRegistr
 
 @within(10)
 async def test_m16_moved_while_it_is_read(tmp_path: Path) -> None:
-    """When a tag moves between its index and the manifest in it, what was begun is finished."""
+    """A tag that moves between its index and the manifest in it does not disturb the pull."""
     old, new = (make_index({"linux/amd64": make_image({"a": name})}) for name in (b"old", b"new"))
     async with listening() as scripted, serving(tmp_path, scripted.host) as server:
         site = scripted.push(SITE, old)

@@ -17,7 +17,7 @@ from tests.traps.cases_merged import MERGED, Merged
 @pytest.mark.parametrize("case", MERGED, ids=lambda case: case.name)
 @within(60)
 async def test_merged(taking: Serving, case: Merged) -> None:
-    """Of several layers the tree is served that an extraction of them all would make."""
+    """The tree of several layers is the one that extracting all of them would make."""
     taking.rule(layers="all")
     image = Image(tuple(Layer.of_tar(tar(entries)) for entries in case.layers))
     exact = str(taking.source.push(Reference.parse(TAG), packed(image)))

@@ -1,7 +1,6 @@
-"""Names, hosts and TLS, by what is really asked of whom: rows N01 to N07 and N13 of our cases.
+"""Names, hosts and TLS, by the requests that registries get: rows N01 to N07 and N13.
 
-The grammar itself is held by `tests.names.test_reference`, certificates by
-`tests.oci.http.test_tls`.
+`tests.names.test_reference` tests the grammar, `tests.oci.http.test_tls` the certificates.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ SITE = "team/site:v1"
 
 
 class Elsewhere:
-    """The running reactor, on which some names have public addresses that lead to ports here."""
+    """The running reactor with public addresses for some names, which lead to local ports."""
 
     def __init__(self, reactor: Any, ports: Mapping[str, int]) -> None:
         self._reactor = reactor
@@ -70,7 +69,7 @@ class Elsewhere:
 
 
 def port_of(host: str) -> int:
-    """The port in ``host:port``."""
+    """Return the port in ``host:port``."""
     return int(host.rpartition(":")[2])
 
 
@@ -80,7 +79,7 @@ def port_of(host: str) -> int:
 @pytest.mark.parametrize("scope", [',scope="repository:library/ubuntu:pull"', ""])
 @within(10)
 async def test_n01_docker_hub(tmp_path: Path, name: str, scope: str) -> None:
-    """Docker Hub is asked at its registry's host for library/, as its own index's user."""
+    """Docker Hub is reached at its registry host, with library/ and the login of its index."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     authority = Authority.make(tmp_path)
@@ -129,7 +128,7 @@ async def test_n01_docker_hub(tmp_path: Path, name: str, scope: str) -> None:
 _SCOPE = "repository%3Alibrary%2Fubuntu%3Apull"
 
 
-# --- Names that are none: N03 to N05 --------------------------------------------------------------
+# --- Invalid names: N03 to N05 --------------------------------------------------------------------
 
 HEX = "0123456789abcdef" * 4
 ODD = {
@@ -162,7 +161,7 @@ ODD = {
 
 @within(20)
 async def test_n04_nothing_is_asked_for_no_name(tmp_path: Path) -> None:
-    """What is no name is 404 before the registry hears of it, by GET and by HEAD."""
+    """An invalid name gets a 404 for GET and HEAD, and no registry is contacted."""
     async with (
         listening() as scripted,
         running(configured(tmp_path, allowing(scripted.host, allowAnyRepo=True))) as server,
@@ -179,7 +178,7 @@ async def test_n04_nothing_is_asked_for_no_name(tmp_path: Path) -> None:
 
 @within(10)
 async def test_n03_tag_and_digest(tmp_path: Path) -> None:
-    """Of a tag and a digest the digest alone is asked for, wherever the tag points."""
+    """A reference with a tag and a digest is requested by digest, wherever the tag points."""
     async with (
         listening() as scripted,
         running(configured(tmp_path, allowing(scripted.host))) as server,
@@ -193,7 +192,7 @@ async def test_n03_tag_and_digest(tmp_path: Path) -> None:
 
 
 def with_sha512(image: MadeImage) -> MadeImage:
-    """The same image, named by SHA-512 throughout."""
+    """Return the same image, named by SHA-512 throughout."""
     (layer,), content = image.layers, image.documents[0].content
     blob = image.blobs[layer.digest]
     longer = Digest.of(blob, "sha512")
@@ -205,7 +204,7 @@ def with_sha512(image: MadeImage) -> MadeImage:
 
 @within(10)
 async def test_n05_sha512(tmp_path: Path) -> None:
-    """An image named by SHA-512 is served by tag and by digest, and is held to it."""
+    """An image named by SHA-512 is served by tag and by digest, and verified."""
     async with (
         listening() as scripted,
         running(configured(tmp_path, allowing(scripted.host))) as server,
@@ -224,7 +223,7 @@ async def test_n05_sha512(tmp_path: Path) -> None:
             assert (answer.status, b"sent wrong content for sha512:" in answer.body) == (502, True)
 
 
-# --- Where HTTP without TLS is spoken: N06, N07 ---------------------------------------------------
+# --- HTTP without TLS: N06, N07 -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -263,7 +262,7 @@ async def test_n05_sha512(tmp_path: Path) -> None:
     ],
 )
 def test_n06_who_may_lack_tls(registry: str, is_plain: bool | None) -> None:
-    """Without being told, HTTP is spoken to names of this machine alone, private networks not."""
+    """HTTP without TLS is used for loopback names by default, but not for private networks."""
     host = canonical_registry(registry)
     assert (host is None) == (is_plain is None)
     if host is not None:
@@ -277,7 +276,7 @@ READER = Credential("reader", "secret")
 
 @within(10)
 async def test_n07_without_tls() -> None:
-    """A named registry of this machine that speaks no TLS gets no password before it asks."""
+    """A loopback registry without TLS gets no password before its challenge."""
     async with listening() as scripted:
         scripted.user = "reader:secret"
         site = scripted.push(SITE, IMAGE)
@@ -285,13 +284,13 @@ async def test_n07_without_tls() -> None:
             assert (await registry.resolve(site)).digest == IMAGE.digest
         sent = [each.authorization for each in scripted.requests]
         assert [each is not None for each in sent] == [False, True]
-        assert scripted.accepted == 2  # of which one for TLS
+        assert scripted.accepted == 2  # one of them for TLS
 
 
 @pytest.mark.parametrize("fault", ["silence", "fin", "rst"])
 @within(20)
 async def test_n07_no_answer_is_no_reason(fault: Any) -> None:
-    """A handshake that gets no answer, or is cut off, is no reason to go on without TLS."""
+    """A TLS handshake that gets no answer, or is cut off, is never followed by plain HTTP."""
     async with (
         listening() as scripted,
         faulty(port_of(scripted.host), speaks_http=False) as proxy,
@@ -310,7 +309,7 @@ async def test_n07_no_answer_is_no_reason(fault: Any) -> None:
 async def test_n07_who_must_speak_tls(
     rules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A registry with an authority of its own, or that nothing names, is not asked without TLS."""
+    """A registry with its own CA, or one that is not configured, is not asked without TLS."""
     monkeypatch.chdir(tmp_path)
     Authority.make(tmp_path).write(tmp_path / "ca.pem")
     may_be_private = rules != "unnamed"
@@ -324,7 +323,7 @@ async def test_n07_who_must_speak_tls(
 
 
 def only_old_ciphers(context: Any) -> Any:
-    """A server's context that nobody has a cipher in common with."""
+    """Make a server's context share no cipher with its clients."""
     old = context.getContext()
     old.set_options(SSL.OP_NO_TLSv1_3)
     old.set_cipher_list(b"NULL-SHA256:@SECLEVEL=0")
@@ -333,7 +332,7 @@ def only_old_ciphers(context: Any) -> Any:
 
 @within(20)
 async def test_n07_an_alert_is_tls(tmp_path: Path) -> None:
-    """A registry that refuses our handshake by an alert speaks TLS, and is not asked without."""
+    """A registry that answers the handshake with an alert speaks TLS, and is not asked without."""
     context = only_old_ciphers(Authority.make(tmp_path).issue("127.0.0.1"))
     async with listening(tls=context) as scripted:
         site = scripted.push(SITE, IMAGE)
@@ -353,7 +352,7 @@ def believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
 
 @within(20)
 async def test_n07_no_way_back(believed: Authority) -> None:
-    """A registry of this machine that has once spoken TLS is never asked without it again."""
+    """A loopback registry that has once spoken TLS is never asked without it again."""
     async with (
         listening(tls=believed.issue("127.0.0.1")) as with_tls,
         listening() as plain,
@@ -375,7 +374,7 @@ async def test_n07_no_way_back(believed: Authority) -> None:
 
 @within(20)
 async def test_n07_found_out_by_an_answer(believed: Authority) -> None:
-    """That a registry speaks no TLS is settled by its answer without, and not before."""
+    """A registry counts as one without TLS only after it has answered without TLS."""
     async with (
         listening(tls=believed.issue("127.0.0.1")) as with_tls,
         listening() as plain,

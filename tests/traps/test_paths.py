@@ -1,4 +1,4 @@
-"""Paths, methods and framing over real sockets, with the hot path and without: rows H40 to H48."""
+"""Paths, methods and framing over real sockets, with and without the fast path: rows H40 to H48."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.traps.cases_http import ASKED, NEXT, PATHS, Case
 @pytest.mark.parametrize("case", PATHS, ids=lambda case: case.name)
 @within(30)
 async def test_path(answering: Serving, case: Case) -> None:
-    """A target means one thing and leads nowhere else, whichever way the request comes."""
+    """A target has one meaning and never leaves the image, with and without the fast path."""
     await hold(answering, case)
 
 
@@ -32,7 +32,7 @@ async def test_path(answering: Serving, case: Case) -> None:
 )
 @within(30)
 async def test_h47_a_client_that_wants_no_more(answering: Serving, fields: bytes) -> None:
-    """Who says close is answered once, told so, and the connection ends."""
+    """After a request with Connection: close the answer has it too, and the connection ends."""
     for warmings in (0, 2):
         conversation = await Conversation.begin(answering)
         for _ in range(warmings):
@@ -46,7 +46,7 @@ async def test_h47_a_client_that_wants_no_more(answering: Serving, fields: bytes
 @pytest.mark.parametrize("fields", [b"", b"Connection: keep-alive\r\n", b"Connection: close\r\n"])
 @within(30)
 async def test_h47_http_1_0(answering: Serving, fields: bytes) -> None:
-    """HTTP/1.0 is answered once on a connection, with a length, and never in chunks."""
+    """An HTTP/1.0 connection gets one answer, with a length and never in chunks."""
     raw = ASKED.replace(b"HTTP/1.1", b"HTTP/1.0")[:-2] + fields + b"\r\n"
     for method in ("GET", "HEAD"):
         for warmings, cuts in ((0, ()), (0, (9,)), (2, ()), (2, (9,))):
@@ -61,7 +61,7 @@ async def test_h47_http_1_0(answering: Serving, fields: bytes) -> None:
 
 @within(30)
 async def test_h45_targets_and_heads_that_are_too_long(answering: Serving) -> None:
-    """A target of many bytes is 414, a head of many bytes 431, and their connections end."""
+    """A target that is too long gets a 414, a head that is too long a 431; the connections end."""
     long = ASKED.replace(b".txt", b".txt?" + b"x" * MAX_LINE)
     for status, raw in ((414, long), (431, ASKED[:-2] + b"A: " + b"x" * MAX_SIZE + b"\r\n\r\n")):
         for warmings in (0, 2):

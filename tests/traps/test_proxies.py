@@ -1,4 +1,4 @@
-"""Requests through proxies that share one connection to us among all clients: row R10."""
+"""Requests through proxies that share connections among all clients: row R10."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def proxy(request: pytest.FixtureRequest) -> str:
 
 @pytest_twisted.async_yield_fixture(scope="module", params=[True, False], ids=["hot", "parsed"])
 async def proxied(request: pytest.FixtureRequest, proxy: str, tmp_path_factory: Any) -> Any:
-    """A site, to be spoken to through a proxy; the port of the Serving is the proxy's."""
+    """A site behind a proxy; the port of the Serving is the proxy's."""
     with own_directory() as directory:
         where = tmp_path_factory.mktemp("site")
         async with serving(where, FILES, hot_path=request.param) as site:
@@ -56,7 +56,7 @@ async def test_r10_through_a_proxy(proxied: Serving, case: Raw) -> None:
     assert first.status == case.status
     assert first.body == b"this is asked" or case.status != 200
     assert [reply.body for reply in rest] in ([], [b"this is next"])
-    # A connection ends after a refusal, or before HTTP/1.1 after any reply.
+    # A connection ends after a refusal, and before HTTP/1.1 after any reply.
     assert rest or first.status >= 400 or b" HTTP/1.1\r\n" not in case.raw
     # A body was never read as another request.
     assert len(proxied.log) - before == 1 + len(rest)
@@ -65,6 +65,6 @@ async def test_r10_through_a_proxy(proxied: Serving, case: Raw) -> None:
 
 
 async def ask(site: Serving, raw: bytes) -> Reply:
-    """The reply to one request on a connection of its own."""
+    """Send one request on a connection of its own; return the reply."""
     [reply] = replies(await site.exchange(raw[:-2] + b"Connection: close\r\n\r\n"), ["GET"])
     return reply

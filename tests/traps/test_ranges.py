@@ -1,4 +1,4 @@
-"""Ranges over real sockets, with the hot path and without: rows H20 to H36."""
+"""Ranges over real sockets, with and without the fast path: rows H20 to H36."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.traps.cases_http import ASKED, RANGES, TEXT, Case, tag_of
 @pytest.mark.parametrize("case", RANGES, ids=lambda case: case.name)
 @within(30)
 async def test_range(answering: Serving, case: Case) -> None:
-    """One range is honoured, anything else ignored, whichever way the request comes."""
+    """A valid range is answered and anything else ignored, with and without the fast path."""
     await hold(answering, case)
 
 
 @within(30)
 async def test_h26_a_range_of_a_hundred_thousand_bytes(answering: Serving) -> None:
-    """A Range too long for a head is 431, however it is made."""
+    """A Range field too long for a head gets a 431."""
     for ranges in (b"0-," * 33_333, b"9" * 100_000):
         conversation = await Conversation.begin(answering)
         reply = await conversation.ask(ASKED[:-2] + b"Range: bytes=" + ranges + b"\r\n\r\n")
@@ -37,7 +37,7 @@ async def test_h26_a_range_of_a_hundred_thousand_bytes(answering: Serving) -> No
 @pytest.mark.parametrize("asked", ["gzip", "zstd", "br", "gzip, zstd, br", "identity", "*;q=0", ""])
 @within(30)
 async def test_h34_ranges_and_codings(answering: Serving, asked: str) -> None:
-    """A part is a part of the file itself, under the file's own tag, whatever else is accepted."""
+    """A range is a part of the uncoded file, under its ETag, for any Accept-Encoding."""
     lines = (
         ASKED.replace(b"asked.txt", b"text.css")[:-2] + b"Accept-Encoding: %b\r\n" % asked.encode()
     )
@@ -55,7 +55,7 @@ async def test_h34_ranges_and_codings(answering: Serving, asked: str) -> None:
 
 
 def with_large_files(space: Path) -> None:
-    """Make the one blob in `space` one that holds `SIZES`, of holes for the most part."""
+    """Replace the one blob of `space` by one with sparse files of `SIZES`."""
     [directory] = space.glob("blobs/*/*")
     digest = Digest.parse(f"{directory.parent.name}:{directory.name}")
     (directory / "index").unlink()
@@ -83,7 +83,7 @@ SIZES = {"two.bin": (1 << 31) + 10, "four.bin": (1 << 32) + 10}
 
 
 def read(path: Path, offset: int, length: int) -> bytes:
-    """What is at one place of a file."""
+    """Return the expected bytes at an offset of a file."""
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(length)
@@ -92,7 +92,7 @@ def read(path: Path, offset: int, length: int) -> bytes:
 @pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "parsed"])
 @within(30)
 async def test_h36_files_beyond_4_gib(tmp_path: Path, hot_path: bool) -> None:
-    """Parts of files of more than 2 and 4 GiB are exact around the powers of two."""
+    """Ranges of files of more than 2 and 4 GiB are exact around the powers of two."""
     async with serving(tmp_path, {"small": b""}) as site:
         await site.fetch(f"/{TAG}/small")
     with_large_files(tmp_path / "space")

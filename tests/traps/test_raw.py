@@ -1,4 +1,4 @@
-"""Raw bytes over real sockets, with the hot path and without: rows R01 to R09."""
+"""Raw bytes over real sockets, with and without the fast path: rows R01 to R09."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATH = f"/{TAG}/asked.txt".encode()
 @pytest.mark.parametrize("case", RAW, ids=lambda case: case.name)
 @within(30)
 async def test_what_is_no_request(answering: Serving, case: Raw) -> None:
-    """What is no single, plain request is refused, and ends its connection (R07)."""
+    """Anything but a single plain request is refused, and ends its connection (R07)."""
     ways: dict[str, tuple[int, Sequence[int]]] = {
         "alone": (0, ()),
         "kept": (2, ()),
@@ -49,7 +49,7 @@ async def test_what_is_no_request(answering: Serving, case: Raw) -> None:
 )
 @within(30)
 async def test_r08_targets_in_absolute_form(answering: Serving, target: str) -> None:
-    """A target in absolute form is the path in it, whatever host it names."""
+    """A target in absolute form stands for its path; its host does not matter."""
     raw = ASKED.replace(PATH, target.format(PATH.decode()).encode())
     conversation = await Conversation.begin(answering)
     for cuts in ((), (), *places(raw).values()):
@@ -60,7 +60,7 @@ async def test_r08_targets_in_absolute_form(answering: Serving, target: str) -> 
 @pytest.mark.parametrize("warmings", [0, 2])
 @within(30)
 async def test_r09_a_hundred_at_once(answering: Serving, warmings: int) -> None:
-    """A hundred different requests in one segment are answered in order, each as if alone (H47)."""
+    """A hundred requests in one segment are answered in order, each as if alone (H47)."""
     asked = [(case, method) for case in EVERY for method in case.methods]
     conversation = await Conversation.begin(answering)
     for _ in range(warmings):
@@ -75,7 +75,7 @@ async def test_r09_a_hundred_at_once(answering: Serving, warmings: int) -> None:
 
 @within(30)
 async def test_r09_a_stream_in_pieces(answering: Serving) -> None:
-    """It does not matter where a stream of requests is cut, and how many are in a piece."""
+    """A stream of requests gets the same answers in pieces of any size."""
     chance = random.Random(1)
     asked = [(case, method) for case in EVERY for method in case.methods]
     chance.shuffle(asked)
@@ -90,7 +90,7 @@ async def test_r09_a_stream_in_pieces(answering: Serving) -> None:
 
 @within(30)
 async def test_r09_a_head_cut_at_every_byte(answering: Serving) -> None:
-    """A head is understood wherever it is cut, on a new connection and on one that was used."""
+    """A head cut at any byte is understood, on a new connection and on a reused one."""
     kept = await Conversation.begin(answering)
     for cut in range(1, len(ASKED)):
         fresh = await Conversation.begin(answering)
@@ -103,7 +103,7 @@ async def test_r09_a_head_cut_at_every_byte(answering: Serving) -> None:
 
 @within(30)
 async def test_r07_requests_that_were_sent_with_a_bad_one(answering: Serving) -> None:
-    """What stands before a bad head is answered; what stands behind it, however much, is not."""
+    """Requests before a bad head are answered, and those behind it are not."""
     for number in range(4):
         conversation = await Conversation.begin(answering)
         await conversation.send(ASKED * number + b"\0\r\n\r\n" + NEXT * 1000)
@@ -114,7 +114,7 @@ async def test_r07_requests_that_were_sent_with_a_bad_one(answering: Serving) ->
 
 
 async def account_of(site: Serving) -> tuple[list[Reply], list[LogRecord], dict[str, float]]:
-    """Every case asked twice on one connection: replies, lines for the log, and counts."""
+    """Send every case twice on one connection; return the replies, log records and counts."""
     conversation, found = await Conversation.begin(site), []
     for case in EVERY:
         for method in (*case.methods, *case.methods):
@@ -135,7 +135,7 @@ async def account_of(site: Serving) -> tuple[list[Reply], list[LogRecord], dict[
 
 @within(60)
 async def test_the_hot_path_changes_nothing(tmp_path: Path) -> None:
-    """With the hot path and without, replies, log and counts are the same for every case."""
+    """With and without the fast path, replies, log and counts are the same for every case."""
     accounts = []
     for hot_path in (True, False):
         async with serving(tmp_path / str(hot_path), FILES, hot_path=hot_path) as site:

@@ -30,7 +30,7 @@ from tests.system.test_promises_pulls import turn
 
 
 async def pipelined(server: Door, targets: Sequence[str]) -> list[Reply]:
-    """The replies to all these requests, sent at once on one connection."""
+    """Send all these requests at once on one connection; return the replies."""
     client = await server.connect()
     heads = [f"GET /{target} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for target in targets]
     client.send(b"".join(heads)[:-2] + b"Connection: close\r\n\r\n")
@@ -42,7 +42,7 @@ async def pipelined(server: Door, targets: Sequence[str]) -> list[Reply]:
 
 @within(sized(300, 1800))
 async def test_s06_thousands_of_names_that_do_not_exist(tmp_path: Path) -> None:
-    """Each of 10,000 missing tags, digests, repositories is looked up once, and leaves nothing."""
+    """Each of 10,000 missing tags, digests or repositories is looked up once and leaves nothing."""
     count = sized(700, 3500)
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image({"a": b"a"}))
@@ -74,14 +74,14 @@ QUEUE = 20
 
 
 def large_images(count: int) -> list[tuple[bytes, MadeImage]]:
-    """Images of one large file each, and these files."""
+    """Return images of one large file each, and these files."""
     contents = [random.Random(n).randbytes(LARGE) for n in range(count)]
     return [(content, make_image({"a": content})) for content in contents]
 
 
 @within(sized(60, 1800))
 async def test_s08_many_clients_on_many_large_cold_images(tmp_path: Path) -> None:
-    """1,000 clients ask for images of which a few fit: each is right or told to come again."""
+    """1,000 clients of images that do not all fit get the right file or a 503."""
     async with listening() as registry:
         sites = {
             registry.push(f"team/large{n}:v1", image): content
@@ -119,7 +119,7 @@ async def test_s08_many_clients_on_many_large_cold_images(tmp_path: Path) -> Non
 
 @within(60)
 async def test_s10_references_to_what_is_inside(tmp_path: Path) -> None:
-    """Where any repository may be asked for, none leads to an address that is not public."""
+    """With `allowAnyRepo`, no reference leads to a private address."""
     async with listening() as inner:
         port = inner.host.partition(":")[2]
         inner.push("x/y:v1", make_image({"a": b"inside"}))
@@ -142,7 +142,7 @@ async def test_s10_references_to_what_is_inside(tmp_path: Path) -> None:
 
 
 def bomb(kind: str) -> tuple[Image, int]:
-    """An image that is much work to unpack, and what it ends as."""
+    """Return an image that is expensive to unpack, and the expected result."""
     if kind == "zeros":
         return Image.of({f"{n}": bytes(MIB) for n in range(256)}), 507
     entries = [File(b"%d" % n) for n in range(60_000)]
@@ -154,7 +154,7 @@ def bomb(kind: str) -> tuple[Image, int]:
 async def test_s12_a_bomb_while_files_are_served(
     tmp_path: Path, docker_registry: DockerRegistry, kind: str
 ) -> None:
-    """While a bomb is pulled files that are here are served; it is refused, and nothing is left."""
+    """Cached files are served while a decompression bomb is pulled, refused and removed."""
     image, status = bomb(kind)
     docker_registry.put(image, "team/bomb:v1")
     docker_registry.put(Image.of({"a": b"hot"}), "team/site:v1")

@@ -1,6 +1,6 @@
-"""Transfers through everything a network does to them: rows C01 to C48 of our list of cases.
+"""Transfers through every kind of network fault: rows C01 to C48 of the list of cases.
 
-Rows that other rooms hold are named there: `tests.oci.registry.test_blob_download` above all.
+Other modules name the rows that they test, above all `tests.oci.registry.test_blob_download`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ PLACES = [0, 1, 511, 512, HALF, SIZE - 1]
 
 
 def port_of(scripted: Scripted) -> int:
-    """Where a scripted registry listens."""
+    """Return the port of a scripted registry."""
     return int(scripted.host.rpartition(":")[2])
 
 
@@ -72,7 +72,7 @@ async def fetched(
     limits: Limits | None = None,
     rules: RegistryRules | None = None,
 ) -> bytes:
-    """What a client gets of a blob of team/site."""
+    """Fetch a blob of team/site and return its bytes."""
     sink = Sink()
     async with registry_at(host, rules, limits=limits) as registry:
         await registry.fetch(Repository.parse(f"{host}/team/site"), descriptor, sink)
@@ -85,7 +85,7 @@ async def fetched(
 @pytest.mark.parametrize("end", ["fin", "rst"], ids=["C01", "C02"])
 @within(30)
 async def test_cut_at_byte_k(docker_registry: DockerRegistry, end: Any) -> None:
-    """A real registry's layer, cut anywhere, is resumed through the registry by its exact rest."""
+    """A layer of a real registry that is cut anywhere is resumed with the range of the rest."""
     docker_registry.put(Image((LAYER,)), SITE)
     for after in PLACES:
         async with faulty(docker_registry.port) as proxy:
@@ -103,7 +103,7 @@ async def test_cut_at_byte_k(docker_registry: DockerRegistry, end: Any) -> None:
 async def test_c01_only_strong_validators(
     docker_registry: DockerRegistry, etag: str | None
 ) -> None:
-    """A rest is asked for without If-Range where nothing strong names the representation."""
+    """A download without a strong validator is resumed without If-Range."""
     docker_registry.put(Image((LAYER,)), SITE)
     async with faulty(docker_registry.port) as proxy:
         head = having(etag=etag).edit
@@ -115,7 +115,7 @@ async def test_c01_only_strong_validators(
 
 @within(10)
 async def test_c05_every_mebibyte(docker_registry: DockerRegistry) -> None:
-    """Cuts after each mebibyte are resumed one after another, and no byte comes twice."""
+    """Cuts after each mebibyte are resumed one after another, and no byte is sent twice."""
     docker_registry.put(Image((LAYER,)), SITE)
     async with faulty(docker_registry.port) as proxy:
         proxy.always("blobs", Fault(after=MIB, end="rst"))
@@ -129,7 +129,7 @@ async def test_c05_every_mebibyte(docker_registry: DockerRegistry) -> None:
 async def test_c06_without_progress(
     tmp_path: Path, docker_registry: DockerRegistry, fault: Fault
 ) -> None:
-    """Three cuts that bring less than a mebibyte are a failure that leaves nothing behind."""
+    """A pull fails, and leaves nothing, after three cuts with less than a mebibyte of progress."""
     layer = Layer.of({"a": NOISE * 2}, "none")
     docker_registry.put(Image((layer,)), SITE)
     async with faulty(docker_registry.port) as proxy, serving(tmp_path, proxy) as server:
@@ -142,7 +142,7 @@ async def test_c06_without_progress(
 
 
 def serving(directory: Path, proxy: FaultProxy | Scripted, **own: Any) -> Any:
-    """A server that pulls through a proxy, or from a registry."""
+    """Return a server that pulls through a proxy, or from a registry."""
     return running(configured(directory, allowing(proxy.host, **own)))
 
 
@@ -150,7 +150,7 @@ def serving(directory: Path, proxy: FaultProxy | Scripted, **own: Any) -> Any:
 async def test_c48_pull_through(
     docker_registry: DockerRegistry, part_directory: Any, running: Any
 ) -> None:
-    """A pull-through registry that is cut off while it fetches gives the rest, however it does."""
+    """A pull-through registry that is cut off during its own fetch is resumed."""
     docker_registry.put(Image((LAYER,)), SITE)
     upstream = {"proxy": {"remoteurl": f"http://{docker_registry.host}"}}
     mirror = running(DockerRegistry(part_directory(), upstream))
@@ -160,18 +160,18 @@ async def test_c48_pull_through(
         assert proxy.requests[1].headers["range"] == f"bytes={HALF}-{SIZE - 1}"
 
 
-# --- Ranges that are not what was asked for: C07, C09, C10, C12 ----------------------------------
+# --- Wrong ranges: C07, C09, C10, C12 -------------------------------------------------------------
 
 
 def part(content_range: str, body: bytes, **fields: str) -> Step:
-    """A 206 that says it is this part."""
+    """Return a step that answers 206 with this Content-Range."""
     answer = Answer(206, body=body).having(content_range=content_range, **fields)
     return lambda asked, usual: answer
 
 
 @within(10)
 async def test_c07_wrong_start_for_ever() -> None:
-    """After one range that is wrong the whole is asked for once more, and no second one is used."""
+    """After a wrong range the whole blob is requested once more, and a second wrong one fails."""
     async with listening() as scripted:
         scripted.hold("team/site", BLOB)
         scripted.script("blobs", cut(HALF))
@@ -185,7 +185,7 @@ async def test_c07_wrong_start_for_ever() -> None:
 @pytest.mark.parametrize("described", [True, False])
 @within(10)
 async def test_c09_several_parts(described: bool) -> None:
-    """Parts in multipart are not used, even where their head claims to be the rest."""
+    """A multipart answer to a range is not used, even if its head has the right Content-Range."""
     rest = BLOB[HALF:]
     kind = "Multipart/ByteRanges; boundary=x"
     where = {"content_range": f"bytes {HALF}-{SIZE - 1}/{SIZE}"} if described else {}
@@ -199,7 +199,7 @@ async def test_c09_several_parts(described: bool) -> None:
 
 @within(10)
 async def test_c10_no_range_is_ever_added() -> None:
-    """A whole blob in answer to a range is skipped up to where it went on, in pieces too."""
+    """A whole blob in answer to a range is skipped up to the offset, also in several answers."""
     async with listening() as scripted:
         scripted.hold("team/site", BLOB)
         scripted.script(
@@ -211,7 +211,7 @@ async def test_c10_no_range_is_ever_added() -> None:
 
 @within(10)
 async def test_c12_changed_in_between(tmp_path: Path) -> None:
-    """Where the bytes before a cut were of something else, all of it is fetched again."""
+    """A blob that changed after a cut is fetched again from its start."""
 
     def other(asked: Asked, usual: Answer) -> Answer:
         changed = attrs.evolve(usual, body=bytes(len(usual.body)), sent=SIZE // 3, end="close")
@@ -234,7 +234,7 @@ async def test_c12_changed_in_between(tmp_path: Path) -> None:
 async def test_c16_c17_one_wrong_byte(
     tmp_path: Path, docker_registry: DockerRegistry, at: int
 ) -> None:
-    """One wrong byte is mended once; twice, all who wait are told, and the next pull is clean."""
+    """A layer with a wrong byte is fetched again; after a second one every waiter gets a 502."""
     docker_registry.put(Image((LAYER,)), SITE)
     async with faulty(docker_registry.port) as proxy, serving(tmp_path, proxy) as server:
         target, wrong = f"{proxy.host}/{SITE}/a", Fault(corrupt=at)
@@ -251,7 +251,7 @@ async def test_c16_c17_one_wrong_byte(
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 @within(10)
 async def test_c43_nothing_at_all(framing: Any) -> None:
-    """A 200 without a byte is no blob, whether it says so or not."""
+    """An empty 200 is not a blob, in any framing."""
     async with listening() as scripted:
         scripted.hold("team/site", BLOB)
         scripted.always("blobs", lambda *_: Answer(framing=framing))
@@ -260,12 +260,12 @@ async def test_c43_nothing_at_all(framing: Any) -> None:
         assert len(scripted.requests) == (1 if framing == "length" else 3)
 
 
-# --- Late, slow and silent: C18 to C21 ------------------------------------------------------------
+# --- Slow and silent: C18 to C21 ------------------------------------------------------------------
 
 
 @within(20)
 async def test_c18_silence(docker_registry: DockerRegistry) -> None:
-    """A body in which nothing comes any more is cut by us, and resumed."""
+    """A silent body is cut off by the client and resumed."""
     docker_registry.put(Image((LAYER,)), SITE)
     async with faulty(docker_registry.port) as proxy:
         proxy.script("blobs", Fault(after=HALF, end="silence"))
@@ -275,7 +275,7 @@ async def test_c18_silence(docker_registry: DockerRegistry) -> None:
 
 @within(20)
 async def test_c19_trickle(docker_registry: DockerRegistry) -> None:
-    """A body that comes byte by byte is cut by us, and resumed behind the last that came."""
+    """A body that trickles is cut off by the client, and resumed behind the last byte."""
     docker_registry.put(Image((LAYER,)), SITE)
     async with faulty(docker_registry.port) as proxy:
         proxy.script("blobs", Fault(bandwidth=50))
@@ -290,7 +290,7 @@ async def test_c19_trickle(docker_registry: DockerRegistry) -> None:
 
 @within(20)
 async def test_c19_slow_is_no_fault(docker_registry: DockerRegistry) -> None:
-    """What comes late and slowly, but comes, is waited for as long as it takes."""
+    """A slow body above the minimum speed is read to its end in one request."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     docker_registry.put(Image((LAYER,)), SITE)
@@ -304,7 +304,7 @@ async def test_c19_slow_is_no_fault(docker_registry: DockerRegistry) -> None:
 
 @within(10)
 async def test_c20_no_head() -> None:
-    """A head that does not come in time is asked for again."""
+    """A response head that does not arrive in time is requested again."""
     async with listening() as scripted:
         scripted.hold("team/site", BLOB)
         scripted.script("blobs", lambda *_: NOTHING)
@@ -314,7 +314,7 @@ async def test_c20_no_head() -> None:
 
 @within(10)
 async def test_c21_a_wait_holds_up_nobody_else() -> None:
-    """While one blob waits because its registry said so, others of the same come at once."""
+    """The Retry-After of one blob does not delay other blobs of the registry."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     async with listening() as scripted, registry_at(scripted.host) as registry:
@@ -334,13 +334,13 @@ async def test_c21_a_wait_holds_up_nobody_else() -> None:
         assert [sink.content for sink in sinks] == blobs
 
 
-# --- Again, and when no more: C22 to C24 ----------------------------------------------------------
+# --- Retries and their end: C22 to C24 ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [429, 503])
 @within(10)
 async def test_c22_our_own_retry_after(tmp_path: Path, code: int) -> None:
-    """What a registry asks its clients to wait we ask of ours, in the words for a time-out."""
+    """The Retry-After of a registry is passed on to clients, with the body of a timeout."""
     async with listening() as scripted, serving(tmp_path, scripted) as server:
         site = scripted.push(SITE, make_image({"a": b"a"}))
         scripted.script("blobs", status(code, Retry_After="33"))
@@ -351,7 +351,7 @@ async def test_c22_our_own_retry_after(tmp_path: Path, code: int) -> None:
 
 
 def test_c23_full_jitter() -> None:
-    """Each wait is anything from nothing to a bound that doubles with each failure."""
+    """Each wait is random between zero and a bound that doubles with each failure."""
     for tried in range(4):
         waits = [retry.jitter(tried) for _ in range(400)]
         bound = 0.25 * 2**tried
@@ -361,7 +361,7 @@ def test_c23_full_jitter() -> None:
 
 @within(20)
 async def test_c24_a_hundred_requests() -> None:
-    """A registry that is down is asked once for each of a hundred, none of which waits."""
+    """A registry that is down gets one request for each of a hundred look-ups, without retries."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         site = scripted.push(SITE, make_image({"a": b"a"}))
         scripted.always("manifests", status(500))
@@ -375,12 +375,12 @@ async def test_c24_a_hundred_requests() -> None:
         assert len(scripted.requests) == before + 100
 
 
-# --- What a registry says of digests: C28, C29 ----------------------------------------------------
+# --- Docker-Content-Digest: C28, C29 --------------------------------------------------------------
 
 
 @within(10)
 async def test_c28_no_digest_header(docker_registry: DockerRegistry) -> None:
-    """A tag's digest is computed where the registry says none, at every look-up."""
+    """The digest of a tag is computed at every look-up if the registry sends none."""
     image = Image((LAYER,))
     docker_registry.put(image, SITE)
     async with faulty(docker_registry.port) as proxy, registry_at(proxy.host) as registry:
@@ -394,7 +394,7 @@ async def test_c28_no_digest_header(docker_registry: DockerRegistry) -> None:
 
 @within(10)
 async def test_c29_wrong_digest_header(docker_registry: DockerRegistry) -> None:
-    """A digest in a header decides nothing: the right bytes are taken, and only these."""
+    """A wrong Docker-Content-Digest neither refuses right content nor accepts wrong content."""
     image = Image((LAYER,))
     docker_registry.put(image, SITE)
     async with faulty(docker_registry.port) as proxy, registry_at(proxy.host) as registry:
@@ -415,7 +415,7 @@ async def test_c29_wrong_digest_header(docker_registry: DockerRegistry) -> None:
 @pytest.mark.parametrize(("hops", "is_followed"), [(5, True), (6, False), (11, False)])
 @within(10)
 async def test_c31_hops(hops: int, is_followed: bool) -> None:
-    """Five redirects in a row are followed, and no sixth."""
+    """Five redirects in a row are followed, and a sixth is an error."""
     async with listening() as scripted:
         scripted.hold("team/site", BLOB)
         place = f"/v2/team/site/blobs/{WANTED.digest}"
@@ -443,14 +443,14 @@ async def test_c31_hops(hops: int, is_followed: bool) -> None:
     ],
 )
 def test_c33_what_one_origin_is(one: str, other: str, is_same: bool) -> None:
-    """Scheme, host and port make an origin, however a URL spells them."""
+    """An origin is a scheme, host and port, in any spelling of the URL."""
     assert (Origin.of(one) == Origin.of(other)) == is_same
 
 
 @pytest.mark.parametrize("to", ["port", "https", "name", "back"])
 @within(10)
 async def test_c33_no_password_for_another_origin(to: str, tmp_path: Path) -> None:
-    """Another port, scheme or name never sees the password, nor does the way back from there."""
+    """A redirect to another origin drops the password, even if it leads back."""
     authority = Authority.make(tmp_path)
     tls = authority.issue("127.0.0.1") if to == "https" else None
     async with listening() as scripted, listening(tls=tls) as storage:
@@ -487,7 +487,7 @@ async def test_c33_no_password_for_another_origin(to: str, tmp_path: Path) -> No
 )
 @within(10)
 async def test_c35_redirect_to_inside(host: str) -> None:
-    """However this machine is spelled, a redirect to it connects to nothing."""
+    """A redirect to this machine, in any spelling, opens no connection."""
     async with listening() as inner, listening() as scripted:
         scripted.hold("team/site", BLOB)
         port = port_of(inner)
@@ -502,7 +502,7 @@ async def test_c35_redirect_to_inside(host: str) -> None:
 )
 @within(10)
 async def test_c35_redirect_to_a_neighbour(host: str) -> None:
-    """A redirect to an address that is not public is refused, with the key that would allow it."""
+    """A redirect to a private address is refused with the key that would allow it."""
     async with listening() as scripted:
         scripted.hold("team/site", BLOB)
         scripted.script("blobs", redirect(f"https://{host}/"))
@@ -521,7 +521,7 @@ async def test_c35_redirect_to_a_neighbour(host: str) -> None:
 )
 @within(10)
 async def test_c37_behind_the_head(tail: bytes) -> None:
-    """Endless trailers or chunk sizes are given up with their connection, within little memory."""
+    """Endless trailers and chunk sizes are abandoned with their connection, in little memory."""
     async with listening() as scripted:
         site = scripted.push(SITE, make_image({"a": b"a"}))
         head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
@@ -534,7 +534,7 @@ async def test_c37_behind_the_head(tail: bytes) -> None:
 
 @within(10)
 async def test_c38_coded_rest() -> None:
-    """A rest that comes in a content coding is refused like a whole blob in one."""
+    """A range with a content coding is refused like a whole blob with one."""
     async with listening() as scripted:
         scripted.hold("team/site", BLOB)
         coded = part(
@@ -547,7 +547,7 @@ async def test_c38_coded_rest() -> None:
 
 @within(20)
 async def test_c38_unknown_coding() -> None:
-    """A manifest that is coded otherwise than by gzip is a failure, not content."""
+    """A manifest with any content coding but gzip is an error."""
 
     def coded(asked: Asked, usual: Answer) -> Answer:
         body = zlib.compress(usual.body)
@@ -565,7 +565,7 @@ async def test_c38_unknown_coding() -> None:
 
 @within(20)
 async def test_c39_all_leave(tmp_path: Path, docker_registry: DockerRegistry) -> None:
-    """When all who wait have gone the pull goes on to its end, and leaves a blob and no more."""
+    """A pull goes on after all its clients have left, and leaves one blob and nothing else."""
     docker_registry.put(Image((LAYER,)), SITE)
     async with faulty(docker_registry.port) as proxy, serving(tmp_path, proxy) as server:
         proxy.always("blobs", Fault(bandwidth=6 * MIB))
@@ -587,7 +587,7 @@ async def test_c39_all_leave(tmp_path: Path, docker_registry: DockerRegistry) ->
 
 
 class _Net:
-    """A reactor without a network, on which a name has one address, or none."""
+    """A reactor without a network, which resolves every name to `addresses`."""
 
     def __init__(self, *addresses: str) -> None:
         self.reactor = MemoryReactorClock()
@@ -604,7 +604,7 @@ class _Net:
         receiver.resolutionComplete()
 
     def outcome(self, reason: error.ConnectError) -> str:
-        """What becomes of a look-up whose every connection fails so."""
+        """Return the error of a look-up when each connection fails with `reason`."""
         limits = Limits()
         registry = Registry(
             self.reactor, "r.example", RegistryRules(), None, False, InlineThreads(),
@@ -624,7 +624,7 @@ class _Net:
 
 
 def test_c42_no_such_name() -> None:
-    """A name that does not resolve is looked up again, and then named as what is wrong."""
+    """A name that does not resolve is retried and then named in the error."""
     net = _Net()
     failed = net.outcome(error.ConnectError())
     assert failed == "registry r.example failed: its name does not resolve"
@@ -635,7 +635,7 @@ def test_c42_no_such_name() -> None:
     "reason", [error.NoRouteError(), error.ConnectionRefusedError(), error.TimeoutError()]
 )
 def test_c42_no_connection(reason: error.ConnectError) -> None:
-    """A host that cannot be reached is tried again, and then named as what is wrong."""
+    """A host that cannot be reached is retried and then named in the error."""
     net = _Net("93.184.216.34")
     failed = net.outcome(reason)
     assert failed == "registry r.example failed: it does not accept connections"
@@ -646,7 +646,7 @@ def test_c42_no_connection(reason: error.ConnectError) -> None:
 @pytest.mark.parametrize("after", [0, 1, 100])
 @within(20)
 async def test_c42_cut_in_a_handshake(tmp_path: Path, after: int, end: Any) -> None:
-    """A TLS handshake that is cut off is tried again, with TLS."""
+    """A TLS handshake that is cut off is retried with TLS."""
     authority = Authority.make(tmp_path)
     rules = RegistryRules(ca=authority.write(tmp_path / "ca.pem"))
     async with (
@@ -659,13 +659,13 @@ async def test_c42_cut_in_a_handshake(tmp_path: Path, after: int, end: Any) -> N
         assert len(scripted.requests) == 1
 
 
-# --- Connections that are used again: C44, C45 ----------------------------------------------------
+# --- Reused connections: C44, C45 -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
 @within(10)
 async def test_c44_closed_under_a_request(end: Any) -> None:
-    """A kept connection that ends when it is used again costs another connection and no wait."""
+    """A reused connection that ends is replaced by another one without a wait."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         site = scripted.push(SITE, make_image({"a": b"a"}))
         await registry.resolve(site)
@@ -685,7 +685,7 @@ _EXTRA = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (
 @pytest.mark.parametrize("kind", ["GET 200", "GET 304", "HEAD 200", "GET 404", "GET chunked"])
 @within(10)
 async def test_c45_more_than_was_asked_for(kind: str, pieces: int) -> None:
-    """Bytes behind an answer are not the answer to the next request, however they arrive."""
+    """Bytes behind an answer are never taken as the answer to the next request."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     image = make_image({"a": b"asked for"})
@@ -719,12 +719,12 @@ async def test_c45_more_than_was_asked_for(kind: str, pieces: int) -> None:
         assert scripted.accepted == 2
 
 
-# --- What is logged: C46, C47 ---------------------------------------------------------------------
+# --- Logs: C46, C47 -------------------------------------------------------------------------------
 
 
 @within(10)
 async def test_c46_c47_nothing_of_theirs(docker_registry: DockerRegistry) -> None:
-    """A registry's Warning, and whatever else it says of itself, is not in the log."""
+    """Text that a registry sends in its headers never reaches the log."""
     docker_registry.put(Image((LAYER,)), SITE)
     with capturedLogs() as events:
         async with faulty(docker_registry.port) as proxy, registry_at(proxy.host) as registry:

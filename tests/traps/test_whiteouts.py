@@ -14,13 +14,13 @@ from tests.support.within import within
 @pytest.mark.parametrize("case", WHITEOUTS, ids=lambda case: case.name)
 @within(30)
 async def test_whiteout(taking: Serving, case: Case) -> None:
-    """A whiteout in the first layer hides nothing, and is never served itself."""
+    """A whiteout in the first layer hides nothing and is not served."""
     await hold(taking, case)
 
 
 @within(30)
 async def test_w01_whiteouts_of_later_layers(taking: Serving) -> None:
-    """Under `layers: first`, what a later layer hides is served as if that were not there."""
+    """With `layers: first`, whiteouts of later layers have no effect."""
     later = {".wh.x": b"", "d/.wh..wh..opq": b"", "e/.wh.z": b"", "z": b"later"}
     reference = taking.push({"x": b"1", "d/y": b"2", "e/z": b"3"}, later)
     for path, content in {"x": b"1", "d/y": b"2", "e/z": b"3"}.items():
