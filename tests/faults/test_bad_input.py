@@ -211,7 +211,7 @@ def test_a_reload_of_a_bad_file(serve: Callable[..., Server]) -> None:
 
 @pytest.fixture
 def refused(blobserve: Any, tmp_path: Path) -> Callable[..., str]:
-    """Return a function that fails to start with a blob space at ``space`` and returns the error."""
+    """Return a function that fails to start on a blob space at ``space`` and returns the error."""
 
     def start(top: Mapping[str, object] | None = None, listen: str = LISTEN) -> str:
         own = {"listen": listen, "blobSpace": {"location": "space"}}

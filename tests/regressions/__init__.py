@@ -1,1 +1,1 @@
-"""One test for each known defect that must not come back."""
+"""One test for each defect of the original server that must not come back."""

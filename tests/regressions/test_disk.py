@@ -1,7 +1,7 @@
-"""What the original got wrong on its disk: a test for each of these rows of its defects.
+"""Defects of the original server on its disk, with a test for each row.
 
-The others are in `tests.regressions.test_http` and `tests.regressions.test_pulls`; each is named
-after its number.
+Each test is named after the number of its row. `tests.regressions.test_http` and
+`tests.regressions.test_pulls` have the other rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MIB = 1 << 20
 
 
 def links_to(number: int, target: bytes) -> list[Entry]:
-    """Every kind of link to a file of the host, by its absolute path."""
+    """Return every kind of link to a file of the host, by its absolute path."""
     name, climbing = b"to%d-" % number, b"../" * 12 + target[1:]
     directory, _, leaf = target.rpartition(b"/")
     return [
@@ -59,7 +59,7 @@ def links_to(number: int, target: bytes) -> list[Entry]:
 def test_d03_links_stay_inside_the_image(
     tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No link, of whatever kind, shows or changes a byte of the host; in the image they resolve."""
+    """A link of any kind resolves inside the image and never reads or changes a host's file."""
     monkeypatch.setenv("SECRET", SECRET)
     login, host = tmp_path / "auth.json", tmp_path / "host"
     auth = {"username": "reader", "password": SECRET}
@@ -120,7 +120,7 @@ def test_d03_links_stay_inside_the_image(
 async def test_d12_responses_are_not_gathered_in_memory(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    """A file of 128 MiB, read slowly, takes a few MiB of the server's memory."""
+    """A file of 128 MiB that is read slowly takes a few MiB of the server's memory."""
     size = 128 * MIB
     layout = write_layout(tmp_path / "layout", {"v1": Image.of({"a": bytes(size)})})
     config = {"repos": {"a.example/site": {"source": f"oci:{layout}"}}, "timeout": "30s"}
@@ -131,7 +131,7 @@ async def test_d12_responses_are_not_gathered_in_memory(
     readers = [await door.begin("/a.example/site:v1/a") for _ in range(4)]
     for reader in readers:
         reader.transport.pauseProducing()
-    # While they read nothing, others are answered: the server has done what it can.
+    # When other requests are answered, the server has read ahead as far as it will.
     for _ in range(20):
         assert (await door.fetch("a.example/site:v1/a", "HEAD")).status == 200
     for reader in readers:
@@ -144,7 +144,7 @@ async def test_d12_responses_are_not_gathered_in_memory(
 
 @within(30)
 async def test_d12_timeouts_are_counted(tmp_path: Path) -> None:
-    """A request that timed out is in the metrics, as what it was answered with."""
+    """A request that timed out is counted in the metrics with its status."""
     async with listening() as registry:
         registry.always("manifests", lambda asked, usual: NOTHING)
         config = {**allowing(registry.host), "timeout": "100ms"}
@@ -158,13 +158,13 @@ async def test_d12_timeouts_are_counted(tmp_path: Path) -> None:
 
 
 def written(server: Server) -> int:
-    """Bytes that the process has ever written to files."""
+    """Return the number of bytes that the process has written to files so far."""
     counts = Path(f"/proc/{server.pid}/io").read_text()
     return int(re.search(r"wchar: (\d+)", counts)[1])  # type: ignore[index]
 
 
 def test_d12_a_request_writes_nothing(tmp_path: Path, serve: Callable[..., Server]) -> None:
-    """While what is here is served, no file of the blob space is written or made."""
+    """Serving a cached image writes and creates no file of the blob space."""
     layout = write_layout(tmp_path / "layout", {"v1": Image.of({"a": b"content"})})
     config = {"repos": {"a.example/site": {"source": f"oci:{layout}"}}, "timeout": "30s"}
     server = serve(config, {"accessLog": {"format": "off"}})
@@ -177,7 +177,7 @@ def test_d12_a_request_writes_nothing(tmp_path: Path, serve: Callable[..., Serve
         return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
 
     fetch()
-    server.stop()  # so that all there is to remember has been written
+    server.stop()  # so that pending metadata is written
     server.start()
     fetch()
     before, files = written(server), found()
@@ -191,7 +191,7 @@ def test_d12_a_request_writes_nothing(tmp_path: Path, serve: Callable[..., Serve
 
 
 def on_disk(directory: Path) -> int:
-    """Bytes that everything below `directory` takes."""
+    """Return the bytes that everything below `directory` takes."""
     size = 0
     for parent, _, names in os.walk(directory):
         for name in names:
@@ -205,7 +205,7 @@ def on_disk(directory: Path) -> int:
 @within(60)
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 async def test_d13_a_bomb_stays_within_the_bound(tmp_path: Path, compression: Compression) -> None:
-    """A layer a thousand times its size is refused before it takes more than the bound."""
+    """A layer that grows a thousandfold is refused before it takes more than the quota."""
     bound = 4 * MIB
     bomb = Image.of({f"{n}": bytes(MIB) for n in range(256)}, compression)
     assert len(bomb.layers[0].blob) < 300_000
@@ -229,7 +229,7 @@ async def test_d13_a_bomb_stays_within_the_bound(tmp_path: Path, compression: Co
 
 @within(30)
 async def test_d18_references_outlive_the_process(tmp_path: Path) -> None:
-    """What a tag stood for is served after a restart, without a word to the registry."""
+    """The digest of a tag is known after a restart without a request to the registry."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image({"a": b"content"}))
         config = configured(tmp_path, allowing(registry.host))
@@ -244,12 +244,12 @@ async def test_d18_references_outlive_the_process(tmp_path: Path) -> None:
 
 @within(30)
 async def test_d18_references_are_bounded(tmp_path: Path) -> None:
-    """Ten thousand references are remembered; of more, those untouched for longest are not."""
+    """The last used ten thousand references are remembered, and older ones are dropped."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image({"a": b"content"}))
         config = configured(tmp_path, allowing(registry.host))
         async with running(config):
-            pass  # it makes the state file
+            pass  # the start makes the state file
         others = [f"registry.example/other/site:v{n}" for n in range(MOST_REFERENCES)]
         state = MetadataDb(tmp_path / "state")
         state.open()

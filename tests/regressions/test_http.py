@@ -1,7 +1,7 @@
-"""What the original got wrong in its answers: a test for each of these rows of its defects.
+"""Defects of the original server in its responses, with a test for each row.
 
-The others are in `tests.regressions.test_pulls` and `tests.regressions.test_disk`; each is named
-after its number.
+Each test is named after the number of its row. `tests.regressions.test_pulls` and
+`tests.regressions.test_disk` have the other rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FILES = {"index.html": b"<html>BASE</html>", "main.js": b"run()", "docs/a.txt": 
 
 @within(30)
 async def test_d01_each_representation_has_a_quoted_etag_of_its_own(tmp_path: Path) -> None:
-    """Every file, and every inlined form of index.html, has an ETag that gives its own 304s."""
+    """Each file, and each inlined form of index.html, has its own ETag and answers 304 to it."""
     rules = {"inlineStatic": [{"search": "BASE", "replacement": "${ide}"}]}
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image(FILES))
@@ -58,7 +58,7 @@ async def test_d01_each_representation_has_a_quoted_etag_of_its_own(tmp_path: Pa
 
 @within(30)
 async def test_d01_an_upgrade_keeps_the_etag_of_what_it_leaves_unchanged(tmp_path: Path) -> None:
-    """A new image whose main.js is the old one's answers 304 for it, and 200 for the rest."""
+    """A new image answers 304 for a file that has not changed, and 200 for the others."""
     async with listening() as registry:
         old = registry.push("team/site:v1", make_image(FILES))
         new = registry.push("team/site:v2", make_image({**FILES, "index.html": b"<html>new"}))
@@ -73,7 +73,7 @@ async def test_d01_an_upgrade_keeps_the_etag_of_what_it_leaves_unchanged(tmp_pat
 
 
 def elsewhere(image: MadeImage, url: str) -> MadeImage:
-    """The same image, its layers said to be at `url`, too."""
+    """Return the same image with `url` among the URLs of its layers."""
     [document] = image.documents
     manifest = json.loads(document.content)
     for each in manifest["layers"]:
@@ -86,7 +86,7 @@ def elsewhere(image: MadeImage, url: str) -> MadeImage:
 
 @within(30)
 async def test_d05_layer_urls_are_not_followed(tmp_path: Path) -> None:
-    """A layer comes from its registry alone, whatever URLs the manifest says it has."""
+    """A layer comes from its registry alone; the URLs in the manifest are ignored."""
     async with listening() as registry, listening() as inner:
         image = make_image(FILES)
         inner.hold("any", image.blobs[image.layers[0].digest])
@@ -95,7 +95,7 @@ async def test_d05_layer_urls_are_not_followed(tmp_path: Path) -> None:
         lost = registry.push("team/lost:v1", elsewhere(make_image({"b": b"b"}), url))
         registry.always("team/lost/blobs", status(404))
         config = allowing(registry.host)
-        config["repos"][f"{inner.host}/*"] = {}  # even where connections there are allowed
+        config["repos"][f"{inner.host}/*"] = {}  # even if connections to that host are allowed
         config["registries"][inner.host] = {"insecure": True}
         async with running(configured(tmp_path, config)) as server:
             assert (await server.fetch(f"{site}/main.js")).body == FILES["main.js"]
@@ -109,7 +109,7 @@ async def test_d05_layer_urls_are_not_followed(tmp_path: Path) -> None:
 async def test_d05_an_upstreams_words_are_not_repeated(
     tmp_path: Path, part: str, code: int
 ) -> None:
-    """Nothing that a registry says in an error reaches a client."""
+    """The text of a registry's error never reaches a client."""
     secret = "postgres://admin:secret@10.0.0.7/"
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image(FILES))
@@ -126,7 +126,7 @@ async def test_d05_an_upstreams_words_are_not_repeated(
 
 @within(30)
 async def test_d06_what_does_not_exist_is_404(tmp_path: Path) -> None:
-    """A repository, tag, digest, layer or file that does not exist is 404, said in plain text."""
+    """A repository, tag, digest, layer or file that does not exist gets a 404 in plain text."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image(FILES))
         lost = registry.push("team/lost:v1", make_image({"b": b"b"}))
@@ -152,7 +152,7 @@ async def test_d06_what_does_not_exist_is_404(tmp_path: Path) -> None:
 
 @within(30)
 async def test_d07_only_fixed_bytes_are_cached_for_a_year(tmp_path: Path) -> None:
-    """A year of caching is for bytes that a digest fixes; not for tags, errors or redirects."""
+    """Only content named by digest may be cached for a year; not tags, errors or redirects."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image(FILES))
         async with running(configured(tmp_path, allowing(registry.host))) as server:
@@ -177,14 +177,14 @@ async def test_d07_only_fixed_bytes_are_cached_for_a_year(tmp_path: Path) -> Non
 
 @within(30)
 async def test_d07_a_tag_is_looked_up_again(tmp_path: Path) -> None:
-    """A tag that moves is served anew by the process that served the old image."""
+    """A running server notices that a tag has moved."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image({"a": b"old"}))
         config = configured(tmp_path, allowing(registry.host, {"tagMaxAge": "0s"}))
         async with running(config) as server:
             before = await server.fetch(f"{site}/a")
             registry.push("team/site:v1", make_image({"a": b"new"}))
-            for _ in range(100):  # the old image serves until the new one is here
+            for _ in range(100):  # the old image is served until the new one is pulled
                 after = await server.fetch(f"{site}/a")
                 if after.body != before.body:
                     break
@@ -196,13 +196,13 @@ async def test_d07_a_tag_is_looked_up_again(tmp_path: Path) -> None:
 
 
 def replacing(word: str) -> dict[str, object]:
-    """The rules of a repository that puts `word` in the place of BASE."""
+    """Return rules that replace BASE by `word`."""
     return {"replacements": [{"path": "index.html", "search": "BASE", "replacement": word}]}
 
 
 @within(30)
 async def test_d14_edits_belong_to_a_repository_and_change_with_its_rules(tmp_path: Path) -> None:
-    """Two repositories with one layer show each its own edits, and new rules from the next on."""
+    """Edits belong to the repository, not to a shared layer, and follow a reload."""
     async with listening() as registry:
         one, two = (registry.push(f"team/{n}:v1", make_image(FILES)) for n in ("one", "two"))
         config = configured(tmp_path, allowing(registry.host))
@@ -226,7 +226,7 @@ async def test_d14_edits_belong_to_a_repository_and_change_with_its_rules(tmp_pa
 
 @within(30)
 async def test_d15_methods_mean_what_they_say(tmp_path: Path) -> None:
-    """HEAD answers as GET would, without the body; what would change a file is 405."""
+    """HEAD gets the headers of GET without a body, and a writing method gets a 405."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image(FILES))
         async with running(configured(tmp_path, allowing(registry.host))) as server:
@@ -253,7 +253,7 @@ async def test_d15_methods_mean_what_they_say(tmp_path: Path) -> None:
 async def test_d16_zstd_and_platforms(
     tmp_path: Path, docker_registry: DockerRegistry, rules: dict[str, object], expected: bytes
 ) -> None:
-    """Of an index, zstd layers too, the configured platform is served, else linux/amd64."""
+    """An index serves the image of the configured platform, or linux/amd64; zstd layers work."""
     images = [
         Image.of({"which": name.encode()}, "zstd", platform=f"linux/{name}")
         for name in ("s390x", "arm64", "amd64")
@@ -266,7 +266,7 @@ async def test_d16_zstd_and_platforms(
 
 @within(30)
 async def test_d16_whiteouts_and_listings(tmp_path: Path, docker_registry: DockerRegistry) -> None:
-    """Whiteouts are never served, dotfiles are files like others, a directory lists nothing."""
+    """Whiteouts are not served, dotfiles are, and a directory without index lists nothing."""
     entries = [
         Directory(b"docs/"),
         File(b"docs/.wh.gone", b"whiteout"),

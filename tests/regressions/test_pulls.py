@@ -1,7 +1,7 @@
-"""What the original got wrong in pulling: a test for each of these rows of its defects.
+"""Defects of the original server in pulls, with a test for each row.
 
-The others are in `tests.regressions.test_http` and `tests.regressions.test_disk`; each is named
-after its number.
+Each test is named after the number of its row. `tests.regressions.test_http` and
+`tests.regressions.test_disk` have the other rows.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from tests.support.within import within
 
 FILES = {"index.html": b"<html>", "main.js": random.Random(1).randbytes(50_000)}
 LARGE = b"0123456789abcdef" * (1 << 20)
-"""More than any two sockets of loopback hold."""
+"""More bytes than two sockets on loopback can buffer."""
 
 
 def push_ten(registry: Scripted) -> list[str]:
-    """Ten images of ten layers."""
+    """Push ten images with different layers; return their references."""
     chance = random.Random(2)
     return [
         str(registry.push(f"team/ten{n}:v1", make_image({"a": chance.randbytes(50_000)})))
@@ -54,7 +54,7 @@ def push_ten(registry: Scripted) -> list[str]:
 
 @attrs.define
 class Fault:
-    """What goes wrong with every layer, for as long as it `is_there`."""
+    """A fault in every answer while it `is_there`."""
 
     step: Step
     is_there: bool = True
@@ -68,7 +68,7 @@ class Fault:
 
 @within(60)
 async def test_d02_ten_broken_references_stop_nobody(tmp_path: Path) -> None:
-    """Ten layers that are cut short fail and leave nothing; an eleventh comes, then they do."""
+    """Ten truncated layers fail and leave nothing; another image is served, and then they are."""
     async with listening() as registry:
         broken = push_ten(registry)
         fault = Fault(cut(1000))
@@ -88,7 +88,7 @@ async def test_d02_ten_broken_references_stop_nobody(tmp_path: Path) -> None:
 async def test_d02_pulls_killed_half_way_leave_nothing(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    """Ten pulls under way when the process is killed are wiped at its start, and begin anew."""
+    """Ten pulls that a kill interrupted leave no files after a restart, and can start again."""
     async with listening() as registry:
         broken = push_ten(registry)
         fault = Fault(cut(1000, "silence"))
@@ -111,20 +111,20 @@ async def test_d02_pulls_killed_half_way_leave_nothing(
 
 
 def other_bytes(asked: Asked, usual: Answer) -> Answer:
-    """As many bytes as were asked for, others, and meaning the same."""
+    """Return as many bytes as the usual body, with a change that keeps their meaning."""
     if usual.body.startswith(b"{"):
         return attrs.evolve(usual, body=usual.body.replace(b" ", b"\t", 1))
-    # Where gzip keeps a time.
+    # The modification time in the gzip header.
     return attrs.evolve(usual, body=usual.body[:4] + b"\1" + usual.body[5:])
 
 
 def more_bytes(asked: Asked, usual: Answer) -> Answer:
-    """The bytes that were asked for, and one that was not."""
+    """Return the usual body with one more byte."""
     return attrs.evolve(usual, body=usual.body + b"\0")
 
 
 def another_layer(asked: Asked, usual: Answer) -> Answer:
-    """A layer that is whole and sound, and not the one of that digest."""
+    """Return a valid layer with another digest."""
     return attrs.evolve(usual, body=layer([File(b"main.js", b"evil()")]))
 
 
@@ -134,7 +134,7 @@ def another_layer(asked: Asked, usual: Answer) -> Answer:
 async def test_d04_what_does_not_match_its_digest_is_not_served(
     tmp_path: Path, part: str, step: Step
 ) -> None:
-    """A manifest or layer that is not what its digest or size says is 502, and is not kept."""
+    """A manifest or layer that does not match its digest or size gets a 502 and is not kept."""
     async with listening() as registry:
         image = make_image(FILES)
         registry.push("team/site:v1", image)
@@ -153,7 +153,7 @@ async def test_d04_what_does_not_match_its_digest_is_not_served(
 async def test_d08_what_is_read_is_not_reclaimed_and_what_is_reclaimed_comes_back(
     tmp_path: Path,
 ) -> None:
-    """A blob that is being sent outlives the need for its room; gone, one pull serves all."""
+    """A blob that is being sent is not evicted; after its eviction one pull serves all clients."""
     async with listening() as registry:
         large = make_image({"a": LARGE, "small": b"1"})
         other = make_image({"b": LARGE[::-1], "small": b"2"})
@@ -179,7 +179,7 @@ async def test_d08_what_is_read_is_not_reclaimed_and_what_is_reclaimed_comes_bac
 
 @within(30)
 async def test_d09_every_waiter_gets_the_error(tmp_path: Path) -> None:
-    """All who wait for a pull that fails are told the same, and the next request starts anew."""
+    """All waiters of a failed pull get the same error, and the next request starts a new pull."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image(FILES))
         fault = Fault(cut(1000))
@@ -200,7 +200,7 @@ async def test_d09_every_waiter_gets_the_error(tmp_path: Path) -> None:
 async def test_d10_it_needs_no_auth_file(
     tmp_path: Path, docker_registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any file of credentials a registry is asked anonymously, over plain HTTP if told."""
+    """Without a credentials file a registry is used anonymously, over plain HTTP if configured."""
     for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "DOCKER_AUTH_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
@@ -212,7 +212,7 @@ async def test_d10_it_needs_no_auth_file(
 
 @within(30)
 async def test_d10_a_malformed_auth_file_keeps_the_last_good_one(tmp_path: Path) -> None:
-    """A file of credentials that becomes malformed changes nothing, be there a reload or not."""
+    """A credentials file that becomes malformed changes nothing, with or without a reload."""
     async with listening() as registry:
         registry.user = "reader:secret"
         login = {"username": "reader", "password": "secret"}
@@ -236,7 +236,7 @@ async def test_d10_a_malformed_auth_file_keeps_the_last_good_one(tmp_path: Path)
 
 @within(30)
 async def test_d11_a_registry_outage_leaves_the_server_ready(tmp_path: Path) -> None:
-    """With its registry down a server is ready and serves what it has, after a restart too."""
+    """While its registry is down a server is ready and serves cached images, even restarted."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image(FILES))
         repos = {str(site.repository): {"prePull": ["v1"], "tagMaxAge": "0s"}}
@@ -246,7 +246,7 @@ async def test_d11_a_registry_outage_leaves_the_server_ready(tmp_path: Path) -> 
     for _ in range(2):
         async with running(config) as server:
             while (await server.probes.fetch("ready")).status != 200:
-                pass  # until prePull has been tried
+                pass  # until prePull was attempted
             assert (await server.fetch(f"{site}/main.js")).body == FILES["main.js"]
             assert (await server.probes.fetch("ready")).status == 200
 
@@ -258,7 +258,7 @@ async def test_d11_a_registry_outage_leaves_the_server_ready(tmp_path: Path) -> 
 async def test_d17_sigterm_lets_a_response_finish(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    """A process that is told to end takes no more connections and sends what it has begun."""
+    """On SIGTERM a process accepts no more connections and finishes its responses."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image({"a": LARGE}))
         server = await deferToThread(serve, allowing(registry.host))
@@ -274,14 +274,14 @@ async def test_d17_sigterm_lets_a_response_finish(
 
 
 def received(connection: socket.socket) -> bytes:
-    """Everything up to the end of a connection."""
+    """Receive everything up to the end of a connection."""
     connection.settimeout(20)
     return b"".join(iter(lambda: connection.recv(4096), b""))
 
 
 @within(30)
 async def test_d17_the_end_waits_for_what_is_written_and_not_sent(tmp_path: Path) -> None:
-    """A drain lasts until the last byte has left, which is long after the response was written."""
+    """A drain lasts until the last byte was sent, long after the response was written."""
     content = random.Random(3).randbytes(60_000)
     async with serving(tmp_path, {"a": content}) as site:
         with socket.socket() as slow:
@@ -291,7 +291,7 @@ async def test_d17_the_end_waits_for_what_is_written_and_not_sent(tmp_path: Path
             [channel] = site.site.channels
             channel.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             slow.sendall(f"GET /{TAG}/a HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            await until(lambda: site.log)  # it has been answered
+            await until(lambda: site.log)  # the request has been answered
             drained = site.site.drain(20)
             await site.turn()
             assert not drained.called
@@ -301,7 +301,7 @@ async def test_d17_the_end_waits_for_what_is_written_and_not_sent(tmp_path: Path
 
 @within(30)
 async def test_d17_prepull_is_parallel_and_its_failure_is_not_fatal(tmp_path: Path) -> None:
-    """Every prePull is tried at once; while one hangs and one fails, the others are served."""
+    """Every prePull starts at once; while one hangs and one fails, the others are served."""
     async with listening() as registry:
         images = push_ten(registry)
         repos: dict[str, Any] = {f"{registry.host}/*": {}}
