@@ -1,4 +1,4 @@
-"""Portions: little work is done at once, much of it in turns, and all of it in order."""
+"""The fair queue: a little work runs at once, much work in several iterations, all in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blobserve.concurrency.singleflight import Call, SingleFlight
 
 
 class Desk:
-    """Where work is done, each piece of which takes its time."""
+    """A fair queue under a clock that each piece of work moves forward."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -22,7 +22,7 @@ class Desk:
         self.done: list[object] = []
 
     def work(self, name: object, seconds: float = 0.0) -> Callable[[], None]:
-        """A piece of work."""
+        """Return a piece of work that takes this time."""
 
         def work() -> None:
             self.done.append(name)
@@ -31,7 +31,7 @@ class Desk:
         return work
 
     def turn(self) -> list[object]:
-        """What the reactor does between two looks at its sockets, which bring all work here."""
+        """Run the calls that are due in one reactor iteration; return the names of that work."""
         before = len(self.done)
         due, self.clock.calls = self.clock.calls, []
         for call in due:
@@ -41,7 +41,7 @@ class Desk:
 
 
 def test_little_is_done_at_once() -> None:
-    """As long as no more than a portion has been done, nothing waits."""
+    """Work runs at once until it has taken a whole portion of time."""
     desk = Desk()
     assert all(desk.portions.do(desk.work(n, PORTION / 4)) for n in range(4))
     assert desk.done == [0, 1, 2, 3]
@@ -49,9 +49,9 @@ def test_little_is_done_at_once() -> None:
 
 
 def test_much_is_done_in_turns() -> None:
-    """What is more waits for later turns, of which each does a portion, in the order it came.
+    """Work beyond a portion is done in later iterations, a portion in each, in order.
 
-    Sockets are looked at before the first of these, and between any two of them.
+    The reactor polls its sockets before the first of these iterations and between them.
     """
     desk = Desk()
     said = [desk.portions.do(desk.work(n, PORTION * 0.4)) for n in range(10)]
@@ -60,7 +60,7 @@ def test_much_is_done_in_turns() -> None:
 
 
 def test_what_is_long_is_done_whole() -> None:
-    """Each turn does a piece, however long one is."""
+    """A piece of work that takes long is done whole, one in an iteration."""
     desk = Desk()
     for n in range(3):
         desk.portions.do(desk.work(n, PORTION * 9))
@@ -68,7 +68,7 @@ def test_what_is_long_is_done_whole() -> None:
 
 
 def test_rest_makes_up_for_work() -> None:
-    """After as long a pause as was worked, there is a portion again."""
+    """After a pause as long as the work, a whole portion of time is available again."""
     desk = Desk()
     desk.portions.do(desk.work("long", PORTION * 3))
     desk.clock.rightNow += PORTION * 1.5
@@ -80,7 +80,7 @@ def test_rest_makes_up_for_work() -> None:
 
 
 def test_a_clock_that_is_set_back_stops_nothing() -> None:
-    """Time that runs backwards is no work and no rest."""
+    """A clock that is set back counts neither as work nor as a pause."""
     desk = Desk()
     assert desk.portions.do(desk.work("first", -3600))
     assert desk.portions.do(desk.work("second", PORTION * 2))
@@ -90,7 +90,7 @@ def test_a_clock_that_is_set_back_stops_nothing() -> None:
 
 
 def test_work_that_makes_work() -> None:
-    """What is asked for meanwhile comes behind what waits, and is counted once."""
+    """Work that is added by other work comes behind the waiting work, and is counted once."""
     desk = Desk()
 
     def both() -> None:
@@ -106,7 +106,7 @@ def test_work_that_makes_work() -> None:
 
 
 def test_an_error_is_told_to_who_can_hear_it(failures: list[type[BaseException]]) -> None:
-    """What fails at once fails there; what fails later is logged, and the rest is done."""
+    """An error of work that runs at once is raised, and one of delayed work is logged."""
     desk = Desk()
     with pytest.raises(ZeroDivisionError):
         desk.portions.do(lambda: 1 / 0)
@@ -118,7 +118,7 @@ def test_an_error_is_told_to_who_can_hear_it(failures: list[type[BaseException]]
 
 
 def test_many_who_wait_for_one_thing() -> None:
-    """Of a flight each who waits is told in his turn; then comes what was to come after them."""
+    """The waiters of a single flight continue in order, and then its cleanup runs."""
     desk = Desk()
     flights: SingleFlight[str, str] = SingleFlight(lambda: desk.portions.do)
     work: Deferred[str] = Deferred()
@@ -144,7 +144,7 @@ def test_many_who_wait_for_one_thing() -> None:
 
 
 def test_a_turn_of_its_own() -> None:
-    """What goes on in a later turn does so once the sockets have been looked at; or never."""
+    """`a_later_turn` fires in the iteration after the next, unless it is cancelled."""
     desk = Desk()
     turn, other = a_later_turn(desk.clock), a_later_turn(desk.clock)
     other.addErrback(lambda failure: failure.trap(CancelledError))

@@ -1,4 +1,4 @@
-"""What one thread hands to another."""
+"""The pipe between two threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIECE = bytes(256 * KIB)
 
 
 def give(belt: ThreadPipe, pieces: list[bytes]) -> list[bytes]:
-    """Hand over as many as can be; those that are left."""
+    """Put pieces until the pipe is full; return the rest."""
     left = list(pieces)
     with belt.giving():
         while left:
@@ -25,19 +25,19 @@ def give(belt: ThreadPipe, pieces: list[bytes]) -> list[bytes]:
 
 
 def take(belt: ThreadPipe) -> list[bytes]:
-    """Take what there is, and what comes meanwhile."""
+    """Take the pieces that are there, and those that arrive meanwhile."""
     with belt.taking():
         return list(belt.pieces())
 
 
 def both(*jobs: Callable[[], list[bytes]]) -> list[list[bytes]]:
-    """What comes of jobs, each in a thread."""
+    """Run each job in a thread; return the results."""
     with ThreadPoolExecutor(len(jobs)) as pool:
         return [job.result(WITHIN) for job in [pool.submit(job) for job in jobs]]
 
 
 def test_nobody_is_waited_for_who_is_not_there() -> None:
-    """Who gives to nobody ends when as much waits as may; who takes ends when nothing does."""
+    """Without its other side a writer ends when the pipe is full, a reader when it is empty."""
     belt = ThreadPipe()
     assert take(belt) == []
     left = give(belt, [PIECE] * 40)
@@ -47,7 +47,7 @@ def test_nobody_is_waited_for_who_is_not_there() -> None:
 
 
 def test_all_of_it_arrives_in_order() -> None:
-    """Whoever begins first, pieces come as they were given, each once."""
+    """Pieces arrive once and in order, whichever side begins."""
     chance = random.Random(1)
     pieces = [b"%d" % n + bytes(chance.randrange(MIB)) for n in range(200)]
     belt, left, got = ThreadPipe(), pieces, list[bytes]()
@@ -62,7 +62,7 @@ def test_all_of_it_arrives_in_order() -> None:
 
 
 def test_who_takes_may_go_away() -> None:
-    """Who waits for room is told when nobody makes it any more."""
+    """A writer that waits for space ends when the reader ends."""
     belt = ThreadPipe()
 
     def one_piece() -> list[bytes]:
@@ -77,7 +77,7 @@ def test_who_takes_may_go_away() -> None:
 
 
 def test_cleared() -> None:
-    """What is dropped makes room."""
+    """A cleared pipe has space again."""
     belt = ThreadPipe()
     give(belt, [PIECE] * 40)
     belt.clear()
