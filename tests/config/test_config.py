@@ -1,4 +1,4 @@
-"""The configuration as values: which rules apply to a repository, and the defaults of paths."""
+"""Configuration values: the rules of a repository, and the default paths."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from blobserve.names.reference import Repository
 
 
 def config(*keys: str, allow_any_repo: bool = False) -> Config:
-    """A configuration with rules under these keys."""
+    """Return a configuration with rules under these keys."""
     rules = {key: RepositoryRules(key=key) for key in keys}
     return Config(repos=rules, allow_any_repo=allow_any_repo)
 
 
 def key_for(found: Config, name: str) -> str | None:
-    """The key of the rules that apply to a repository."""
+    """Return the key of the rules that apply to a repository."""
     rules = found.rules_for(Repository.parse(name))
     return rules.key if rules else None
 
 
 def test_the_longest_key_wins() -> None:
-    """Of several keys that match a repository the longest counts, its own name before all."""
+    """The longest of the matching keys applies, and an exact name before every pattern."""
     found = config("r.example/*", "r.example/team/*", "r.example/team/site", "r.example/team/a/*")
     assert key_for(found, "r.example/team/site") == "r.example/team/site"
     assert key_for(found, "r.example/team/other") == "r.example/team/*"
@@ -35,14 +35,14 @@ def test_the_longest_key_wins() -> None:
 
 
 def test_a_key_does_not_match_names_that_only_begin_alike() -> None:
-    """A key ends at a slash: team/* says nothing of team-b."""
+    """A pattern ends at a slash: team/* does not match team-b."""
     found = config("r.example/team/*")
     assert key_for(found, "r.example/team-b/site") is None
     assert key_for(found, "r.example/team") is None
 
 
 def test_repositories_that_are_not_listed() -> None:
-    """With allowAnyRepo every other repository is served by the rules of none."""
+    """With allowAnyRepo a repository without a matching key gets the default rules."""
     found = config("r.example/x", allow_any_repo=True)
     assert found.rules_for(Repository.parse("r.example/y")) is UNLISTED
     assert key_for(found, "r.example/x") == "r.example/x"
@@ -66,7 +66,7 @@ def test_rules_by_their_definition(exact: list[str], below: list[str], name: str
 
 
 def test_immutable_tags() -> None:
-    """A tag is immutable when one of the globs covers all of it, case included."""
+    """A tag is immutable if one of the globs matches all of it, with its case."""
     rules = RepositoryRules(immutable_tags=("commit-*", "v1.?"))
     assert rules.is_immutable_tag("commit-abc")
     assert rules.is_immutable_tag("v1.2")
@@ -85,7 +85,7 @@ def test_immutable_tags() -> None:
 def test_the_default_location(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], location: str
 ) -> None:
-    """The blob space is in systemd's cache directory, else in the user's."""
+    """The default blob space is in the cache directory of systemd or of the user."""
     for name in ("CACHE_DIRECTORY", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():

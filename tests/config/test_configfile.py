@@ -1,4 +1,4 @@
-"""Configuration files: what they mean, and what is said about those that cannot be used."""
+"""Configuration files: the meaning of each key, and the messages for files that are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Write = Callable[[str], Path]
 
 @pytest.fixture
 def written(tmp_path: Path) -> Write:
-    """Write a configuration file."""
+    """Return a function that writes a configuration file."""
 
     def write(text: str) -> Path:
         path = tmp_path / "b.yaml"
@@ -50,7 +50,7 @@ def written(tmp_path: Path) -> Write:
 
 
 def problems(source: configfile.ConfigSource) -> list[str]:
-    """What is wrong with a configuration, without the directory of the file."""
+    """Return the problems of a configuration, without the directory of the file."""
     with pytest.raises(ConfigError) as caught:
         load(source)
     directory = f"{source.parent}/" if isinstance(source, Path) else ""
@@ -58,18 +58,18 @@ def problems(source: configfile.ConfigSource) -> list[str]:
 
 
 def problem(keys: dict[str, Any], **top: Any) -> str:
-    """The one thing that is wrong with a mapping, without its name."""
+    """Return the only problem of a mapping, without its name."""
     [found] = problems({"blobserve": keys, **top})
     return found.removeprefix("configuration: ")
 
 
 def rules(**keys: Any) -> RepositoryRules:
-    """The rules that these keys of a repository mean."""
+    """Return the rules for a repository with these keys."""
     return load({"blobserve": {"repos": {"r.example/x": keys}}}).repos["r.example/x"]
 
 
 def rule_problem(**keys: Any) -> str:
-    """The one thing that is wrong with these keys of a repository."""
+    """Return the only problem of these keys of a repository."""
     return problem({"repos": {"r.example/x": keys}}).removeprefix('repos."r.example/x".')
 
 
@@ -77,7 +77,7 @@ def rule_problem(**keys: Any) -> str:
 
 
 def test_every_key_of_a_repository(written: Write, tmp_path: Path) -> None:
-    """Every key of a repository that works means what the contract says."""
+    """Every key of a repository has the meaning in the reference."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.json").touch()
     path = written(
@@ -126,7 +126,7 @@ blobserve:
 
 
 def test_limits_of_published_indexes() -> None:
-    """What is read by published indexes has bounds, each of which can be set."""
+    """Each bound on published indexes can be configured."""
     sizes = {"publishedIndexMinSize": "1MiB", "publishedIndexSize": "2MiB", "chunkCacheSize": 3}
     config = load({"blobserve": {"limits": {**sizes, "parallelChunkReads": 4}}})
     assert config.limits == Limits(
@@ -138,7 +138,7 @@ def test_limits_of_published_indexes() -> None:
 
 
 def test_a_registry_that_opts_in_where_nothing_is_served(written: Write) -> None:
-    """A registry's allowAnyRepo is warned about where the one under blobserve is not true."""
+    """A registry's allowAnyRepo has no effect, and a warning, without the global one."""
     path = written(
         """
 blobserve:
@@ -162,7 +162,7 @@ pprofAddr: ":6060"
 
 
 def test_proxies_that_are_mapped_into_ipv6() -> None:
-    """A network of mapped IPv4 addresses is the IPv4 network, as a mapped client is that client."""
+    """A network of IPv4-mapped addresses stands for the IPv4 network."""
     written = ["::ffff:10.0.0.0/104", "::ffff:192.0.2.1", "::/0", "2001:db8::/32"]
     trusted = load({"blobserve": {"trustedProxies": written}}).trusted_proxies
     assert [str(each) for each in trusted] == [
@@ -174,7 +174,7 @@ def test_proxies_that_are_mapped_into_ipv6() -> None:
 
 
 def test_every_other_key(written: Write, tmp_path: Path) -> None:
-    """Every key outside repositories means what the contract says."""
+    """Every key outside repositories has the meaning in the reference."""
     (tmp_path / "ca.pem").touch()
     (tmp_path / "auth.json").touch()
     path = written(
@@ -216,20 +216,20 @@ readinessProbeAddr: localhost:0
 
 
 def test_nothing_but_defaults() -> None:
-    """A configuration without keys is valid and changes no default."""
+    """A configuration without keys is valid and has every default."""
     config = load({"blobserve": {}})
     assert config == Config(blob_space=config.blob_space)
     assert config.blob_space.max_size is None
 
 
 def test_a_config_is_taken_as_it_is() -> None:
-    """A `Config` of the embedding application is used unchanged."""
+    """A `Config` from an embedding application is used unchanged."""
     config = Config(timeout=7.0)
     assert load(config) is config
 
 
 def test_the_shipped_configuration_shows_every_key() -> None:
-    """The shipped file names every key there is, needs no root, and every limit at its default."""
+    """The shipped file shows every key, works without root, and shows the default of each limit."""
     text = SHIPPED.read_text()
     tables = (
         configfile._OWN,
@@ -263,7 +263,7 @@ def _yaml_mapping(text: str) -> Any:
     return plain(syntax.from_yaml(text))
 
 
-# --- The original's configuration ----------------------------------------------------------------
+# --- The configuration of the original server -----------------------------------------------------
 
 ORIGINAL = """{
 \t"blobserve": {
@@ -292,7 +292,7 @@ ORIGINAL = """{
 
 
 def test_the_originals_configuration(tmp_path: Path) -> None:
-    """The original's own config.json, tabs and all, loads and means the same."""
+    """A config.json of the original server, with its tabs, loads with the same meaning."""
     path = tmp_path / "config.json"
     path.write_text(ORIGINAL % ('"5s"', ""))
     config = load(path)
@@ -312,7 +312,7 @@ def test_the_originals_configuration(tmp_path: Path) -> None:
 
 
 def test_a_bare_timeout_of_the_original_is_nanoseconds(tmp_path: Path) -> None:
-    """A number alone as timeout means nanoseconds in the original's form."""
+    """In the original format a timeout without a unit is in nanoseconds."""
     path = tmp_path / "config.json"
     path.write_text(ORIGINAL % ("2500000000", ""))
     assert load(path).timeout == 2.5
@@ -320,7 +320,7 @@ def test_a_bare_timeout_of_the_original_is_nanoseconds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", ['"0s"', "0", "null", '"0h0m"'])
 def test_a_timeout_of_zero_in_the_originals_form_is_no_bound(tmp_path: Path, written: str) -> None:
-    """Zero as timeout means no bound in the original's form, and so does a missing timeout."""
+    """In the original format a timeout of zero, or none, means no limit."""
     path = tmp_path / "config.json"
     path.write_text(ORIGINAL % (written, ""))
     assert load(path).timeout == math.inf
@@ -332,7 +332,7 @@ def test_a_timeout_of_zero_in_the_originals_form_is_no_bound(tmp_path: Path, wri
 
 
 def test_unknown_keys_of_the_originals_form(tmp_path: Path) -> None:
-    """The original's form ignores unknown keys with a warning, and reads keys in any case."""
+    """In the original format unknown keys cause a warning, and the case of keys does not matter."""
     path = tmp_path / "config.json"
     path.write_text(
         '{"blobserve": {"ALLOWANYREPO": true, "repos": {"x.example/y": {"workDir": "/a",\n'
@@ -355,7 +355,7 @@ def test_unknown_keys_of_the_originals_form(tmp_path: Path) -> None:
 
 
 def test_a_configuration_that_serves_nothing_is_warned_about() -> None:
-    """Without repositories, and without allowAnyRepo, a warning says that nothing is served."""
+    """A configuration that serves no repository loads with a warning."""
     [warning] = load({"blobserve": {"repos": {}}}).warnings
     assert warning.startswith("configuration: repos: no repository is listed")
     assert load({"blobserve": {"allowAnyRepo": True}}).warnings == ()
@@ -363,7 +363,7 @@ def test_a_configuration_that_serves_nothing_is_warned_about() -> None:
 
 
 def test_pprof_is_warned_about(tmp_path: Path) -> None:
-    """A pprofAddr is accepted, and it is said that it has no effect."""
+    """A pprofAddr is accepted with a warning that it has no effect."""
     path = tmp_path / "config.json"
     path.write_text(ORIGINAL % ('"5s"', ":6060"))
     assert load(path).warnings == (
@@ -385,12 +385,12 @@ def test_pprof_is_warned_about(tmp_path: Path) -> None:
     ],
 )
 def test_bad_json(written: Write, text: str, said: str) -> None:
-    """JSON that is none is refused with its line."""
+    """Invalid JSON is refused with the line of the error."""
     assert problems(written(text)) == [said]
 
 
 def test_keys_of_json_have_lines_and_may_not_repeat(written: Write) -> None:
-    """Problems of JSON are named with their lines, duplicate keys included."""
+    """Problems in JSON have line numbers, and duplicate keys are problems."""
     text = '{"blobserve": {\n"port": "x",\n"timeout": "1s",\n"timeout": "2s"}}'
     assert problems(written(text)) == [
         'b.yaml:2: port: expected port number, got text "x"',
@@ -411,7 +411,7 @@ json_values = st.recursive(
 
 @given(json_values, st.sampled_from([None, 1, "\t"]))
 def test_json_means_what_the_standard_library_says(value: Any, indent: Any) -> None:
-    """Whatever is JSON is read as what it means."""
+    """JSON is read as the standard library reads it."""
 
     def plain(node: syntax.SyntaxNode) -> Any:
         if node.kind == "mapping":
@@ -421,11 +421,11 @@ def test_json_means_what_the_standard_library_says(value: Any, indent: Any) -> N
     assert plain(syntax.from_json(json.dumps(value, indent=indent))) == value
 
 
-# --- What is wrong --------------------------------------------------------------------------------
+# --- Refused values -------------------------------------------------------------------------------
 
 
 def test_every_problem_at_once_with_file_line_and_path(written: Write) -> None:
-    """All problems of a file are named at once, each with its file, line and path, in order."""
+    """All problems of a file are listed in order, each with its file, line and path."""
     path = written(
         """blobserve:
   prot: 8080
@@ -472,14 +472,14 @@ docker_auth: red
     ],
 )
 def test_bad_yaml(written: Write, text: str, said: str) -> None:
-    """YAML that is none, or none of ours, is refused in one line."""
+    """Invalid YAML, and YAML of an unsupported kind, is refused in one line."""
     [found] = problems(written(text))
     assert found.startswith(said)
     assert "\n" not in found
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A file that is not there, or no text, is named."""
+    """A file that is missing or not text is named."""
     assert problems(tmp_path / "none.yaml") == ["none.yaml: No such file or directory"]
     (tmp_path / "b.yaml").write_bytes(b"# one\n# two \xff\xfe")
     assert problems(tmp_path / "b.yaml") == ["b.yaml:2: not UTF-8"]
@@ -566,7 +566,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_values(keys: dict[str, Any], said: str) -> None:
-    """A value that cannot be used is refused in words that say what can."""
+    """An unusable value is refused with a message that names the usable ones."""
     assert problem(keys) == said
 
 
@@ -621,7 +621,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
     ],
 )
 def test_wrong_rules(keys: dict[str, Any], said: str) -> None:
-    """A rule of a repository that cannot be used is refused in words that say what can."""
+    """An unusable rule of a repository is refused with a message that names the usable ones."""
     assert rule_problem(**keys) == said
 
 
@@ -652,7 +652,7 @@ def test_headers_of_our_own(name: str) -> None:
 
 
 def test_credentials_that_are_named_and_missing() -> None:
-    """A dockerAuth file that is named and not there is an error."""
+    """A dockerAuth file that does not exist is an error."""
     assert (
         problem({}, dockerAuth="/nowhere/a.json") == "dockerAuth: there is no file /nowhere/a.json"
     )
@@ -660,11 +660,11 @@ def test_credentials_that_are_named_and_missing() -> None:
 
 @pytest.mark.parametrize("written", ["9500", "localhost", "::1:9500", "a:70000", "a:x", "a:-1"])
 def test_addresses_that_are_none(written: str) -> None:
-    """An address that is not host:port is refused."""
+    """An address must be host:port."""
     assert problem({}, prometheusAddr=written).startswith("prometheusAddr: expected host:port")
 
 
-# --- What is right --------------------------------------------------------------------------------
+# --- Accepted values ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -679,7 +679,7 @@ def test_addresses_that_are_none(written: str) -> None:
     ],
 )
 def test_durations(written: str, seconds: float) -> None:
-    """Durations are written as Go writes them."""
+    """Durations use the notation of Go."""
     assert rules(tagMaxAge=written).tag_max_age == pytest.approx(seconds)
 
 
@@ -696,13 +696,13 @@ def test_durations(written: str, seconds: float) -> None:
     ],
 )
 def test_sizes(written: object, size: int | None) -> None:
-    """Sizes are bytes or have a unit, binary or decimal; a bound of 0 is none."""
+    """Sizes are bytes or have a binary or decimal unit; a quota of 0 means none."""
     config = load({"blobserve": {"blobSpace": {"maxSizeBytes": written}}})
     assert config.blob_space.max_size == size
 
 
 def test_yaml_1_2_scalars(written: Write) -> None:
-    """Words, times and numbers that YAML 1.1 made into something else are text."""
+    """Words, times and numbers that only YAML 1.1 converts are text."""
     path = written(
         "blobserve: {repos: {r.example/x: {prePull: [no, On, y, 1_000, 0b1, 1e, !!str 1.10]}}}"
     )
@@ -719,7 +719,7 @@ def test_yaml_1_2_scalars(written: Write) -> None:
 
 @pytest.mark.parametrize("text", ["1.10", "010", "0x1f", "1e5", "+1", "null", "~", ".5", "TRUE"])
 def test_what_is_not_text_must_be_quoted(written: Write, text: str) -> None:
-    """A tag that YAML takes for something else is an error, unless it is quoted."""
+    """A tag that YAML reads as another type is an error unless it is quoted."""
     keys = "blobserve: {repos: {r.example/x: {immutableTags: [%s]}}}"
     [found] = problems(written(keys % text))
     assert "prePull" not in found
@@ -729,7 +729,7 @@ def test_what_is_not_text_must_be_quoted(written: Write, text: str) -> None:
 
 
 def test_repository_keys_are_canonical() -> None:
-    """Names of repositories and registries are canonical, however they were written."""
+    """Names of repositories and registries are normalized."""
     config = load(
         {
             "blobserve": {
@@ -743,6 +743,6 @@ def test_repository_keys_are_canonical() -> None:
 
 
 def test_no_key_leaves_a_trace_in_another_load(written: Write) -> None:
-    """A file read twice means the same twice."""
+    """Loading a file twice gives the same configuration."""
     path = written("blobserve: {timeout: 9s}")
     assert load(path) == load(str(path))
