@@ -1,4 +1,4 @@
-"""`--verify`: a blob space at rest, read and hashed to the last byte."""
+"""`--verify`: an idle blob space is read and hashed completely."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MANIFEST = make_image({"a": b"content"}).documents[0]
 
 
 async def filled(location: Path) -> None:
-    """A closed blob space that holds layers, codings and a manifest."""
+    """Make a closed blob space with layers, codings and a manifest."""
     async with opened(location) as space:
         for layer in (ONE, CODED):
             await take_in(space, layer)
@@ -40,7 +40,7 @@ async def filled(location: Path) -> None:
 
 
 def look(location: Path) -> Findings:
-    """What an audit finds, which changes nothing."""
+    """Audit a blob space, and check that nothing in it has changed."""
     before = {path: _seen(path) for path in location.rglob("*") if path.name != "lock"}
     found = audit(location, Limits())
     assert {path: _seen(path) for path in location.rglob("*") if path.name != "lock"} == before
@@ -55,7 +55,7 @@ def _seen(path: Path) -> tuple[int, int, int, bytes]:
 
 @pytest_twisted.ensureDeferred
 async def test_whole(tmp_path: Path) -> None:
-    """Of a blob space that is whole it says so, and what it takes is what is counted."""
+    """An intact blob space has no findings, and its size is the one that is counted."""
     location = tmp_path / "space"
     await filled(location)
     found = look(location)
@@ -111,7 +111,7 @@ def _state(location: Path) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_f12_damage(tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
-    """One byte that is not what it was is found, wherever it is."""
+    """One changed byte is found, in any file."""
     await filled(tmp_path)
     damage(tmp_path)
     [damaged] = look(tmp_path).damaged
@@ -150,7 +150,7 @@ def _torn_coding(location: Path) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_left_by_a_crash(tmp_path: Path, leave: Callable[[Path], None], says: str) -> None:
-    """What a crash may leave behind is told, and is no damage."""
+    """Leftovers of a crash are reported as notes and not as damage."""
     await filled(tmp_path)
     leave(tmp_path)
     found = look(tmp_path)
@@ -159,7 +159,7 @@ async def test_left_by_a_crash(tmp_path: Path, leave: Callable[[Path], None], sa
 
 @pytest_twisted.ensureDeferred
 async def test_a_crash_in_the_middle(tmp_path: Path) -> None:
-    """The state is read with all that was written to it before a crash."""
+    """Changes in the write-ahead log of a crashed process are read."""
     async with opened(tmp_path / "space") as space:
         await take_in(space, ONE)
         copy = crashed(tmp_path / "space", tmp_path / "copy")
@@ -170,7 +170,7 @@ async def test_a_crash_in_the_middle(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_f11_foreign_files(tmp_path: Path) -> None:
-    """What others have put into a blob space is named, not followed, and not counted."""
+    """Foreign files in a blob space are listed, but not followed and not counted."""
     location, elsewhere = tmp_path / "space", tmp_path / "elsewhere"
     await filled(location)
     counted = audit(location, Limits()).counted
@@ -194,7 +194,7 @@ async def test_f11_foreign_files(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    """Where there is no blob space none is made, and it is said."""
+    """A missing blob space is an error, and none is created."""
     for location in (tmp_path / "none", tmp_path):
         with pytest.raises(SpaceUnusable, match="there is no blob space there"):
             audit(location, Limits())
@@ -208,7 +208,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_on_the_command_line(tmp_path: Path, serve: Callable[..., Server]) -> None:
-    """While a server runs it says who that is; then what it found, by its exit code as well."""
+    """--verify refuses a blob space in use, and its exit code tells whether damage was found."""
     server = serve({"repos": {"a.example/site": {}}})
     command = ("blobserve", "--config", server.config, "--verify")
     done = twist(*command)
@@ -230,7 +230,7 @@ def test_on_the_command_line(tmp_path: Path, serve: Callable[..., Server]) -> No
 
 
 def test_much_to_say() -> None:
-    """However much is damaged, what is said of it is short."""
+    """A report on much damage stays short."""
     from blobserve.daemon.fsck_report import _lines
 
     found = Findings(damaged=[f"layer {n}: {os.strerror(errno.EIO)}" for n in range(1000)])

@@ -11,7 +11,7 @@ from blobserve.daemon.log_observer import LineLogObserver
 
 
 def test_a_line_for_an_event_and_a_traceback_for_a_failure(tmp_path: Path) -> None:
-    """An event is one line whatever is in it; the traceback of a failure follows, indented."""
+    """An event is one line with any content; the traceback of a failure follows, indented."""
     path = tmp_path / "log"
     with path.open("w") as file:
         log = Logger("blobserve.x", observer=LineLogObserver(file))

@@ -1,4 +1,4 @@
-"""The watch on the turns of the reactor."""
+"""The log of slow reactor iterations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.system.test_plugin import SERVED
 
 
 class Reactor:
-    """A main loop that is turned by hand, and the CPU time that its turns take."""
+    """A main loop that a test turns by hand, with the CPU time of each iteration."""
 
     def __init__(self) -> None:
         self.now = 5.0
@@ -24,13 +24,13 @@ class Reactor:
         return 7.0
 
     def turn(self, seconds: float) -> None:
-        """Do what takes so long, then look for how long to wait."""
+        """Take this CPU time, then ask for the time to wait."""
         self.now += seconds
         assert self.timeout() == 7.0
 
 
 def test_slow_turns_are_logged() -> None:
-    """Each turn that takes longer than it may is logged, and no other."""
+    """Each iteration that takes longer than the limit is logged, and no other."""
     reactor = Reactor()
     turns = Turns(reactor, 0.02, lambda: reactor.now)
     with capturedLogs() as events:
@@ -43,7 +43,7 @@ def test_slow_turns_are_logged() -> None:
 
 
 def test_a_server_that_watches_itself(tmp_path: Path, running: Callable[[Any], Any]) -> None:
-    """A server logs its slow turns; nothing is slow in a minute."""
+    """A server logs its slow iterations, and none takes a minute."""
     for ms in (0, 60_000):
         directory = tmp_path / str(ms)
         directory.mkdir()

@@ -1,4 +1,4 @@
-"""What systemd is told, on a real socket."""
+"""Notifications to systemd on a real socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blobserve.daemon.systemd import notify, watchdog_interval
 
 @pytest.fixture(params=["path", "abstract"])
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
-    """A socket such as systemd listens on, and its name as systemd gives it."""
+    """A socket like that of systemd, and its name in NOTIFY_SOCKET."""
     name = f"@blobserve-{os.getpid()}" if request.param == "abstract" else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(name.replace("@", "\0", 1))
@@ -23,14 +23,14 @@ def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[s
 
 
 def test_systemd_hears_us(listener: tuple[str, socket.socket]) -> None:
-    """A state reaches the socket that systemd named."""
+    """A state is sent to the socket in NOTIFY_SOCKET."""
     name, listening = listener
     notify("READY=1", {"NOTIFY_SOCKET": name})
     assert listening.recv(100) == b"READY=1"
 
 
 def test_nobody_needs_to_listen(tmp_path: Path) -> None:
-    """Without systemd, and when it is deaf, nothing happens."""
+    """Without systemd, or if its socket is gone, a notification does nothing."""
     notify("READY=1", {})
     notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "none")})
 
@@ -49,5 +49,5 @@ def test_nobody_needs_to_listen(tmp_path: Path) -> None:
 def test_the_watchdog_is_fed_twice_in_its_time(
     environ: dict[str, str], seconds: float | None
 ) -> None:
-    """Signs of life come twice in the time that systemd gives, if it wants them from us."""
+    """The watchdog is notified twice in the interval of systemd, if it watches this process."""
     assert watchdog_interval(environ) == seconds
