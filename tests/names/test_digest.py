@@ -18,7 +18,7 @@ HEX = "0123456789abcdef"
     )
 )
 def test_round_trip(text: str) -> None:
-    """A digest's text is the digest."""
+    """The text of a digest parses to the same digest."""
     assert str(Digest.parse(text)) == text
 
 
@@ -42,14 +42,14 @@ def test_round_trip(text: str) -> None:
     ],
 )
 def test_malformed(text: str) -> None:
-    """Unknown algorithms, wrong lengths, upper case and paths are no digests (C30, N05)."""
+    """Unknown algorithms, wrong lengths, upper case and paths are refused (C30, N05)."""
     with pytest.raises(MalformedReference):
         Digest.parse(text)
 
 
 @given(st.text())
 def test_hostile(text: str) -> None:
-    """Any text is a digest or a `MalformedReference`."""
+    """Any text parses to a digest or raises `MalformedReference`."""
     try:
         digest = Digest.parse(text)
     except MalformedReference:
@@ -59,7 +59,7 @@ def test_hostile(text: str) -> None:
 
 @given(st.sampled_from(["sha256", "sha512"]), st.binary())
 def test_of_content(algorithm: str, content: bytes) -> None:
-    """Content has the digest that its hash says, whole or fed in parts."""
+    """The digest of content is that of its hash, computed whole or in parts."""
     digest = Digest.of(content, algorithm)
     assert digest.hex == hashlib.new(algorithm, content).hexdigest()
     hasher = digest.hasher()

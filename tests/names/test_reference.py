@@ -43,7 +43,7 @@ references = st.builds(
 
 @given(references)
 def test_round_trip(text: str) -> None:
-    """The canonical text of a reference is that same reference."""
+    """The canonical text of a reference parses to the same reference."""
     reference = Reference.parse(text)
     assert Reference.parse(str(reference)) == reference
     assert Repository.parse(str(reference.repository)) == reference.repository
@@ -51,7 +51,7 @@ def test_round_trip(text: str) -> None:
 
 @given(references, st.one_of(st.none(), st.binary()))
 def test_path_is_split_where_the_reference_ends(text: str, rest: bytes | None) -> None:
-    """Whatever a file's path contains, the URL names the same reference and that path."""
+    """A URL path is split after the reference, for any path of a file."""
     path = text.encode() + (b"" if rest is None else b"/" + rest)
     assert split_path(path) == (Reference.parse(text), rest)
 
@@ -115,7 +115,7 @@ def test_canonical_repository(text: str, canonical: str) -> None:
     ],
 )
 def test_no_registry(registry: str) -> None:
-    """What is no host, or an address written in an unusual way, is no registry."""
+    """An invalid host, or an address in an unusual notation, is refused."""
     assert canonical_registry(registry) is None
     with pytest.raises(MalformedReference, match="begin it with a registry host such as"):
         Repository.parse(f"{registry}/x")
@@ -152,7 +152,7 @@ def test_no_repository(path: str) -> None:
     ],
 )
 def test_split_path(path: bytes, reference: str, rest: bytes | None) -> None:
-    """A URL's path names a reference and, after the next slash, a file."""
+    """The path of a URL has a reference and, after the next slash, a file."""
     assert split_path(path) == (Reference.parse(reference), rest)
     assert str(split_path(path)[0]) == reference
 
@@ -187,7 +187,7 @@ def test_split_path(path: bytes, reference: str, rest: bytes | None) -> None:
     ],
 )
 def test_problem_is_named(path: bytes, problem: str) -> None:
-    """An address that is no reference is answered with what is missing or wrong in it.
+    """An invalid reference is refused with the missing or wrong part.
 
     Rows N02, N04.
     """
@@ -198,7 +198,7 @@ def test_problem_is_named(path: bytes, problem: str) -> None:
 
 @given(st.one_of(st.binary(), st.text("aZ0.:/@[]_-~é\0").map(str.encode)))
 def test_hostile_path(path: bytes) -> None:
-    """Any bytes are a reference and a path, or a `MalformedReference`."""
+    """Any bytes parse to a reference and a path, or raise `MalformedReference`."""
     try:
         reference, rest = split_path(path)
     except MalformedReference:
@@ -210,13 +210,13 @@ def test_hostile_path(path: bytes) -> None:
 @pytest.mark.parametrize("unit", ["a", "a-", "a.", "a/", "a_", "-", "_", ":", "@", "/", "[:", "0."])
 @pytest.mark.parametrize("frame", ["{}", "a.b/{}", "a.b/r:~{}", "a.b/r@{}", "a.b/{}!:1/x"])
 def test_long_input(unit: str, frame: str) -> None:
-    """A megabyte of anything is refused as quickly as it is read."""
+    """A megabyte of any text is refused in linear time."""
     with pytest.raises(MalformedReference):
         split_path(frame.format(unit * (1_000_000 // len(unit))).encode())
 
 
 def test_digest_form() -> None:
-    """The digest form of a reference names the content alone, without its tag."""
+    """The digest form of a reference has the digest and no tag."""
     digest = Digest.parse(SHA256)
     reference = Reference.parse("h.x/r:1").at(digest)
     assert str(reference) == f"h.x/r@{SHA256}"
