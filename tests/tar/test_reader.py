@@ -1,4 +1,4 @@
-"""The tar reader: what it reads, and what it refuses. Numbers of rows are those of the cases."""
+"""The tar reader: the streams that it reads or refuses. Rows are those of the cases."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ORDINARY = [
 
 
 def test_members_as_written() -> None:
-    """Every entry comes in order, with its fields, its place in the stream and its hash."""
+    """Entries come in order, with their fields, offset and hash."""
     stream = tar(ORDINARY)
     members = read(stream)
     assert [(m.seq, m.name, m.type, m.mode, m.mtime, m.link) for m in members] == [
@@ -77,14 +77,14 @@ def test_members_as_written() -> None:
 
 @given(st.integers(1, 3000))
 def test_pieces_of_any_size(step: int) -> None:
-    """How a stream is cut into pieces changes nothing of what is read."""
+    """The result does not depend on the size of the pieces."""
     stream = tar(ORDINARY)
     assert read(stream, step=step) == read(stream)
 
 
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_archives_of_another_writer(format_: int) -> None:
-    """Archives of Python's own writer are read the same in each of its formats."""
+    """Archives of Python's tarfile are read in each of its formats."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w", format=format_) as archive:
         for name in ("x", "d/" * 40 + "deep", "d/" * 60 + "deeper"):
@@ -103,7 +103,7 @@ def test_framing(stream: bytes, expected: list[bytes]) -> None:
 
 
 def test_star_prefix() -> None:
-    """L48: star's prefix ends before the times that star keeps in the same field."""
+    """L48: the prefix field of star ends before the times in the same field."""
     block = bytearray(header(b"s", prefix=b"p" * 131 + b"00000000000 00000000000 "))
     block[508:] = b"tar\0"
     block[148:156] = b"%06o\0 " % (sum(block[:148]) + 8 * 32 + sum(block[156:]))
@@ -111,7 +111,7 @@ def test_star_prefix() -> None:
 
 
 def test_signed_checksum() -> None:
-    """A checksum that was added up from signed bytes, as some tars of old did, is right."""
+    """A checksum over signed bytes, as some old tars write it, is accepted."""
     block = header(b"\xe9t\xe9")
     plain = block[:148] + b" " * 8 + block[156:]
     signed = sum(byte - 256 if byte > 127 else byte for byte in plain)
@@ -122,7 +122,7 @@ def test_signed_checksum() -> None:
     "extension", [header(b"text"), gnu_long(b"text") + header(b"?")], ids=["L40", "L41"]
 )
 def test_a_size_in_a_pax_header(extension: bytes) -> None:
-    """L40, L41: a size in a PAX header is that of the file, whatever stands in between."""
+    """L40, L41: a size in a PAX header is that of the file, also behind other headers."""
     stream = pax({b"size": b"%d" % len(MARKER)}) + extension + padded(MARKER) + END
     (member,) = read(stream)
     assert (member.name, body(stream, member)) == (b"text", MARKER)
@@ -144,7 +144,7 @@ def test_a_size_in_a_pax_header(extension: bytes) -> None:
 def test_of_several_extension_headers_the_last_counts(
     extensions: bytes, name: bytes, link: bytes
 ) -> None:
-    """L42: of headers that say the same the last counts, and global ones change nothing."""
+    """L42: the last of several equal headers counts, and global headers change nothing."""
     (member,) = read(extensions + header(b"name") + END)
     assert (member.name, member.link, member.size) == (name, link, 0)
 
@@ -165,34 +165,34 @@ def test_of_several_extension_headers_the_last_counts(
 def test_times_that_make_no_sense_are_left_out(
     mtime: int | bytes, records: dict[bytes, bytes], expected: int | None
 ) -> None:
-    """L28: a time that HTTP could not write is no time, and no reason to refuse a layer."""
+    """L28: a time that HTTP cannot express is dropped, and the layer is accepted."""
     (member,) = read(pax(records) + header(b"x", mtime=mtime) + END)
     assert member.mtime == expected
 
 
 @pytest.mark.parametrize("end", [512 + 600, 1200, 1536])
 def test_an_archive_without_its_end(end: int) -> None:
-    """L50: the zeros after the last file may be missing, in part or whole: some tools do that."""
+    """L50: the zeros after the last file may be missing, in part or whole."""
     (member,) = read(FILE[:end])
     assert member.size == 600
 
 
 @pytest.mark.parametrize(("stream", "problem"), REFUSED.values(), ids=REFUSED)
 def test_refused(stream: bytes, problem: str) -> None:
-    """A stream that breaks a rule of the format, or a bound, is refused with the reason."""
+    """A stream that breaks a rule of the format, or a limit, is refused with the reason."""
     with pytest.raises(BadLayer, match=problem):
         read(stream)
 
 
 @pytest.mark.parametrize("body", BAD_RECORDS)
 def test_pax_records_that_do_not_fit(body: bytes) -> None:
-    """L46: records must end where they say, with a newline, and have a key."""
+    """L46: a PAX record must end at its length with a newline, and have a key."""
     with pytest.raises(BadLayer, match="PAX record"):
         parse_pax(body)
 
 
 def test_pax_takes_linear_time() -> None:
-    """L46: a megabyte of PAX records takes no more than a moment."""
+    """L46: a megabyte of PAX records takes linear time."""
     records = record(b"k", b"v") * (2**20 // 6)
     before = time.process_time()
     parse_pax(records)
@@ -201,13 +201,13 @@ def test_pax_takes_linear_time() -> None:
 
 @pytest.mark.parametrize("stream", [b"", bytes(BLOCK), END, bytes(50 * BLOCK)])
 def test_empty_archives(stream: bytes) -> None:
-    """L49: nothing at all and nothing but zeros are archives without entries."""
+    """L49: an empty stream, or one of zeros only, is an archive without entries."""
     assert read(stream) == []
 
 
 @pytest.mark.parametrize("end", [b"", bytes(BLOCK), END, END + b"trailing" * 1000])
 def test_ends(end: bytes) -> None:
-    """L49: an archive ends with two blocks of zeros, one or none; what follows does not count."""
+    """L49: an archive ends with two blocks of zeros, one or none; the rest is ignored."""
     stream = FILE + end
     reader = TarReader(Limits())
     assert len(reader.feed(stream)) == 1
@@ -225,14 +225,14 @@ def test_ends(end: bytes) -> None:
     ],
 )
 def test_limits(limits: Limits, entries: list[Entry | bytes], problem: str) -> None:
-    """L52 to L55: a layer beyond a limit is refused at the header that goes beyond it."""
+    """L52 to L55: a layer beyond a limit is refused at the header that exceeds it."""
     with pytest.raises(BadLayer, match=problem):
         read(tar(entries), limits)
 
 
 @given(st.binary(max_size=2000), st.integers(0, 5000), st.binary(min_size=1, max_size=20))
 def test_arbitrary_streams(stream: bytes, at: int, patch: bytes) -> None:
-    """Whatever a stream holds, it is read or refused, and every body lies within it."""
+    """Any stream is read or refused, and every body lies within it."""
     good = tar(ORDINARY)
     patched = good[:at] + patch + good[at + len(patch) :]
     for each in (stream, padded(stream), patched):
