@@ -23,7 +23,7 @@ _HERE = Path(__file__).parent
 
 @attrs.frozen
 class Layer:
-    """A layer, and what a manifest says of it."""
+    """A layer, and its media type and annotations in a manifest."""
 
     blob: bytes = attrs.field(repr=False)
     media_type: str
@@ -31,26 +31,26 @@ class Layer:
 
     @classmethod
     def named(cls, name: str) -> Layer:
-        """The layer in a file of this directory."""
+        """Read a layer from a file of this directory."""
         said = json.loads((_HERE / "layers.json").read_text())[name]
         return cls((_HERE / name).read_bytes(), said["mediaType"], said["annotations"])
 
     @property
     def descriptor(self) -> Descriptor:
-        """What a manifest says of it."""
+        """Return the descriptor of the layer in a manifest."""
         digest = Digest.of(self.blob)
         return Descriptor(self.media_type, digest, len(self.blob), dict(self.annotations))
 
     @property
     def tar(self) -> bytes:
-        """The layer, decompressed."""
+        """Return the decompressed layer."""
         if self.blob.startswith(b"\x1f\x8b"):
             return gzip.decompress(self.blob)
         return zstd.decompress(self.blob)
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What its tar has, hard links included."""
+        """Return the files in the tar stream, hard links included."""
         with tarfile.open(fileobj=io.BytesIO(self.tar)) as archive:
             members = [each for each in archive if each.isreg() or each.islnk()]
             files = [(each.name, archive.extractfile(each)) for each in members]
@@ -58,12 +58,12 @@ class Layer:
 
     @property
     def image(self) -> MadeImage:
-        """An image of this layer alone."""
+        """Return an image of this layer alone."""
         return image_of(self)
 
 
 def image_of(*layers: Layer) -> MadeImage:
-    """An image of these layers, the lowest first."""
+    """Return an image of these layers, the lowest first."""
     descriptors, config = tuple(layer.descriptor for layer in layers), b"{}"
     content = json.dumps(
         {
@@ -96,7 +96,7 @@ Entry = dict[str, object]
 
 
 def retold(layer: Layer, change: Callable[[list[Entry]], object]) -> Layer:
-    """The layer with another table, of which the manifest says the digest all the same."""
+    """Change the table of a layer, with a matching digest in the annotations."""
     if not layer.media_type.endswith("zstd"):
         return _with_table(layer, _changed(_estargz_table(layer), change))
     start, length = position(layer)
@@ -105,7 +105,7 @@ def retold(layer: Layer, change: Callable[[list[Entry]], object]) -> Layer:
 
 
 def chunked(before: bytes, table: bytes) -> Layer:
-    """A zstd:chunked layer with these bytes in front of its table."""
+    """Return a zstd:chunked layer with these bytes before its table."""
     packed = zstd.compress(table)
     frame = b"\x50\x2a\x4d\x18" + len(packed).to_bytes(4, "little") + packed
     name = "io.github.containers.zstd-chunked.manifest-"
@@ -117,7 +117,7 @@ def chunked(before: bytes, table: bytes) -> Layer:
 
 
 def position(layer: Layer) -> tuple[int, int]:
-    """Where the table of a layer of one of the formats begins, and how long it is."""
+    """Return the offset and length of the table of a layer in either format."""
     if layer.media_type.endswith("zstd"):
         said = layer.annotations["io.github.containers.zstd-chunked.manifest-position"].split(":")
         return int(said[0]), int(said[1])
@@ -128,7 +128,7 @@ def position(layer: Layer) -> tuple[int, int]:
 
 
 def estargz(before: bytes, table: bytes, name: str = "stargz.index.json") -> Layer:
-    """An eStargz layer with these bytes in front of its table."""
+    """Return an eStargz layer with these bytes before its table."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         head = tarfile.TarInfo(name)
