@@ -1,1 +1,1 @@
-"""The whole of it: processes, promises, documents, benchmarks, the direction of imports."""
+"""Tests of the whole: processes, documents, benchmarks, and the direction of imports."""

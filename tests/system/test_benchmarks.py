@@ -1,4 +1,4 @@
-"""The benchmarks: that they ask what they say, see what is wrong, and count."""
+"""The benchmarks: their requests, their check of answers, and their figures."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_every_request_has_a_head_that_blobserve_takes(cell: Cell) -> None:
 
 
 def test_every_head_of_the_heads_differs() -> None:
-    """The case of different heads asks for one file with heads of which no two are the same."""
+    """The case of different heads requests one file with a different head each time."""
     asked = requests(Cell(CASES["heads"]), HOST, {})
     assert len(set(asked)) == len(asked) == CASES["heads"].heads
     assert len({request.split(b"\r\n")[0] for request in asked}) == 1
 
 
 def test_full_run_has_every_case_from_1_to_256_connections() -> None:
-    """All of it covers every case, both heads, with and without log, and the three loads."""
+    """A full run covers every case, both heads, with and without a log, and three loads."""
     cells = plan(list(CASES), is_quick=False)
     assert {cell.case.name for cell in cells} == set(CASES)
     assert {(cell.logs, cell.head) for cell in cells} >= {(True, "browser"), (False, "bare")}
@@ -65,7 +65,7 @@ def test_full_run_has_every_case_from_1_to_256_connections() -> None:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Peer]:
-    """Twisted alone, which knows no ranges."""
+    """Twisted's own server, which supports no ranges."""
     below = tmp_path / "tree" / ROOT[1:]
     below.mkdir(parents=True)
     for name, content in CONTENT.items():
@@ -76,12 +76,12 @@ def bare(tmp_path: Path) -> Iterator[Peer]:
 
 
 def asked_of(peer: Peer, case: Case, conditions: dict[str, str] | None = None) -> Sequence[bytes]:
-    """The requests of `case` for `peer`."""
+    """Return the requests of `case` for `peer`."""
     return requests(Cell(case), peer.host, conditions or {})
 
 
 def test_right_answers_pass(bare: Peer) -> None:
-    """A server that answers as it should passes the check, with 200 and with 304."""
+    """A server with correct answers passes the check, with 200 and with 304."""
     whole = asked_of(bare, CASES["hot"])
     check(bare.running.port, CASES["hot"], whole, CONTENT)
     again = asked_of(bare, CASES["304"], ask(bare.running.port, whole[0]).conditions)
@@ -90,33 +90,33 @@ def test_right_answers_pass(bare: Peer) -> None:
 
 @pytest.mark.parametrize("name", ["206", "304"])
 def test_wrong_statuses_do_not_pass(bare: Peer, name: str) -> None:
-    """A server that answers with the whole file where a part or nothing is due is found out."""
+    """A server that sends the whole file instead of a 206 or 304 fails the check."""
     with pytest.raises(Wrong, match="answered 200"):
         check(bare.running.port, CASES[name], asked_of(bare, CASES[name]), CONTENT)
 
 
 def test_wrong_bytes_do_not_pass(bare: Peer) -> None:
-    """A server that answers with the right length and one wrong byte is found out."""
+    """A server that sends the right length with one wrong byte fails the check."""
     expected = {**CONTENT, "2k.png": bytes(2_047) + b"!"}
     with pytest.raises(Wrong, match="wrong 2048 bytes"):
         check(bare.running.port, CASES["hot"], asked_of(bare, CASES["hot"]), expected)
 
 
 def test_missing_log_lines_are_seen(bare: Peer) -> None:
-    """A server whose log is much too short for what it served is found out."""
+    """A server that logs too few lines is detected."""
     check(bare.running.port, CASES["hot"], asked_of(bare, CASES["hot"]), CONTENT)
     assert bare.has_logged(1)
     assert not bare.has_logged(10_000)
 
 
 def test_a_date_asks_where_there_is_no_tag() -> None:
-    """A server that gives no entity tag is asked again with the date it gave."""
+    """The conditional request uses If-Modified-Since if the server sends no ETag."""
     answer = Answer(200, {"last-modified": "Sun, 13 Sep 2020 12:26:40 GMT"}, b"")
     assert answer.conditions == {"If-Modified-Since": "Sun, 13 Sep 2020 12:26:40 GMT"}
 
 
 def test_cpu_time_and_memory_of_children_count() -> None:
-    """What a server's child process uses is the server's."""
+    """The CPU time and memory of child processes count for a server."""
     spin = "import time\nkept = bytearray(64_000_000)\nwhile time.process_time() < 0.3: pass\n"
     child = f"{spin}print('spun', flush=True)\ninput()"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
@@ -124,14 +124,14 @@ def test_cpu_time_and_memory_of_children_count() -> None:
     with subprocess.Popen([sys.executable, "-c", parent], stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"spun\n"
-        # The kernel counts whole ticks; without the child it would be next to nothing.
+        # The kernel counts whole ticks; without the child the sum would be near zero.
         assert cpu_seconds(process.pid) >= 0.25
         assert peak_memory(process.pid) >= 64_000_000
         process.communicate(b"\n")
 
 
 def test_what_is_started_while_pinned_stays_on_its_core() -> None:
-    """A process that is started on one core has that core and no other."""
+    """A process that is started on one core may use that core alone."""
     before = os.sched_getaffinity(0)
     core = max(before)
     with pinned(core):
@@ -145,17 +145,17 @@ def test_what_is_started_while_pinned_stays_on_its_core() -> None:
 
 
 def samples(*cpus: float) -> list[Sample]:
-    """Rounds of 100 requests in a second, 2,000,000 bytes, at these costs."""
+    """Return rounds of 100 requests in one second with 2,000,000 bytes and these CPU times."""
     return [Sample(100, 1, 2_000_000, cpu) for cpu in cpus]
 
 
 def test_ratios_are_of_the_same_round() -> None:
-    """A ratio is the median of the ratios of each round, and not that of the medians."""
+    """A ratio is the median of the ratios of the rounds, not the ratio of the medians."""
     assert table.ratio([1, 2, 9], [1, 4, 3]) == 1.0
 
 
 def test_a_row_holds_cost_and_ratios() -> None:
-    """A row tells rate, cost per request and per GB, and how blobserve compares."""
+    """A row has the rate, the cost per request and per GB, and the ratios to blobserve."""
     measured = Measured(
         Cell(CASES["64k"]),
         {"blobserve": samples(0.5, 0.5, 0.5), "go": samples(0.25, 0.25, 1.0)},
@@ -169,7 +169,7 @@ def test_a_row_holds_cost_and_ratios() -> None:
 
 
 def test_latencies_of_a_busy_machine_are_in_doubt() -> None:
-    """A latency is marked when others had the server's core for long in most of the rounds."""
+    """A latency is marked if other processes took much of the server's core in most rounds."""
     quiet, busy = Latency(100, 900, lost=0.01), Latency(50, 300, lost=0.1)
     measured = Measured(
         Cell(CASES["hot"]),
@@ -183,7 +183,7 @@ def test_latencies_of_a_busy_machine_are_in_doubt() -> None:
 
 
 def test_waiting_for_a_core_is_seen() -> None:
-    """What a program could not do because another had its core is counted as waiting."""
+    """Time in which a runnable process waited for its core is counted."""
     spin = "import time\nwhile time.process_time() < 0.5: pass\nprint('spun', flush=True)\ninput()"
     pipe = subprocess.PIPE
     with pinned(max(os.sched_getaffinity(0))), ExitStack() as stack:
@@ -203,7 +203,7 @@ def test_waiting_for_a_core_is_seen() -> None:
 
 
 def test_a_server_that_cannot_hold_the_rate_has_no_latency() -> None:
-    """A server that the fixed rate is too much for has dashes in its row."""
+    """A server that cannot sustain the fixed rate has dashes in its row."""
     measured = Measured(
         Cell(CASES["hot"]),
         {"blobserve": samples(0.5), "twisted": samples(1.0)},
@@ -224,7 +224,7 @@ def cold() -> Iterator[ColdBench]:
 
 @pytest.mark.parametrize("case", ["upgrade", "entries", "ten"])
 def test_every_figure_of_a_cold_start_has_a_target(cold: ColdBench, case: str) -> None:
-    """A case runs against a real registry, and says of each figure what it should be at most."""
+    """A case runs against a real registry and gives a target for each figure."""
     figures = list(COLD_CASES[case](cold))
     assert figures
     for figure in figures:
@@ -234,13 +234,13 @@ def test_every_figure_of_a_cold_start_has_a_target(cold: ColdBench, case: str) -
 
 
 def test_what_is_not_here_is_said(cold: ColdBench) -> None:
-    """A rule that the server refuses is seen as such, and one that it takes is not."""
+    """The benchmark detects rules that the server under test does not support."""
     assert cold.takes({"workdir": "/srv"})
     assert not cold.takes({"nothing": "of the kind"})
 
 
 def test_slow_link_is_slow(cold: ColdBench) -> None:
-    """The slow link has no shorter round trip and no higher rate than it says."""
+    """The slow link has at least its stated round trip and at most its stated rate."""
     trip, rate = COLD_CASES["link"](cold)
     assert isinstance(trip, Figure)
     assert isinstance(rate, Figure)
@@ -250,7 +250,7 @@ def test_slow_link_is_slow(cold: ColdBench) -> None:
 
 @pytest.mark.parametrize("level", [0, 1])
 def test_layers_of_the_benchmark_are_tar_archives(tmp_path: Path, level: int) -> None:
-    """What is generated reads as gzip and tar do, has its files, and is the same each time."""
+    """Generated layers are valid gzip and tar, hold their files, and are reproducible."""
     make = [
         layers.gzipped(tmp_path / name, layers.large(50_000, 1_000), level) for name in ("a", "b")
     ]
@@ -262,7 +262,7 @@ def test_layers_of_the_benchmark_are_tar_archives(tmp_path: Path, level: int) ->
 
 
 def test_a_figure_beyond_its_target_is_told() -> None:
-    """The table says of each figure whether it is within its target, which it may just reach."""
+    """The table marks each figure as within its target, limit included, or beyond it."""
     assert "NOT MET" in Figure("case", 0.51, 0.5).line
     assert Figure("case", 0.5, 0.5).line.endswith("met")
     assert "met" not in Figure("case", 0.5).line.lower()

@@ -1,4 +1,4 @@
-"""What a browser makes of it: real pages out of real images, in Chromium."""
+"""Real pages from real images, in Chromium."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DIAGNOSED = """up.then(async (monaco) => {
 
 @pytest.fixture
 def monaco(tmp_path: Path) -> dict[str, bytes]:
-    """Every file of the editor as npm has it, and a page that boots it."""
+    """Return every file of the editor in its npm package, and a page that starts it."""
     packing = [program("npm"), "pack", "--silent", "--prefer-offline", MONACO]
     try:
         subprocess.run(packing, cwd=tmp_path, check=True, timeout=120)
@@ -60,7 +60,7 @@ def monaco(tmp_path: Path) -> dict[str, bytes]:
 
 
 def test_a_web_application_comes_up(docker_registry, serve, browser, monaco):
-    """The Monaco editor, some 1,500 files in one layer, runs in Chromium, workers included."""
+    """The Monaco editor, some 1,500 files in one layer, runs in Chromium with its workers."""
     docker_registry.push(Image.of(monaco), "team/monaco:v1")
     repository = f"{docker_registry.host}/team/monaco"
     server = serve({"repos": {repository: {}}, "timeout": "60s"})
@@ -72,7 +72,7 @@ def test_a_web_application_comes_up(docker_registry, serve, browser, monaco):
 
 
 def test_the_example_shows_its_own_etag(serve, browser):
-    """The example page opens, asks for one of its files, and is told 304 when it asks again."""
+    """The example page opens, and its repeated request for a file gets a 304."""
     source = {"source": f"oci:{ROOT}/etc/example"}
     server = serve({"repos": {"blobserve.example/site": source}})
     browser.open(f"{server.url}/blobserve.example/site:v1/")

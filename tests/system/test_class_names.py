@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "blobserve"
 
 USUAL = {"RefCounted", "Listing", "_Nothing", "NoCoding", "_Token"}
-"""Names that end as a participle does, and are none, or are the field's own."""
+"""Names that end like a participle but are none, or are terms of the field."""
 
 
 def classes(path: Path) -> list[str]:
@@ -32,7 +32,7 @@ def test_no_class_name_is_used_twice() -> None:
 
 
 def test_no_class_is_named_by_a_participle() -> None:
-    """A class is named by a noun; errors alone are named by what has happened."""
+    """A class is named by a noun; only errors may be named by a past participle."""
     participle = re.compile(r"(?:ed|ing|en)$")
     found = {
         name

@@ -1,4 +1,4 @@
-"""The count of what a cold request passes through."""
+"""The count of the code that a cold request passes through."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.parts.server import ROOT
 
 
 def test_the_count_adds_up() -> None:
-    """The count has files of each floor of the house, each with its functions, and their sums."""
+    """The count lists the files of each layer of the code, with their functions and sums."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.cold_path", "--list"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The links of all pages lead somewhere, and pages and project files are complete."""
+"""Links in all pages resolve, and pages and project files are complete."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def links(page: Path) -> Iterator[str]:
-    """Yield the targets of the links of a page, code left out."""
+    """Yield the targets of the links of a page, without those in code."""
     text = _FENCE.sub("", (ROOT / page).read_text("utf-8"))
     for found in _LINK.finditer(re.sub(r"`[^`\n]*`(?!\])", "", text)):
         if not re.match(r"[a-z]+:", found[1]):
@@ -41,13 +41,13 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_there_are_pages() -> None:
-    """The pages that are looked at include the README and the reference."""
+    """The pages under test include the README and the reference."""
     assert {Path("README.md"), Path("docs/reference/urls.md")} <= set(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_links_resolve(page: Path) -> None:
-    """Each relative link of a page leads to a file of the tree, and to a heading of it."""
+    """Each relative link of a page leads to a file and, if it has an anchor, to a heading there."""
     for link in links(page):
         name, _, anchor = link.partition("#")
         target = (ROOT / page).parent / name if name else ROOT / page
@@ -111,7 +111,7 @@ def test_every_metric_has_its_row() -> None:
 
 
 def test_every_status_has_its_row() -> None:
-    """The page on responses has every status that an error can become."""
+    """The page on responses has every status of an error."""
     page = (REFERENCE / "responses.md").read_text()
     table = page[: page.index("### Try again")]
     text = "\n".join(path.read_text() for path in (ROOT / "blobserve" / "web").rglob("*status.py"))
@@ -138,7 +138,7 @@ def test_hosted_ci_runs_the_checks() -> None:
 
 
 def test_hooks_are_pinned() -> None:
-    """Each hook for commits is local, and names the exact version of all that it installs."""
+    """Each commit hook is local, and pins the exact version of each package it installs."""
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     assert {repo["repo"] for repo in config["repos"]} == {"local"}
     hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
@@ -152,7 +152,7 @@ def test_hooks_are_pinned() -> None:
     "page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"], ids=str
 )
 def test_named_files_exist(page: str) -> None:
-    """Each file or folder of the code that a page for contributors names is there."""
+    """Each file or folder that a page for contributors names exists."""
     text = _FENCE.sub("", (ROOT / page).read_text())
     named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+(?:\.py|/))`", text)) - {"toc/"}
     places = (ROOT, ROOT / "blobserve")
@@ -161,7 +161,7 @@ def test_named_files_exist(page: str) -> None:
 
 
 def test_terms_are_in_the_code() -> None:
-    """Each class that the glossary gives for a term exists, and there are 25 to 40 terms."""
+    """Each class that the glossary names for a term exists, and there are 25 to 40 terms."""
     page = (ROOT / "docs" / "glossary.md").read_text()
     code = "\n".join(path.read_text() for path in (ROOT / "blobserve").rglob("*.py"))
     classes = set(re.findall(r"`([A-Z][A-Za-z]+)`", page)) - {"READY"}
@@ -170,7 +170,7 @@ def test_terms_are_in_the_code() -> None:
 
 
 def test_slow_files_exist() -> None:
-    """Each file that `make fast` leaves out is there under this name."""
+    """Each file that `make fast` leaves out exists."""
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
     [slow] = re.findall(r"^slow_files := (.+)$", makefile, re.MULTILINE)
     present = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}

@@ -28,7 +28,7 @@ PAGE = "/blobserve.example/site:v1/"
 
 
 def configured(location: Path, **rules: object) -> dict[str, Any]:
-    """A configuration that serves the example image."""
+    """Return a configuration that serves the example image."""
     rules = {"source": f"oci:{EXAMPLE}", **rules}
     own = {
         "repos": {"blobserve.example/site": rules},
@@ -40,7 +40,7 @@ def configured(location: Path, **rules: object) -> dict[str, Any]:
 
 @asynccontextmanager
 async def started(*services: Blobserve) -> AsyncIterator[Resource]:
-    """Start services, and stop them at the end; they are mounted below /0, /1 and so on."""
+    """Start services, mounted below /0, /1 and so on, and stop them at the end."""
     parent, root = MultiService(), Resource()
     for number, service in enumerate(services):
         service.setServiceParent(parent)
@@ -54,7 +54,7 @@ async def started(*services: Blobserve) -> AsyncIterator[Resource]:
 
 
 async def fetch(root: IResource, path: str) -> tuple[int, bytes]:
-    """Status and body of one request to a resource on a server of the application's own."""
+    """Request a path from a resource on the application's own server; return status and body."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     port = reactor.listenTCP(0, Site(root), interface="127.0.0.1")  # type: ignore[attr-defined]
@@ -67,14 +67,14 @@ async def fetch(root: IResource, path: str) -> tuple[int, bytes]:
 
 
 def service(config: Mapping[str, Any] | Config | str | Path) -> Blobserve:
-    """A service on the reactor that the tests run on."""
+    """Return a service on the reactor of the tests."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     return Blobserve(reactor, config)
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    """The example of the documentation serves the example image, and ends when told to."""
+    """The example of the documentation serves the example image, and ends on SIGTERM."""
     process = subprocess.Popen(
         [sys.executable, ROOT / "docs" / "embedding.py", tmp_path / "cache", "0"],
         cwd=ROOT,
@@ -97,7 +97,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 @within(60)
 async def test_two_services_in_one_process(tmp_path: Path) -> None:
-    """Several services live in one process, each with its blob space, mounted where one likes."""
+    """Several services work in one process, each with its blob space and at its own path."""
     one = service(configured(tmp_path / "one"))
     other = service(configured(tmp_path / "other", workdir="/docs"))
     async with started(one, other) as root:
@@ -110,7 +110,7 @@ async def test_two_services_in_one_process(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_service_and_a_resource(tmp_path: Path) -> None:
-    """An application sees an IService and an IResource, and no port that it did not ask for."""
+    """A service is an IService, its resource an IResource, and it opens no port by default."""
     embedded = service(configured(tmp_path / "cache"))
     assert IService.providedBy(embedded)
     assert IResource.providedBy(embedded.resource)
@@ -121,7 +121,7 @@ async def test_a_service_and_a_resource(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_configuration_in_every_form(tmp_path: Path) -> None:
-    """A mapping, a path and a Config configure alike."""
+    """A mapping, a path and a Config give the same configuration."""
     mapping = configured(tmp_path / "cache")
     path = tmp_path / "b.yaml"
     path.write_text(
@@ -134,14 +134,14 @@ async def test_a_configuration_in_every_form(tmp_path: Path) -> None:
 
 
 def test_a_wrong_configuration_is_an_error_at_once() -> None:
-    """A configuration that cannot be used raises before anything is started."""
+    """An unusable configuration is an error before anything starts."""
     with pytest.raises(ConfigError, match="nearest known one is repos"):
         service({"blobserve": {"repo": {}}})
 
 
 @within(60)
 async def test_what_prevents_a_start_reaches_the_application(tmp_path: Path) -> None:
-    """A blob space that another service owns fails `when_started`, for everyone who waits."""
+    """A blob space in use fails `when_started` for every waiter."""
     owner = service(configured(tmp_path / "cache"))
     second = service(configured(tmp_path / "cache"))
     async with started(owner) as root:
@@ -155,14 +155,14 @@ async def test_what_prevents_a_start_reaches_the_application(tmp_path: Path) -> 
 
 @within(60)
 async def test_stopping_a_service_that_was_never_started(tmp_path: Path) -> None:
-    """A service that was not started can be stopped, and leaves nothing on the disk."""
+    """A service that was never started can be stopped, and leaves nothing on the disk."""
     await service(configured(tmp_path / "cache")).stopService()
     assert not (tmp_path / "cache").exists()
 
 
 @within(60)
 async def test_a_location_may_be_used_again(tmp_path: Path) -> None:
-    """When a service has stopped, another may take over its blob space, and what is in it."""
+    """After a service has stopped another one may use its blob space and the layers in it."""
     for _ in range(2):
         async with started(service(configured(tmp_path / "cache"))) as root:
             assert (await fetch(root, "/0" + PAGE))[0] == 200
@@ -170,7 +170,7 @@ async def test_a_location_may_be_used_again(tmp_path: Path) -> None:
 
 @within(60)
 async def test_requests_after_the_end(tmp_path: Path) -> None:
-    """A resource whose service has stopped answers 503."""
+    """A resource of a stopped service answers 503."""
     embedded = service(configured(tmp_path / "cache"))
     async with started(embedded) as root:
         pass
@@ -180,7 +180,7 @@ async def test_requests_after_the_end(tmp_path: Path) -> None:
 
 @within(60)
 async def test_waiting_for_a_start_may_be_given_up(tmp_path: Path) -> None:
-    """Whoever cancels a wait for the start cancels that wait alone."""
+    """Cancelling a wait for the start cancels that wait alone."""
     embedded = service(configured(tmp_path / "cache"))
     given_up: Deferred[None] = embedded.when_started()
     given_up.addErrback(lambda _: None)

@@ -1,4 +1,4 @@
-"""The whole system: a server process, real registries, and every byte compared."""
+"""The whole system: a server process and real registries, with every byte compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.parts.umoci import umoci_layout, umoci_repacked
 
 
 def made_tree(seed: int = 1) -> dict[str, bytes]:
-    """Some 400 files of every size around a block and a chunk, with names that need care."""
+    """Return some 400 files around the sizes of blocks and chunks, with difficult names."""
     chance = random.Random(seed)
     sizes = [0, 1, 511, 512, 513, 65_536, 262_143, 262_144, 262_145, 1_000_003]
     files = {
@@ -52,12 +52,12 @@ def compare(server: Server, base: str, files: dict[str, bytes]) -> None:
 
 
 def allowing(registry: DockerRegistry, **rules: object) -> dict[str, object]:
-    """A configuration that serves all of `registry`, given ample time."""
+    """Return a configuration that serves all of `registry`, with a long timeout."""
     return {"timeout": "60s", "repos": {f"{registry.host}/*": rules}}
 
 
 def docker_auth(directory: Path, registry: DockerRegistry) -> dict[str, object]:
-    """What names a file with the registry's user, as `docker login` leaves it."""
+    """Return a configuration with a login for the registry, as `docker login` writes it."""
     name, _, password = str(registry.user).partition(":")
     login = directory / "auth.json"
     login.write_text(
@@ -67,12 +67,12 @@ def docker_auth(directory: Path, registry: DockerRegistry) -> dict[str, object]:
 
 
 def gets(requests: list[Requested], part: str) -> list[int]:
-    """The statuses of the GETs whose target has `part` in it."""
+    """Return the statuses of GET requests with `part` in their target."""
     return [each.status for each in requests if each.method == "GET" and part in each.target]
 
 
 def test_every_file_is_served_byte_for_byte(docker_registry, serve):
-    """All files come out of a registry as they were packed: pulled, cached, and with it gone."""
+    """All files are served byte for byte: during a pull, from the cache, and without a registry."""
     files = made_tree()
     docker_registry.push(Image.of(files), "team/site:v1")
     server = serve(allowing(docker_registry))
@@ -89,7 +89,7 @@ def test_every_file_is_served_byte_for_byte(docker_registry, serve):
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
 def test_every_compression_of_an_index_is_served(docker_registry, serve, compression):
-    """The image of the configured platform is found in an index, however it is compressed."""
+    """The image of the configured platform in an index is served, with any compression."""
     files = {name: made_tree()[name] for name in ("index.html", "sizes/1000003.bin")}
     index = Index(
         (
@@ -104,7 +104,7 @@ def test_every_compression_of_an_index_is_served(docker_registry, serve, compres
 
 
 def test_docker_images_and_links_are_served(docker_registry, serve):
-    """An image in Docker's media types is served, its links resolved inside it."""
+    """An image with Docker's media types is served, and its links resolve inside it."""
     files = {"app/main.js": b"run()", "current": Link("app"), "host": Link("/etc/passwd")}
     docker_registry.put(Image.of(files, docker=True), "team/site:v1")
     server = serve(allowing(docker_registry))
@@ -116,7 +116,7 @@ def test_docker_images_and_links_are_served(docker_registry, serve):
 def test_an_image_made_by_umoci_is_served_from_its_first_layer(
     docker_registry, part_directory, serve
 ):
-    """Of an image by umoci the first layer is served below its workdir, later ones are not."""
+    """The first layer of an image by umoci is served below its workdir, later layers are not."""
     files, layout_directory = made_tree(2), part_directory()
     files["zzz"] = b"umoci leaves out what fills the last block of the last file"
     layout = umoci_layout(layout_directory, ("/ide", files), ("/ide", {"index.html": b"later"}))
@@ -126,7 +126,7 @@ def test_an_image_made_by_umoci_is_served_from_its_first_layer(
 
 
 def test_an_image_made_by_umoci_is_served_whole(docker_registry, part_directory, serve):
-    """Of an image by umoci all layers are served as one tree, also with its registry gone."""
+    """All layers of an image by umoci are served as one tree, also without its registry."""
     files, layout_directory = made_tree(2), part_directory()
     files["zzz"] = b"umoci leaves out what fills the last block of the last file"
     later = {"index.html": b"later", "new/page.html": b"new", "zzz": b"the same"}
@@ -142,7 +142,7 @@ def test_an_image_made_by_umoci_is_served_whole(docker_registry, part_directory,
 
 
 def test_what_umoci_removes_is_not_served(docker_registry, part_directory, serve):
-    """What a later layer by umoci removes or replaces is served as umoci unpacks it."""
+    """A file that a later layer of umoci removes or replaces is served as umoci unpacks it."""
     directory = part_directory()
     layout = umoci_layout(directory, ("/", {"a": b"1", "d/x": b"x", "d/y": b"y", "e/z": b"z"}))
     repacked = {"new": b"n", "d/y": b"changed"}
@@ -157,7 +157,7 @@ def test_what_umoci_removes_is_not_served(docker_registry, part_directory, serve
 
 @pytest.mark.usefixtures("many_files")
 def test_a_thousand_requests_for_a_cold_image_are_one_pull(docker_registry, serve):
-    """1,000 concurrent requests cause one look-up of the manifest and one layer download."""
+    """1,000 concurrent requests for a cold image cause one manifest look-up and one download."""
     files = made_tree()
     image = Image.of(files)
     docker_registry.push(image, "team/site:v1")
@@ -180,7 +180,7 @@ def test_a_thousand_requests_for_a_cold_image_are_one_pull(docker_registry, serv
 
 
 def test_a_registry_with_a_password(htpasswd_registry, serve, tmp_path):
-    """An image behind htpasswd is served with the password, and 502 without."""
+    """An image behind a password is served with the right one, and is a 502 without."""
     files = {"index.html": b"behind a password"}
     htpasswd_registry.push(Image.of(files), "team/site:v1")
     base = f"{htpasswd_registry.host}/team/site:v1"
@@ -195,7 +195,7 @@ def test_a_registry_with_a_password(htpasswd_registry, serve, tmp_path):
 
 
 def test_a_redirect_to_a_cdn_carries_no_credentials(cdn_registry, cdn, serve, tmp_path):
-    """A layer is fetched from the CDN the registry redirects to, which never sees the password."""
+    """A layer is fetched from the CDN of a registry, which never gets the password."""
     image = Image.of({"index.html": b"from the CDN"})
     cdn_registry.push(image, "team/site:v1")
     pushed = len(cdn.requests())
@@ -210,7 +210,7 @@ def test_a_redirect_to_a_cdn_carries_no_credentials(cdn_registry, cdn, serve, tm
 
 
 def test_a_redirect_to_an_unnamed_private_address_is_refused(cdn_registry, cdn, serve, tmp_path):
-    """A redirect to loopback is not followed unless `allowHosts` names it; the error says so."""
+    """A redirect to loopback needs an entry in `allowHosts`, which the error names."""
     cdn_registry.push(Image.of({"index.html": b"x"}), "team/site:v1")
     pushed = len(cdn.requests())
     server = serve(allowing(cdn_registry), docker_auth(tmp_path, cdn_registry))
@@ -224,7 +224,7 @@ def test_a_redirect_to_an_unnamed_private_address_is_refused(cdn_registry, cdn, 
 def test_a_token_is_used_for_its_own_repository_alone(
     token_registry, token_endpoint, serve, tmp_path
 ):
-    """Each of two repositories is pulled by one token of its own scope, never by the other's."""
+    """Two repositories are pulled with one token each, of their own scope."""
     for name in ("one", "two"):
         token_registry.push(Image.of({"index.html": name.encode()}), f"team/{name}:v1")
     token_endpoint.requests.clear()
@@ -248,7 +248,7 @@ def test_the_example_is_what_it_was_made_from(serve):
 
 
 def test_a_layer_that_is_no_tar_leaves_the_rest_served(docker_registry, serve):
-    """An image that cannot be served is 502 in our words; its neighbour is served on."""
+    """An image with an invalid layer gets a 502 with our message; other images are served."""
     docker_registry.push(Image.of({"index.html": b"fine"}), "team/site:v1")
     docker_registry.put(Image((Layer.of_tar(b"no tar" * 1000),)), "team/broken:v1")
     server = serve(allowing(docker_registry))
@@ -257,7 +257,7 @@ def test_a_layer_that_is_no_tar_leaves_the_rest_served(docker_registry, serve):
 
 
 def test_a_layer_that_changed_in_the_registry_is_not_served(docker_registry, serve):
-    """A layer whose bytes do not match its digest is 502, and nothing of it is kept."""
+    """A layer that does not match its digest gets a 502 and is not kept."""
     image = Image.of(made_tree())
     docker_registry.push(image, "team/site:v1")
     stored = docker_registry.blob_file(image.layers[0].digest)

@@ -1,4 +1,4 @@
-"""Processes that start the service and never stop it: they end all the same."""
+"""Processes that start the service and never stop it still end."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ begun.wait()
 
 @pytest.mark.parametrize("way", ENDS)
 def test_a_process_that_never_stops_the_service(tmp_path: Path, way: str) -> None:
-    """A process in which the service still runs ends within seconds, with its own exit code."""
+    """A process that ends while the service runs does so within seconds, with its exit code."""
     config = {
         "blobserve": {
             "listen": "tcp:0:interface=127.0.0.1",

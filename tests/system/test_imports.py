@@ -1,4 +1,4 @@
-"""The direction of imports, by folder, and that no import installs a reactor."""
+"""The direction of imports by folder; and no import installs a reactor."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ ORDER: dict[str, tuple[str, ...]] = {
     "blobserve.store.lazy": ("toc", "*"),
     "blobserve.web": ("http", "content", "server", "health resource", "site"),
 }
-"""What a folder holds, the lowest first; those on one line do not import each other."""
+"""The parts of each folder, the lowest first; parts of one line do not import each other."""
 
 PURE = ("names", "tar", "store.index", "store.extract", "store.lazy.toc")
-"""Folders that know no Twisted, nor import anything that does."""
+"""Folders that import no Twisted, directly or indirectly."""
 
 
 def imports(module: str) -> Iterator[tuple[str, int, bool]]:
-    """Yield what a module imports: the module, the line, and whether at module level."""
+    """Yield each module that a module imports, with the line, and if it is at module level."""
     tree = ast.parse(MODULES[module].read_text())
     inside = {
         id(node)
@@ -83,7 +83,7 @@ def imports(module: str) -> Iterator[tuple[str, int, bool]]:
 
 
 def rank(folder: str, name: str) -> int:
-    """Return how high the part `name` of a folder stands; a part without a place is an error."""
+    """Return the position of the part `name` in its folder; a part without one is an error."""
     for number, line in enumerate(ORDER[folder]):
         if name in line.split():
             return number
@@ -92,7 +92,7 @@ def rank(folder: str, name: str) -> int:
 
 
 def meeting(module: str, imported: str) -> tuple[str, str, str]:
-    """Return the innermost folder that holds both, and the part of it that each is in."""
+    """Return the innermost folder that holds both, and their parts of it."""
     ours, theirs = module.split("."), imported.split(".")
     shared = 0
     while shared < min(len(ours), len(theirs)) and ours[shared] == theirs[shared]:
@@ -103,7 +103,7 @@ def meeting(module: str, imported: str) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize("folder", ORDER)
 def test_everything_has_a_place(folder: str) -> None:
-    """Each part of a folder with an order has its place in it, and nothing else has one."""
+    """Each part of an ordered folder has a position, and each position has a part."""
     below = {name[len(folder) + 1 :].split(".")[0] for name in MODULES if name.startswith(folder)}
     parts = below - {""}
     for name in parts:
@@ -113,7 +113,7 @@ def test_everything_has_a_place(folder: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module: str) -> None:
-    """Every module imports from its own folder and from lower ones, and nothing from above."""
+    """Modules import from their own folder and lower ones, never from above."""
     for name, line, _ in imports(module):
         if name.split(".")[0] != "blobserve":
             continue
@@ -127,7 +127,7 @@ def test_imports_point_down(module: str) -> None:
 
 
 def importers(package: str) -> dict[str, bool]:
-    """Return the modules that import a package, and whether all of them do so inside functions."""
+    """Return the modules that import a package; the value is true if all do so in functions."""
     return {
         module: not any(at_top for name, _, at_top in imports(module) if name == package)
         for module in MODULES
@@ -136,7 +136,7 @@ def importers(package: str) -> dict[str, bool]:
 
 
 def test_each_library_has_its_home() -> None:
-    """Klein is known inside one function, treq in one module, SQLite in the store alone."""
+    """Klein is imported inside one function, treq in one module, SQLite only in the store."""
     assert list(importers("klein").values()) == [True]
     assert len(importers("treq")) == 1
     assert {module.split(".")[1] for module in importers("sqlite3")} == {"store"}
@@ -144,7 +144,7 @@ def test_each_library_has_its_home() -> None:
 
 @pytest.mark.parametrize("folder", PURE)
 def test_pure_folders_know_no_twisted(folder: str) -> None:
-    """Importing all of a pure folder imports no Twisted."""
+    """Importing all modules of a pure folder imports no Twisted."""
     modules = [name for name in MODULES if f"{name}.".startswith(f"blobserve.{folder}.")]
     assert len(modules) > 1
     program = (
@@ -155,7 +155,7 @@ def test_pure_folders_know_no_twisted(folder: str) -> None:
 
 
 def test_only_the_web_knows_http_servers() -> None:
-    """Nothing below the web imports an HTTP server."""
+    """No module below the web imports an HTTP server."""
     web = rank("blobserve", "web")
     for package in ("twisted.web.server", "twisted.web.resource", "klein"):
         for module in set(importers(package)) - {"blobserve"}:
@@ -173,7 +173,7 @@ def test_importing_installs_no_reactor(module: str) -> None:
 
 
 def test_the_public_names_install_no_reactor() -> None:
-    """The names that an embedding application imports from the package leave the reactor alone."""
+    """The names that the package exports to applications install no reactor."""
     program = (
         "import sys, blobserve;"
         "[getattr(blobserve, name) for name in blobserve.__all__];"
@@ -183,7 +183,7 @@ def test_the_public_names_install_no_reactor() -> None:
 
 
 def test_names_that_the_package_does_not_have() -> None:
-    """A name that the package does not export is an AttributeError, as anywhere."""
+    """A name that the package does not export is an AttributeError."""
     import blobserve
 
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

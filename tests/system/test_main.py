@@ -1,4 +1,4 @@
-"""`python -m blobserve` does what `twist blobserve` does, in a process of its own."""
+"""`python -m blobserve` does the same as `twist blobserve`, in its own process."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def run(command: tuple[str, ...], *arguments: str) -> tuple[int, str, str]:
     ],
 )
 def test_it_says_and_ends_as_twist_does(arguments: tuple[str, ...], code: int) -> None:
-    """A run that serves nothing prints the same and ends with the same code."""
+    """A run that serves nothing has the same output and exit code."""
     by_module, by_twist = run(MODULE, *arguments), run(TWIST, *arguments)
     assert by_module == by_twist
     assert by_module[0] == code
 
 
 def test_help_names_the_options() -> None:
-    """`--help` shows the options of blobserve, and no list of Twisted's plugins."""
+    """`--help` shows the options of blobserve, without a list of Twisted's plugins."""
     code, output, _ = run(MODULE, "--help")
     assert code == 0
     assert "--config=" in output
@@ -62,7 +62,7 @@ def test_help_names_the_options() -> None:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A server that `python -m blobserve` has started, and its port."""
+    """Start a server by `python -m blobserve`; return it and its port."""
     port, output = free_port(), tmp_path / "output"
     config = tmp_path / "b.yaml"
     config.write_text(
@@ -88,7 +88,7 @@ def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 
 def test_it_serves_and_drains(started: tuple[subprocess.Popen[bytes], int]) -> None:
-    """The server answers with a page of the example image, and ends by the signal, as twist."""
+    """The server serves a page of the example image, and a signal ends it as it ends twist."""
     process, port = started
     url = f"http://127.0.0.1:{port}/blobserve.example/site:v1/"
     with urllib.request.urlopen(url, timeout=30) as answer:

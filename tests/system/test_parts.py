@@ -1,4 +1,4 @@
-"""The real parts themselves: that they ask, redirect and log as the other tests rely on."""
+"""The real parts: their requests, redirects and logs are as the other tests rely on."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def test_registry_keeps_the_digest_of_what_skopeo_pushes(docker_registry, compre
 
 
 def test_docker_images_are_put(docker_registry):
-    """An image in Docker's media types, which skopeo will not read from a layout, can be put."""
+    """An image with Docker's media types, which skopeo rejects in a layout, can be uploaded."""
     image = Image.of(FILES, docker=True)
     docker_registry.put(image, "team/site:v1")
     assert docker_registry.blob_file(image.digest).read_bytes() == image.manifest
 
 
 def test_index_is_pushed_with_every_platform(docker_registry):
-    """An index comes with the images of all its platforms."""
+    """An index is pushed with the images of all its platforms."""
     images = tuple(
         Image.of({"index.html": name.encode()}, platform=name)
         for name in ("linux/amd64", "linux/arm64", "linux/arm/v7")
@@ -39,7 +39,7 @@ def test_index_is_pushed_with_every_platform(docker_registry):
 
 
 def test_a_malformed_layer_can_be_put_by_hand(docker_registry):
-    """A layer that is no tar at all reaches the registry, where skopeo is not asked."""
+    """A layer that is not a tar archive can be uploaded without skopeo."""
     image = Image((Layer.of_tar(b"no tar"),))
     docker_registry.put(image, "team/site:v1")
     assert docker_registry.blob_file(image.layers[0].digest).read_bytes() == image.layers[0].blob
@@ -65,7 +65,7 @@ def test_cdn_registry_sends_blobs_elsewhere(cdn_registry, cdn, tmp_path):
 
 
 def test_token_registry_believes_signed_tokens_alone(token_registry, token_endpoint):
-    """A push goes by a token for the repository's own scope."""
+    """A push uses a token with the scope of the repository, and a wrong login fails."""
     token_registry.push(Image.of(FILES), "team/site:v1")
     scopes = {scope for request in token_endpoint.requests for scope in request.scopes}
     assert scopes == {"repository:team/site:pull,push"}
@@ -76,7 +76,7 @@ def test_token_registry_believes_signed_tokens_alone(token_registry, token_endpo
 
 
 def test_registry_takes_what_umoci_makes(docker_registry, part_directory):
-    """An image made by umoci, of two layers, can be pushed."""
+    """An image of two layers by umoci can be pushed."""
     layout = umoci_layout(part_directory(), ("/ide", {"a/b.js": b"1"}), ("/bin", {"server": b"2"}))
     docker_registry.copy(f"oci:{layout}:made", "team/site:v1")
     docker_registry.pull("team/site:v1", docker_registry.directory / "pulled")
@@ -85,7 +85,7 @@ def test_registry_takes_what_umoci_makes(docker_registry, part_directory):
 
 
 def test_layouts_are_the_same_bytes_each_time(tmp_path):
-    """Two layouts of the same files do not differ in a byte."""
+    """Two layouts of the same files are identical."""
     one, two = (write_layout(tmp_path / name, {"v1": Image.of(FILES)}) for name in ("one", "two"))
     listed = [sorted(p.relative_to(d) for p in d.rglob("*")) for d in (one, two)]
     assert listed[0] == listed[1]

@@ -1,4 +1,4 @@
-"""`twist blobserve` as operators meet it: a process, its words, its signals, its end."""
+"""`twist blobserve` for operators: its process, messages, signals and end."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def configured(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def eventually(is_true: Callable[[], bool]) -> bool:
-    """Whether something becomes true within a bounded time."""
+    """Return whether a condition becomes true within a bounded time."""
     for _ in range(200):
         if is_true():
             return True
-        time.sleep(0.05)  # another process is waited for, there is no clock to advance
+        time.sleep(0.05)  # the test waits for another process, and has no clock to advance
     return False
 
 
@@ -75,7 +75,7 @@ def eventually(is_true: Callable[[], bool]) -> bool:
 
 
 def test_help() -> None:
-    """`twist blobserve --help` answers, and names the options."""
+    """`twist blobserve --help` lists the options."""
     done = twist("blobserve", "--help")
     assert done.returncode == 0
     assert "--config=" in done.stdout
@@ -83,14 +83,14 @@ def test_help() -> None:
 
 
 def test_a_configuration_must_be_named() -> None:
-    """Without --config it is said that it is missing."""
+    """A start without --config fails with a message."""
     done = twist("blobserve")
     assert done.returncode != 0
     assert "--config FILE" in done.stderr
 
 
 def test_check_of_a_valid_configuration() -> None:
-    """--check of the shipped configuration says that it is valid and ends with 0."""
+    """--check of the shipped configuration reports it as valid and exits with 0."""
     done = twist("blobserve", "--config", ROOT / "etc" / "blobserve.yaml", "--check")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{ROOT}/etc/blobserve.yaml: valid\n"
@@ -112,7 +112,7 @@ def test_check_shows_warnings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("check", [["--check"], []])
 def test_a_bad_configuration(configured: Callable[[str], Path], check: list[str]) -> None:
-    """A bad configuration ends the start with 1, every problem on a line and no traceback."""
+    """A bad configuration ends the start with 1, a line for each problem and no traceback."""
     path = configured("blobserve:\n  prot: 1\n  timeout: 1\n")
     done = twist("blobserve", "--config", path, *check)
     assert (done.returncode, done.stdout) == (1, "")
@@ -123,11 +123,11 @@ def test_a_bad_configuration(configured: Callable[[str], Path], check: list[str]
     ]
 
 
-# --- What prevents a start ------------------------------------------------------------------------
+# --- Errors at the start --------------------------------------------------------------------------
 
 
 def refused(path: Path) -> str:
-    """What a start that fails prints; it ends with 1, without a traceback."""
+    """Return the errors of a start that fails with 1 and without a traceback."""
     done = twist("blobserve", "--config", path)
     assert done.returncode == 1, done
     assert "Traceback" not in done.stderr
@@ -137,7 +137,7 @@ def refused(path: Path) -> str:
 
 @pytest.mark.parametrize("key", ["listen", "prometheusAddr", "readinessProbeAddr"])
 def test_a_port_in_use(configured: Callable[[str], Path], tmp_path: Path, key: str) -> None:
-    """A port that is in use ends the start, naming the port."""
+    """A port in use ends the start, and the error names the port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         listen, line = "tcp:0:interface=127.0.0.1", f"{key}: 127.0.0.1:{port}"
@@ -153,7 +153,7 @@ def test_a_port_in_use(configured: Callable[[str], Path], tmp_path: Path, key: s
 def test_a_blob_space_that_is_not_writable(
     configured: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A location where nothing can be written ends the start, naming the location."""
+    """A location that is not writable ends the start, and the error names it."""
     (tmp_path / "file").touch()
     path = configured(
         f"blobserve: {{listen: 'tcp:0:interface=127.0.0.1',"
@@ -163,7 +163,7 @@ def test_a_blob_space_that_is_not_writable(
 
 
 def test_a_blob_space_that_is_owned(serve: Callable[..., Server]) -> None:
-    """A blob space that another process owns ends the start, and its owner goes on."""
+    """A blob space of another process ends the start, and that process goes on."""
     owner = serve(SERVED)
     path = owner.directory / "second.yaml"
     path.write_text(
@@ -177,7 +177,7 @@ def test_a_blob_space_that_is_owned(serve: Callable[..., Server]) -> None:
 def test_an_access_log_that_cannot_be_written(
     configured: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """An access log that cannot be opened ends the start, naming the file."""
+    """An access log that cannot be opened ends the start, and the error names the file."""
     path = configured(
         f"blobserve: {{listen: 'tcp:0:interface=127.0.0.1',"
         f" blobSpace: {{location: {tmp_path}/c}}}}\naccessLog: {{file: /proc/none/a.log}}"
@@ -189,7 +189,7 @@ def test_an_access_log_that_cannot_be_written(
 
 
 def test_what_is_printed(serve: Callable[..., Server]) -> None:
-    """The start prints where it listens and a page that opens; the log is text."""
+    """A start prints its address and a page that opens; the log is text."""
     rules = {"source": f"oci:{EXAMPLE}", "prePull": ["v1"]}
     server = serve({**SERVED, "repos": {REPOSITORY: rules}})
     assert eventually(lambda: f"blobserve: {server.url}{PAGE}" in server.output.read_text())
@@ -201,7 +201,7 @@ def test_what_is_printed(serve: Callable[..., Server]) -> None:
 
 
 def test_what_is_announced() -> None:
-    """What is announced is an address to open, also when all interfaces are listened on."""
+    """The announced address can be opened, also if the server listens on all interfaces."""
     config = Config(repos={"r.example/x": RepositoryRules(pre_pull=("v1", "v2"))})
     addresses = [IPv4Address("TCP", "0.0.0.0", 80), IPv6Address("TCP", "::", 81)]
     assert announcement(config, addresses) == [
@@ -214,7 +214,7 @@ def test_what_is_announced() -> None:
 
 
 def test_the_originals_configuration_runs(tmp_path: Path) -> None:
-    """A config.json of the original starts a server."""
+    """A config.json of the original server starts a server."""
     port = free_port()
     path = tmp_path / "config.json"
     path.write_text(
@@ -233,7 +233,7 @@ def test_the_originals_configuration_runs(tmp_path: Path) -> None:
 
 
 def test_a_reload(serve: Callable[..., Server]) -> None:
-    """SIGHUP puts changed rules and repositories in force at once: a removed one is 403."""
+    """SIGHUP applies changed rules and repositories at once: a removed one gets a 403."""
     server = serve(SERVED)
     home = server.fetch(PAGE).body
     rules = {"source": f"oci:{EXAMPLE}", "workdir": "/docs"}
@@ -246,7 +246,7 @@ def test_a_reload(serve: Callable[..., Server]) -> None:
 
 
 def test_a_large_reload(tmp_path: Path, running: Callable[[Server], Server]) -> None:
-    """While a configuration of very many repositories is read, the reactor goes on."""
+    """The reactor goes on while a very large configuration is read."""
     many = {f"registry.example/team{n}/*": {"tagMaxAge": "1s"} for n in range(3000)}
     config = {**SERVED, "repos": {**SERVED["repos"], **many}}
     server = running(Server(tmp_path, config, **slow_turns(100)))
@@ -258,7 +258,7 @@ def test_a_large_reload(tmp_path: Path, running: Callable[[Server], Server]) -> 
 
 
 def test_a_reload_that_is_refused(serve: Callable[..., Server]) -> None:
-    """A bad file, or one that needs a restart, changes nothing, and the log says why."""
+    """A reload that is invalid, or needs a restart, changes nothing, and the log says why."""
     server = serve(SERVED)
     server.configure({**SERVED, "repos": {}, "colour": "red"})
     server.reload()
@@ -287,7 +287,7 @@ def test_logs_follow_a_rotation(serve: Callable[..., Server], tmp_path: Path) ->
 
 
 def test_probes_and_metrics(serve: Callable[..., Server]) -> None:
-    """/live, /ready and /metrics are where the configuration says."""
+    """/live, /ready and /metrics are at the configured addresses."""
     metrics, probes = free_port(), free_port()
     server = serve(
         SERVED,
@@ -306,7 +306,7 @@ def test_probes_and_metrics(serve: Callable[..., Server]) -> None:
 
 
 def get(port: int, target: str) -> tuple[int, bytes]:
-    """Status and body of one request."""
+    """Send one request; return status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", target)
@@ -321,7 +321,7 @@ def get(port: int, target: str) -> tuple[int, bytes]:
 
 @pytest.fixture
 def silent_registry() -> Iterator[int]:
-    """The port of a registry that accepts connections and never says anything."""
+    """The port of a registry that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
         yield listening.getsockname()[1]
 
@@ -329,7 +329,7 @@ def silent_registry() -> Iterator[int]:
 def test_stalled_pulls_do_not_delay_the_end(
     serve: Callable[..., Server], silent_registry: int
 ) -> None:
-    """Ten pulls that stall are abandoned at once: the server ends within a second, all told 503."""
+    """Ten stalled pulls do not delay the end: their clients get a 503 within a second."""
     registry = f"127.0.0.1:{silent_registry}"
     server = serve(
         {
@@ -459,7 +459,7 @@ def test_a_credential_helper_that_hangs(
 
 
 def test_the_end_is_that_of_twist(serve: Callable[..., Server]) -> None:
-    """SIGTERM ends the process as twist ends: by that signal, after everything was released."""
+    """SIGTERM releases everything and ends the process by that signal, as it ends twist."""
     server = serve(SERVED)
     assert server.fetch(PAGE).status == 200
     assert server.stop() == -signal.SIGTERM
@@ -470,7 +470,7 @@ def test_the_end_is_that_of_twist(serve: Callable[..., Server]) -> None:
 def test_systemd_is_told(
     serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """systemd hears when the server is ready, alive, reloading and stopping."""
+    """systemd is notified when the server is ready, alive, reloading and stopping."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(20)
@@ -491,7 +491,7 @@ def test_systemd_is_told(
     "hosts", [["127.0.0.1"], ["127.0.0.1", "127.0.0.1"], ["127.0.0.1", "[::1]"]]
 )
 def test_sockets_from_systemd(tmp_path: Path, hosts: list[str]) -> None:
-    """The server takes every socket that systemd passes under the name it is configured with."""
+    """The server uses every socket that systemd passes under the configured name."""
     activate = program("systemd-socket-activate")
     addresses = [(host.strip("[]"), free_port()) for host in hosts]
     path = tmp_path / "b.yaml"

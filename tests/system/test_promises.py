@@ -1,4 +1,7 @@
-"""What is promised and could be broken unnoticed, over real sockets; pulls and tags: see beside."""
+"""Promises on quotas, connections and rules, over real sockets.
+
+`tests.system.test_promises_pulls` and `tests.system.test_promises_tags` have the others.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,15 @@ from tests.support.spaces import on_disk
 from tests.support.within import within
 
 LARGE = 16 * MIB
-"""More than the sockets of loopback hold."""
+"""More bytes than the sockets on loopback can buffer."""
 
 
-# --- The bound ------------------------------------------------------------------------------------
+# --- The quota ------------------------------------------------------------------------------------
 
 
 @contextmanager
 def sampled(directory: Path) -> Iterator[list[int]]:
-    """What `directory` takes on disk, again and again, as a list that grows."""
+    """Measure the bytes of `directory` on disk again and again; return the growing list."""
     seen: list[int] = []
     enough = Event()
 
@@ -51,7 +54,7 @@ def sampled(directory: Path) -> Iterator[list[int]]:
 def test_a_layer_that_unpacks_a_thousandfold(
     docker_registry: DockerRegistry, serve: Callable[..., Server]
 ) -> None:
-    """A layer a thousand times larger than it looks is 507; the bound holds, nothing is left."""
+    """A layer that unpacks a thousandfold gets a 507; the quota holds and nothing is left."""
     bound = 16 * MIB
     bomb = Image.of({f"{n}": bytes(MIB) for n in range(128)})
     assert len(bomb.layers[0].blob) * 900 < 128 * MIB
@@ -69,7 +72,7 @@ def test_a_layer_that_unpacks_a_thousandfold(
 
 @within(30)
 async def test_eviction_while_a_206_is_running(tmp_path: Path) -> None:
-    """What is sent to a slow reader stays whole while its room is wanted, and goes afterwards."""
+    """A response to a slow client is complete although its blob is due for eviction."""
     content = random.Random(1).randbytes(LARGE)
     async with listening() as registry:
         one = registry.push("team/one:v1", make_image({"a": content}))
@@ -90,14 +93,14 @@ async def test_eviction_while_a_206_is_running(tmp_path: Path) -> None:
             assert (await server.fetch(f"{one}/a", "HEAD", read_only)).status == 404
 
 
-# --- Where connections go -------------------------------------------------------------------------
+# --- Connections ----------------------------------------------------------------------------------
 
 
 @within(30)
 @pytest.mark.usefixtures("inward")
 @pytest.mark.parametrize("way", ["manifest", "redirect", "realm"])
 async def test_a_name_that_resolves_to_a_private_address(tmp_path: Path, way: str) -> None:
-    """No name leads a connection to a private address unless the configuration names it."""
+    """No host name leads to a private address unless the configuration allows it."""
     async with listening() as registry, listening() as inner:
         name = f"inner.example:{inner.host.partition(':')[2]}"
         site = str(registry.push("team/site:v1", make_image({"a": b"a"})))
@@ -126,7 +129,7 @@ async def test_a_name_that_resolves_to_a_private_address(tmp_path: Path, way: st
 
 @within(30)
 async def test_two_repositories_with_one_layer_at_once(tmp_path: Path) -> None:
-    """Two repositories with one layer, asked at once, are one download, each under its rules."""
+    """Two repositories with one layer share a concurrent download, each with its own rules."""
     async with listening() as registry:
         image = make_image({"index.html": b"<html>BASE</html>"})
         names = ["one", "two"]

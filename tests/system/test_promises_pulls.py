@@ -1,4 +1,4 @@
-"""What pulling promises, over real sockets: memory that stays flat, permits, a quick end."""
+"""Promises on pulls, over real sockets: bounded memory, permits, and a quick end."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ LARGE = 8 * MIB
 
 @attrs.frozen
 class Pulling:
-    """A ref store between a registry on a socket and a disk that stands still."""
+    """A ref store between a registry on a socket and a disk that the test holds up."""
 
     space: BlobSpace
     store: RefStore
     disk: Held
-    """What is to be unpacked and written, until it is told to go on."""
+    """The jobs of unpacking and writing, which wait until the test runs them."""
     metrics: Metrics
 
     def ask(self, reference: Reference | str) -> Deferred[Lease]:
-        """Ask for a lease."""
+        """Request a lease."""
         return self.store.blob_for(Reference.parse(str(reference)))
 
     def counted(self, name: str) -> float:
-        """What a metric shows."""
+        """Return the value of a metric."""
         return self.metrics.registry.get_sample_value(f"blobserve_{name}") or 0.0
 
 
 @asynccontextmanager
 async def pulling(directory: Path, host: str) -> AsyncIterator[Pulling]:
-    """A ref store that pulls from the registry at `host`; closed in the end."""
+    """Open a ref store that pulls from the registry at `host`, and close it at the end."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     disk, metrics, rules = Held(), Metrics(), RepositoryRules()
@@ -75,7 +75,7 @@ async def pulling(directory: Path, host: str) -> AsyncIterator[Pulling]:
 
 
 async def settled(value: Callable[[], float]) -> float:
-    """What `value` comes to, when it has not changed for a while."""
+    """Return `value` when it is not zero and has not changed for a while."""
     while True:
         before = value()
         await turn(0.3)
@@ -84,7 +84,7 @@ async def settled(value: Callable[[], float]) -> float:
 
 
 async def turn(seconds: float = 0.002) -> None:
-    """Let the reactor do what comes meanwhile."""
+    """Let the reactor run for a moment."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
     from twisted.internet.task import deferLater
 
@@ -95,7 +95,7 @@ async def turn(seconds: float = 0.002) -> None:
 
 
 def push_large(registry: DockerRegistry) -> list[tuple[str, bytes]]:
-    """Ten images, each of one file that does not compress; their names and these files."""
+    """Push ten images of one random file; return their names and these files."""
     pushed = []
     for n in range(10):
         content = random.Random(n).randbytes(LARGE)
@@ -108,7 +108,7 @@ def push_large(registry: DockerRegistry) -> list[tuple[str, bytes]]:
 async def test_memory_while_the_disk_stands_still(
     tmp_path: Path, docker_registry: DockerRegistry
 ) -> None:
-    """However slow the disk, ten pulls take little more than a mebibyte each unwritten."""
+    """With a slow disk ten pulls hold little more than a mebibyte each in memory."""
     images = push_large(docker_registry)
     async with pulling(tmp_path, docker_registry.host) as it:
         tracemalloc.start()
@@ -134,7 +134,7 @@ async def test_memory_while_the_disk_stands_still(
 def test_memory_of_the_process(
     docker_registry: DockerRegistry, serve: Callable[..., Server]
 ) -> None:
-    """Ten layers pulled at once raise the memory of the process by a fraction of what they have."""
+    """Ten concurrent pulls raise the memory of the process by less than the layers' size."""
     images = push_large(docker_registry)
     small = docker_registry.put(Image.of({"a": b"a"}), "team/small:v1")
     server = serve(allowing(docker_registry.host))
@@ -153,18 +153,18 @@ def test_memory_of_the_process(
 
 @within(30)
 async def test_a_permit_is_held_until_a_layer_is_verified(tmp_path: Path) -> None:
-    """An eleventh layer is asked for when one of ten is verified, not when their bytes are here."""
+    """An eleventh layer is requested only when one of ten is verified."""
     async with listening() as scripted, pulling(tmp_path, scripted.host) as it:
         images = [make_image({"a": b"%d" % n}) for n in range(11)]
         layers = [image.layers[0] for image in images]
         waits = [it.ask(scripted.push(f"team/site:v{n}", each)) for n, each in enumerate(images)]
-        # Any of them may be the one that has to wait.
+        # Any of them may be the one that waits.
         sizes = [layer.size for layer in layers]
         all_but_one = {sum(sizes) - size for size in sizes}
         await until(lambda: it.counted("pulls_queued") == 1)
         await until(lambda: it.counted("pulled_bytes_total") in all_but_one)
         while not any(it.space.state_of(each.digest) is BlobState.READY for each in layers):
-            await turn(0.02)  # enough for a request to come
+            await turn(0.02)  # enough for a request to arrive
             assert len(scripted.asked("GET .*blobs")) == 10
             it.disk.go()
         await until(lambda: len(scripted.asked("GET .*blobs")) == 11)
@@ -179,7 +179,7 @@ async def test_a_permit_is_held_until_a_layer_is_verified(tmp_path: Path) -> Non
 
 
 def push_stalling(registry: Scripted) -> list[str]:
-    """Ten images of which no layer comes to its end."""
+    """Push ten images with layers that never arrive completely."""
     registry.always("blobs", cut(1000, "silence"))
     chance = random.Random(1)
     images = [make_image({"a": chance.randbytes(50_000)}) for _ in range(10)]
@@ -190,7 +190,7 @@ def push_stalling(registry: Scripted) -> list[str]:
 async def test_a_thousand_waiters_are_told_at_the_end(
     serve: Callable[..., Server],
 ) -> None:
-    """With ten layers half here, SIGTERM ends a server, a thousand clients told, in a second."""
+    """With ten stalled pulls SIGTERM ends a server in a second; a thousand clients get a 503."""
     async with listening() as registry:
         images = push_stalling(registry)
         metrics = Door(free_port())
@@ -198,7 +198,7 @@ async def test_a_thousand_waiters_are_told_at_the_end(
         server = await deferToThread(serve, allowing(registry.host), top)
         door = Door(server.port)
         clients: list[Client] = []
-        for _ in range(25):  # by and by, for a port holds few connections that nobody took
+        for _ in range(25):  # in steps, since the queue of a listening socket is short
             begun = [Deferred.fromCoroutine(door.begin(f"/{each}/a")) for each in images * 4]
             clients += await gatherResults(begun)
             waiting = b"\nblobserve_requests_in_flight %d.0\n" % len(clients)

@@ -1,4 +1,4 @@
-"""What tags promise, over real sockets: upgrades, moves under load, and life without a registry."""
+"""Promises on tags, over real sockets: upgrades, moves under load, and a missing registry."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.support.source_fixtures import until
 from tests.support.within import within
 
 LOOKED_UP = {"tagMaxAge": "0s"}
-"""Rules under which every request has its tag looked up."""
+"""Rules with which every request looks up its tag."""
 
 
 def test_an_upgrade_keeps_what_browsers_have(
     docker_registry: DockerRegistry, serve: Callable[..., Server]
 ) -> None:
-    """A tag's new image, packed quite differently, is 304 for each file that is the same in it."""
+    """After an upgrade each unchanged file is a 304, although the image was packed differently."""
     script = b"run()" * 1000
     old = {"index.html": b"old", "assets/app.js": script}
     new = {"more.css": b"more", "assets/app.js": script, "index.html": b"new"}
@@ -34,7 +34,7 @@ def test_an_upgrade_keeps_what_browsers_have(
     site = f"/{docker_registry.host}/team/site:live"
     before = {name: server.fetch(f"{site}/{name}") for name in old}
     docker_registry.push(Image.of(new, "zstd"), "team/site:live")
-    for _ in range(1000):  # the old image serves until the new one is READY
+    for _ in range(1000):  # the old image is served until the new one is READY
         if server.fetch(f"{site}/index.html").body == b"new":
             break
     again = {
@@ -53,7 +53,7 @@ def test_an_upgrade_keeps_what_browsers_have(
 def test_the_first_visitor_after_a_deployment(
     docker_registry: DockerRegistry, serve: Callable[..., Server]
 ) -> None:
-    """The first request for an old tag that has moved is given the new page, and its script."""
+    """The first request for an old tag that has moved gets the new page and its script."""
     docker_registry.push(Image.of({"index.html": b"old", "app.1.js": b"1"}), "team/site:live")
     server = serve(allowing(docker_registry.host, LOOKED_UP))
     site = f"/{docker_registry.host}/team/site:live"
@@ -66,7 +66,7 @@ def test_the_first_visitor_after_a_deployment(
 @within(30)
 @pytest.mark.parametrize("age", ["0s", "50ms"])
 async def test_a_tag_that_moves_under_load(tmp_path: Path, age: str) -> None:
-    """While a tag moves under load every answer is 200, first the old, then new, never back."""
+    """While a tag moves under load every answer is 200, from the old and then the new image."""
     chance = random.Random(1)
     images = [
         make_image({"index.html": b"%d" % n, "more": chance.randbytes(300_000)}) for n in range(8)
@@ -97,7 +97,7 @@ async def test_a_tag_that_moves_under_load(tmp_path: Path, age: str) -> None:
 def test_a_restart_without_its_registry(
     docker_registry: DockerRegistry, serve: Callable[..., Server]
 ) -> None:
-    """With its registry stopped a restarted server serves tag and digest, and nothing else."""
+    """A server restarted without its registry serves known tags and digests, and nothing else."""
     files = {"index.html": b"here", "assets/app.js": b"run()"}
     digest = docker_registry.push(Image.of(files), "team/site:v1")
     docker_registry.push(Image.of({"index.html": b"there"}), "team/other:v1")

@@ -14,7 +14,7 @@ PROSE = ROOT / ".ci" / "prose.py"
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    """Run the check; return its exit code and all that it prints."""
+    """Run the check; return its exit code and its output."""
     done = subprocess.run(
         [sys.executable, PROSE, *map(str, arguments)],
         capture_output=True,
@@ -26,7 +26,7 @@ def run(*arguments: object) -> tuple[int, str]:
 
 
 def listed(path: Path, text: str) -> list[str]:
-    """Return the offences in a file of this text, as "fault line sentence"."""
+    """Return the faults in a file of this text, as "fault line sentence"."""
     path.write_text(text)
     _, output = run("--list", path)
     fault, found = "", []
@@ -61,7 +61,7 @@ def listed(path: Path, text: str) -> list[str]:
     ],
 )
 def test_each_rule(tmp_path: Path, sentence: str, faults: set[str]) -> None:
-    """Each forbidden word is found in a page and in the body of a docstring; plain ones pass."""
+    """Each forbidden word is found in pages and docstrings, and a plain one is not."""
     for name, text in {
         "page.md": f"# Title\n\nOne sentence. {sentence}\n",
         "code.py": f'"""Read files.\n\nOne sentence. {sentence}\n"""\n',
@@ -152,7 +152,7 @@ class Reader:
 
 
 def test_sentences_are_found_at_their_lines(tmp_path: Path) -> None:
-    """A sentence is named by the line where it begins; lists and fields begin new ones."""
+    """A sentence is listed at the line of its beginning; list items and fields begin new ones."""
     page = """\
 # Reading
 
@@ -205,12 +205,12 @@ def test_the_limit(tmp_path: Path, bad: int, code: int) -> None:
 
 
 def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
-    """A directory without prose does not pass for a good one."""
+    """A directory without prose is an error."""
     assert run(tmp_path)[0] == 2
 
 
 def test_other_projects_pass() -> None:
-    """The docstrings of treq and klein pass, so the rules are not stricter than the field."""
+    """The docstrings of treq and klein pass, so that the rules are not stricter than usual."""
     import klein
     import treq
 

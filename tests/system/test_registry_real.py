@@ -1,4 +1,4 @@
-"""The client against real registries, real storage and a real token realm."""
+"""The registry client against real registries, real storage and a real token realm."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ READER = Credential("reader", "correct horse")
 
 
 def pushed(registry: Any) -> Reference:
-    """The image, held by that registry."""
+    """Push the image to this registry; return its reference."""
     registry.push(IMAGE, "team/site:v1")
     return Reference.parse(f"{registry.host}/team/site:v1")
 
 
 @within(20)
 async def test_password(htpasswd_registry: Any) -> None:
-    """A registry with passwords gives to those who have one, and refuses all others."""
+    """A registry with passwords is readable with the right one, and refused without."""
     tagged = pushed(htpasswd_registry)
     async with registry_at(tagged.repository.registry, credential=READER) as registry:
         assert str((await registry.resolve(tagged)).digest) == IMAGE.digest
@@ -43,7 +43,7 @@ async def test_password(htpasswd_registry: Any) -> None:
 
 @within(20)
 async def test_storage(cdn_registry: Any, cdn: Any) -> None:
-    """Blobs come from the storage a registry redirects to, if it may be connected to (C32)."""
+    """Blobs come from the storage that a registry redirects to, if it is allowed (C32)."""
     tagged = pushed(cdn_registry)
     host = tagged.repository.registry
     rules = RegistryRules(insecure=True, allow_hosts=frozenset({cdn.host}))
@@ -61,7 +61,7 @@ async def test_storage(cdn_registry: Any, cdn: Any) -> None:
 
 @within(20)
 async def test_signed_tokens(token_registry: Any, token_endpoint: Any) -> None:
-    """A registry that believes only its realm's signed tokens gives out its images (A01)."""
+    """A registry that accepts only its realm's signed tokens is readable (A01)."""
     tagged = pushed(token_registry)
     before = len(token_endpoint.requests)
     rules = RegistryRules(insecure=True, allow_hosts=frozenset({token_endpoint.host}))
@@ -76,7 +76,7 @@ async def test_signed_tokens(token_registry: Any, token_endpoint: Any) -> None:
 
 @within(20)
 async def test_without_tls(docker_registry: Any) -> None:
-    """A registry named on loopback that speaks no TLS is spoken to without, by all at once.
+    """A configured loopback registry without TLS is used over plain HTTP by concurrent calls.
 
     Row N07.
     """

@@ -1,4 +1,4 @@
-"""The service in this process: configuration in force, order of its end, what it leaves behind."""
+"""The service in this process: reloads, the order of its end, and leftovers."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ LISTEN = "tcp:0:interface=127.0.0.1"
 
 
 def the_reactor() -> Any:
-    """The reactor that the tests run on."""
+    """Return the reactor of the tests."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     return reactor
 
 
 def configured(location: Path, top: Any = None, **own: object) -> dict[str, Any]:
-    """A configuration that serves the example image on a port of its own."""
+    """Return a configuration that serves the example image on its own port."""
     rules = {REPOSITORY: {"source": f"oci:{EXAMPLE}"}}
     space = {"location": location}
     keys = {"listen": LISTEN, "timeout": "20s", "repos": rules, "blobSpace": space}
@@ -48,7 +48,7 @@ def configured(location: Path, top: Any = None, **own: object) -> dict[str, Any]
 
 @asynccontextmanager
 async def running(config: dict[str, Any]) -> AsyncIterator[Blobserve]:
-    """A service that has started; stopped at the end."""
+    """Start a service, and stop it at the end."""
     service = Blobserve(the_reactor(), config)
     service.startService()
     try:
@@ -59,7 +59,7 @@ async def running(config: dict[str, Any]) -> AsyncIterator[Blobserve]:
 
 
 async def fetch(service: Blobserve, target: str = PAGE, **more: Any) -> tuple[int, bytes]:
-    """Status and body of one request."""
+    """Send one request; return status and body."""
     [address] = service.addresses
     url = f"http://127.0.0.1:{address.port}{target}"  # type: ignore[attr-defined]
     response = await treq.get(url, persistent=False, **more)
@@ -67,12 +67,12 @@ async def fetch(service: Blobserve, target: str = PAGE, **more: Any) -> tuple[in
 
 
 def counted(service: Blobserve, name: str, **labels: str) -> float:
-    """What a metric of the service shows."""
+    """Return the value of a metric of the service."""
     return service.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 async def until(is_true: Callable[[], bool]) -> None:
-    """Let the reactor turn until something is true; the test's own limit bounds it."""
+    """Let the reactor run until a condition holds; the time limit of the test bounds it."""
     while not is_true():
         await deferLater(the_reactor(), 0.01)
 
@@ -82,7 +82,7 @@ async def until(is_true: Callable[[], bool]) -> None:
 
 @within(60)
 async def test_rules_change_at_once(tmp_path: Path) -> None:
-    """After a reload the next request is answered by the new rules, rewriting included."""
+    """After a reload the next request follows the new rules, also for rewriting."""
     async with running(configured(tmp_path)) as service:
         before = await fetch(service)
         replacement = {"path": "index.html", "search": "<html", "replacement": "<HTML"}
@@ -108,7 +108,7 @@ async def test_limits_change_at_once(tmp_path: Path) -> None:
 
 @within(60)
 async def test_limits_reach_open_connections(tmp_path: Path) -> None:
-    """A reload's limits hold for connections that were open before it."""
+    """New limits apply to connections that were open before a reload."""
     async with running(configured(tmp_path)) as service:
         [address] = service.addresses
         endpoint = TCP4ClientEndpoint(the_reactor(), "127.0.0.1", address.port)  # type: ignore[attr-defined]
@@ -120,7 +120,7 @@ async def test_limits_reach_open_connections(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_reload_changes_the_bound(tmp_path: Path) -> None:
-    """After a reload the blob space keeps its new bound."""
+    """After a reload the blob space obeys its new quota."""
     async with running(configured(tmp_path)) as service:
         location = str(service.config.blob_space.location)
         space = {"location": location, "maxSizeBytes": "64MiB"}
@@ -145,7 +145,7 @@ async def test_a_reload_changes_the_bound(tmp_path: Path) -> None:
 async def test_what_needs_a_restart_is_refused(
     tmp_path: Path, own: dict[str, Any], top: dict[str, Any], said: str
 ) -> None:
-    """A reload that would need a restart says so and changes nothing, not even the rest."""
+    """A reload that needs a restart is refused and changes nothing."""
     async with running(configured(tmp_path)) as service:
         config = service.config
         with pytest.raises(ConfigError) as caught:
@@ -157,7 +157,7 @@ async def test_what_needs_a_restart_is_refused(
 
 @within(60)
 async def test_a_wrong_configuration_changes_nothing(tmp_path: Path) -> None:
-    """A reload with a mistake raises it and changes nothing."""
+    """A reload with an error raises it and changes nothing."""
     async with running(configured(tmp_path)) as service:
         with pytest.raises(ConfigError, match="nearest known one"):
             service.reload(configured(tmp_path, repos={}, colour="red"))
@@ -166,7 +166,7 @@ async def test_a_wrong_configuration_changes_nothing(tmp_path: Path) -> None:
 
 @within(60)
 async def test_prepull(tmp_path: Path) -> None:
-    """Tags of prePull are pulled at start, and at the reload that names them."""
+    """Tags of prePull are pulled at the start, and at a reload that adds them."""
     rules = {"source": f"oci:{EXAMPLE}", "prePull": ["v1"]}
     for first, second in ((rules, rules), ({"source": f"oci:{EXAMPLE}"}, rules)):
         config = configured(tmp_path / str(len(first)), repos={REPOSITORY: first})
@@ -181,7 +181,7 @@ async def test_prepull(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_prepull_that_fails_is_not_fatal(tmp_path: Path) -> None:
-    """A prePull that fails is logged, holds up nobody, and the server is ready."""
+    """A failed prePull is logged, and the server becomes ready."""
     rules = {"source": f"oci:{EXAMPLE}", "prePull": ["none", "v1"]}
     top = {"readinessProbeAddr": "127.0.0.1:0"}
     async with running(configured(tmp_path, top, repos={REPOSITORY: rules})) as service:
@@ -196,10 +196,10 @@ async def test_a_prepull_that_fails_is_not_fatal(tmp_path: Path) -> None:
 
 
 class Silent(Protocol):
-    """A registry that accepts a connection and never says anything."""
+    """A registry that accepts a connection and never answers."""
 
     def connectionMade(self) -> None:
-        """Note that somebody is there."""
+        """Count the connection."""
         self.factory.connected += 1  # type: ignore[union-attr]
 
 
@@ -217,7 +217,7 @@ async def silent_registry() -> AsyncIterator[tuple[str, Any]]:
 
 @within(60)
 async def test_prepulls_run_side_by_side(tmp_path: Path) -> None:
-    """A prePull that stalls holds up no other prePull, and nobody who asks."""
+    """A stalled prePull delays no other prePull and no request."""
     async with silent_registry() as (registry, factory):
         own = {
             "repos": {
@@ -234,7 +234,7 @@ async def test_prepulls_run_side_by_side(tmp_path: Path) -> None:
 
 @within(60)
 async def test_ten_stalled_pulls(tmp_path: Path) -> None:
-    """Ten pulls that stall do not hold up the end for a second; who waits is told 503."""
+    """Ten stalled pulls do not delay the end by a second, and their waiters get a 503."""
     async with silent_registry() as (registry, factory):
         own = {"repos": {f"{registry}/*": {}}, "registries": {registry: {"insecure": True}}}
         async with running(configured(tmp_path, **own)) as service:
@@ -249,7 +249,7 @@ async def test_ten_stalled_pulls(tmp_path: Path) -> None:
 
 
 class Reader(Protocol):
-    """A client that asks for one path, and reads when it is told to."""
+    """A client that requests one path, and reads only when the test resumes it."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -257,7 +257,7 @@ class Reader(Protocol):
         self.gone: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
-        """Ask."""
+        """Send the request."""
         self.transport.write(f"GET {self.target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
     def dataReceived(self, received: bytes) -> None:
@@ -267,12 +267,12 @@ class Reader(Protocol):
         self.received += len(received)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell."""
+        """Fire the Deferred of the end."""
         self.gone.callback(None)
 
 
 def large(tmp_path: Path, **own: object) -> dict[str, Any]:
-    """A configuration with an image whose one file is larger than what sockets hold."""
+    """Return a configuration with an image of a file larger than the buffers of sockets."""
     layout = write_layout(tmp_path / "layout", {"v1": Image.of({"big": os.urandom(LARGE)})})
     rules = {REPOSITORY: {"source": f"oci:{layout}"}}
     return configured(tmp_path / "cache", repos=rules, **own)
@@ -286,7 +286,7 @@ LARGE = 32 << 20
 async def test_a_response_that_is_being_sent(
     tmp_path: Path, drain_timeout: str, is_whole: bool
 ) -> None:
-    """What is being sent when the end comes is finished within drainTimeout, and cut after it."""
+    """A response in progress may finish within drainTimeout, and is cut off after it."""
     async with running(large(tmp_path, drainTimeout=drain_timeout)) as service:
         [address] = service.addresses
         reader = Reader(f"/{REPOSITORY}:v1/big")
@@ -307,7 +307,7 @@ async def test_a_response_that_is_being_sent(
 
 @within(60)
 async def test_ready_does_not_need_a_registry(tmp_path: Path) -> None:
-    """With a registry that hangs, a server that has an image is ready at once after a restart."""
+    """A restarted server with an image is ready at once although its registry hangs."""
     probe = {"readinessProbeAddr": "127.0.0.1:0"}
     async with silent_registry() as (registry, factory):
         here = {"source": f"oci:{EXAMPLE}", "prePull": ["v1"]}
@@ -326,7 +326,7 @@ async def test_ready_does_not_need_a_registry(tmp_path: Path) -> None:
 
 @within(60)
 async def test_nothing_is_left_behind(tmp_path: Path) -> None:
-    """A service that has stopped leaves no thread, no timer and no open port."""
+    """A stopped service leaves no thread, no timer and no open port."""
     threads = {thread.ident for thread in threading.enumerate()}
     calls = set(the_reactor().getDelayedCalls())
     async with running(configured(tmp_path)) as service:
@@ -342,7 +342,7 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_start_that_fails_half_way(tmp_path: Path) -> None:
-    """When one address is taken the start fails, and stopping releases all that was opened."""
+    """A start fails when one address is in use, and stopping releases everything."""
     async with running(configured(tmp_path / "one")) as first:
         [address] = first.addresses
         taken = f"tcp:{address.port}:interface=127.0.0.1"  # type: ignore[attr-defined]
@@ -359,7 +359,7 @@ async def test_a_start_that_fails_half_way(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_stop_in_the_middle_of_a_start(tmp_path: Path) -> None:
-    """A service may be stopped before it has started, and its blob space is free again."""
+    """A service may be stopped during its start, and its blob space is free again."""
     service = Blobserve(the_reactor(), configured(tmp_path))
     service.startService()
     await service.stopService()

@@ -1,4 +1,4 @@
-"""Content that several repositories share, over HTTP, with real registries and local sources."""
+"""Layers that several repositories share, over HTTP, with real registries and local sources."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = Image.of({"index.html": b"a private page", "app.js": b"private" * 100})
 def serving_both(
     directory: Path, private: DockerRegistry, public: DockerRegistry
 ) -> dict[str, Any]:
-    """A configuration that serves two registries; the private one has its password."""
+    """Return a configuration that serves two registries, with the password of the private one."""
     name, _, password = str(private.user).partition(":")
     login = directory / "auth.json"
     login.write_text(
@@ -42,7 +42,7 @@ def serving_both(
 
 
 async def statuses(server: Running, *targets: object) -> list[int]:
-    """How requests for these are answered, each twice: what is ready in memory is used again."""
+    """Request each target twice, the second time from memory; return the statuses."""
     found = []
     for target in targets:
         first, second = [(await server.fetch(f"{target}/")).status for _ in range(2)]
@@ -55,7 +55,7 @@ async def statuses(server: Running, *targets: object) -> list[int]:
 async def test_a_private_page(
     tmp_path: Path, htpasswd_registry: DockerRegistry, docker_registry: DockerRegistry
 ) -> None:
-    """A page of a private registry has no address under a public one, whatever is known of it."""
+    """A page of a private registry is not served under the name of a public one."""
     digest = htpasswd_registry.push(SECRET, "team/secret:v1")
     docker_registry.push(Image.of({"index.html": b"public"}), "team/site:v1")
     own = f"{htpasswd_registry.host}/team/secret"
@@ -73,7 +73,7 @@ async def test_a_private_page(
         assert await statuses(server, f"{own}:v1", f"{own}@{digest}") == [200, 200]
         assert await statuses(server, *others) == [404, 404, 404]
         docker_registry.stop()
-        unasked = f"{docker_registry.host}/unasked@{digest}"  # the others are known not to exist
+        unasked = f"{docker_registry.host}/unasked@{digest}"  # the negative cache has the others
         assert await statuses(server, unasked) == [502]
         assert await statuses(server, f"{own}:v1", f"{own}@{digest}") == [200, 200]
         for target in others:
@@ -85,7 +85,7 @@ async def test_a_private_page(
 async def test_a_layer_that_both_have(
     tmp_path: Path, htpasswd_registry: DockerRegistry, docker_registry: DockerRegistry
 ) -> None:
-    """A layer that a second registry has too is not pulled from it, and served with both gone."""
+    """A layer in two registries is pulled from one, and served for both without a registry."""
     index = Index((SECRET,))
     digest = htpasswd_registry.push(index, "team/secret:v1")
     docker_registry.push(index, "team/copy:v1")
@@ -105,7 +105,7 @@ async def test_a_layer_that_both_have(
 async def test_the_blob_space_of_the_build_before(
     tmp_path: Path, htpasswd_registry: DockerRegistry, docker_registry: DockerRegistry
 ) -> None:
-    """After an upgrade tags serve on without their registry; what was shared wrongly ends."""
+    """After an upgrade tags are served without their registry, but no longer shared wrongly."""
     digest = htpasswd_registry.push(SECRET, "team/secret:v1")
     config = serving_both(tmp_path, htpasswd_registry, docker_registry)
     own, other = f"{htpasswd_registry.host}/team/secret", f"{docker_registry.host}/team/site"
@@ -113,7 +113,7 @@ async def test_the_blob_space_of_the_build_before(
         assert await statuses(server, f"{own}:v1") == [200]
     with closing(sqlite3.connect(tmp_path / "space" / "state")) as state:
         state.execute("DROP TABLE IF EXISTS provenance")
-        # As the build before remembered it, when it was asked for so.
+        # The row that the previous release wrote for such a request.
         state.execute("INSERT INTO refs VALUES (?, ?, 1)", (f"{other}@{digest}", digest))
         state.commit()
     htpasswd_registry.stop()
@@ -130,7 +130,7 @@ async def test_the_blob_space_of_the_build_before(
 
 @within(60)
 async def test_local_sources(tmp_path: Path) -> None:
-    """A local source shows what it has by its own files, and their bytes count, not their names."""
+    """A local source shares a layer only if its own file has the right bytes."""
     secret, other = tmp_path / "secret", tmp_path / "other"
     write_layout(secret, {"v1": SECRET})
     write_layout(other, {"v1": Image.of({"index.html": b"public"})})
@@ -162,7 +162,7 @@ async def test_local_sources(tmp_path: Path) -> None:
 @within(30)
 @pytest.mark.parametrize("is_cut", [False, True], ids=["lies", "cut"])
 async def test_an_unlisted_registry_that_has_the_name_alone(tmp_path: Path, is_cut: bool) -> None:
-    """An unlisted registry that answers 200 to HEAD has to send the layer, all of it and right."""
+    """An unlisted registry that answers 200 to HEAD must still send the layer completely."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     image = packed(SECRET)

@@ -1,4 +1,4 @@
-"""The public fakes, as far as the contract suite of sources does not hold them to account."""
+"""The public fakes, beyond the contract suite of sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.stores import now
 
 
 def test_inline_threads() -> None:
-    """What runs inline has returned, or has raised, by the time its Deferred is there."""
+    """A function that runs inline has returned or raised before its Deferred is returned."""
     threads = InlineThreads()
     assert now(threads.run(int, "7")) == 7
     with pytest.raises(ValueError, match="seven"):

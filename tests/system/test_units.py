@@ -1,4 +1,4 @@
-"""The units for systemd, checked by systemd itself."""
+"""The units for systemd, checked by systemd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ETC = Path(__file__).resolve().parents[2] / "etc"
 
 @pytest.fixture
 def units(tmp_path: Path) -> list[Path]:
-    """The shipped units, the program they start replaced by one that is here."""
+    """Copy the shipped units, with a program that exists on this machine."""
     service = (ETC / "blobserve.service").read_text()
     installed = service.replace("/opt/blobserve/bin/twist", program("true"))
     assert installed != service
@@ -25,7 +25,7 @@ def units(tmp_path: Path) -> list[Path]:
 
 
 def analyze(*arguments: str | Path) -> str:
-    """What `systemd-analyze` says; fails when it is not content."""
+    """Run `systemd-analyze`; return its output and fail on an error."""
     return subprocess.run(
         [program("systemd-analyze"), *arguments],
         check=True,
@@ -42,20 +42,20 @@ def test_the_units_are_understood(units: list[Path]) -> None:
 
 
 def test_the_service_is_hardened(units: list[Path]) -> None:
-    """The service is exposed no more than 1.5 of 10 by systemd's own measure."""
+    """The exposure of the service is at most 1.5 of 10 by systemd's own measure."""
     said = analyze("security", "--offline=true", "--threshold=15", units[0])
     assert re.search(r"exposure level for blobserve.service: [01]\.\d", said)
 
 
 def test_the_service_waits_longer_than_a_drain() -> None:
-    """systemd gives a draining server more time than the default drainTimeout."""
+    """systemd waits longer for a stopping server than the default drainTimeout."""
     found = re.search(r"^TimeoutStopSec=(\d+)s$", (ETC / "blobserve.service").read_text(), re.M)
     assert found is not None
     assert int(found[1]) > 30
 
 
 def test_the_socket_has_the_name_that_the_configuration_uses() -> None:
-    """The shipped configuration and the socket name the same socket."""
+    """The shipped configuration and the socket unit name the same socket."""
     socket = (ETC / "blobserve.socket").read_text()
     assert "FileDescriptorName=blobserve\n" in socket
     assert "systemd:domain=INET:name=blobserve" in (ETC / "blobserve.yaml").read_text()
