@@ -1,1 +1,1 @@
-"""Helpers of the tests; no test is here."""
+"""Helpers of the tests, without any test."""

@@ -1,4 +1,4 @@
-"""Text that compresses, in blobs and blob spaces, and codings told from the text they are of."""
+"""Compressible text in blobs and blob spaces, and the text behind a coding."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ DECODE = {b"gzip": gzip.decompress, b"zstd": zstd.decompress}
 
 
 def text(seed: int, size: int = 20 * KIB) -> bytes:
-    """Text that becomes about a quarter of its size; another one for each seed."""
+    """Return text that compresses to about a quarter, different for each seed."""
     draw = random.Random(seed)
     words = [b"%x" % draw.getrandbits(40) for _ in range(40)]
     return b" ".join(draw.choices(words, k=size // 9 + 1))[:size].ljust(size)
 
 
 def noise(seed: int, size: int = 20 * KIB) -> bytes:
-    """Bytes that nothing makes fewer."""
+    """Return random bytes, which no coding makes smaller."""
     return random.Random(seed).randbytes(size)
 
 
 def of_files(*entries: Written) -> Made:
-    """A layer of these files."""
+    """Return a layer of these files."""
     blob = layer(entries)
     return Made(blob, descriptor(blob))
 
 
 def site(*contents: bytes) -> Made:
-    """A layer of the files ``0``, ``1`` and so on."""
+    """Return a layer of the files ``0``, ``1`` and so on."""
     return of_files(*(File(b"%d" % n, content) for n, content in enumerate(contents)))
 
 
 def lease(space: BlobSpace, made: Made) -> BlobLease:
-    """The right to read a layer."""
+    """Return a lease on a layer."""
     blob = space.acquire(made.digest)
     assert blob is not None
     return blob
 
 
 def ask(blob: BlobLease, coding: bytes = b"zstd", name: bytes = b"0") -> Entry | NoCoding:
-    """Ask for a coding of a file."""
+    """Request a coding of a file."""
     return blob.coded(blob.filesystem.lookup(name), coding)
 
 
 def decoded(filesystem: ImageFilesystem, entry: Entry | NoCoding) -> bytes:
-    """What a coded entry is a coding of; it is read in each way there is."""
+    """Read a coded entry in each way there is; return the decoded bytes."""
     assert isinstance(entry, Entry)
     content = filesystem.file(entry).read(0, entry.size)
     assert filesystem.file(entry).read_cached(0, entry.size) in (None, content)
@@ -69,12 +69,12 @@ def decoded(filesystem: ImageFilesystem, entry: Entry | NoCoding) -> bytes:
 
 
 def codings_of(location: Path, made: Made) -> Path:
-    """The file that has the codings of a layer."""
+    """Return the file with the codings of a layer."""
     return location / "blobs" / made.digest.algorithm / made.digest.hex / "codings"
 
 
 def outcome(steps: Generator[int, None, T]) -> T:
-    """What steps return that lack nothing."""
+    """Run steps that need no more space; return their result."""
     while True:
         try:
             assert next(steps) == 0

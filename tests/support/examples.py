@@ -1,7 +1,7 @@
-"""How many examples property tests try: few in the suite, many when somebody asks for them.
+"""The number of examples in property tests: few in the test suite, more on request.
 
-``HYPOTHESIS_PROFILE=long`` tries a hundred times as many, ``campaign`` ten times, and others each
-time.
+``HYPOTHESIS_PROFILE=long`` tries a hundred times as many, ``campaign`` ten times; both draw new
+examples in each run.
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ for name in ("campaign", "long"):
 
 
 def more(count: int) -> int:
-    """`count`, or in a longer run so many times as many."""
+    """Return `count`, multiplied in a longer run."""
     return count * TIMES[NAME]

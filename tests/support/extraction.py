@@ -1,4 +1,4 @@
-"""Layers extracted for tests, as an ingest would: room is granted as it is asked for."""
+"""Extraction of layers for tests, with space granted on request as by an ingest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def extract(
     step: int = 256 << 10,
     extent: int = 8 << 20,
 ) -> ExtractionResult:
-    """Extract `blob` into `directory`, fed by `step` bytes, granted room by `extent` at least."""
+    """Extract `blob`, fed by `step` bytes and granted at least `extent` bytes at a time."""
     extractor = Extractor(directory, described or descriptor(blob), limits)
     try:
         for at in range(0, len(blob), step):
@@ -41,13 +41,13 @@ def extract(
 def serve(
     directory: Path, blob: bytes, compression: Compression = "none", limits: Limits = LIMITS
 ) -> ImageFilesystem:
-    """Extract `blob` and open what came of it; the caller closes it."""
+    """Extract `blob` and open the result; the caller closes it."""
     extract(directory, blob, descriptor(blob, compression), limits=limits)
     return ImageFilesystem.open(directory, Digest.of(blob), lambda: limits)
 
 
 def contents(filesystem: ImageFilesystem) -> dict[bytes, bytes | None]:
-    """Everything that can be reached without a link: the bytes of files, None for directories."""
+    """Return all paths reachable without links: the bytes of files, None for directories."""
     found: dict[bytes, bytes | None] = {}
     waiting = [filesystem.lookup(b"")]
     while waiting:
@@ -62,7 +62,7 @@ def contents(filesystem: ImageFilesystem) -> dict[bytes, bytes | None]:
 
 
 def children(filesystem: ImageFilesystem, directory: Entry) -> list[Entry]:
-    """The entries of a directory that are no links and can be served."""
+    """Return the entries of a directory that can be served and are no links."""
     found = []
     for name in filesystem.names(directory):
         path = directory.path + b"/" + name if directory.path else name

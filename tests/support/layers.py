@@ -1,8 +1,8 @@
-"""Layers written byte for byte, for tests: the good ones, and the ones no tool would write.
+"""Layers written byte by byte for tests, valid ones and ones that no tool would write.
 
-`layer` packs entries into a tar stream and compresses it; what it writes depends on nothing but its
-arguments, so the same layer always has the same digest. A name or link that does not fit its header
-field is written as a PAX record, as container tools do.
+`layer` packs entries into a tar stream and compresses it. The bytes depend only on the arguments,
+so that the same layer always has the same digest. A name or link that is too long for its header
+field becomes a PAX record, as container tools do it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEDIA_TYPES: Mapping[Compression, str] = {
 
 
 def number(value: int, width: int) -> bytes:
-    """A numeric header field: octal where it fits, else GNU's base-256, negative ones included."""
+    """Format a numeric header field: octal if it fits, else base-256 of GNU, also for negatives."""
     if 0 <= value < 8 ** (width - 1):
         return b"%0*o\0" % (width - 1, value)
     sign = 0xFF if value < 0 else 0x80
@@ -53,7 +53,7 @@ def header(
     prefix: bytes = b"",
     checksum: bytes | None = None,
 ) -> bytes:
-    """One header block. Fields given as bytes are written as they stand; a given checksum too."""
+    """Return one header block; fields given as bytes, and a given checksum, stay unchanged."""
     fields = [
         name[:100].ljust(100, b"\0"),
         number(mode, 8),
@@ -75,12 +75,12 @@ def header(
 
 
 def padded(body: bytes) -> bytes:
-    """`body` filled up with zeros to whole blocks."""
+    """Pad `body` with zeros to whole blocks."""
     return body + bytes(-len(body) % BLOCK)
 
 
 def record(key: bytes, value: bytes) -> bytes:
-    """One PAX record, with its own length in front of it."""
+    """Return one PAX record, with its length before it."""
     rest = b" " + key + b"=" + value + b"\n"
     length = len(rest) + 1
     while len(b"%d" % length) + len(rest) != length:
@@ -89,7 +89,7 @@ def record(key: bytes, value: bytes) -> bytes:
 
 
 def pax(records: Mapping[bytes, bytes] | bytes, type: bytes = b"x") -> bytes:  # noqa: A002
-    """A PAX header (`type` ``g``: a global one) of these records, or of exactly these bytes."""
+    """Return a PAX header of these records or bytes; with `type` ``g`` a global one."""
     body = records
     if not isinstance(body, bytes):
         body = b"".join(record(key, value) for key, value in body.items())
@@ -97,14 +97,14 @@ def pax(records: Mapping[bytes, bytes] | bytes, type: bytes = b"x") -> bytes:  #
 
 
 def gnu_long(name: bytes, type: bytes = b"L") -> bytes:  # noqa: A002
-    """GNU's header for a long name (`type` ``K``: for a long link)."""
+    """Return the header of GNU for a long name, or with `type` ``K`` for a long link."""
     body = name + b"\0"
     return header(b"././@LongLink", type=type, size=len(body), magic=GNU) + padded(body)
 
 
 @attrs.frozen
 class Entry:
-    """Any entry: a header of this type, and a body of any size or none."""
+    """An entry of any type, with a body of any size or none."""
 
     name: bytes
     type: bytes
@@ -114,7 +114,7 @@ class Entry:
     mtime: int = 0
 
     def packed(self) -> bytes:
-        """The entry as it stands in a tar stream."""
+        """Return the entry as it is in a tar stream."""
         records = {}
         if len(self.name) > 100:
             records[b"path"] = self.name
@@ -132,32 +132,32 @@ class Entry:
 
 
 def File(name: bytes, body: bytes = b"", *, mode: int = 0o644, mtime: int = 0) -> Entry:
-    """A regular file."""
+    """Return a regular file."""
     return Entry(name, b"0", body, mode=mode, mtime=mtime)
 
 
 def Directory(name: bytes, *, mode: int = 0o755, mtime: int = 0) -> Entry:
-    """A directory."""
+    """Return a directory."""
     return Entry(name, b"5", mode=mode, mtime=mtime)
 
 
 def Symlink(name: bytes, target: bytes) -> Entry:
-    """A symbolic link."""
+    """Return a symbolic link."""
     return Entry(name, b"2", link=target, mode=0o777)
 
 
 def Link(name: bytes, target: bytes) -> Entry:
-    """A hard link."""
+    """Return a hard link."""
     return Entry(name, b"1", link=target)
 
 
 def tar(entries: Iterable[Entry | bytes], *, end: bytes = END) -> bytes:
-    """A tar stream of entries, and of raw blocks where one is bytes."""
+    """Return a tar stream of entries and raw blocks."""
     return b"".join([*(e if isinstance(e, bytes) else e.packed() for e in entries), end])
 
 
 def compress(stream: bytes, compression: Compression) -> bytes:
-    """`stream`, compressed."""
+    """Compress `stream`."""
     if compression == "gzip":
         return gzip.compress(stream, compresslevel=6, mtime=0)
     if compression == "zstd":
@@ -168,10 +168,10 @@ def compress(stream: bytes, compression: Compression) -> bytes:
 def layer(
     entries: Iterable[Entry | bytes], compression: Compression = "gzip", *, end: bytes = END
 ) -> bytes:
-    """A layer blob of these entries."""
+    """Return a layer blob of these entries."""
     return compress(tar(entries, end=end), compression)
 
 
 def descriptor(blob: bytes, compression: Compression = "gzip") -> Descriptor:
-    """The descriptor under which a manifest would list `blob`."""
+    """Return the descriptor of `blob` for a manifest."""
     return Descriptor(MEDIA_TYPES[compression], Digest.of(blob), len(blob))

@@ -1,4 +1,4 @@
-"""Trees of several layers, made for tests from the indexes of layers extracted before."""
+"""Merged trees of several layers, built from the indexes of extracted layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.layers import Entry, descriptor, layer
 
 
 def extracted(directory: Path, layers: Iterable[Iterable[Entry | bytes]]) -> list[Path]:
-    """A blob's directory for each of these layers."""
+    """Extract each layer; return the directories of the blobs."""
     made = []
     for number, entries in enumerate(layers):
         made.append(directory / f"layer{number}")
@@ -29,7 +29,7 @@ def extracted(directory: Path, layers: Iterable[Iterable[Entry | bytes]]) -> lis
 
 
 def make_tree(path: Path, blobs: Sequence[Path], limits: Limits = LIMITS) -> IndexSummary:
-    """Make the tree of blobs, granting what is asked for, and never less than what it takes."""
+    """Merge the indexes of blobs, and check that no more space is used than was granted."""
     granted = 0
     steps = merge(path, [blob / "index" for blob in blobs], limits, lambda: granted)
     try:
@@ -46,7 +46,7 @@ def make_tree(path: Path, blobs: Sequence[Path], limits: Limits = LIMITS) -> Ind
 def serving_merged(
     directory: Path, *layers: Iterable[Entry | bytes], limits: Limits = LIMITS
 ) -> Iterator[ImageFilesystem]:
-    """The image of these layers, the lowest first, open."""
+    """Open the merged image of these layers, the lowest first."""
     blobs = extracted(directory, layers)
     make_tree(directory / "tree", blobs, limits)
     tree = IndexReader.open(directory / "tree", tree_digest((Digest.of(b""),)), lambda: limits)

@@ -1,6 +1,6 @@
-"""Conversations with a server: requests in pieces or in one, many on a connection, each reply read.
+"""Conversations with a server: requests whole or in pieces, many on a connection.
 
-Every reply that is read here has been looked over by `tests.support.parts.wire.lint`.
+Each reply is checked by `tests.support.parts.wire.lint`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ class Conversation:
 
     @classmethod
     async def begin(cls, site: Serving) -> Conversation:
-        """A new connection."""
+        """Open a connection."""
         return cls(site, await site.connect())
 
     async def send(self, raw: bytes, cuts: Sequence[int] = ()) -> None:
-        """Send bytes in one segment, or in several that are parted at `cuts`."""
+        """Send bytes in one segment, or in several divided at `cuts`."""
         for start, stop in zip((0, *cuts), (*cuts, len(raw)), strict=True):
             if start:
                 await self._gone()
             self._client.send(raw[start:stop])
 
     async def _gone(self) -> None:
-        """Return when the server has read what was sent: it lives in this same reactor."""
-        for _ in range(3):  # one turn to write it, one to read it
+        """Wait until the server, which runs in the same reactor, has read the bytes."""
+        for _ in range(3):  # one iteration to write, one to read
             await deferLater(self._site.reactor, 0)
 
     async def reply(self, method: str = "GET") -> Reply:
-        """The next reply, to a request by this method."""
+        """Return the next reply, to a request by this method."""
         while True:
             try:
                 reply = Reply.read(self._client.received[self._read :], method)
@@ -54,21 +54,21 @@ class Conversation:
                 return reply
 
     async def ask(self, raw: bytes, method: str = "GET", cuts: Sequence[int] = ()) -> Reply:
-        """Send a request, and read its reply."""
+        """Send a request and return its reply."""
         await self.send(raw, cuts)
         return await self.reply(method)
 
     async def is_over(self) -> bool:
-        """Wait until the server has closed; whether nothing came that has not been read."""
+        """Wait until the server has closed; return whether all received bytes have been read."""
         return len(await self._client.all()) == self._read
 
     def leave(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._client.transport.loseConnection()
 
 
 def places(raw: bytes) -> dict[str, tuple[int, ...]]:
-    """Where to cut a request, by names."""
+    """Return places to cut a request, by name."""
     end = len(raw)
     return {
         "after a byte": (1,),
@@ -79,7 +79,7 @@ def places(raw: bytes) -> dict[str, tuple[int, ...]]:
 
 
 async def asked_every_way(site: Serving, case: Case, method: str) -> dict[str, Reply]:
-    """The replies to one request: alone, in pieces, and on a connection that has seen others."""
+    """Return the replies to one request: alone, in pieces, and on a reused connection."""
     raw = case.request(method)
     found: dict[str, Reply] = {}
     for way, cuts in (("alone", ()), ("alone, in two", (len(raw) // 2,))):
@@ -104,7 +104,7 @@ async def asked_every_way(site: Serving, case: Case, method: str) -> dict[str, R
 
 
 async def hold(site: Serving, case: Case) -> None:
-    """See that a case holds, whichever way it is asked, and that no way differs from another."""
+    """Check a case in each way of asking, and that the replies are the same."""
     heads = {}
     for method in case.methods:
         found = await asked_every_way(site, case, method)

@@ -1,8 +1,8 @@
-"""A registry on loopback that does what a test tells it to, byte for byte where that matters.
+"""A registry on loopback with scripted answers, to the byte if needed.
 
-Left alone it is an ordinary registry for pulling: manifests, blobs, ranges, HEAD, ETag, and tokens
-or a password if it is told to ask for them. `script` changes single answers. It speaks HTTP by
-hand, because no library would say the wrong things that registries say.
+Without a script it is an ordinary registry for pulls: manifests, blobs, ranges, HEAD, ETag, and
+tokens or a password if configured. `script` changes single answers. It writes HTTP itself, because
+no library would send the faulty answers of some registries.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _RANGE = re.compile(r"bytes=([0-9]+)-([0-9]*)")
 
 @attrs.frozen
 class Asked:
-    """One request, as it came."""
+    """One request, as received."""
 
     method: str
     target: str
     headers: dict[str, str]
-    """Names in lower case; of several fields of one name, the last."""
+    """Fields by lower-case name; the last of several."""
     body: bytes = b""
 
     @property
@@ -47,11 +47,11 @@ class Asked:
 
 @attrs.frozen
 class Answer:
-    """One response, and how it goes wrong.
+    """One response, with its faults.
 
-    `announced` stands in Content-Length, None for the body's real length. Of the body, `sent` bytes
-    are sent, None for all. Then the connection stays open for the next request, or is closed,
-    reset, or left in silence.
+    `announced` is the Content-Length, None for the real length. `sent` is the number of body bytes
+    that are sent, None for all. Then the connection stays open for the next request, or is closed,
+    reset, or left silent.
     """
 
     status: int = 200
@@ -63,13 +63,13 @@ class Answer:
     end: Literal["keep", "close", "reset", "silence"] = "keep"
 
     def having(self, **fields: str) -> Answer:
-        """The same answer with these header fields, ``_`` for ``-``, in place of its own."""
+        """Return the answer with header fields replaced, ``_`` for ``-``; None removes one."""
         names = {name.replace("_", "-").lower(): value for name, value in fields.items()}
         kept = tuple(each for each in self.headers if each[0].lower() not in names)
         return attrs.evolve(self, headers=kept + tuple(names.items()))
 
     def head(self) -> bytes:
-        """Status line and fields, with what frames the body."""
+        """Return the status line and fields, with the framing of the body."""
         lines = [f"HTTP/1.1 {self.status} Scripted", *(f"{n}: {v}" for n, v in self.headers)]
         if self.framing == "length":
             length = len(self.body) if self.announced is None else self.announced
@@ -82,44 +82,44 @@ class Answer:
 
 
 NOTHING = Answer(end="silence", sent=-1)
-"""No answer at all, not even a head; the connection stays."""
+"""No answer at all, not even a head, on an open connection."""
 
 Step = Callable[[Asked, Answer], Answer | bytes]
-"""Makes an answer of a request and of the ordinary answer to it; bytes are sent as they are."""
+"""A function from a request and its usual answer to an answer; bytes are sent unchanged."""
 
 
 def cut(after: int, end: Literal["close", "reset", "silence"] = "close") -> Step:
-    """The ordinary answer, of whose body only so many bytes come."""
+    """Return a step that sends only this number of bytes of the usual body."""
     return lambda asked, usual: attrs.evolve(usual, sent=after, end=end)
 
 
 def status(code: int, **fields: str) -> Step:
-    """An empty answer with this status and these fields (``Retry_After="2"``)."""
+    """Return a step with an empty answer of this status and fields (``Retry_After="2"``)."""
     return lambda asked, usual: Answer(code).having(**fields)
 
 
 def redirect(location: str, code: int = 307) -> Step:
-    """An answer that sends the client elsewhere."""
+    """Return a step that redirects the client."""
     return status(code, Location=location)
 
 
 class Scripted:
-    """The registry. `host` is how references name it once it listens; see `listening`."""
+    """A scripted registry, run by `listening`; `host` is its name in references."""
 
     def __init__(self) -> None:
         self.host = ""
         self.scheme = "http"
         self.requests: list[Asked] = []
         self.connections: list[_Connection] = []
-        """Those that are open now."""
+        """The open connections."""
         self.accepted = 0
-        """How many connections there have been."""
+        """The number of connections so far."""
         self.user: str | None = None
-        """``name:password``, asked for as Basic, or by the realm where there are tokens."""
+        """The required ``name:password``, by Basic, or at the realm if there are tokens."""
         self.has_tokens = False
-        """Whether a Bearer token of this registry's own realm, ``/token``, is asked for."""
+        """Whether requests need a Bearer token of the registry's own realm, ``/token``."""
         self.granted: dict[str, tuple[str, ...]] = {}
-        """Every token that is good, and the scopes it is good for."""
+        """The valid tokens with their scopes."""
         self.token_life: object = 300
         self._manifests: dict[tuple[str, str], Document] = {}
         self._blobs: dict[tuple[str, str], bytes] = {}
@@ -127,7 +127,7 @@ class Scripted:
         self._given = 0
 
     def push(self, name: str, image: MadeImage) -> Reference:
-        """Hold `image` as `name` (``team/site:v1``); the reference that names it."""
+        """Store `image` as `name` (``team/site:v1``); return its reference."""
         repository, _, tag = name.partition(":")
         for document in image.documents:
             self._manifests[repository, str(document.digest)] = document
@@ -137,29 +137,29 @@ class Scripted:
         return Reference.parse(f"{self.host}/{name}")
 
     def hold(self, repository: str, blob: bytes) -> Digest:
-        """Hold one blob."""
+        """Store one blob."""
         digest = Digest.of(blob)
         self._blobs[repository, str(digest)] = blob
         return digest
 
     def script(self, pattern: str, *steps: Step) -> None:
-        """Answer the next requests whose ``METHOD /target`` has `pattern` in it, one step each."""
+        """Queue one step each for the next requests with `pattern` in their ``METHOD /target``."""
         self._script.append((re.compile(pattern), list(steps), False))
 
     def always(self, pattern: str, step: Step) -> None:
-        """Answer all requests so, those with steps of their own aside."""
+        """Use this step for every request without a queued one."""
         self._script.append((re.compile(pattern), [step], True))
 
     def asked(self, pattern: str) -> list[Asked]:
-        """Every request so far whose ``METHOD /target`` has `pattern` in it."""
+        """Return all requests so far with `pattern` in their ``METHOD /target``."""
         return [each for each in self.requests if re.search(pattern, _line(each))]
 
     def forget_tokens(self) -> None:
-        """Every token is bad from now."""
+        """Invalidate every token."""
         self.granted.clear()
 
     def answer(self, asked: Asked) -> Answer | bytes:
-        """What to say, by script or as usual."""
+        """Return the answer to a request, by script or as usual."""
         self.requests.append(asked)
         usual = self._usual(asked)
         for pattern, steps, is_lasting in sorted(self._script, key=lambda each: each[2]):
@@ -225,7 +225,7 @@ class Scripted:
 async def listening(
     registry: Scripted | None = None, tls: Any = None, interface: str = "127.0.0.1"
 ) -> AsyncIterator[Scripted]:
-    """Let a scripted registry listen on a free port of loopback, with TLS if there is a context."""
+    """Run a scripted registry on a free port of loopback, with TLS if `tls` is given."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     registry = registry or Scripted()
@@ -268,7 +268,7 @@ class _Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._received += data
-        if self._received.startswith(b"\x16"):  # TLS, where there is none: as servers answer it
+        if self._received.startswith(b"\x16"):  # TLS on a plain port: answered as servers do
             self.transport.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
             self.transport.loseConnection()
             return
@@ -298,7 +298,7 @@ class _Connection(Protocol):
         if answer.end == "close" or (answer.end == "keep" and answer.framing == "close"):
             self.transport.loseConnection()
         elif answer.end == "reset":
-            # First what was written: a reset overtakes it.
+            # A reset overtakes written bytes, so wait until they were sent.
             self._registry_reset()
 
     def _registry_reset(self) -> None:
@@ -325,7 +325,7 @@ def _framed(answer: Answer, asked: Asked) -> Iterable[bytes]:
 
 
 def _ranged(asked: Asked, blob: bytes | None) -> Answer:
-    """A blob, or the part of it that is asked for, under an ETag that is its digest."""
+    """Return a blob or the requested range of it, with its digest as ETag."""
     if blob is None:
         return _error(404, "BLOB_UNKNOWN")
     etag = f'"{Digest.of(blob)}"'

@@ -1,4 +1,4 @@
-"""A whole service on ports of its own, in this process, and requests to it or to any other."""
+"""A whole service on its own ports in this process, and requests to it or other servers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.sites import Client, Response
 
 @attrs.frozen
 class Door:
-    """A port of 127.0.0.1 on which HTTP is spoken."""
+    """An HTTP server on a port of 127.0.0.1."""
 
     port: int
 
     async def connect(self) -> Client:
-        """A connection on which nothing has been sent."""
+        """Open a connection."""
         from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
         return await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", self.port), Client())
@@ -31,7 +31,7 @@ class Door:
     async def begin(
         self, target: str, method: str = "GET", headers: Mapping[str, str] = {}
     ) -> Client:
-        """Send a request on a connection of its own, and leave the answer to the caller."""
+        """Send a request on its own connection; the caller reads the answer."""
         client = await self.connect()
         lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -41,43 +41,43 @@ class Door:
     async def fetch(
         self, target: object, method: str = "GET", headers: Mapping[str, str] = {}
     ) -> Response:
-        """The answer to one request."""
+        """Return the answer to one request."""
         client = await self.begin(f"/{target}", method, headers)
         return Response.parse(await client.all())
 
     def is_shut(self) -> bool:
-        """Whether connections are refused."""
+        """Return whether connections are refused."""
         return not answers(self.port)
 
     async def fetch_all(self, *targets: object) -> list[Response]:
-        """The answers to requests sent at once."""
+        """Send requests at once; return their answers."""
         return await gatherResults([Deferred.fromCoroutine(self.fetch(each)) for each in targets])
 
 
 @attrs.frozen
 class Running(Door):
-    """A service that has started, and its door."""
+    """A running service and its port."""
 
     service: Blobserve
 
     @property
     def probes(self) -> Door:
-        """Where its readiness is asked for."""
+        """The address of its readiness probe."""
         return Door(self.service.probe_addresses[-1].port)  # type: ignore[attr-defined]
 
     def counted(self, name: str, **labels: str) -> float:
-        """What one of its metrics shows."""
+        """Return the value of one of its metrics."""
         return self.service.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 def allowing(host: str, rules: Mapping[str, object] = {}, **own: object) -> dict[str, Any]:
-    """What stands under ``blobserve`` to serve all of one registry, which speaks plain HTTP."""
+    """Return a configuration under ``blobserve`` that serves all of a plain HTTP registry."""
     registries = {host: {"insecure": True}}
     return {"timeout": "30s", "repos": {f"{host}/*": rules}, "registries": registries, **own}
 
 
 def configured(location: Path, own: Mapping[str, Any], **top: object) -> dict[str, Any]:
-    """A whole configuration around `own`: a free port, a blob space at `location`, no log."""
+    """Return a configuration around `own`: a free port, a blob space at `location`, no log."""
     space = {"location": location, **own.get("blobSpace", {})}
     own = {"listen": "tcp:0:interface=127.0.0.1", **own, "blobSpace": space}
     probes = {"readinessProbeAddr": "127.0.0.1:0"}
@@ -86,7 +86,7 @@ def configured(location: Path, own: Mapping[str, Any], **top: object) -> dict[st
 
 @asynccontextmanager
 async def running(config: Mapping[str, Any]) -> AsyncIterator[Running]:
-    """A service that has started; stopped in the end."""
+    """Start a service, and stop it at the end."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     service = Blobserve(reactor, config)

@@ -1,4 +1,4 @@
-"""A site on a loopback port, over a real ref store and blob space, its images in memory."""
+"""A site on a loopback port over a real ref store and blob space, with images in memory."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ TAG = f"{REPOSITORY}:v1"
 
 @attrs.frozen
 class Response:
-    """An answer as it came over the wire."""
+    """An answer, as received."""
 
     status: int
     headers: dict[str, str]
-    """By name in lower case; no field comes twice."""
+    """Fields by lower-case name; no field comes twice."""
     body: bytes = attrs.field(repr=False)
 
     @classmethod
     def parse(cls, raw: bytes) -> Response:
-        """Read the one answer that a connection carried."""
+        """Parse the only answer of a connection."""
         head, _, body = raw.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines)
@@ -55,7 +55,7 @@ class Response:
 
 
 class Client(Protocol):
-    """A connection on which anything can be sent."""
+    """A connection on which a test can send any bytes."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -63,15 +63,15 @@ class Client(Protocol):
         self._waiting: list[tuple[int | None, Deferred[bytes]]] = []
 
     def send(self, content: bytes) -> None:
-        """Write bytes."""
+        """Send bytes."""
         self.transport.write(content)
 
     def all(self) -> Deferred[bytes]:
-        """Fires with everything, when the server has closed."""
+        """Return a Deferred of all bytes, which fires when the server has closed."""
         return self._wait(None)
 
     def some(self, size: int) -> Deferred[bytes]:
-        """Fires when at least `size` bytes are there."""
+        """Return a Deferred of the bytes, which fires when there are `size` bytes."""
         return self._wait(size)
 
     def dataReceived(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class Client(Protocol):
 
 
 class MemoryLog(list[LogRecord]):
-    """An access log that can be looked at."""
+    """An access log in memory."""
 
     def write(self, served: LogRecord) -> None:
         """See `AccessLog.write`."""
@@ -105,12 +105,12 @@ class MemoryLog(list[LogRecord]):
 
 
 def made(*layers: Files) -> MadeImage:
-    """An image of these layers, which may hold links."""
+    """Return an image of these layers, which may have links."""
     return packed(Image(tuple(Layer.of(files) for files in layers)))
 
 
 def packed(image: Image) -> MadeImage:
-    """An image as a source holds it."""
+    """Return an image as a source has it."""
     descriptors = [
         Descriptor(MEDIA_TYPES[layer.compression], Digest.parse(layer.digest), len(layer.blob))
         for layer in image.layers
@@ -122,7 +122,7 @@ def packed(image: Image) -> MadeImage:
 
 @attrs.define
 class Serving:
-    """A site that listens, and everything it stands on."""
+    """A listening site and everything below it."""
 
     reactor: Any
     source: MemorySource
@@ -132,29 +132,29 @@ class Serving:
     metrics: Metrics
     log: MemoryLog
     config: Config
-    """May be replaced at any time; `site.flush` is then the test's to call."""
+    """May be replaced at any time; the test then calls `site.flush`."""
     port: int = 0
 
     def rule(self, repository: str = REPOSITORY, **rules: Any) -> None:
-        """Configure a repository anew."""
+        """Set the rules of the repository."""
         repos = {**self.config.repos, repository: RepositoryRules(repository, **rules)}
         self.config = attrs.evolve(self.config, repos=repos)
 
     def push(self, *layers: Files, reference: str = TAG) -> str:
-        """Put an image of these layers into the registry; returns the reference by digest."""
+        """Push an image of these layers into the registry; return the reference by digest."""
         return str(self.source.push(Reference.parse(reference), made(*layers)))
 
     async def connect(self) -> Client:
-        """A connection to the site."""
+        """Connect to the site."""
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", self.port)
         return await connectProtocol(endpoint, Client())
 
     async def turn(self) -> None:
-        """Let the reactor do what is due."""
+        """Let the reactor run the calls that are due."""
         await deferLater(self.reactor, 0.001)
 
     async def exchange(self, raw: bytes) -> bytes:
-        """Everything that comes back for these bytes."""
+        """Send these bytes; return everything up to the end of the connection."""
         client = await self.connect()
         client.send(raw)
         return await client.all()
@@ -162,7 +162,7 @@ class Serving:
     async def fetch(
         self, target: str = f"/{TAG}/", method: str = "GET", headers: Mapping[str, str] = {}
     ) -> Response:
-        """One request on a connection of its own."""
+        """Send one request on its own connection."""
         lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return Response.parse(await self.exchange("\r\n".join([*lines, "", ""]).encode("latin-1")))
@@ -172,7 +172,7 @@ class Serving:
 async def serving(
     directory: Path, *layers: Files, disk: Threads | None = None, **config: Any
 ) -> AsyncIterator[Serving]:
-    """A site that listens; with `layers`, they are the image under `TAG`."""
+    """Run a site; `layers`, if given, are those of the image `TAG`."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     source, metrics, log = MemorySource(), Metrics(), MemoryLog()

@@ -1,4 +1,4 @@
-"""What tests of sources need beside them: images, a client of the scripted registry, a consumer."""
+"""Helpers for tests of sources: images, a client of the scripted registry, a consumer."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from blobserve.oci.registry.registry import Registry
 from blobserve.testing import InlineThreads, MadeImage
 
 QUICK = Limits(connect_timeout=2.0, header_timeout=0.4, silence_timeout=0.4)
-"""Limits under which a test that is about a time-out ends soon."""
+"""Limits with short time-outs."""
 
 
 @attrs.frozen
 class FixedKeychain:
-    """One credential for everybody, and a list of who asked."""
+    """A keychain with one credential for all, and the list of requests for it."""
 
     credential: Credential | None = None
     asked: list[Repository] = attrs.field(factory=list)
@@ -38,7 +38,7 @@ class FixedKeychain:
 
 @attrs.frozen
 class RigImage:
-    """An image as `tests.support.parts` has it, and as its registries and layouts take it."""
+    """An image in the form of `tests.support.parts` and in that of registries and layouts."""
 
     manifest: bytes
     blobs: tuple[bytes, ...]
@@ -47,20 +47,20 @@ class RigImage:
 
     @classmethod
     def of(cls, image: MadeImage) -> RigImage:
-        """The same image."""
+        """Return the same image in both forms."""
         top = image.documents[0]
         return cls(top.content, tuple(image.blobs.values()), top.media_type, str(top.digest))
 
 
 class Ahead:
-    """A reactor with a clock that is some seconds ahead of that of the real one."""
+    """A reactor with a clock that is some seconds ahead of the real one."""
 
     def __init__(self) -> None:
         self.by = 0.0
         self._reactor: Any = None
 
     def of(self, reactor: Any) -> Ahead:
-        """The same, now standing for this reactor."""
+        """Return this clock for another reactor."""
         self._reactor = reactor
         return self
 
@@ -82,7 +82,7 @@ async def registry_at(
     metrics: Metrics | None = None,
     ahead: Ahead | None = None,
 ) -> AsyncIterator[Registry]:
-    """A client of the registry `host`: named, in clear and anonymous unless told otherwise."""
+    """Open a client of the registry `host`, by default configured, plain HTTP and anonymous."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     before = set(reactor.getDelayedCalls())
@@ -111,7 +111,7 @@ def _is_ours(call: Any) -> bool:
 
 @implementer(IConsumer)
 class Sink:
-    """Takes what is written to it; pauses its producer whenever it has `pause_at` bytes."""
+    """A consumer that pauses its producer at `pause_at` bytes."""
 
     def __init__(self, pause_at: int | None = None) -> None:
         self.chunks: list[bytes] = []
@@ -122,7 +122,7 @@ class Sink:
 
     @property
     def content(self) -> bytes:
-        """Everything so far."""
+        """The bytes so far."""
         return b"".join(self.chunks)
 
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
@@ -148,7 +148,7 @@ class Sink:
                 waiter.callback(None)
 
     def has(self, size: int) -> Deferred[None]:
-        """Fires when `size` bytes have been written."""
+        """Return a Deferred that fires when `size` bytes were written."""
         waiter: Deferred[None] = Deferred()
         if len(self.content) >= size:
             waiter.callback(None)
@@ -157,14 +157,14 @@ class Sink:
         return waiter
 
     def flow(self) -> None:
-        """Pause no more."""
+        """Resume the producer and pause no more."""
         self._pause_at = None
         if self.producer is not None:
             self.producer.resumeProducing()
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Return when `condition` holds; looks every few milliseconds."""
+    """Wait until `condition` holds, with a check every few milliseconds."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
     from twisted.internet.task import deferLater
 

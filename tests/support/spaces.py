@@ -1,4 +1,4 @@
-"""Blob spaces in temporary directories, and layers to put into them."""
+"""Blob spaces in temporary directories, and layers for them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Made:
 
     @property
     def digest(self) -> Digest:
-        """Of the compressed bytes."""
+        """The digest of the compressed bytes."""
         return self.descriptor.digest
 
 
@@ -45,14 +45,14 @@ def made(
     content: bytes | None = None,
     compression: Compression = "gzip",
 ) -> Made:
-    """A layer whose file is `content`, or else `size` bytes that do not compress."""
+    """Return a layer with the file `content`, or with `size` random bytes."""
     body = random.Random(seed).randbytes(size) if content is None else content
     blob = layer([File(b"index.html", body)], compression)
     return Made(blob, descriptor(blob, compression))
 
 
 async def take_in(space: BlobSpace, layer: Made, step: int = 64 * KIB) -> None:
-    """Ingest a layer; when that fails, it is wiped before this raises."""
+    """Ingest a layer; an ingest that fails is removed before the error is raised."""
     ingest = await space.ingest(layer.descriptor)
     ingest.failure.addErrback(lambda _: None)
     for at in range(0, len(layer.blob), step):
@@ -61,7 +61,7 @@ async def take_in(space: BlobSpace, layer: Made, step: int = 64 * KIB) -> None:
 
 
 def read(space: BlobSpace, digest: Digest) -> bytes:
-    """The file of a READY layer."""
+    """Return the file of a READY layer."""
     blob = space.acquire(digest)
     assert blob is not None
     try:
@@ -79,7 +79,7 @@ async def opened(
     reactor: Any = None,
     metrics: Metrics | None = None,
 ) -> AsyncIterator[BlobSpace]:
-    """An open blob space; its threads run inline and its clock stands still unless given."""
+    """Open a blob space, by default with inline threads and a clock that stands still."""
     space = BlobSpace(
         reactor or Clock(),
         BlobSpaceRules(location, max_size),
@@ -97,7 +97,7 @@ async def opened(
 
 @contextmanager
 def pool(size: int = 2) -> Iterator[OwnThreads]:
-    """Real threads."""
+    """Start a pool of real threads."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     threads = OwnThreads(reactor, size, "test")  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ def pool(size: int = 2) -> Iterator[OwnThreads]:
 
 
 def on_disk(location: Path) -> int:
-    """What a directory takes, in blocks of 4 KiB, as if each file were written to its end."""
+    """Return the size of a directory in blocks of 4 KiB, sparse files counted in full."""
     blocks = 0
     for directory, _, files in os.walk(location):
         for name in (".", *files):
@@ -119,12 +119,12 @@ def on_disk(location: Path) -> int:
 
 
 def names_in(location: Path, where: str) -> list[str]:
-    """The names of everything in a directory of the blob space, sorted."""
+    """Return the sorted names in a directory of the blob space."""
     return sorted(os.listdir(location / where))
 
 
 class Watched:
-    """Threads that call `look` after every job, in that job's thread."""
+    """Threads that call `look` after every job, in the same thread."""
 
     def __init__(self, threads: Threads, look: Callable[[], None]) -> None:
         self._threads = threads
@@ -147,11 +147,11 @@ class Watched:
 
 
 class Held:
-    """Threads whose jobs wait until they are told to go on."""
+    """Threads that hold their jobs until the test runs them."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[str, Callable[[], object]]] = []
-        """The names of the functions that wait to be called, and their calls."""
+        """The waiting jobs: the names of their functions, and their calls."""
 
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """See `Threads.run`."""
@@ -163,20 +163,20 @@ class Held:
         return done
 
     def soon(self, f: Callable[[], None]) -> None:
-        """See `Threads.soon`; it is called at once."""
+        """See `Threads.soon`; the function is called at once."""
         f()
 
     def go(self) -> None:
-        """Do the next job."""
+        """Run the next job."""
         _, call = self.jobs.pop(0)
         call()
 
     def go_on_until(self, name: str) -> None:
-        """Do all jobs before the next call of `name`, and those that come of them."""
+        """Run all jobs before the next call of `name`, new ones included."""
         while self.jobs[0][0] != name:
             self.go()
 
     def go_all(self) -> None:
-        """Do all jobs, and those that come of them."""
+        """Run all jobs, new ones included."""
         while self.jobs:
             self.go()

@@ -1,6 +1,7 @@
 """A ref store on a real blob space in a temporary directory, with its source in memory.
 
-Time is a `Clock` and threads run inline, so whatever can happen has happened when a call returns.
+Time is a `Clock` and threads run inline, so that all work that can be done is done when a call
+returns.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ OTHER = Reference.parse("registry.example/team/other:v1")
 
 
 def an_image(content: str = "one") -> MadeImage:
-    """An image whose index.html holds `content`."""
+    """Return an image with `content` as its index.html."""
     return make_image({"index.html": content.encode()})
 
 
 @attrs.define
 class Stand:
-    """A ref store and everything it stands on."""
+    """A ref store and everything below it."""
 
     space: BlobSpace
     source: MemorySource
@@ -43,32 +44,32 @@ class Stand:
     clock: Clock
     metrics: Metrics
     rules: dict[Repository, RepositoryRules]
-    """Of the repositories that are special; all others are listed, with the defaults."""
+    """Rules of particular repositories; all others are listed and have the defaults."""
     provided: list[Repository]
-    """For whom a source was asked."""
+    """The repositories for which a source was requested."""
 
     def ask(self, reference: Reference = SITE, read_only: bool = False) -> Deferred[Lease]:
-        """Ask for a lease."""
+        """Request a lease."""
         return self.store.blob_for(reference, read_only)
 
     async def read(self, reference: Reference = SITE, read_only: bool = False) -> bytes:
-        """The index.html of an image."""
+        """Return the index.html of an image."""
         with await self.ask(reference, read_only) as lease:
             return content(lease)
 
     def counted(self, name: str, **labels: str) -> float:
-        """What a metric shows."""
+        """Return the value of a metric."""
         return self.metrics.registry.get_sample_value(f"blobserve_{name}", labels) or 0.0
 
 
 def content(lease: Lease) -> bytes:
-    """The index.html of a lease."""
+    """Return the index.html of a lease."""
     entry = lease.filesystem.lookup(b"index.html")
     return lease.filesystem.file(entry).read(0, entry.size)
 
 
 def now(waiting: Deferred[Any]) -> Any:
-    """The result of a Deferred that has fired; it fails otherwise, or raises what that did."""
+    """Return the result of a Deferred that has fired, or raise its error."""
     results: list[Any] = []
     waiting.addBoth(results.append)
     if not results:
@@ -89,10 +90,10 @@ async def standing(
     threads: Threads | None = None,
     pulls_behind: bool = True,
 ) -> AsyncIterator[Stand]:
-    """An open ref store on the blob space in `directory`; both are closed in the end.
+    """Open a ref store on the blob space in `directory`, and close both at the end.
 
-    `clock` may be a reactor, if `threads` are real ones. Without `pulls_behind` no layer ever comes
-    from the source as a whole.
+    `clock` may be a reactor if `threads` are real ones. Without `pulls_behind` the source never
+    delivers a layer as a whole.
     """
     source, clock = source or MemorySource(), clock or Clock()
     limits, metrics, rules = limits or Limits(), Metrics(), {} if rules is None else rules

@@ -1,9 +1,9 @@
-"""A server that watches the turns of its reactor: none may take long.
+"""A server that logs slow iterations of its reactor.
 
-A turn is the work between two waits for events; meanwhile no client is served. The measure is the
-CPU time of the reactor's thread, which other work of the machine, extraction included, hardly
-changes. Run as a module it is `twist` with such a watch: ``python -m tests.support.turn_watch 20
-blobserve --config F`` logs each turn that takes more than 20 ms.
+An iteration is the work between two waits for events, during which no client is served. The measure
+is the CPU time of the reactor's thread, which other work on the machine hardly changes. As a
+program the module is `twist` with this log: ``python -m tests.support.turn_watch 20 blobserve
+--config F`` logs each iteration of more than 20 ms.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ LOGGED = "a turn of the reactor took"
 
 
 def slow_turns(ms: int) -> dict[str, Any]:
-    """Return the arguments for a `Server` that logs the turns of its reactor that take longer."""
+    """Return the arguments for a `Server` that logs the reactor iterations longer than this."""
     return {"twist": ("-m", __name__, str(ms))}
 
 
 class Turns:
-    """Logs the turns of a reactor that take too long."""
+    """The log of a reactor's slow iterations."""
 
     def __init__(
         self, reactor: Any, longest: float, seconds: Callable[[], float] = thread_time
     ) -> None:
-        """`reactor` is one whose main loop is that of `twisted.internet.base.ReactorBase`."""
+        """Prepare for a `reactor` that has the main loop of `twisted.internet.base.ReactorBase`."""
         self._reactor = reactor
         self._longest = longest
         self._seconds = seconds
@@ -41,9 +41,9 @@ class Turns:
         self._since = 0.0
 
     def watch(self) -> None:
-        """Begin, in the reactor's thread; goes on for as long as the reactor runs."""
+        """Start to watch, in the reactor's thread, until the reactor stops."""
         self._since = self._seconds()
-        # The main loop asks for it once a turn: after all that is due, before it waits.
+        # The main loop calls this once an iteration, after all that is due and before it waits.
         self._reactor.timeout = self._ended
 
     def _ended(self) -> float | None:
@@ -55,7 +55,7 @@ class Turns:
 
 
 def main(longest: float) -> None:
-    """Run `twist`, and watch the turns as soon as the server has started."""
+    """Run `twist`, and watch the reactor as soon as the server has started."""
 
     class Watched(Twist):
         @staticmethod

@@ -1,4 +1,4 @@
-"""Answers as a site of Twisted's own sends them, over a wire to look at or real connections."""
+"""Answers from a plain Twisted site, over an in-memory transport or real connections."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ Listen = Callable[[Any, Site], Any]
 
 
 def the_reactor() -> Any:
-    """The reactor that the tests run on."""
+    """Return the reactor of the tests."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     return reactor
 
 
 def a_pace(minimum: int = 1024, clock: IReactorTime | None = None) -> tuple[SlowClients, Metrics]:
-    """A pace by a clock that stands still, unless it is given one; and where it counts."""
+    """Return a limit on slow clients, by default with a clock that stands still, and metrics."""
     metrics = Metrics()
     return SlowClients(lambda: minimum, clock or Clock(), metrics.slow_clients), metrics
 
 
 @attrs.define(eq=False)
 class FileBody:
-    """A body in a file, that only `sendfile` can get at: reading it is an error."""
+    """A body in a file for `sendfile` only; reading it is an error."""
 
     content: bytes = attrs.field(repr=False)
     descriptor: int
     start: int = 0
     cached: bool = True
-    """Whether the disk need not be waited for."""
+    """Whether the page cache has the bytes."""
     closed: int = 0
     asked: list[tuple[int, int]] = attrs.field(factory=list)
-    """What was to be sent next, turn by turn."""
+    """The ranges that were asked about, one in each iteration."""
     waiting: list[Deferred[None]] = attrs.field(factory=list)
-    """For the disk."""
+    """The pending reads from the disk."""
 
     @property
     def size(self) -> int:
@@ -85,7 +85,7 @@ class FileBody:
 
 
 class ReadableBody(FileBody):
-    """The same, which can be read as well; how often it was is in `reads`."""
+    """A body in a file that can also be read; `reads` counts this."""
 
     reads = 0
 
@@ -101,7 +101,7 @@ class ReadableBody(FileBody):
 def stored(
     directory: Path, content: bytes, start: int = 0, kind: type[FileBody] = FileBody
 ) -> Iterator[FileBody]:
-    """A body in a file, from `start` on, with other bytes before and after it."""
+    """Make a file with a body at offset `start`, between other bytes."""
     path = directory / "content"
     path.write_bytes(b"<" * start + content + b">" * 1000)
     descriptor = os.open(path, os.O_RDONLY)
@@ -112,7 +112,7 @@ def stored(
 
 
 class Wire(StringTransport):
-    """A transport that asks for a pause as TCP does, and sends only when it is told to."""
+    """A transport that pauses its producer as TCP does, and sends only when the test drains it."""
 
     disconnecting = False
 
@@ -128,7 +128,7 @@ class Wire(StringTransport):
             self.producer.pauseProducing()
 
     def drain(self) -> bool:
-        """Send what is there and ask for more; whether there was anything."""
+        """Send the buffered bytes and resume the producer; return whether there were any."""
         waiting = self.value()
         self.clear()
         self.sent += waiting
@@ -139,7 +139,7 @@ class Wire(StringTransport):
 
 @attrs.define
 class SlowBody:
-    """A body of which nothing is in memory; each read waits until it is answered."""
+    """A body that is never cached; each read waits until the test answers it."""
 
     content: bytes
     closed: int = 0
@@ -171,7 +171,7 @@ class SlowBody:
 
 
 class Sends(Resource):
-    """Sends the answers it is given, one after another, and keeps what became of them."""
+    """A resource that sends its answers in order and keeps the outcomes."""
 
     isLeaf = True  # noqa: N815
 
@@ -191,7 +191,7 @@ class Sends(Resource):
 
 
 def connected(*answers: Answer, pace: SlowClients | None = None) -> tuple[Any, Wire, Sends]:
-    """A channel of a site with these answers, its transport and its resource."""
+    """Return a channel of a site with these answers, its transport and its resource."""
     resource = Sends(answers, pace or a_pace()[0])
     channel = Site(resource, reactor=Clock()).buildProtocol(None)
     wire = Wire()
@@ -208,7 +208,7 @@ def on_tcp(reactor: Any, site: Site) -> Any:
 async def sending(
     *answers: Answer, listen: Listen = on_tcp, pace: SlowClients | None = None
 ) -> AsyncIterator[tuple[Sends, Any]]:
-    """A site of Twisted's own that sends these answers, and the port on which it listens."""
+    """Run a plain Twisted site that sends these answers; yield its resource and port."""
     reactor = the_reactor()
     resource = Sends(answers, pace or a_pace()[0])
     port = listen(reactor, Site(resource, reactor=reactor))
@@ -223,19 +223,19 @@ async def sending(
 
 
 async def turns(count: int = 1) -> None:
-    """Let the reactor do what is due, so many times."""
+    """Let the reactor run this number of iterations."""
     for _ in range(count):
         await deferLater(the_reactor(), 0)
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the reactor go on until something is so; the test's own time limit ends it otherwise."""
+    """Let the reactor run until a condition holds; the time limit of the test bounds it."""
     while not condition():
         await deferLater(the_reactor(), 0.001)
 
 
 class SlowReader:
-    """A client that reads only when it is told to, by a socket that takes little."""
+    """A client that reads only on request, from a socket with a small buffer."""
 
     def __init__(self, port: int) -> None:
         self.received = b""
@@ -245,7 +245,7 @@ class SlowReader:
         self._socket.connect_ex(("127.0.0.1", port))
 
     async def send(self, content: bytes) -> None:
-        """Write, as soon as the connection is there."""
+        """Send bytes once the connection is open."""
         while True:
             try:
                 self._socket.sendall(content)
@@ -255,7 +255,7 @@ class SlowReader:
                 return
 
     async def take(self, size: int) -> int:
-        """Read up to so many bytes; fewer where no more come for a while, or the end is there."""
+        """Read up to `size` bytes; fewer if no more arrive for a while, or at the end."""
         taken = idle = 0
         while taken < size and idle < 50:
             try:
@@ -272,12 +272,12 @@ class SlowReader:
         return taken
 
     def reset(self) -> None:
-        """Be gone at once."""
+        """Reset the connection."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self._socket.close()
 
     def close(self) -> None:
-        """Leave; once is enough."""
+        """Close the connection; it may be called again."""
         self._socket.close()
 
     def __enter__(self) -> SlowReader:

@@ -1,4 +1,4 @@
-"""Asynchronous tests that end: pytest-timeout does not work with pytest-twisted."""
+"""A time limit for asynchronous tests, since pytest-timeout does not work with pytest-twisted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred
 def within(seconds: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Any]:
     """Make an `async def` a test on the running reactor that fails after `seconds`.
 
-    Whatever becomes of it when it is cancelled then: some of these tests expect a CancelledError.
+    The failure is certain even if the cancelled test ends normally, since some tests expect a
+    CancelledError.
     """
 
     def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:

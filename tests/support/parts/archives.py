@@ -1,4 +1,4 @@
-"""Images in tar files: as `docker save` writes them, then and now, and any directory as it is."""
+"""Images in tar files: both formats of `docker save`, and any directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTAINERD_NAME = "io.containerd.image.name"
 
 
 def named(name: str | None = None, containerd: str | None = None, **members: Any) -> dict[str, Any]:
-    """The members of an entry of an index that name its image, and any others."""
+    """Return the members of an index entry that name its image, with any others."""
     names = {REF_NAME: name, CONTAINERD_NAME: containerd}
     return {"annotations": {key: text for key, text in names.items() if text}, **members}
 
@@ -28,7 +28,7 @@ def named(name: str | None = None, containerd: str | None = None, **members: Any
 def write_named_layout(
     directory: Path, images: Sequence[tuple[Image | Index, Mapping[str, Any]]]
 ) -> Path:
-    """Write an image layout in which entries share names, or have none; see `named`."""
+    """Write an image layout with entries that share names or have none; see `named`."""
     write_layout(directory, {str(number): image for number, (image, _) in enumerate(images)})
     index = json.loads((directory / "index.json").read_bytes())
     index["manifests"] = [
@@ -40,7 +40,7 @@ def write_named_layout(
 
 
 def packed(directory: Path) -> bytes:
-    """A tar of all files below a directory, such as an image layout."""
+    """Return a tar of all files below a directory, such as an image layout."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return tar(File(str(path.relative_to(directory)).encode(), path.read_bytes()) for path in files)
 
@@ -48,9 +48,9 @@ def packed(directory: Path) -> bytes:
 def saved_of_old(
     images: Mapping[str, Layers], config: bytes = b"{}", *more: Entry, hold: bool = True
 ) -> bytes:
-    """What `docker save` wrote for many years; a layer that comes again is a link.
+    """Return the old format of `docker save`, in which a repeated layer is a link.
 
-    :param hold: whether the layers themselves are there.
+    :param hold: whether the layers themselves are included.
     """
     entries: list[Entry] = []
     listed = []
@@ -75,9 +75,9 @@ def saved_of_old(
 
 
 def saved_of_today(layout: Path, name: str, config: str, layers: Sequence[str]) -> bytes:
-    """What `docker save` writes since version 25: an image layout with a ``manifest.json``.
+    """Return the format of `docker save` since version 25: a layout with ``manifest.json``.
 
-    :param config: its digest, as are the `layers`.
+    :param config: its digest; `layers` are digests too.
     """
     paths = [f"blobs/sha256/{digest.partition(':')[2]}" for digest in (config, *layers)]
     listed = [{"Config": paths[0], "RepoTags": [name], "Layers": paths[1:]}]
@@ -86,8 +86,8 @@ def saved_of_today(layout: Path, name: str, config: str, layers: Sequence[str]) 
 
 
 def copied_by_skopeo(layout: Path, tag: str, form: str, archive: Path, name: str) -> Path:
-    """The archive that skopeo makes of an image in a layout, called `name` there if it is text."""
-    archive.unlink(missing_ok=True)  # skopeo changes none
+    """Copy an image of a layout into an archive by skopeo, with `name` if it is not empty."""
+    archive.unlink(missing_ok=True)  # skopeo does not replace an archive
     subprocess.run(
         [
             program("skopeo"),

@@ -1,4 +1,4 @@
-"""Artifacts, as `oras push` writes them: files as they are, each with its title."""
+"""Artifacts in the form of `oras push`: plain files, each with a title."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Piece:
     content: bytes = attrs.field(repr=False)
     title: str | None = None
     media_type: str = "application/vnd.oci.image.layer.v1.tar"
-    """What `oras push` says of any file, unless it is told otherwise."""
+    """The default media type of `oras push`."""
     is_packed: bool = False
-    """Whether it is said to be a directory."""
+    """Whether the annotation says that it is a directory."""
     unpack: str | None = None
-    """What is said instead of that it is a directory."""
+    """Another value for that annotation."""
 
     @property
     def described(self) -> dict[str, object]:
-        """The descriptor."""
+        """Return the descriptor."""
         annotations = {} if self.title is None else {TITLE: self.title}
         unpack = "true" if self.is_packed else self.unpack
         if unpack is not None:
@@ -40,14 +40,14 @@ class Piece:
 
 @attrs.frozen
 class Artifact:
-    """An artifact of these layers; anything that takes an `Image` takes one."""
+    """An artifact of these layers, usable in place of an `Image`."""
 
     pieces: tuple[Piece, ...]
     config_type: str = EMPTY
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Artifact:
-        """An artifact of these files by title."""
+        """Return an artifact of these files by title."""
         return cls(tuple(Piece(content, title) for title, content in files.items()))
 
     @property
@@ -57,7 +57,7 @@ class Artifact:
 
     @property
     def manifest(self) -> bytes:
-        """The manifest."""
+        """Return the manifest."""
         document = {
             "schemaVersion": 2,
             "mediaType": self.media_type,
@@ -74,5 +74,5 @@ class Artifact:
 
     @property
     def blobs(self) -> tuple[bytes, ...]:
-        """Everything that the manifest refers to."""
+        """All blobs that the manifest refers to."""
         return (b"{}", *(piece.content for piece in self.pieces))

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven by its DevTools protocol over a pair of pipes."""
+"""A headless Chromium, driven over pipes by its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ Event = dict[str, Any]
 
 @attrs.define
 class Page:
-    """What one page did: every answer to its requests, and everything that went wrong."""
+    """The answers and errors of one page."""
 
     answers: dict[str, int] = attrs.field(factory=dict)
-    """URL to status."""
+    """Statuses by URL."""
     problems: list[str] = attrs.field(factory=list)
-    """Failed requests, exceptions, and errors of the page's log."""
+    """Failed requests, exceptions, and errors in the page's log."""
     loaded: bool = False
 
     def note(self, event: Event) -> None:
-        """Take in one event of the protocol."""
+        """Record one event of the protocol."""
         name, what = event["method"], event["params"]
         if name == "Network.responseReceived":
             answer = what["response"]
@@ -60,7 +60,7 @@ class Page:
 
 
 class Browser:
-    """A running Chromium with one page. Blocks; every wait ends within a minute."""
+    """A running Chromium with one page; calls block, for a minute at most."""
 
     def __init__(self, directory: Path) -> None:
         self.page = Page()
@@ -73,7 +73,7 @@ class Browser:
         """Start it with an empty profile and an empty page."""
         read, self._send = os.pipe()
         self._receive, write = os.pipe()
-        # The protocol is spoken on descriptors 3 and 4, whatever is open in this process.
+        # The protocol uses descriptors 3 and 4, which may be open in this process.
         shell = f'exec "$@" 3<&{read} 4>&{write} {read}<&- {write}>&-'
         browser = [program("chromium"), *_FLAGS, f"--user-data-dir={self._directory}/profile"]
         with (self._directory / "output").open("wb") as output:
@@ -96,7 +96,7 @@ class Browser:
             self._ask(f"{domain}.enable")
 
     def stop(self) -> None:
-        """End it, and with it the processes it has made."""
+        """Stop it and its child processes."""
         if self._process is not None:
             if self._process.poll() is None:
                 self._ask("Browser.close")
@@ -107,14 +107,14 @@ class Browser:
             os.close(self._receive)
 
     def open(self, url: str) -> None:
-        """Go to `url` and wait until the page and what it names have loaded."""
+        """Open `url` and wait until the page and its resources have loaded."""
         self.page = Page()
         self._ask("Page.navigate", url=url)
         while not self.page.loaded:
             self._next()
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression in the page; a promise is waited for."""
+        """Evaluate a JavaScript expression in the page, and wait for its promise."""
         answer = self._ask(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
         )
@@ -133,7 +133,7 @@ class Browser:
         return answer["result"]
 
     def _next(self) -> Event:
-        """The next message of the browser; an event is noted for the page."""
+        """Return the next message of the browser; record an event in the page."""
         while b"\0" not in self._unread:
             if not select.select([self._receive], [], [], 60)[0]:
                 pytest.fail("Chromium fell silent", pytrace=False)

@@ -1,4 +1,4 @@
-"""The kernel's own opinion of where paths lead in a chroot."""
+"""The kernel's resolution of paths in a chroot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OPENAT2, _RESOLVE_IN_ROOT = 437, 0x10
 
 
 def in_chroot(root: Path, path: bytes) -> bytes | str | None:
-    """What is at `path` in a chroot: the bytes of a small file, ``directory``, or None."""
+    """Return the bytes of a small file at `path` in a chroot, ``directory``, or None."""
     how = struct.pack("QQQ", os.O_RDONLY, 0, _RESOLVE_IN_ROOT)
     base = os.open(root, os.O_RDONLY)
     fd = ctypes.CDLL(None).syscall(_OPENAT2, base, path, how, len(how))

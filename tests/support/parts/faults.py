@@ -1,8 +1,8 @@
-"""A proxy that does to a real server's answers what networks do to them.
+"""A proxy that adds network faults to the answers of a real server.
 
-Stands before any server of 127.0.0.1 and lets each answer come late, slowly, cut short, silent or
-changed, as it is told. Knows of HTTP where a head ends, and carries one request a connection; told
-not to speak it, it treats whatever bytes there are alike.
+It stands before any server on 127.0.0.1 and can delay, slow down, truncate, silence or change each
+answer. It understands HTTP up to the end of a head, and carries one request a connection. With
+`speaks_http` false it passes all bytes on alike.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _TICK = 0.02
 
 @attrs.frozen
 class Fault:
-    """What becomes of one answer. Bytes are those of its body, from 0; without HTTP, all there are.
+    """The fault of one answer, with offsets from the start of the body.
 
-    The first comes `latency` seconds late, and then `bandwidth` bytes come each second, None for
-    all at once. When there have been `after` of them the answer ends: by FIN, by RST, or in
-    silence. Byte `corrupt` is another one, and the head is what `edit` makes of it.
+    The first byte is `latency` seconds late. `bandwidth` is in bytes per second, None for no limit.
+    After `after` bytes the answer ends by FIN, by RST, or in silence. Byte `corrupt` is changed,
+    and `edit` changes the head. Without HTTP offsets count all bytes of the answer.
     """
 
     latency: float = 0.0
@@ -46,11 +46,11 @@ class Fault:
 
 
 NONE = Fault()
-"""An answer as it is."""
+"""An unchanged answer."""
 
 
 def having(**fields: str | None) -> Fault:
-    """An answer with these header fields, ``_`` for ``-``, in place of its own; None for none."""
+    """Replace header fields of an answer, ``_`` for ``-``; None removes one."""
     names = {name.replace("_", "-").lower(): value for name, value in fields.items()}
 
     def edit(head: bytes) -> bytes:
@@ -63,7 +63,7 @@ def having(**fields: str | None) -> Fault:
 
 
 class FaultProxy:
-    """The proxy; `host` is where it listens, see `faulty`. `requests` have gone through it."""
+    """A proxy that listens on `host`, made by `faulty`; `requests` have gone through it."""
 
     def __init__(self, port: int, speaks_http: bool) -> None:
         self.port = port
@@ -71,28 +71,28 @@ class FaultProxy:
         self.host = ""
         self.requests: list[Asked] = []
         self.connections: list[_Front] = []
-        """Those of clients that are open now."""
+        """The open connections of clients."""
         self.accepted = 0
-        """How many there have been."""
+        """The number of connections so far."""
         self._script: list[tuple[re.Pattern[str], list[Fault]]] = []
         self._lasting: list[tuple[re.Pattern[str], Fault]] = []
 
     def script(self, pattern: str, *faults: Fault) -> None:
-        """One fault each for the next requests whose ``METHOD /target`` has `pattern` in it."""
+        """Queue one fault each for the next requests with `pattern` in their ``METHOD /target``."""
         self._script.append((re.compile(pattern), list(faults)))
 
     def always(self, pattern: str, fault: Fault) -> None:
-        """This fault for all requests that have none of their own."""
+        """Use this fault for every request without a queued one."""
         self._lasting.append((re.compile(pattern), fault))
 
     def asked(self, pattern: str) -> list[Asked]:
-        """Every request so far whose ``METHOD /target`` has `pattern` in it."""
+        """Return all requests so far with `pattern` in their ``METHOD /target``."""
         return [
             each for each in self.requests if re.search(pattern, f"{each.method} {each.target}")
         ]
 
     def fault(self, line: str) -> Fault:
-        """What this request will meet."""
+        """Return the fault of this request."""
         for pattern, faults in self._script:
             if faults and pattern.search(line):
                 return faults.pop(0)
@@ -101,7 +101,7 @@ class FaultProxy:
 
 @asynccontextmanager
 async def faulty(port: int, speaks_http: bool = True) -> AsyncIterator[FaultProxy]:
-    """Let a proxy before this port of 127.0.0.1 listen on another one."""
+    """Run a proxy on another port before this port of 127.0.0.1."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     proxy = FaultProxy(port, speaks_http)
@@ -120,7 +120,7 @@ async def faulty(port: int, speaks_http: bool = True) -> AsyncIterator[FaultProx
 
 
 class _Front(Protocol):
-    """The side of the client."""
+    """The connection from the client."""
 
     transport: Any
 
@@ -155,7 +155,7 @@ class _Front(Protocol):
             self._pass_on(self._read_head())
 
     def drop_back(self) -> None:
-        """Nothing more is wanted from the server."""
+        """Close the connection to the server."""
         if self._back is not None:
             self._back.drop()
 
@@ -180,7 +180,7 @@ class _Front(Protocol):
 
 
 class _Back(Protocol):
-    """The side of the server."""
+    """The connection to the server."""
 
     transport: Any = None
 
@@ -190,7 +190,7 @@ class _Back(Protocol):
         self._is_dropped = False
 
     def send(self, asked: bytearray) -> None:
-        """Send this, when there is a connection, and empty it."""
+        """Send these bytes once connected, and clear the buffer."""
         self._asked += asked
         asked.clear()
         if self.transport is not None:
@@ -198,7 +198,7 @@ class _Back(Protocol):
             self._asked.clear()
 
     def drop(self) -> None:
-        """Close."""
+        """Close the connection."""
         self._is_dropped = True
         if self.transport is not None:
             self.transport.abortConnection()
@@ -218,7 +218,7 @@ class _Back(Protocol):
 
 
 class _Way:
-    """The way of one answer back to the client."""
+    """The flow of one answer back to the client."""
 
     def __init__(self, front: _Front, fault: Fault, reactor: Any, has_head: bool) -> None:
         self._front = front
@@ -228,18 +228,19 @@ class _Way:
         self._count = 0
         self._queue = bytearray()
         self._at_once = 0
-        """How many bytes of the queue are not slowed down, being of the head."""
+        """The number of bytes at the front of the queue that belong to the head and are not slowed.
+        """
         self._end: str | None = None
         self._timer: Any = None
         self._is_late = fault.latency > 0
 
     def asked(self) -> None:
-        """The client sent something; what ends before the first byte ends now."""
+        """Apply a fault before the first byte, since the client has sent something."""
         if self._head is None:
             self.take(b"")
 
     def take(self, data: bytes) -> None:
-        """The server sent this."""
+        """Queue bytes from the server."""
         if self._head is not None:
             self._head += data
             head, found, data = bytes(self._head).partition(b"\r\n\r\n")
@@ -252,12 +253,12 @@ class _Way:
         self._pump()
 
     def end(self, how: str) -> None:
-        """There is no more."""
+        """End the answer, by FIN unless the fault says otherwise."""
         self._end = self._end or how
         self._pump()
 
     def close(self) -> None:
-        """The client has gone."""
+        """Drop the queue, since the client has left."""
         self._end = "gone"
         self._queue.clear()
         if self._timer is not None and self._timer.active():
@@ -300,7 +301,7 @@ class _Way:
         self._timer = self._reactor.callLater(seconds, self._pump)
 
     def _send_last(self, chunk: bytes) -> None:
-        """Send what there is for now, or for good."""
+        """Send the queued bytes, and end the answer if it is complete."""
         transport = self._front.transport
         if self._end == "rst" and chunk:
             transport.registerProducer(_Reset(transport, chunk, self._reactor), False)
@@ -315,7 +316,7 @@ class _Way:
 
 @implementer(IPullProducer)
 class _Reset:
-    """Resets a connection once its peer's kernel has all that was written: a reset overtakes it."""
+    """A producer that resets a connection once the peer's kernel has all bytes."""
 
     def __init__(self, transport: Any, last: bytes, reactor: Any) -> None:
         self._transport = transport
@@ -323,7 +324,7 @@ class _Reset:
         self._reactor = reactor
 
     def resumeProducing(self) -> None:
-        """See `IPullProducer.resumeProducing`: asked twice, at first and when all is written."""
+        """See `IPullProducer.resumeProducing`: called first to write, then to reset."""
         if self._last:
             last, self._last = self._last, b""
             self._transport.write(last)
@@ -332,7 +333,7 @@ class _Reset:
             self._reset()
 
     def stopProducing(self) -> None:
-        """See `IProducer.stopProducing`: there is nobody to reset any more."""
+        """See `IProducer.stopProducing`: there is no connection left to reset."""
 
     def _reset(self) -> None:
         if not self._transport.connected:

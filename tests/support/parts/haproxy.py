@@ -1,4 +1,4 @@
-"""HAProxy in front of one server, its connections to it shared by all clients."""
+"""HAProxy before one server, with server connections that all clients share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ backend servers
 
 
 class HAProxy:
-    """A running HAProxy that has one connection at a time to the server at a port of loopback."""
+    """A running HAProxy that opens one connection at a time to a server on loopback."""
 
     def __init__(self, directory: Path, server: int) -> None:
         self.port = free_port()
@@ -38,9 +38,9 @@ class HAProxy:
         self._part = Part(["haproxy", "-db", "-f", config], directory)
 
     def start(self) -> None:
-        """Start it, or start it again on the same port."""
+        """Start it, again on the same port."""
         self._part.start(lambda: answers(self.port))
 
     def stop(self) -> None:
-        """End it; its port refuses connections from now."""
+        """Stop it, so that its port refuses connections."""
         self._part.stop()

@@ -1,7 +1,7 @@
-"""Images made from files, as values and as OCI image layouts on disk; the same bytes each time.
+"""Images made from files, as values and as OCI image layouts on disk, always with the same bytes.
 
-Ordinary images only, by the standard library's `tarfile`: hostile and odd tar streams come from
-`tests.support.layers`, and enter here by `Layer.of_tar`.
+These are ordinary images made by `tarfile`. `tests.support.layers` makes hostile and odd tar
+streams, which `Layer.of_tar` accepts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DOCKER_LAYER = {"gzip": ".gzip", "zstd": ".zstd", "none": ""}
 
 
 def digest_of(content: bytes) -> str:
-    """The digest of `content`, as text."""
+    """Return the digest of `content` as text."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
@@ -39,7 +39,7 @@ Files = Mapping[str, "bytes | Link"]
 
 
 def tar_of(files: Files) -> bytes:
-    """An uncompressed tar of `files`, their directories included, in the order given."""
+    """Return an uncompressed tar of `files` in this order, with their directories."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         made: set[str] = set()
@@ -66,7 +66,7 @@ def _entry(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
 
 
 def files_below(directory: Path) -> dict[str, bytes]:
-    """Every regular file below `directory` by its relative path, sorted."""
+    """Return every regular file below `directory` by its relative path, sorted."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
@@ -76,7 +76,7 @@ def files_below(directory: Path) -> dict[str, bytes]:
 
 @attrs.frozen
 class Layer:
-    """One layer: its compressed bytes as a registry holds them."""
+    """One layer, compressed as in a registry."""
 
     blob: bytes = attrs.field(repr=False)
     diff_id: str
@@ -84,12 +84,12 @@ class Layer:
 
     @classmethod
     def of(cls, files: Files, compression: Compression = "gzip") -> Layer:
-        """A layer of these files."""
+        """Return a layer of these files."""
         return cls.of_tar(tar_of(files), compression)
 
     @classmethod
     def of_tar(cls, tar: bytes, compression: Compression = "gzip") -> Layer:
-        """A layer of this tar stream, whatever is in it."""
+        """Return a layer of this tar stream, with any content."""
         return cls(compress(tar, compression), digest_of(tar), compression)
 
     @property
@@ -100,16 +100,16 @@ class Layer:
 
 @attrs.frozen
 class Image:
-    """An image of these layers, lowest first, in OCI or Docker media types."""
+    """An image of these layers, the lowest first, with OCI or Docker media types."""
 
     layers: tuple[Layer, ...]
     docker: bool = False
     platform: str = "linux/amd64"
-    """os/architecture, or os/architecture/variant."""
+    """os/architecture or os/architecture/variant."""
 
     @classmethod
     def of(cls, files: Files, compression: Compression = "gzip", **options: object) -> Image:
-        """An image of a single layer with these files."""
+        """Return an image of one layer with these files."""
         return cls((Layer.of(files, compression),), **options)  # type: ignore[arg-type]
 
     @property
@@ -121,13 +121,13 @@ class Image:
 
     @property
     def config(self) -> bytes:
-        """The image's configuration document."""
+        """Return the configuration of the image."""
         layers = [layer.diff_id for layer in self.layers]
         return _json({**_platform(self.platform), "rootfs": {"type": "layers", "diff_ids": layers}})
 
     @property
     def manifest(self) -> bytes:
-        """The image's manifest."""
+        """Return the manifest of the image."""
         config = _DOCKER + "container.image.v1+json" if self.docker else _OCI + "config.v1+json"
         return _json(
             {
@@ -145,7 +145,7 @@ class Image:
 
     @property
     def blobs(self) -> tuple[bytes, ...]:
-        """Everything that the manifest refers to."""
+        """All blobs that the manifest refers to."""
         return (self.config, *(layer.blob for layer in self.layers))
 
     def _layer_type(self, layer: Layer) -> str:
@@ -156,7 +156,7 @@ class Image:
 
 @attrs.frozen
 class Index:
-    """Several images, one for each platform, under one tag."""
+    """Images for several platforms under one tag."""
 
     images: tuple[Image, ...]
     docker: bool = False
@@ -170,7 +170,7 @@ class Index:
 
     @property
     def manifest(self) -> bytes:
-        """The index itself."""
+        """Return the index as JSON."""
         images = [
             {**_descriptor(each.media_type, each.manifest), "platform": _platform(each.platform)}
             for each in self.images
@@ -184,7 +184,7 @@ class Index:
 
     @property
     def blobs(self) -> tuple[bytes, ...]:
-        """Everything that the index and its images refer to."""
+        """All blobs that the index and its images refer to."""
         return tuple(blob for image in self.images for blob in (image.manifest, *image.blobs))
 
 

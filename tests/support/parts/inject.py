@@ -1,7 +1,7 @@
-"""strace, which has the kernel kill a process, or fail it, at any call we choose.
+"""strace, which makes the kernel kill a process, or fail a system call, at a chosen call.
 
-A process that does the same each time is traced once; then it is run again for each of its calls.
-It has one thread: strace counts the calls of each.
+A process that makes the same calls in each run is traced once, and then run again for each call. It
+has one thread, since strace counts the calls of each thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CHANGING = (
     "fdatasync",
     "fchmod",
 )
-"""The calls that change what is on a disk. Of opening, only what creates."""
+"""The calls that change the disk; of `openat` only those that create a file."""
 READING = ("read", "pread64", "preadv2")
 
 _LINE = re.compile(r"^\d+ +(\w+)\((.*)$")
@@ -46,7 +46,7 @@ _WITHIN = 60.0
 
 @attrs.frozen
 class Call:
-    """One call that a process makes: the `number`-th of this name; ``2+``: all from the second."""
+    """One system call: the `number`-th of this name; ``2+`` means all from the second on."""
 
     name: str
     number: int | str
@@ -54,7 +54,7 @@ class Call:
 
     @property
     def creates(self) -> bool:
-        """Whether it may make a file."""
+        """Whether the call may create a file."""
         return "O_CREAT" in self.arguments
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Call:
 
 
 def calls(arguments: Sequence[str], scratch: Path, begin: str, end: str) -> list[Call]:
-    """The calls that a Python program makes between asking for the files `begin` and `end`."""
+    """Return the calls of a Python program between its opens of the files `begin` and `end`."""
     names = (*CHANGING, *READING)
     trace = scratch / "trace"
     _run(
@@ -87,7 +87,7 @@ def calls(arguments: Sequence[str], scratch: Path, begin: str, end: str) -> list
 
 
 def changing(found: Iterable[Call]) -> list[Call]:
-    """Those of them that change what is on the disk."""
+    """Return the calls that change the disk."""
     return [
         each for each in found if each.name in CHANGING and (each.name != "openat" or each.creates)
     ]
@@ -96,15 +96,15 @@ def changing(found: Iterable[Call]) -> list[Call]:
 def injected(
     arguments: Sequence[str], scratch: Path, call: Call, fault: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the same program with ``signal=...`` or ``error=...`` at this call."""
-    # Not --seccomp-bpf, under which no signal is sent.
+    """Run the same program again with ``signal=...`` or ``error=...`` at this call."""
+    # Without --seccomp-bpf, with which no signal is sent.
     options = ["-f", "-qq", "-e", f"trace={call.name}", "-e", "signal=none"]
     options += ["-e", f"inject={call.name}:{fault}:when={call.number}", "-o", os.devnull]
     return _run(options, arguments, scratch)
 
 
 def spread(found: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, evenly spread, the first and the last included."""
+    """Return at most this number of items, evenly spread, with the first and the last."""
     if len(found) <= most:
         return list(found)
     return [found[round(n * (len(found) - 1) / (most - 1))] for n in range(most)]

@@ -1,7 +1,7 @@
-"""A server whose blob space is on a file system of its own: a small one, or a full one.
+"""A server with its blob space on its own file system, which can be small or full.
 
-The file system is in memory and in a mount namespace of the server's own, so an ordinary user can
-have it, where the kernel lets users have namespaces; where not, the test skips.
+The file system is a tmpfs in a mount namespace of the server. An ordinary user can have one if the
+kernel permits user namespaces; otherwise the test is skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.parts.server import Server
 
 
 class Mounted(Server):
-    """A server on a tmpfs with these mount `options`. See `Server` for the others."""
+    """A server on a tmpfs with these mount `options`; see `Server` for the other arguments."""
 
     def __init__(self, directory: Path, config: Mapping[str, object], options: str) -> None:
         space = directory / "space"
@@ -32,11 +32,11 @@ class Mounted(Server):
 
     @property
     def inside(self) -> Path:
-        """Its blob space, as it sees it."""
+        """Its blob space inside the namespace."""
         return Path(f"/proc/{self.pid}/root{self.space}")
 
     def fill(self) -> Path:
-        """Have somebody else take all that is left; the file that does."""
+        """Fill the file system; return the file that does."""
         filler = self.inside / "filler"
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
@@ -44,6 +44,6 @@ class Mounted(Server):
         return filler
 
     def free(self) -> int:
-        """Bytes that are left."""
+        """Return the number of free bytes."""
         status = os.statvfs(self.inside)
         return status.f_bavail * status.f_frsize

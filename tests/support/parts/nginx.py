@@ -1,4 +1,4 @@
-"""nginx, as the CDN in front of a registry's storage, or with any server block of a test's own."""
+"""nginx, as the CDN before the storage of a registry, or with any other server block."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _LINE = re.compile(r'^(\S+) (\S+) (\d+) "(.*)"$', re.MULTILINE)
 
 
 class Nginx:
-    """A running nginx whose only server block holds the directives `server`, and `http` before it.
+    """A running nginx with the directives `server` in its only server block, and `http` before it.
 
-    `proxying` has it pass everything on.
+    `proxying` passes every request on.
     """
 
     def __init__(self, directory: Path, server: str, http: str = "") -> None:
@@ -53,7 +53,7 @@ class Nginx:
 
     @classmethod
     def proxying(cls, directory: Path, port: int) -> Nginx:
-        """One that keeps a single connection to the server at this port of loopback, for all."""
+        """Return an nginx with one connection to a server on loopback, which all clients share."""
         server = """
             ignore_invalid_headers off;
             underscores_in_headers on;
@@ -70,14 +70,14 @@ class Nginx:
         return cls(directory, server, upstream)
 
     def start(self) -> None:
-        """Start it, or start it again on the same port."""
+        """Start it, again on the same port."""
         self._part.start(lambda: answers(self.port))
 
     def stop(self) -> None:
-        """End it; its port refuses connections from now."""
+        """Stop it, so that its port refuses connections."""
         self._part.stop()
 
     def requests(self) -> list[Requested]:
-        """What was asked of it; a request is logged when its answer has been sent."""
+        """Return its logged requests; a request is logged after its answer."""
         lines = _LINE.finditer(self._log.read_text())
         return [Requested(m[1], m[2], int(m[3]), "" if m[4] == "-" else m[4]) for m in lines]

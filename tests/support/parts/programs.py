@@ -1,6 +1,6 @@
 """Programs of the system: found or skipped, run as an ordinary user, stopped by process id.
 
-Nothing is known here of any one program; a program's own room says how it is configured.
+This module knows no particular program; each program has a module with its configuration.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 STARTS_WITHIN = 20.0
-"""Seconds that a part may take to answer, on a machine that is busy with other things."""
+"""The time in seconds in which a part must answer, even on a busy machine."""
 
 
 def program(name: str) -> str:
-    """Where the program `name` is. Absent: the test skips, see `conftest` for when it may not."""
+    """Return the path of a program; a missing one skips the test, unless `conftest` forbids it."""
     found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"]))
     if found is not None:
         return found
@@ -31,7 +31,7 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    """A loopback port that is free, outside the range the kernel takes ports of clients from."""
+    """Return a free port on loopback, outside the range of client ports."""
     while True:
         port = random.randrange(10_000, 30_000)
         with socket.socket() as probe:
@@ -43,29 +43,29 @@ def free_port() -> int:
 
 
 def answers(port: int) -> bool:
-    """Whether something accepts connections on this loopback port."""
+    """Return whether this port on loopback accepts connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
 def own_directory() -> Iterator[Path]:
-    """A new directory that belongs to the ordinary user; removed afterwards."""
+    """Make a directory that the ordinary user owns, and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="blobserve-", ignore_cleanup_errors=True) as name:
         give_away(Path(name))
         yield Path(name)
 
 
 def give_away(path: Path) -> None:
-    """Let the ordinary user own `path`, where that is somebody else."""
+    """Change the owner of `path` to the ordinary user, if that is another user."""
     if os.geteuid() == 0:
         shutil.chown(path, "nobody", "nogroup")
 
 
 def run(arguments: Sequence[str | Path], directory: Path) -> str:
-    """Run a program to its end as an ordinary user with `directory` as home; what it printed.
+    """Run a program to its end as the ordinary user, with `directory` as home; return its output.
 
-    :raises subprocess.CalledProcessError: when it failed; its output is on the test's own.
+    :raises subprocess.CalledProcessError: if it failed; its errors are in the output of the test.
     """
     return subprocess.run(
         [program(str(arguments[0])), *arguments[1:]],
@@ -80,13 +80,13 @@ def run(arguments: Sequence[str | Path], directory: Path) -> str:
 
 
 class Part:
-    """A program that goes on running until it is stopped, with all it writes in `directory`."""
+    """A program that runs until it is stopped, with its files in `directory`."""
 
     def __init__(self, arguments: Sequence[str | Path], directory: Path) -> None:
         self.arguments = [program(str(arguments[0])), *map(str, arguments[1:])]
         self.directory = directory
         self.output = directory / "output"
-        """Standard output and standard error of every run, in a file."""
+        """The file with standard output and standard error of every run."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, ready: Callable[[], bool]) -> None:
@@ -104,14 +104,14 @@ class Part:
         wait_until(ready, process, self.output)
 
     def stop(self) -> None:
-        """End it and wait until it is gone; nothing to do for one that does not run."""
+        """Stop it and wait until it has ended; do nothing if it does not run."""
         if self._process is not None:
             end(self._process)
             self._process = None
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], output: Path) -> None:
-    """Poll `ready` while `process` lives; fails the test with its output after a bounded time."""
+    """Wait until `ready` while `process` lives; fail with its output after a bounded time."""
     for _ in range(int(STARTS_WITHIN / 0.02)):
         if ready():
             return
@@ -126,7 +126,7 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], outp
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
-    """Ask the process to end, insist after ten seconds; its exit code."""
+    """Terminate a process, and kill it after ten seconds; return its exit code."""
     process.terminate()
     try:
         return process.wait(10)
@@ -136,7 +136,7 @@ def end(process: subprocess.Popen[bytes]) -> int:
 
 
 def ordinary_user() -> dict[str, Any]:
-    """Arguments for `subprocess` that make a program run as an ordinary user."""
+    """Return arguments for `subprocess` that run a program as the ordinary user."""
     if os.geteuid() != 0:
         return {}
     return {"user": "nobody", "group": "nogroup", "extra_groups": []}

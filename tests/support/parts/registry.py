@@ -1,4 +1,4 @@
-"""Debian's docker-registry, configured as a test needs it, filled by skopeo or by hand."""
+"""Debian's docker-registry, configured by the test, filled by skopeo or by hand."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Requested:
     target: str
     status: int
     authorization: str = ""
-    """What the request carried, where the log has it (nginx); "" for nothing."""
+    """The Authorization header if the log has it (nginx), else ""."""
 
 
 class DockerRegistry:
-    """A running docker-registry. `host` is how references name it; `user` is ``name:password``.
+    """A running docker-registry; `host` is its name in references, `user` is ``name:password``.
 
-    `settings` are merged into its configuration, at the top.
+    `settings` are merged into its configuration at the top level.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class DockerRegistry:
         self._looked = 0
 
     def start(self) -> None:
-        """Start it, or start it again on the same port with what it holds."""
+        """Start it, again on the same port with the same content."""
         self._part.start(lambda: answers(self.port))
 
     def stop(self) -> None:
-        """End it; its port refuses connections from now."""
+        """Stop it, so that its port refuses connections."""
         self._part.stop()
 
     def push(self, image: Image | Index, name: str) -> str:
-        """Let skopeo push `image` as `name` (``team/site:v1``); the digest to ask for it by.
+        """Push `image` by skopeo as `name` (``team/site:v1``); return its digest.
 
-        OCI media types only: skopeo reads no others from a layout. The rest is for `put`.
+        skopeo reads only OCI media types from a layout; use `put` for others.
         """
         layout = self.directory / "push" / image.digest.removeprefix("sha256:")
         write_layout(layout, {"pushed": image})
@@ -77,7 +77,7 @@ class DockerRegistry:
         return image.digest
 
     def copy(self, source: str, name: str) -> None:
-        """Let skopeo copy `source`, in its own notation, to `name` in this registry."""
+        """Copy `source`, in the notation of skopeo, to `name` in this registry."""
         options = ["--all", "--preserve-digests", "--dest-tls-verify=false"]
         if self.user:
             options.append(f"--dest-creds={self.user}")
@@ -85,16 +85,16 @@ class DockerRegistry:
         self._looked = self._part.output.stat().st_size
 
     def pull(self, name: str, layout: Path) -> None:
-        """Let skopeo copy `name` from this registry into an OCI layout, which it makes."""
+        """Copy `name` by skopeo from this registry into a new OCI layout."""
         options = ["--src-tls-verify=false"]
         if self.user:
             options.append(f"--src-creds={self.user}")
         self._skopeo(*options, f"docker://{self.host}/{name}", f"oci:{layout}:pulled")
 
     def put(self, image: Image | Index, name: str) -> str:
-        """Upload `image` bytes for bytes, even one that no tool would push; its digest.
+        """Upload `image` unchanged, even one that no tool would push; return its digest.
 
-        Without credentials: for a registry that asks for none.
+        It sends no credentials, and so needs a registry without authentication.
         """
         repository, _, tag = name.partition(":")
         children = image.images if isinstance(image, Index) else ()
@@ -107,14 +107,14 @@ class DockerRegistry:
         return image.digest
 
     def blob_file(self, digest: str) -> Path:
-        """The file the registry keeps the blob `digest` in."""
+        """Return the file in which the registry has the blob `digest`."""
         algorithm, _, name = digest.partition(":")
         return self.storage / "docker/registry/v2/blobs" / algorithm / name[:2] / name / "data"
 
     def requests(self) -> list[Requested]:
-        """What was asked of it since the last push, whole once it is stopped.
+        """Return the requests since the last push; complete only after the registry has stopped.
 
-        The registry logs a request when its answer has been sent, so that a client may know first.
+        The registry logs a request after its answer, so that the client may be ahead of the log.
         """
         text = self._part.output.read_bytes()[self._looked :].decode()
         return [Requested(m[1], m[2], int(m[3])) for m in _LINE.finditer(text)]
@@ -137,7 +137,7 @@ class DockerRegistry:
 
 
 def htpasswd(directory: Path, user: str) -> dict[str, object]:
-    """Settings of a registry that only `user` (``name:password``) may use."""
+    """Return the settings of a registry that only `user` (``name:password``) may use."""
     name, _, password = user.partition(":")
     passwords = directory / "htpasswd"
     passwords.write_text(run(["htpasswd", "-Bbn", name, password], directory))
@@ -145,5 +145,5 @@ def htpasswd(directory: Path, user: str) -> dict[str, object]:
 
 
 def redirect(base: str) -> dict[str, object]:
-    """Settings of a registry that redirects every blob to `base`, a URL of its storage."""
+    """Return the settings of a registry that redirects each blob to its storage at `base`."""
     return {"middleware": {"storage": [{"name": "redirect", "options": {"baseurl": base}}]}}

@@ -1,4 +1,4 @@
-"""blobserve itself as its users start it: `twist blobserve --config F`, in a process of its own."""
+"""blobserve as its users start it: `twist blobserve --config F`, as a process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TWIST = ("-m", "twisted")
 
 @attrs.frozen
 class Response:
-    """An answer, its body whole as it came over the wire."""
+    """An answer with the complete body as received."""
 
     status: int
     headers: http.client.HTTPMessage = attrs.field(repr=False)
@@ -31,10 +31,10 @@ class Response:
 
 
 class Server:
-    """A blobserve process on a free port of 127.0.0.1, with its own blob space in `directory`.
+    """A blobserve process on a free port of 127.0.0.1, with its blob space in `directory`.
 
-    `config` is what goes under the key ``blobserve`` of its configuration, all but the address and
-    the blob space's location; `top` what stands beside it.
+    `config` is the configuration under the key ``blobserve``, without the address and the location
+    of the blob space. `top` has the keys beside it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Server:
         :param under: a command that runs the server and hands its process over; see `strace -D`.
         :param environment: variables that its process has besides those of this one.
         :param twist: arguments by which Python runs `twist`, or a program in its place.
-        :param checkout: the tree that the server's code comes from.
+        :param checkout: the tree with the server's code.
         """
         self.directory = directory
         self._checkout = checkout
@@ -61,7 +61,7 @@ class Server:
         self._twist = twist
         self.port = free_port()
         self.output = directory / "output"
-        """What every run printed: the log and the access log."""
+        """The output of every run: the log and the access log."""
         self.space = directory / "space"
         self.config = directory / "blobserve.yaml"
         self.configure(config, top)
@@ -70,26 +70,26 @@ class Server:
     def configure(
         self, config: Mapping[str, object], top: Mapping[str, object] | None = None
     ) -> None:
-        """Write its configuration file; a running server reads it when told to `reload`."""
+        """Write the configuration file; a running server reads it at `reload`."""
         listen = f"tcp:{self.port}:interface=127.0.0.1:backlog=1024"
         space = {"location": str(self.space), **config.get("blobSpace", {})}  # type: ignore[dict-item]
         own = {**config, "listen": listen, "blobSpace": space}
-        # JSON is YAML; a brace as the first character would mean the original's own format.
+        # JSON is YAML; a brace as the first character would select the original format.
         self.config.write_text("# of a test\n" + json.dumps({"blobserve": own, **(top or {})}))
 
     @property
     def url(self) -> str:
-        """Where it is, without a slash at the end."""
+        """Its URL, without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """The process that runs."""
+        """The process id."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, or start it again on what its blob space holds."""
+        """Start it, again with the same blob space."""
         path = os.pathsep.join([str(self._checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
@@ -103,23 +103,23 @@ class Server:
         wait_until(lambda: answers(self.port), self._process, self.output)
 
     def stop(self) -> int:
-        """End it as an operator would; its exit code."""
+        """Stop it by SIGTERM; return its exit code."""
         process, self._process = self._process, None
         return 0 if process is None else end(process)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it by SIGKILL."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
         self._process = None
 
     def reload(self) -> None:
-        """Ask it to read its configuration again; it does so a moment later."""
+        """Tell it to reload its configuration, which takes a moment."""
         os.kill(self.pid, signal.SIGHUP)
 
     def peak_memory(self) -> int:
-        """The most bytes of memory the process has ever held."""
+        """Return the peak memory of the process in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024
@@ -127,7 +127,7 @@ class Server:
     def fetch(
         self, target: str, method: str = "GET", headers: Mapping[str, str] | None = None
     ) -> Response:
-        """One request on a connection of its own; blocks, at most a minute."""
+        """Send one request on its own connection; block for a minute at most."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, target, headers=dict(headers or {}))

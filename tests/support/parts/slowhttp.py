@@ -1,4 +1,4 @@
-"""slowhttptest, the tool by which slow attacks on HTTP servers are known."""
+"""slowhttptest, the usual tool for slow attacks on HTTP servers."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ CONNECTIONS = 500
 
 @attrs.frozen
 class Attack:
-    """What became of one."""
+    """The result of an attack."""
 
     ending: str
-    """Why it ended, in the tool's words."""
+    """The reason of its end, in the tool's words."""
     was_served: bool
-    """Whether a probe of its own was answered, each second anew."""
+    """Whether the tool's probe was answered in each second."""
 
     @property
     def was_repelled(self) -> bool:
-        """Whether the server closed every connection before its time was up."""
+        """Whether the server closed every connection before the time of the attack was up."""
         return self.ending == "No open connections left"
 
 
 def attack(directory: Path, url: str, seconds: int, *options: str) -> Attack:
-    """Attack `url` on `CONNECTIONS` connections; `options` are the tool's own, its mode first."""
+    """Attack `url` on `CONNECTIONS` connections; `options` are those of the tool, mode first."""
     many = str(CONNECTIONS)
     report = ["-g", "-o", "attack"]
     arguments = ["-c", many, "-r", many, "-l", str(seconds), "-p", "3", *report, "-u", url]

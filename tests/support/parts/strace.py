@@ -1,4 +1,4 @@
-"""strace, which shows what a process asks of the kernel: here, what it does to files."""
+"""strace, as a log of the system calls of a process on files."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ _WRITING = re.compile(r"O_(?:WRONLY|RDWR|CREAT|TRUNC|APPEND|TMPFILE)")
 
 @attrs.frozen
 class Touched:
-    """A file that a process opened, or did something else to, or tried to."""
+    """A file that a process opened, changed or tried to."""
 
     call: str
     path: str
-    """Absolute and without ``..``; links are not resolved."""
+    """The absolute path without ``..``; links are not resolved."""
     is_changed: bool
-    """Whether it was, or might have been, made, changed or removed."""
+    """Whether the file was, or could have been, created, changed or removed."""
 
 
 class Traced(Server):
-    """A blobserve process all of whose doings with files, by every thread, are known once it ended.
+    """A blobserve process with a trace of all file accesses by every thread.
 
     See `Server` for the arguments.
     """
 
     def __init__(self, directory: Path, config: Mapping[str, object]) -> None:
         self._trace = directory / "trace"
-        # Detached (-D): the process that was started is blobserve, and can be ended as such.
+        # With -D the started process is blobserve itself and not strace, so that it can be stopped.
         options = ["-D", "-f", "--seccomp-bpf", "-y", "-qq", "-e", "signal=none"]
         options += ["-e", f"trace={','.join(f'?{name}' for name in _CALLS)}", "-o", self._trace]
         environment = {"PYTHONDONTWRITEBYTECODE": "1"}
@@ -80,14 +80,14 @@ class Traced(Server):
         )
 
     def touched(self) -> list[Touched]:
-        """What it did to files, in order; it has ended."""
+        """Return the file accesses in order; the process must have ended."""
         return list(self._read(self._all()))
 
     def _all(self) -> str:
-        """The whole trace: what is still written when the process is gone is waited for."""
+        """Return the whole trace; strace may still write when the process has ended."""
         size, deadline = -1, time.monotonic() + STARTS_WITHIN
         while size != (size := self._trace.stat().st_size):
-            time.sleep(0.2)  # another process is waited for, there is no clock to advance
+            time.sleep(0.2)  # the test waits for another process, and has no clock to advance
             if time.monotonic() > deadline:
                 pytest.fail("strace goes on writing")
         return self._trace.read_text("latin-1")

@@ -1,4 +1,4 @@
-"""A token endpoint for a registry: real signed tokens, by the registry's token specification."""
+"""A token endpoint for a registry, which signs tokens by the registry's token specification."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ISSUER, SERVICE = "tests", "registry.tests"
 
 @attrs.frozen
 class TokenRequest:
-    """What one client asked the endpoint for, and what it came with."""
+    """The scopes and credentials of one token request."""
 
     scopes: tuple[str, ...]
     authorization: str
@@ -32,9 +32,9 @@ class TokenRequest:
 
 
 class TokenEndpoint:
-    """Grants whatever scope `user` (``name:password``) asks for; nobody else anything.
+    """A token endpoint that grants `user` (``name:password``) any scope, and no other user.
 
-    With no `user`, everybody is granted what they ask for. Tokens live `lifetime` seconds.
+    Without `user` it grants every client any scope. Tokens live `lifetime` seconds.
     """
 
     def __init__(self, directory: Path, user: str | None = None, lifetime: int = 300) -> None:
@@ -52,18 +52,18 @@ class TokenEndpoint:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
     def start(self) -> None:
-        """Answer from now."""
+        """Start to answer."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop to answer."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
     @property
     def settings(self) -> dict[str, object]:
-        """Settings of a registry that believes this endpoint's tokens."""
+        """The settings of a registry that accepts the tokens of this endpoint."""
         token = {
             "realm": f"http://{self.host}/token",
             "service": SERVICE,
@@ -73,7 +73,7 @@ class TokenEndpoint:
         return {"auth": {"token": token}}
 
     def token(self, scopes: Sequence[str]) -> str:
-        """A signed token for these scopes (``repository:team/site:pull``)."""
+        """Return a signed token for these scopes (``repository:team/site:pull``)."""
         now = int(time.time())
         claims = {
             "iss": ISSUER,

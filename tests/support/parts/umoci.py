@@ -1,4 +1,4 @@
-"""Images as umoci makes and unpacks them: a second opinion on what a layer is."""
+"""Images packed and unpacked by umoci, as a second implementation of layers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.support.parts.programs import give_away, run
 
 
 def umoci_layout(directory: Path, *layers: tuple[str, Mapping[str, bytes]]) -> Path:
-    """An OCI layout with the image ``made``: one layer of files for each ``(path, files)``.
+    """Make an OCI layout with the image ``made``: one layer for each ``(path, files)``.
 
-    `directory` belongs to the ordinary user, see `own_directory`; `path` is where the files are
+    `directory` belongs to the ordinary user, see `own_directory`; `path` is the place of the files
     in the image.
     """
     layout = directory / "layout"
@@ -34,7 +34,7 @@ def umoci_layout(directory: Path, *layers: tuple[str, Mapping[str, bytes]]) -> P
 def umoci_repacked(
     layout: Path, directory: Path, files: Mapping[str, bytes], removed: Iterable[str]
 ) -> None:
-    """Add a layer to the image ``made``: it brings `files`, and removes names of lower ones."""
+    """Add a layer to the image ``made`` that adds `files` and removes names of lower layers."""
     image, bundle = f"{layout}:made", directory / "repacked"
     run(["umoci", "unpack", "--rootless", "--image", image, bundle], directory)
     for name in removed:
@@ -48,9 +48,9 @@ def umoci_repacked(
 
 
 def umoci_unpacked(directory: Path, image: Image) -> Path:
-    """The root file system that umoci makes of an image, in an ordinary user's `directory`.
+    """Unpack an image by umoci in the ordinary user's `directory`; return its root file system.
 
-    :raises subprocess.CalledProcessError: when it refuses the image.
+    :raises subprocess.CalledProcessError: if umoci refuses the image.
     """
     layout = write_layout(directory / "image", {"made": image})
     for made in (layout, *layout.rglob("*")):

@@ -1,6 +1,6 @@
-"""HTTP/1 as a strict client reads it: replies off one connection, one by one, and what they owe.
+"""HTTP/1 replies for a strict client, with checks of the fields that each reply must have.
 
-Nothing is repaired here: a reply that two programs could read differently fails the test.
+Nothing is repaired: a reply that two programs could read differently fails the test.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _WITHOUT_BODY = (204, 304)
 
 
 class NotWhole(Exception):
-    """The reply has not come to its end yet."""
+    """The reply is not complete yet."""
 
 
 @attrs.frozen
 class Reply:
-    """One reply, as it came."""
+    """One reply, as received."""
 
     status: int
     headers: dict[str, str]
-    """By name in lower case, in the order they came; no field comes twice."""
+    """Fields by lower-case name, in their order; no field comes twice."""
     body: bytes = attrs.field(repr=False)
     version: str = "1.1"
     size: int = 0
-    """Bytes that it took, head and all."""
+    """The size of the reply with its head, in bytes."""
 
     @classmethod
     def read(cls, raw: bytes, method: str = "GET") -> Reply:
-        """The reply at the beginning of `raw`, to a request by this method; 1xx are passed over.
+        """Parse the reply at the start of `raw` to a request by this method, after any 1xx.
 
-        :raises NotWhole: when there is more to come.
+        :raises NotWhole: if the reply is not complete.
         """
         head, end, rest = raw.partition(b"\r\n\r\n")
         if not end:
@@ -68,12 +68,12 @@ class Reply:
 
     @property
     def timeless(self) -> dict[str, str]:
-        """The headers, but for the time at which they were sent."""
+        """The headers without the date."""
         return {name: value for name, value in self.headers.items() if name != "date"}
 
 
 def replies(raw: bytes, methods: Iterable[str]) -> list[Reply]:
-    """Every reply in `raw`, which consists of nothing else; at most one for each of `methods`."""
+    """Parse all replies in `raw`, at most one for each of `methods`, and nothing else."""
     found = []
     for method in methods:
         if raw:
@@ -84,7 +84,7 @@ def replies(raw: bytes, methods: Iterable[str]) -> list[Reply]:
 
 
 def lint(reply: Reply, method: str = "GET") -> None:
-    """See that a reply of blobserve has what every reply must have, and nothing of a hop's own."""
+    """Check that a reply of blobserve has the required headers and no hop-by-hop ones."""
     status, headers = reply.status, reply.headers
     assert _DATE.fullmatch(headers["date"])
     assert parsedate_to_datetime(headers["date"]).tzinfo is not None
@@ -112,9 +112,9 @@ def lint(reply: Reply, method: str = "GET") -> None:
 
 
 def _lint_particulars(reply: Reply) -> None:
-    """What one status, or one field, asks for."""
+    """Check the headers that one status, or one field, requires."""
     status, headers = reply.status, reply.headers
-    # RFC 9110 §15.3.7.2: of several parts each says its own range.
+    # RFC 9110 §15.3.7.2: in a multipart answer each part has its own range.
     has_parts = headers.get("content-type", "").startswith("multipart/byteranges")
     assert (status in (206, 416) and not has_parts) == ("content-range" in headers)
     if status == 206 and not has_parts:
@@ -128,6 +128,6 @@ def _lint_particulars(reply: Reply) -> None:
     assert (status == 301) == ("location" in headers)
     for name in ("location", "content-location"):
         value = headers.get(name, "./")
-        # Relative, so that nobody is led to another host, and nothing in it that needs escaping.
+        # Relative, so that it never leads to another host, and without characters to escape.
         assert re.fullmatch(r"\.\.?/[A-Za-z0-9%/?:@!$&'()*+,;=._~\[\]-]*", value), value
         assert not re.search(r"%(?![0-9A-Fa-f]{2})", value), value
