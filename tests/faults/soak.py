@@ -345,7 +345,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-# --- The speed of hot files -------------------------------------------------------------------
+# --- The speed of hot files -----------------------------------------------------------------------
 
 
 class Probe:
