@@ -106,6 +106,8 @@ class RepositoryRules:
     immutable_paths: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     listing: bool = False
+    content_location: bool = False
+    """Whether responses under a tag name the URL by digest, which shows the image's digest."""
     fallback: str | None = None
     not_found: str | None = None
     early_serve: bool = False

@@ -25,7 +25,7 @@ from tests.support.parts.programs import own_directory
 from tests.support.parts.registry import DockerRegistry, htpasswd, redirect
 from tests.support.parts.server import Server
 from tests.support.parts.tokens import TokenEndpoint
-from tests.support.sites import Serving, serving
+from tests.support.sites import LOCATED, Serving, serving
 from tests.traps.cases_http import FILES
 
 settings.load_profile(NAME)
@@ -152,7 +152,8 @@ async def answering(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Serving]:
     """A site with the files of `tests.traps.cases_http`, with the fast path and without it."""
-    async with serving(tmp_path_factory.mktemp("site"), FILES, hot_path=request.param) as site:
+    directory, hot_path = tmp_path_factory.mktemp("site"), request.param
+    async with serving(directory, FILES, hot_path=hot_path, repos=LOCATED) as site:
         yield site
 
 

@@ -166,6 +166,7 @@ _REPOSITORY: Keys = {
     "immutablePaths": ("immutable_paths", each(image_names.image_path)),
     "headers": ("headers", _headers),
     "listing": ("listing", scalars.flag),
+    "contentLocation": ("content_location", scalars.flag),
     "fallback": ("fallback", image_names.page),
     "notFound": ("not_found", image_names.page),
     "earlyServe": ("early_serve", scalars.flag),

@@ -96,6 +96,7 @@ blobserve:
       immutablePaths: ["assets/*"]
       headers: {access-control-allow-origin: "*"}
       listing: true
+      contentLocation: true
       fallback: /index.html
       notFound: /404.html
       earlyServe: true
@@ -117,6 +118,7 @@ blobserve:
             immutable_paths=("assets/*",),
             headers=(("Access-Control-Allow-Origin", "*"),),
             listing=True,
+            content_location=True,
             fallback="/index.html",
             not_found="/404.html",
             early_serve=True,
@@ -574,6 +576,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
     ("keys", "said"),
     [
         ({"listing": "on"}, 'listing: expected true or false, got text "on"'),
+        ({"contentLocation": 1}, "contentLocation: expected true or false, got number 1"),
         ({"layers": "last"}, 'layers: expected first or all, got text "last"'),
         ({"workdir": "/a/../b"}, "workdir: a path in an image has no .. in it"),
         (

@@ -232,7 +232,7 @@ async def test_d18_references_outlive_the_process(tmp_path: Path) -> None:
     """The digest of a tag is known after a restart without a request to the registry."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image({"a": b"content"}))
-        config = configured(tmp_path, allowing(registry.host))
+        config = configured(tmp_path, allowing(registry.host, {"contentLocation": True}))
         async with running(config) as server:
             exact = (await server.fetch(f"{site}/a")).headers["content-location"]
         asked = len(registry.requests)

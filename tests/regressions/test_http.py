@@ -155,7 +155,8 @@ async def test_d07_only_fixed_bytes_are_cached_for_a_year(tmp_path: Path) -> Non
     """Only content named by digest may be cached for a year; not tags, errors or redirects."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image(FILES))
-        async with running(configured(tmp_path, allowing(registry.host))) as server:
+        rules = allowing(registry.host, {"contentLocation": True})
+        async with running(configured(tmp_path, rules)) as server:
             page = await server.fetch(f"{site}/")
             exact = urljoin(f"/{site}/", page.headers["content-location"]).strip("/")
             assert "/team/site@sha256:" in exact

@@ -32,6 +32,8 @@ from tests.support.parts.images import Files, Image, Layer, digest_of
 
 REPOSITORY = "registry.example/team/site"
 TAG = f"{REPOSITORY}:v1"
+LOCATED = {REPOSITORY: RepositoryRules(REPOSITORY, content_location=True)}
+"""Rules under which a response says which digest it is of."""
 
 
 @attrs.frozen

@@ -75,7 +75,7 @@ def test_every_file_is_served_byte_for_byte(docker_registry, serve):
     """All files are served byte for byte: during a pull, from the cache, and without a registry."""
     files = made_tree()
     docker_registry.push(Image.of(files), "team/site:v1")
-    server = serve(allowing(docker_registry))
+    server = serve(allowing(docker_registry, contentLocation=True))
     base = f"{docker_registry.host}/team/site:v1"
     compare(server, base, files)
     compare(server, base, files)

@@ -30,7 +30,7 @@ def test_an_upgrade_keeps_what_browsers_have(
     old = {"index.html": b"old", "assets/app.js": script}
     new = {"more.css": b"more", "assets/app.js": script, "index.html": b"new"}
     docker_registry.push(Image.of(old), "team/site:live")
-    server = serve(allowing(docker_registry.host, LOOKED_UP))
+    server = serve(allowing(docker_registry.host, {**LOOKED_UP, "contentLocation": True}))
     site = f"/{docker_registry.host}/team/site:live"
     before = {name: server.fetch(f"{site}/{name}") for name in old}
     docker_registry.push(Image.of(new, "zstd"), "team/site:live")

@@ -25,7 +25,7 @@ from blobserve.errors import (
     RegistryRefused,
 )
 from tests.support.parts.images import Link
-from tests.support.sites import REPOSITORY, TAG, Client, Response, Serving, serving
+from tests.support.sites import LOCATED, REPOSITORY, TAG, Client, Response, Serving, serving
 from tests.support.within import within
 
 INDEX = b"<html>index</html>"
@@ -69,7 +69,7 @@ async def both(site: Serving, target: str, **headers: str) -> Response:
 @within(30)
 async def test_files(tmp_path: Path) -> None:
     """A file comes with its type, its length, its tag, and where it is to be had for ever."""
-    async with serving(tmp_path) as site:
+    async with serving(tmp_path, repos=LOCATED) as site:
         by_digest = site.push(SITE)
         answer = await both(site, f"/{TAG}/app.js")
         assert (answer.status, answer.body) == (200, b"0123456789")
@@ -100,7 +100,7 @@ async def test_fixed_urls(tmp_path: Path) -> None:
             assert answer.headers["cache-control"] == FOR_EVER
             assert answer.headers["last-modified"] == "Sun, 13 Sep 2020 12:26:40 GMT"
             assert "content-location" not in answer.headers
-        site.rule(immutable_tags=("v*",))
+        site.rule(immutable_tags=("v*",), content_location=True)
         answer = await both(site, f"/{TAG}/index.html")
         assert answer.headers["cache-control"] == FOR_EVER
         assert "last-modified" in answer.headers
@@ -131,7 +131,7 @@ async def test_cache_control(tmp_path: Path) -> None:
 @within(30)
 async def test_content_location(tmp_path: Path) -> None:
     """Content-Location leads to the same bytes under the digest, from wherever the URL is."""
-    async with serving(tmp_path) as site:
+    async with serving(tmp_path, repos=LOCATED) as site:
         by_digest = site.push(SITE)
         host, path = TAG.split("/", 1)
         odd = "with%20space/%C3%A9%252e%3F.txt"
@@ -152,10 +152,42 @@ async def test_content_location(tmp_path: Path) -> None:
             assert (await site.fetch(found.removeprefix("http://h"))).body == answer.body
 
 
+@pytest.mark.parametrize("hot_path", [True, False])
+@within(30)
+async def test_no_content_location_unasked(tmp_path: Path, hot_path: bool) -> None:
+    """Unless the repository asks for it, no response names the image or the registry."""
+    async with serving(tmp_path, SITE, hot_path=hot_path) as site:
+        etag = tag_of(b"0123456789")
+        asked = {
+            "app.js": {},
+            "app.js?": {"If-None-Match": etag},
+            "app.js??": {"Range": "bytes=2-4"},
+            "docs/": {},
+            "bare/": {},
+            "none/at/all": {},
+        }
+        for rules in ({}, {"listing": True}, {"not_found": "/404.html", "fallback": "/app.js"}):
+            site.rule(**rules)
+            site.site.flush()
+            answers = [
+                await site.fetch(f"/{TAG}/{name}", headers=fields)
+                for name, fields in asked.items()
+                for _ in range(2)
+            ]
+            assert {200, 206, 304} <= {answer.status for answer in answers}
+            for answer in answers:
+                assert "content-location" not in answer.headers
+                assert not [each for each in answer.headers.values() if "sha256:" in each]
+        site.rule(listing=True, content_location=True)
+        site.site.flush()
+        for name in ("app.js", "bare/"):
+            assert "content-location" in (await site.fetch(f"/{TAG}/{name}")).headers
+
+
 @within(30)
 async def test_conditions(tmp_path: Path) -> None:
     """304, 412 and 416 say what they must, and nothing of the file."""
-    async with serving(tmp_path, SITE) as site:
+    async with serving(tmp_path, SITE, repos=LOCATED) as site:
         target, etag = f"/{TAG}/app.js", tag_of(b"0123456789")
         unchanged = await both(site, target, If_None_Match=f'W/{etag}, "x"')
         assert (unchanged.status, unchanged.body) == (304, b"")
@@ -557,7 +589,7 @@ async def test_the_unexpected(tmp_path: Path) -> None:
 @within(30)
 async def test_embedded(tmp_path: Path) -> None:
     """Mounted in another site, images are served, counted and logged as in our own."""
-    async with serving(tmp_path) as site:
+    async with serving(tmp_path, repos=LOCATED) as site:
         by_digest = site.push(SITE)
         root = Resource()
         root.putChild(b"files", site.site.resource)

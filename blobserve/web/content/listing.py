@@ -27,7 +27,7 @@ from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.web.content.derived import DerivedContent
 from blobserve.web.content.representation import Representation, Role, Variant
-from blobserve.web.http.caching import cache_control, vary
+from blobserve.web.http.caching import cache_control, content_location, vary
 from blobserve.web.http.conditional import Fields
 from blobserve.web.http.response import Header
 from blobserve.web.http.target import Target, shown
@@ -145,8 +145,7 @@ class Listing:
         policy: tuple[Header, ...] = ((b"Cache-Control", control), vary(b"Accept"))
         if not self.recipe.is_json:
             policy += (_SANDBOX,)
-        if self.location.reference.digest is None:
-            policy += ((b"Content-Location", self.location.with_digest(image)),)
+        policy += content_location(self.location, self.rules, image)
         return Representation(variant, kind, Role.ASKED, None, policy)
 
 

@@ -17,6 +17,7 @@ from blobserve.web.content.rewrite import Edits, Variables, edits_for, is_index
 from blobserve.web.http.caching import (
     INLINE_VARIABLES,
     cache_control,
+    content_location,
     is_fixed,
     is_immutable_path,
     vary,
@@ -80,9 +81,7 @@ class Selection:
         deciding = [b"Accept-Encoding"] * is_negotiated + [INLINE_VARIABLES] * self._varies
         if deciding:
             policy += (vary(*deciding),)
-        if self.location.reference.digest is None:
-            policy += ((b"Content-Location", self.location.with_digest(image)),)
-        return policy
+        return policy + content_location(self.location, self.rules, image)
 
     @property
     def _is_immutable_path(self) -> bool:

@@ -12,9 +12,11 @@ from email.utils import formatdate
 from functools import lru_cache
 
 from blobserve.config import RepositoryRules
+from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
 from blobserve.web.http.media_types import is_html
 from blobserve.web.http.response import Header
+from blobserve.web.http.target import Target
 
 NO_SNIFF: Header = (b"X-Content-Type-Options", b"nosniff")
 INLINE_VARIABLES = b"X-BlobServe-InlineVars"
@@ -30,6 +32,13 @@ def entity_tag(sha256: bytes) -> bytes:
 def vary(*names: bytes) -> Header:
     """The field that says which fields of a request decide what its URL shows."""
     return (b"Vary", b", ".join(names))
+
+
+def content_location(location: Target, rules: RepositoryRules, image: Digest) -> tuple[Header, ...]:
+    """Return the field that names a URL under a tag by `image`, where the rules ask for it."""
+    if not rules.content_location or location.reference.digest is not None:
+        return ()
+    return ((b"Content-Location", location.with_digest(image)),)
 
 
 def http_date(seconds: int) -> bytes:

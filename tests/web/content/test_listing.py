@@ -109,7 +109,7 @@ async def test_page(tmp_path: Path) -> None:
     """A page links to each entry and to what is above, in a sandbox, and is asked for again."""
     async with serving(tmp_path) as site:
         by_digest = site.push(TREE)
-        site.rule(listing=True)
+        site.rule(listing=True, content_location=True)
         answer = await both(site, f"/{TAG}/docs/")
         assert {name: answer.headers[name] for name in answer.headers if name != "date"} == {
             "content-type": "text/html; charset=utf-8",
