@@ -364,6 +364,10 @@ class HeadTooSlow(BadRequest):
     """A request head that did not come to its end in time."""
 
 
+class VersionNotSupported(BadRequest):
+    """A request of another major version of HTTP than 1."""
+
+
 class MethodNotAllowed(BadRequest):
     """A method other than those that files have."""
 

@@ -469,8 +469,8 @@ PATHS = [
             ("", "text/html; charset=utf-8"),
         )
     ),
-    *_paths("H45", 200, *(f"eleven.txt?{q}" for q in ("", "x=1", "/../", "%00", "#")), body=ELEVEN),
-    *_paths("H45", 404, "eleven.txt#x", "eleven.txt%3fx"),
+    *_paths("H45", 200, *(f"eleven.txt?{q}" for q in ("", "x=1", "/../", "%23")), body=ELEVEN),
+    *_paths("H45", 404, "eleven.txt%23x", "eleven.txt%3fx"),
     *(
         attrs.evolve(eleven(f"H46 {fields[0]}", *fields), lacks=frozenset({"upgrade", "trailer"}))
         for fields in (
@@ -615,7 +615,7 @@ RAW = [
         Raw(f"R03 {host!r}", ASKED.replace(b"Host: x", b"Host: " + host))
         for host in (b"x:y", b"x:1:2", b"[::1", b"::1", b"x#y", b"x?y", b"x\\y", b"%zz", b"\xe9")
     ),
-    *_known("R04", "no version", "version 0.9", "version 1.2", "version 2.0", "HTTP/2 preface"),
+    *_known("R04", "no version", "version 0.9", "version 2.0", "version 3.1", "HTTP/2 preface"),
     *_known("R04", "lower-case version"),
     *_lines("R04", b"GET _ HTTP/1.10", b"GET _ HTTP/11", b"GET _ HTTP/3", b"GET _ HTTP/01.1"),
     *_lines("R04", b"GET _ HTTPS/1.1", b"GET _ HTTP/1,1", b"GET _ HTTP/-1.1", b"GET _ HTTP/1."),
@@ -654,7 +654,8 @@ RAW = [
         b"g\r\n",
     ),
     *_known("R08", "a target that is no path", "star for GET", "CONNECT", "another scheme"),
-    *_known("R08", "two empty lines"),
+    *_known("R08", "two empty lines", "fragment"),
+    *_lines("R08", b"GET _#x HTTP/1.1", b"HEAD _?#x HTTP/1.1", b"GET http://x_# HTTP/1.1"),
     *_lines("R08", b"GET http:_ HTTP/1.1", b"GET http:///_ HTTP/1.1", b"HEAD * HTTP/1.1"),
 ]  # fmt: skip
 """Requests that are refused, and after which the server reads nothing more.

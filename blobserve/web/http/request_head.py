@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import re
 
-from blobserve.errors import BadRequest, HeadTooLarge, MethodNotAllowed, TargetTooLong
-from blobserve.web.http.target import origin_form
+from blobserve.errors import (
+    BadRequest,
+    HeadTooLarge,
+    MethodNotAllowed,
+    TargetTooLong,
+    VersionNotSupported,
+)
+from blobserve.web.http.target import is_host, origin_form
 
 MAX_LINE = 8 * 1024
 MAX_SIZE = 32 * 1024
@@ -19,11 +25,8 @@ MAX_FIELDS = 100
 TOKEN = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 """A name of a field or a method, RFC 9110 §5.6.2, as a regular expression."""
 
-_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]+) HTTP/1\.([01])")
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]+) HTTP/([0-9])\.([0-9])")
 _FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
-_HOST = re.compile(
-    rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?"
-)
 
 
 class HeadCheck:
@@ -38,6 +41,11 @@ class HeadCheck:
         self._hosts: list[bytes] = []
         self._length: bytes | None = None
         self._is_coded = False
+
+    @property
+    def first_line(self) -> bytes:
+        """The request line, in the version in which the request is processed."""
+        return b" ".join((self.method, self.target, self.version))
 
     @property
     def has_begun(self) -> bool:
@@ -74,7 +82,11 @@ class HeadCheck:
         found = _REQUEST_LINE.fullmatch(line)
         if found is None:
             raise BadRequest("malformed request line")
-        self.method, self.target, self.version = found[1], found[2], b"HTTP/1." + found[3]
+        self.method, self.target, major, minor = found.groups()
+        if major != b"1":
+            raise VersionNotSupported("this server speaks HTTP/1.1")
+        # RFC 9110 §2.5: a higher minor version is processed as the highest that we know.
+        self.version = b"HTTP/1.0" if minor == b"0" else b"HTTP/1.1"
         origin_form(self.method, self.target)
 
     def _field(self, line: bytes) -> None:
@@ -103,8 +115,3 @@ class HeadCheck:
             if self.method in (b"GET", b"HEAD", b"OPTIONS"):
                 raise BadRequest(f"a {self.method.decode()} request has no body here")
             raise MethodNotAllowed(f"not allowed: {self.method.decode()}")
-
-
-def is_host(value: bytes) -> bool:
-    """Whether this is a host and perhaps a port, RFC 9112 §3.2."""
-    return _HOST.fullmatch(value) is not None

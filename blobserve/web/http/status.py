@@ -20,6 +20,7 @@ from blobserve.errors import (
     TargetTooLong,
     TemporarilyUnavailable,
     UpstreamError,
+    VersionNotSupported,
 )
 from blobserve.web.http.caching import NO_SNIFF
 from blobserve.web.http.response import Answer, BytesBody, Header
@@ -41,6 +42,7 @@ _STATUSES: tuple[tuple[type[BlobserveError], int], ...] = (
     (HeadTooSlow, 408),
     (TargetTooLong, 414),
     (HeadTooLarge, 431),
+    (VersionNotSupported, 505),
     (BadRequest, 400),
 )
 

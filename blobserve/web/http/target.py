@@ -7,6 +7,8 @@ refused, not resolved. Knows nothing of what an image holds.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from ipaddress import IPv6Address
 from urllib.parse import quote, unquote_to_bytes
 
 import attrs
@@ -19,24 +21,52 @@ URL_FORM = (
     "the path of a URL is /<registry>/<repository>:<tag>/<file>, or @<digest> in place of :<tag>"
 )
 
-_ABSOLUTE_FORM = re.compile(rb"https?://[^/?#]+(/[^?]*)?(\?.*)?", re.IGNORECASE)
+WHOLE_SERVER = b"*"
+"""The target of an OPTIONS request that is about the server and no file of it."""
+
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(/[^?]*)?(\?.*)?", re.IGNORECASE)
+_USER = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*")
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[([0-9A-Fa-f:.]+)\](?::[0-9]*)?"
+)
 # All of RFC 3986 but '#': what a client escaped, or not, is repeated as it came.
 _URL_CHARACTERS = "%/?:@!$&'()*+,;=-._~[]"
 
 
 def origin_form(method: bytes, target: bytes) -> bytes:
-    """A request target as path and query, RFC 9112 §3.2; ``OPTIONS *`` becomes ``/``.
+    """Return a request target as path and query, or `WHOLE_SERVER`, RFC 9112 §3.2.
 
     :raises BadRequest: for a target that has no path.
     """
+    if b"#" in target:
+        raise BadRequest("a request target has no fragment")
     if target.startswith(b"/"):
         return target
-    if target == b"*" and method == b"OPTIONS":
-        return b"/"
+    if target == WHOLE_SERVER and method == b"OPTIONS":
+        return target
     absolute = _ABSOLUTE_FORM.fullmatch(target)
     if absolute is None or method == b"CONNECT":
         raise BadRequest("the request target is neither a path nor an http URL")
-    return (absolute[1] or b"/") + (absolute[2] or b"")
+    authority, path, query = absolute.groups(b"")
+    user, _, host = authority.rpartition(b"@")
+    if _USER.fullmatch(user) is None or host[:1] in (b"", b":") or not is_host(host):
+        raise BadRequest("the request target has no host that can be one")
+    if method == b"OPTIONS" and not (path or query):
+        return WHOLE_SERVER  # RFC 9112 §3.2.4
+    return (path or b"/") + query
+
+
+@lru_cache(64)  # The same few hosts are named again and again.
+def is_host(value: bytes) -> bool:
+    """Return whether this is a host and perhaps a port, RFC 9112 §3.2."""
+    found = _HOST.fullmatch(value)
+    if found is None or found[1] is None:
+        return found is not None
+    try:
+        IPv6Address(found[1].decode())
+    except ValueError:
+        return False
+    return True
 
 
 @attrs.frozen

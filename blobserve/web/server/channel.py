@@ -11,22 +11,25 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.server import Request
+from zope.interface import implementer
 
 from blobserve.concurrency.fair_queue import FairQueue
 from blobserve.config import Limits
 from blobserve.errors import BadRequest, BlobserveError, HeadTooSlow, TooManyConnections
 from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
 from blobserve.web.http.status import refusal
-from blobserve.web.http.target import origin_form
+from blobserve.web.http.target import WHOLE_SERVER, origin_form
 from blobserve.web.server.connection_limits import ConnectionLimits
 from blobserve.web.server.fast_path import FastPath
 from blobserve.web.server.request_log import RequestLog, peer_of
 from blobserve.web.server.send import whole
 from blobserve.web.server.timeouts import ConnectionTimeouts
+from blobserve.web.server.tls import keep_half_open
 
 
 class ServedSite(Protocol):
@@ -58,12 +61,17 @@ class ImageRequest(Request):
     def process(self) -> None:
         """See `Request.process`."""
         self.uri = origin_form(self.method, self.uri)
-        self.path = self.uri.partition(b"?")[0]
+        # Twisted answers the path ``*`` itself, and nothing would count or log that.
+        self.path = b"/" if self.uri == WHOLE_SERVER else self.uri.partition(b"?")[0]
         super().process()
 
 
+@implementer(IHalfCloseableProtocol)
 class ImageChannel(http.HTTPChannel):
-    """A connection that looks at each line of a head before its parser does."""
+    """A connection that looks at each line of a head before its parser does.
+
+    A client that sends no more may still read: it gets the answers to all that it has asked.
+    """
 
     site: ServedSite
     transport: Any
@@ -76,6 +84,7 @@ class ImageChannel(http.HTTPChannel):
         super().__init__()
         self._check = HeadCheck()
         self._is_refused = False
+        self._has_said_all = False
         self._held = b""
         self.since = self.active_at = 0.0
         self.lost: Deferred[None] = Deferred()
@@ -104,6 +113,7 @@ class ImageChannel(http.HTTPChannel):
     def connectionMade(self) -> None:
         """See `IProtocol.connectionMade`."""
         super().connectionMade()
+        keep_half_open(self.transport, self.readConnectionLost)
         site = self.site
         self._patience = ConnectionTimeouts(self, site.limits, site.reactor)
         self._patience.begin()
@@ -119,6 +129,26 @@ class ImageChannel(http.HTTPChannel):
         self.site.connections.lost(self)
         super().connectionLost(reason)
         self.lost.callback(None)
+
+    def readConnectionLost(self) -> None:
+        """See `IHalfCloseableProtocol.readConnectionLost`; called anew when reading is resumed."""
+        self._has_said_all = True
+        if self._is_refused:
+            self.close()
+        else:
+            self._end_if_answered()
+
+    def writeConnectionLost(self) -> None:
+        """See `IHalfCloseableProtocol.writeConnectionLost`."""
+
+    def _end_if_answered(self) -> None:
+        """Close the connection if its client sends no more and has an answer to each request.
+
+        A head that has no end will never have one, and is given up.
+        """
+        # While lines are being taken out of what has come, there may be more of them.
+        if self._has_said_all and not (self.is_busy or self._held or self._busyReceiving):
+            self.loseConnection()
 
     def resetTimeout(self) -> None:
         """See `TimeoutMixin.resetTimeout`: a sign of life, which moves no timer."""
@@ -152,6 +182,7 @@ class ImageChannel(http.HTTPChannel):
     def _read(self, data: bytes) -> None:
         super().dataReceived(data)
         self._look_at_rest()
+        self._end_if_answered()
 
     def _look_at_rest(self) -> None:
         """Watch over what has come of a head that is not complete."""
@@ -173,12 +204,15 @@ class ImageChannel(http.HTTPChannel):
         """See `LineReceiver.lineReceived`."""
         if self._is_refused:
             return
+        is_first = not self._check.has_begun
         try:
             self._check.line(line)
         except BadRequest as error:
             self._refuse(error)
             return
-        if not line and self._check.has_begun:
+        if line and is_first:
+            line = self._check.first_line
+        elif not line and not is_first:
             self._check = HeadCheck()
             self._patience.head_ended()
         super().lineReceived(line)
@@ -206,6 +240,7 @@ class ImageChannel(http.HTTPChannel):
         """See `HTTPChannel.requestDone`."""
         self.resetTimeout()
         super().requestDone(request)
+        self._end_if_answered()
 
     def head_missed(self) -> None:
         """See `TimedConnection.head_missed`."""
@@ -236,7 +271,12 @@ class ImageChannel(http.HTTPChannel):
         what the client has not read yet.
         """
         is_crowded = self.site.connections.is_crowded
-        if is_crowded or self.isSecure() or not hasattr(self.transport, "loseWriteConnection"):
+        if (
+            is_crowded
+            or self._has_said_all
+            or self.isSecure()
+            or not hasattr(self.transport, "loseWriteConnection")
+        ):
             self.close()
             return
         self._patience.linger()

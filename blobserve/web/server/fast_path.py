@@ -21,11 +21,12 @@ from blobserve.config import Config
 from blobserve.web.content.responder import Responder
 from blobserve.web.http.conditional import Fields
 from blobserve.web.http.request import RequestHead, selector
-from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, TOKEN, is_host
+from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, TOKEN
+from blobserve.web.http.target import is_host
 from blobserve.web.server.request_log import RequestLog
 
 _END = b"\r\n\r\n"
-_REQUEST_LINE = re.compile(rb"(GET|HEAD) (/[!-~]*) HTTP/1\.1")
+_REQUEST_LINE = re.compile(rb"(GET|HEAD) (/[!\x22$-~]*) HTTP/1\.1")
 _FIELD_LINES = re.compile(rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r\n)+")
 
 # What says that a body comes, that the connection is to end or to become another, or who asks.
