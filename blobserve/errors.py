@@ -93,6 +93,13 @@ class NotCached(NotFound):
         return f"not in the blob space, and this request may not pull it: {self.reference}"
 
 
+class NoWebSocket(NotFound):
+    """A request to speak WebSocket, where there is nothing but files."""
+
+    def __str__(self) -> str:
+        return "no WebSocket here, only files"
+
+
 @attrs.define(slots=False)
 class PathNotFound(NotFound):
     """The image has no such file or directory, or a link on the way leads nowhere."""

@@ -6,7 +6,7 @@ raw request target: routers decode it, join slashes and resolve dots, and none o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import attrs
@@ -19,7 +19,7 @@ from twisted.web.server import Request
 
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config
-from blobserve.errors import BadRequest, BlobDamaged, MethodNotAllowed, StoreClosed
+from blobserve.errors import BadRequest, BlobDamaged, MethodNotAllowed, NoWebSocket, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.responder import Responder
@@ -109,22 +109,26 @@ class ImageResource(Resource):
         if self._is_draining:
             raise StoreClosed
         asked = self.request_log.of(request).asked
-        if request.method == b"OPTIONS":
-            answer = self.responder.options(asked)
-        elif request.method not in (b"GET", b"HEAD"):
+        if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
             raise MethodNotAllowed(f"not allowed: {request.method.decode()}")
-        elif request.content is not None and request.content.read(1):
-            raise BadRequest("a GET or HEAD request has no body here")
-        else:
-            await self._send_file(request, asked)
-            return
-        await self._send(request, answer)
+        if request.content is not None and request.content.read(1):
+            raise BadRequest(f"a {request.method.decode()} request has no body here")
+        # RFC 9110 §7.8: HTTP/1.0 knows no upgrade.
+        if asked.head.is_websocket and request.clientproto != b"HTTP/1.0":
+            raise NoWebSocket
+        answer = self.responder.options if request.method == b"OPTIONS" else self.responder.get
+        await self._send_file(request, asked, answer)
 
-    async def _send_file(self, request: Request, asked: RequestContext) -> None:
-        """Answer a GET or a HEAD; anew where the disk has lost what it was to be answered from."""
+    async def _send_file(
+        self,
+        request: Request,
+        asked: RequestContext,
+        answer: Callable[[RequestContext], Coroutine[Deferred[Any], Any, Answer]],
+    ) -> None:
+        """Send what `answer` says; anew where the disk has lost what it was to be made of."""
         for tries in range(_TRIES):
             try:
-                await self._send(request, await self.responder.get(asked))
+                await self._send(request, await answer(asked))
                 return
             except BlobDamaged:
                 # By now the image is not leased as it is: asking for it means waiting for a pull.

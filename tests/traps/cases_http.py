@@ -476,10 +476,54 @@ PATHS = [
         for fields in (
             ("Expect: 100-continue",),
             ("Expect: something-else",),
-            ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
+            ("Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+            ("Upgrade: websocket", "Connection: keep-alive"),
+            ("Upgrade: websockets", "Connection: Upgrade"),
+            ("Connection: Upgrade",),
             ("Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABk"),
             ("TE: trailers", "Connection: TE"),
             ("Max-Forwards: 0",),
+        )
+    ),
+    *(
+        Case(f"H46 {fields}", at(name), fields, status=404, body=b"no WebSocket here, only files\n")
+        for name in ("eleven.txt", "none", "docs")
+        for fields in (
+            ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
+            ("upgrade: WebSocket", "connection: keep-alive, Upgrade"),
+            ("Upgrade: h2c,\twebsocket", "Connection: keep-alive", "Connection: upgrade"),
+        )
+    ),
+    *(
+        Case(
+            f"H46 OPTIONS {target!r} {fields}",
+            target,
+            fields,
+            status,
+            has={} if status != 204 else {"allow": "GET, HEAD, OPTIONS"},
+            methods=("OPTIONS",),
+        )
+        for target, status in (
+            (at("eleven.txt"), 204),
+            (at(""), 204),
+            (at("docs/"), 204),
+            (at("eleven.txt", FIXED), 204),
+            ("http://x", 204),
+            (at("docs"), 301),
+            (f"/{TAG}", 301),
+            (at("none"), 404),
+            (at("bare/"), 404),
+            (at("eleven.txt/"), 404),
+            ("/", 404),
+            ("http://x/", 404),
+            ("/*", 404),
+            (at("eleven.txt", TAG + "-none"), 404),
+            (at("eleven.txt", "registry.example/team/other:v1"), 403),
+        )
+        for fields in (
+            (),
+            (f"If-None-Match: {A}", "Range: bytes=0-1"),
+            ('If-Match: "x"', "Range: bytes=99-"),
         )
     ),
     *(

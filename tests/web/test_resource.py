@@ -378,7 +378,7 @@ async def test_other_methods(tmp_path: Path) -> None:
 
 @within(30)
 async def test_preflight(tmp_path: Path) -> None:
-    """A preflight is answered where an origin is allowed, and pulls nothing."""
+    """A preflight of a file is answered where an origin is allowed, and refused as a GET is."""
     asked = {
         "Origin": "https://x.example",
         "Access-Control-Request-Method": "GET",
@@ -396,7 +396,26 @@ async def test_preflight(tmp_path: Path) -> None:
         bad = {**asked, "Access-Control-Request-Headers": "a b; c"}
         answer = await site.fetch(f"/{TAG}/app.js", "OPTIONS", bad)
         assert "access-control-allow-headers" not in answer.headers
-        assert site.source.requests == []
+        assert (site.log[-1].method, site.log[-1].status) == (b"OPTIONS", 204)
+        assert site.log[-1].cache == "hit"
+        for target, status in {
+            f"/{TAG}/none": 404,
+            f"/{REPOSITORY}:none/app.js": 404,
+            f"/{TAG.replace('team', 'other')}/app.js": 403,
+        }.items():
+            answer = await site.fetch(target, "OPTIONS", asked)
+            assert answer.status == status
+            assert "access-control-allow-methods" not in answer.headers
+            assert answer.body == (await site.fetch(target)).body
+        site.rule(not_found="/404.html")
+        answer = await site.fetch(f"/{TAG}/none", "OPTIONS")
+        assert (answer.status, answer.body) == (404, SITE["404.html"])
+        site.rule(fallback="/index.html", listing=True)
+        for name in ("none", "bare/"):
+            assert (await site.fetch(f"/{TAG}/{name}", "OPTIONS")).status == 204
+        site.source.fail("resolve", RegistryBusy(REPOSITORY, 7))
+        answer = await site.fetch(f"/{REPOSITORY}:busy/app.js", "OPTIONS", asked)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "7")
 
 
 @within(30)

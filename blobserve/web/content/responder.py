@@ -40,7 +40,7 @@ from blobserve.web.http.conditional import Fields
 from blobserve.web.http.request import READ_ONLY, VARIABLES, RequestContext, RequestHead
 from blobserve.web.http.response import Answer, Body, BytesBody, Header
 from blobserve.web.http.status import ALLOW
-from blobserve.web.http.target import Target
+from blobserve.web.http.target import WHOLE_SERVER, Target
 
 Found = Lease | EarlyFile
 
@@ -206,13 +206,24 @@ class Responder:
         ready = CachedResponse(shown, content, source, selection.rules, reference, lease.digest)
         return self._ready.keep(key, ready, lease) if is_final else ready
 
-    def options(self, asked: RequestContext) -> Answer:
-        """The answer to OPTIONS, not yet `dressed`.
+    async def options(self, asked: RequestContext) -> Answer:
+        """Return the answer to OPTIONS, not yet `dressed`: no other than to a GET without a file.
 
         A preflight is answered where the rules say which origins are allowed.
+
+        :raises BlobserveError: what is to be refused, and why.
         """
-        rules = asked.rules = self._rules_of(asked.head)
-        names = {name.lower() for name, _ in rules.headers} if rules else set()
+        if asked.head.target == WHOLE_SERVER:
+            return Answer(204, (ALLOW,))
+        plain = RequestContext(asked.head.as_plain_get)
+        try:
+            answer = await self.get(plain)
+        finally:
+            asked.rules, asked.cache, asked.digest = plain.rules, plain.cache, plain.digest
+        if answer.status != 200:
+            return answer
+        answer.body.close()
+        names = {name.lower() for name, _ in asked.rules.headers} if asked.rules else set()
         if "access-control-allow-origin" not in names:
             return Answer(204, (ALLOW,))
         return Answer(204, (ALLOW, *_preflight(asked.head.fields)))

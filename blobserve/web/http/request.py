@@ -17,6 +17,16 @@ from blobserve.web.http.conditional import Fields
 
 VARIABLES = INLINE_VARIABLES.lower()
 READ_ONLY = b"x-blobserve-readonly"
+_CONDITIONS = frozenset(
+    (
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"range",
+    )
+)
 
 
 def selector(fields: Fields) -> tuple[bytes, ...] | None:
@@ -27,6 +37,11 @@ def selector(fields: Fields) -> tuple[bytes, ...] | None:
         return accepted(fields)
     # A range is of the file as it is, unless the request names the tag of a coding.
     return None if b"if-range" in fields else ()
+
+
+def _listed(value: bytes) -> set[bytes]:
+    """Return the members of a list of tokens, in lower case."""
+    return {each.strip(b" \t").lower() for each in value.split(b",")}
 
 
 @attrs.define  # and not frozen: one is made for every request
@@ -42,6 +57,21 @@ class RequestHead:
     fields: Fields
     selector: tuple[bytes, ...] | None
     """See `selector`."""
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether this asks to speak WebSocket from here on, RFC 6455 §4.1."""
+        upgrade = self.fields.get(b"upgrade")
+        if upgrade is None:
+            return False
+        options = self.fields.get(b"connection", b"")
+        return b"websocket" in _listed(upgrade) and b"upgrade" in _listed(options)
+
+    @property
+    def as_plain_get(self) -> RequestHead:
+        """The head of a GET for the same, with no conditions and of all of it."""
+        fields = {name: each for name, each in self.fields.items() if name not in _CONDITIONS}
+        return RequestHead(b"GET", self.target, self.path, self.query, fields, selector(fields))
 
     @property
     def is_navigation(self) -> bool:

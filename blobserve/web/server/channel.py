@@ -233,7 +233,7 @@ class ImageChannel(http.HTTPChannel):
         fields = request.requestHeaders.getRawHeaders(b"Connection", [])
         options = {option.strip(b" \t").lower() for option in b",".join(fields).split(b",")}
         if b"close" in options:
-            request.requestHeaders.setRawHeaders(b"Connection", [b"close"])
+            request.requestHeaders.setRawHeaders(b"Connection", [b"close", *fields])
         return super().checkPersistence(request, version) and not self.site.is_draining
 
     def requestDone(self, request: Request) -> None:
