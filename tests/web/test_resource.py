@@ -15,7 +15,7 @@ from twisted.logger import capturedLogs
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from blobserve.config import InlineVariable
+from blobserve.config import InlineVariable, Limits
 from blobserve.errors import (
     DiskFull,
     ImageTooLarge,
@@ -360,6 +360,27 @@ async def test_several_layers(tmp_path: Path) -> None:
         answer = await both(site, f"/{TAG}/b.txt")
         assert (answer.status, b"2 layers" in answer.body) == (404, True)
         assert b"layers: first" in answer.body
+
+
+@within(30)
+async def test_paths_that_are_too_deep(tmp_path: Path) -> None:
+    """A path deeper than an image may be is 404 at once: nothing is looked up, nothing pulled."""
+    deep = "/".join("abc" * 3)
+    limits = Limits(depth=9)
+    async with serving(tmp_path, {deep: b"deep", "up": Link(".")}, limits=limits) as site:
+        site.rule(fallback=f"/{deep}", not_found=f"/{deep}")
+        for name in (f"{deep}/x", "x/" * 10, "up/" * 2000, "./" + "x//" * 9 + "x"):
+            for method in ("GET", "HEAD", "OPTIONS"):
+                answer = await site.fetch(f"/{TAG}/{name}", method)
+                assert (answer.status, b"deep" in answer.body) == (404, False)
+        forbidden = TAG.replace("team", "other")
+        assert (await site.fetch(f"/{forbidden}/{'x/' * 10}")).status == 403
+        assert site.source.requests == []
+        site.rule()
+        for name in (deep, f"up//./{deep[2:]}", "up/" * 8 + "up"):
+            asked = await site.fetch(f"/{TAG}/{name}")
+            assert asked.status == (301 if name.endswith("up") else 200 if name == deep else 404)
+        assert (await site.fetch(f"/{TAG}/{deep}/")).status == 404
 
 
 @within(30)

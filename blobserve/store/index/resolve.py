@@ -68,12 +68,12 @@ def walk(
             todo.pop()
             key, node = key.rpartition(b"/")[0], None
             continue
-        names = list(takewhile(b"..".__ne__, reversed(todo)))
-        there, found = _descend(key, names, get)
+        names = todo[::-1] if b".." not in todo else list(takewhile(b"..".__ne__, todo[::-1]))
+        reached, there, found = _descend(key, names, get)
         if found is None:
             break
         del todo[len(todo) - there :]
-        key, node = join(key, b"/".join(names[:there])), found
+        key, node = reached, found
         if found.type == SYMLINK:
             hops += 1
             if hops > limits.link_hops:
@@ -88,18 +88,31 @@ def walk(
 
 def _descend(
     key: bytes, names: list[bytes], get: Callable[[bytes], N | None]
-) -> tuple[int, N | None]:
-    """How many of `names`, each within the one before, are there, and the node of the last."""
-    # A key is there only if all keys on the way to it are: try it whole, and bisect if it is not.
-    there, node, missing, probe = 0, None, len(names) + 1, len(names)
-    while there + 1 < missing:
-        found = get(join(key, b"/".join(names[:probe])))
+) -> tuple[bytes, int, N | None]:
+    """Return how far `names` lead, each within the one before: the key, how many, and the node."""
+    whole = join(key, b"/".join(names))
+    node = get(whole)
+    if node is not None:
+        return whole, len(names), node
+    # A key is there only if all keys on the way to it are. They are the whole one, cut at a slash:
+    # bisect its bytes, or a path of a thousand names would be put together ten times. First probe
+    # where most paths end, the directory of a name that is missing; then by growing steps from the
+    # start, where a long path that leads through links turns off.
+    start = end = len(key) + 1 if key else 0
+    probe, missing, step = whole.rfind(b"/", start), len(whole), 1
+    while probe >= 0:
+        found = get(whole[:probe])
         if found is None:
             missing = probe
         else:
-            there, node = probe, found
-        probe = (there + missing) // 2
-    return there, node
+            end, node, step = probe, found, 4 * step
+        middle = min(end + step, (end + missing) // 2)
+        probe = whole.rfind(b"/", end + 1, middle + 1)
+        if probe < 0:
+            probe = whole.find(b"/", middle + 1, missing)
+    if node is None:
+        return key, 0, None
+    return whole[:end], whole.count(b"/", start, end) + 1, node
 
 
 def steps(found: LinkNode | None) -> int:

@@ -50,12 +50,14 @@ def find(
     filesystem = lease.filesystem
     path = location.path or b""
     base = rules.workdir.encode()
+    name, entry = _joined(base, path), None
     try:
-        return _asked(filesystem, location, _joined(base, path), is_inlined, rules.listing)
+        entry = filesystem.lookup(name)
+        return _asked(filesystem, location, name, entry, is_inlined, rules.listing)
     except PathNotFound:
         pass
     last = path.rstrip(b"/").rpartition(b"/")[2]
-    if b"." not in last and not _exists(filesystem, _joined(base, path)):
+    if b"." not in last and entry is None:
         page = _configured(filesystem, base, rules.fallback, Role.FALLBACK)
         if page is not None:
             return page
@@ -66,9 +68,13 @@ def find(
 
 
 def _asked(
-    filesystem: Filesystem, location: Target, name: bytes, is_inlined: bool, is_listed: bool
+    filesystem: Filesystem,
+    location: Target,
+    name: bytes,
+    entry: Entry,
+    is_inlined: bool,
+    is_listed: bool,
 ) -> Page | Directory | NeedsSlash:
-    entry = filesystem.lookup(name)
     if entry.kind is EntryKind.FILE:
         if location.asks_directory:
             raise PathNotFound(shown(name))
@@ -96,14 +102,6 @@ def _file(filesystem: Filesystem, name: bytes, role: Role) -> Page:
     if entry.kind is not EntryKind.FILE:
         raise PathNotFound(shown(name))
     return Page(entry, name, role)
-
-
-def _exists(filesystem: Filesystem, name: bytes) -> bool:
-    try:
-        filesystem.lookup(name)
-    except PathNotFound:
-        return False
-    return True
 
 
 def _joined(base: bytes, path: bytes) -> bytes:

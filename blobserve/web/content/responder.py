@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config, RepositoryRules
-from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound
+from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound, PathNotFound
 from blobserve.names.reference import Reference
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.store.lease import Lease
@@ -40,7 +40,7 @@ from blobserve.web.http.conditional import Fields
 from blobserve.web.http.request import READ_ONLY, VARIABLES, RequestContext, RequestHead
 from blobserve.web.http.response import Answer, Body, BytesBody, Header
 from blobserve.web.http.status import ALLOW
-from blobserve.web.http.target import WHOLE_SERVER, Target
+from blobserve.web.http.target import WHOLE_SERVER, Target, shown
 
 Found = Lease | EarlyFile
 
@@ -103,6 +103,7 @@ class Responder:
         rules = asked.rules = config.rules_for(location.reference.repository)
         if rules is None:
             raise Forbidden(str(location.reference.repository))
+        self._hold_depth(location)
         variables = parse_variables(head.fields.get(VARIABLES))
         read_only = head.fields.get(READ_ONLY, b"").lower() == b"true"
         name = early_name(location, rules, variables)
@@ -111,6 +112,14 @@ class Responder:
             asked.cache, asked.digest = "early", found.image
             return early_answer(found, name or b"", self._disk)
         return await self._answer(found, location, rules, variables, asked)
+
+    def _hold_depth(self, location: Target) -> None:
+        """Refuse a path that is deeper than any image may be, before it is looked up.
+
+        :raises PathNotFound: if it is.
+        """
+        if location.depth > self._config().limits.depth:
+            raise PathNotFound(shown(location.path or b""))
 
     async def _answer(
         self,
@@ -171,6 +180,7 @@ class Responder:
         """The same as `get` makes, of a small file that is in memory."""
         try:
             location = Target.parse(head.path)
+            self._hold_depth(location)
             lease = self._store.lease_at_once(location.reference)
             if lease is None:
                 return None

@@ -98,6 +98,13 @@ class Target:
         return cls(raw, *split_path(b"/".join(kept) + (b"/" if is_directory else b"")))
 
     @property
+    def depth(self) -> int:
+        """How many segments the path in the image has."""
+        if not self.path:
+            return 0
+        return self.path.count(b"/") + (not self.path.endswith(b"/"))
+
+    @property
     def asks_directory(self) -> bool:
         """Whether the URL ends as a directory's does."""
         return self.path is not None and (not self.path or self.path.endswith(b"/"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,9 @@ from blobserve.errors import BadImage, BlobDamaged, PathNotFound
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.index.entry import Entry, EntryKind
+from blobserve.store.index.resolve import TooManyLinks, join, walk
+from blobserve.tar.header import DIRECTORY, REGULAR, SYMLINK
+from blobserve.tar.names import split
 from tests.faults.hostile.trees import CHAIN
 from tests.support.examples import more
 from tests.support.extraction import LIMITS, contents, extract, serve
@@ -301,3 +305,80 @@ def _patch(path: Path, at: int, patch: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(at)
         file.write(patch)
+
+
+@attrs.frozen
+class Node:
+    """A node of a tree in memory. See `LinkNode`."""
+
+    type: bytes
+    link: bytes = b""
+
+
+def led(parts: list[bytes], nodes: dict[bytes, Node]) -> tuple[bytes, Node | None, list[bytes]]:
+    """Where a walk ends, name by name."""
+    key, node, todo, hops = b"", None, list(parts), 0
+    while todo:
+        if todo[0] == b"..":
+            key, node, todo = key.rpartition(b"/")[0], None, todo[1:]
+            continue
+        found = nodes.get(join(key, todo[0]))
+        if found is None:
+            break
+        key, node, todo = join(key, todo[0]), found, todo[1:]
+        if found.type == SYMLINK:
+            hops += 1
+            if hops > Limits().link_hops:
+                raise TooManyLinks
+            key = b"" if found.link.startswith(b"/") else key.rpartition(b"/")[0]
+            node, todo = None, split(found.link) + todo
+        elif found.type != DIRECTORY:
+            break
+    return key, node, todo
+
+
+_NAMES = st.sampled_from([b"a", b"b", b"long name", b"x"])
+_PATHS = st.lists(_NAMES, min_size=1, max_size=6)
+_LINKS = st.lists(st.one_of(_NAMES, st.just(b"..")), min_size=1, max_size=4).map(b"/".join)
+
+
+@settings(max_examples=more(300))
+@given(
+    st.lists(st.tuples(_PATHS, st.one_of(st.none(), _LINKS, _LINKS.map(b"/".__add__)))),
+    st.lists(st.one_of(_NAMES, _NAMES, st.just(b"..")), max_size=12),
+)
+def test_a_walk_is_as_if_name_by_name(
+    made: list[tuple[list[bytes], bytes | None]], asked: list[bytes]
+) -> None:
+    """A path leads where it leads name by name, through whatever links, and as far."""
+    nodes: dict[bytes, Node] = {}
+    for parts, link in made:
+        above = [b"/".join(parts[:count]) for count in range(1, len(parts))]
+        if all(nodes.get(key, Node(DIRECTORY)).type == DIRECTORY for key in above):
+            nodes.update(dict.fromkeys(above, Node(DIRECTORY)))
+            nodes.setdefault(
+                b"/".join(parts), Node(REGULAR if link is None else SYMLINK, link or b"")
+            )
+    try:
+        expected = led(asked, nodes)
+    except TooManyLinks:
+        with pytest.raises(TooManyLinks):
+            walk(asked, nodes.get, Limits())
+    else:
+        assert walk(asked, nodes.get, Limits()) == expected
+
+
+@pytest.mark.parametrize("link", [b".", b"./s/../d", b"/d/.."])
+def test_a_long_path_through_links_takes_few_look_ups(link: bytes) -> None:
+    """A path of a thousand names that follows a link at each takes few look-ups at each."""
+    nodes = {b"s": Node(SYMLINK, link), b"d": Node(DIRECTORY)}
+    asked = 0
+
+    def get(key: bytes) -> Node | None:
+        nonlocal asked
+        asked += 1
+        return nodes.get(key)
+
+    with pytest.raises(TooManyLinks):
+        walk([b"s"] * 1000, get, Limits())
+    assert asked <= 41 * 8
