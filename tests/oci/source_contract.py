@@ -1,4 +1,4 @@
-"""What every `Source` does, whatever it is: the suite that each real one and the fake must pass."""
+"""The contract of every `Source`: a suite that each real one and the fake must pass."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ NOWHERE = Digest.of(b"nobody has this")
 
 
 class SourceContract:
-    """Subclass it, name the subclass `Test...`, and give it `holding`."""
+    """The base class of the suites; a subclass named `Test...` provides `holding`."""
 
     def holding(self, image: MadeImage, **fixtures: Any) -> AbstractAsyncContextManager[Any]:
-        """A source that has `image`, and the reference by tag under which it has it."""
+        """Yield a source that has `image`, and its reference by tag."""
         raise NotImplementedError
 
     @within(20)
     async def test_tag(self) -> None:
-        """A tag resolves to the manifest it points at, with the digest of its bytes."""
+        """A tag resolves to its manifest, with the digest of the bytes."""
         async with self.holding(IMAGE) as (source, tagged):
             document = await source.resolve(tagged)
             assert document == IMAGE.documents[0]
@@ -48,14 +48,14 @@ class SourceContract:
 
     @within(20)
     async def test_tag_and_digest(self) -> None:
-        """Of tag and digest the digest counts, even if there is no such tag (N03)."""
+        """The digest in a reference counts, even if there is no such tag (N03)."""
         async with self.holding(IMAGE) as (source, tagged):
             both = Reference(tagged.repository, "no-such-tag", IMAGE.digest)
             assert (await source.resolve(both)).digest == IMAGE.digest
 
     @within(20)
     async def test_no_such_image(self) -> None:
-        """A tag or a digest that is not there is an `ImageNotFound` that names it."""
+        """A missing tag or digest is an `ImageNotFound` that names it."""
         async with self.holding(IMAGE) as (source, tagged):
             for missing in (Reference(tagged.repository, "no-such-tag"), tagged.at(NOWHERE)):
                 with pytest.raises(ImageNotFound, match=str(missing)):
@@ -63,7 +63,7 @@ class SourceContract:
 
     @within(20)
     async def test_refresh(self) -> None:
-        """A tag is looked up again whether it moved or not; one that is gone is not found."""
+        """`refresh` finds the digest of a tag, moved or not, and a removed tag is not found."""
         async with self.holding(IMAGE) as (source, tagged):
             assert (await source.refresh(tagged, IMAGE.digest)).digest == IMAGE.digest
             assert (await source.refresh(tagged, NOWHERE)).digest == IMAGE.digest
@@ -72,7 +72,7 @@ class SourceContract:
 
     @within(20)
     async def test_holds(self) -> None:
-        """A source says whether it would give out a blob."""
+        """A source tells whether it has a blob."""
         async with self.holding(IMAGE) as (source, tagged):
             missing = Descriptor("", NOWHERE, 10)
             assert await source.holds(tagged.repository, LAYER)
@@ -80,7 +80,7 @@ class SourceContract:
 
     @within(20)
     async def test_fetch(self) -> None:
-        """A blob is written as it is stored, by one producer that is unregistered in the end."""
+        """A blob is written unchanged by one producer, which is unregistered at the end."""
         async with self.holding(IMAGE) as (source, tagged):
             sink = Sink()
             await source.fetch(tagged.repository, LAYER, sink)
@@ -90,7 +90,7 @@ class SourceContract:
 
     @within(20)
     async def test_no_such_blob(self) -> None:
-        """Fetching a blob that is not there is a `BlobNotFound`, and writes nothing."""
+        """Fetching a missing blob is a `BlobNotFound`, and writes nothing."""
         async with self.holding(IMAGE) as (source, tagged):
             sink = Sink()
             with pytest.raises(BlobNotFound, match=str(NOWHERE)):
@@ -99,7 +99,7 @@ class SourceContract:
 
     @within(20)
     async def test_pause(self) -> None:
-        """A consumer that pauses gets no more until it resumes, and then everything."""
+        """A consumer that pauses gets nothing until it resumes, and then the rest."""
         noise = make_image({"noise": Digest.of(b"").hex.encode() * 4000, "big": _noise(3 << 20)})
         layer = noise.layers[0]
         async with self.holding(noise) as (source, tagged):
@@ -117,13 +117,13 @@ class SourceContract:
 
     @within(20)
     async def test_cancel(self) -> None:
-        """A fetch that is cancelled ends, and its consumer is free again."""
+        """Cancelling a fetch ends it and releases its consumer."""
         noise = make_image({"big": _noise(3 << 20)})
         async with self.holding(noise) as (source, tagged):
             sink = Sink(pause_at=1)
             fetched = _fetching(source, tagged, noise.layers[0], sink)
             await sink.has(1)
-            await _a_moment()  # out of the call that wrote
+            await _a_moment()  # outside the call that wrote
             fetched.cancel()
             with pytest.raises(CancelledError):
                 await fetched
@@ -131,7 +131,7 @@ class SourceContract:
 
     @within(20)
     async def test_at_once(self) -> None:
-        """Fetches of the same blob at the same time do not know of each other."""
+        """Concurrent fetches of a blob are independent."""
         async with self.holding(IMAGE) as (source, tagged):
             sinks = [Sink() for _ in range(5)]
             for fetched in [_fetching(source, tagged, LAYER, sink) for sink in sinks]:
@@ -140,7 +140,7 @@ class SourceContract:
 
     @within(20)
     async def test_wrong_size(self) -> None:
-        """A blob of another size than its descriptor says is never fetched as if it were right."""
+        """A blob of another size than its descriptor's is an error of the fetch."""
         async with self.holding(IMAGE) as (source, tagged):
             for size in (LAYER.size - 1, LAYER.size + 1):
                 sink = Sink()
@@ -150,7 +150,7 @@ class SourceContract:
 
     @within(20)
     async def test_read(self) -> None:
-        """A part of a blob is given as it is stored: from its beginning, its middle and its end."""
+        """A range of a blob is returned unchanged, from its beginning, middle and end."""
         async with self.holding(IMAGE) as (source, tagged):
             for start, length in ((0, 1), (0, LAYER.size), (700, 5000), (LAYER.size - 1, 1)):
                 part = await source.read(tagged.repository, LAYER, start, length)
@@ -158,14 +158,14 @@ class SourceContract:
 
     @within(20)
     async def test_read_no_such_blob(self) -> None:
-        """Reading a part of a blob that is not there is a `BlobNotFound`."""
+        """Reading a range of a missing blob is a `BlobNotFound`."""
         async with self.holding(IMAGE) as (source, tagged):
             with pytest.raises(BlobNotFound, match=str(NOWHERE)):
                 await source.read(tagged.repository, Descriptor("", NOWHERE, 10), 2, 5)
 
     @within(20)
     async def test_read_wrong_size(self) -> None:
-        """A part of a blob of another size than its descriptor says is never given as right."""
+        """Reading a range of a blob of another size than its descriptor's is an error."""
         async with self.holding(IMAGE) as (source, tagged):
             for size in (LAYER.size - 1, LAYER.size + 1):
                 with pytest.raises(ContentMismatch, match=str(LAYER.digest)):
@@ -173,7 +173,7 @@ class SourceContract:
 
     @within(20)
     async def test_reads_at_once(self) -> None:
-        """Parts of one blob that are read at the same time do not get mixed up."""
+        """Concurrent reads of a blob are independent."""
         async with self.holding(IMAGE) as (source, tagged):
             starts = range(0, 1000, 100)
             reads = [
@@ -188,7 +188,7 @@ def _fetching(source: Source, tagged: Reference, layer: Descriptor, sink: Sink) 
 
 
 def _noise(size: int) -> bytes:
-    """Bytes that do not compress, the same ones every time."""
+    """Return random bytes, the same in each run."""
     return b"".join(
         Digest.of(number.to_bytes(4, "big"), "sha512").hex.encode() for number in range(size // 128)
     )[:size]

@@ -1,4 +1,4 @@
-"""Artifacts: plain files by title, as `oras push` writes them."""
+"""Artifacts: plain files with titles, in the form of `oras push`."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ SERVED = {
 
 
 def push(site: Serving, artifact: Artifact, reference: str = TAG) -> None:
-    """Put an artifact into the registry in memory."""
+    """Push an artifact to the registry in memory."""
     document = Document(Digest.parse(artifact.digest), artifact.media_type, artifact.manifest)
     blobs = {Digest.parse(digest_of(blob)): blob for blob in artifact.blobs}
     site.source.push(Reference.parse(reference), MadeImage((document,), (), blobs))
 
 
 async def body(site: Serving, path: str, reference: str = TAG) -> bytes:
-    """A file, which must be there."""
+    """Return the content of a file that must exist."""
     answer = await site.fetch(f"/{reference}/{path}")
     assert answer.status == 200, answer
     return answer.body
 
 
 def read(artifact: Artifact, limits: Limits | None = None) -> Manifest:
-    """What the manifest of an artifact says."""
+    """Parse the manifest of an artifact."""
     manifest = parse(artifact.manifest, artifact.media_type, limits or Limits())
     assert isinstance(manifest, Manifest)
     return manifest
@@ -76,7 +76,7 @@ def read(artifact: Artifact, limits: Limits | None = None) -> Manifest:
 def test_a_real_registry(
     docker_registry: DockerRegistry, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """All files of an artifact are served, under their titles, whatever `layers` says."""
+    """All files of an artifact are served under their titles, also after a crash."""
     artifact: Any = Artifact.of(FILES)
     docker_registry.put(artifact, "team/site:v1")
     repository = f"{docker_registry.host}/team/site"
@@ -87,7 +87,7 @@ def test_a_real_registry(
     missing = server.fetch(f"/{repository}:v1/none.txt")
     assert (missing.status, missing.body) == (404, b"no such file: /none.txt\n")
     assert server.fetch(f"/{repository}@{artifact.digest}/index.html").body == b"<p>page"
-    # Nothing is marked as durable: all is read again, and found to be what was pulled.
+    # Nothing is marked as durable, so that all is read again and verified.
     server.stop()
     with closing(sqlite3.connect(server.space / "state")) as state, state:
         state.execute("UPDATE blobs SET durable = 0")
@@ -100,7 +100,7 @@ def test_a_real_registry(
 
 @within(30)
 async def test_one_file(tmp_path: Path) -> None:
-    """An artifact of a single file has that file, and what the file's bytes say of it."""
+    """An artifact of one file serves it with a type by its name and its hash, without a time."""
     async with serving(tmp_path) as site:
         push(site, Artifact.of({"docs/a.txt": b"content"}))
         answer = await site.fetch(f"/{TAG}/docs/a.txt")
@@ -147,7 +147,7 @@ DIRECTORY = {"dist/index.html": b"page", "dist/b.txt": b"b"}
 async def test_directories(
     title: str | None, kind: str, is_packed: bool, compression: Compression, tmp_path: Path
 ) -> None:
-    """A directory that was packed is served as its files, however its writer marks it."""
+    """A packed directory is served as its files, in each way that writers mark it."""
     directory = Layer.of(DIRECTORY, compression)
     nothing = Piece(b"{}", None, "application/vnd.cncf.helm.chart.provenance.v1.prov")
     async with serving(tmp_path) as site:
@@ -169,7 +169,7 @@ async def test_directories(
     ],
 )
 async def test_archives_as_files(kind: str, unpack: str | None, tmp_path: Path) -> None:
-    """A titled archive without a mark of a directory is a file, as `oras push` gave it."""
+    """A titled archive that is not marked as a directory is served as one file."""
     blob = Layer.of(DIRECTORY).blob
     async with serving(tmp_path) as site:
         piece = Piece(blob, "dist.tar.gz", kind, unpack=unpack)
@@ -181,7 +181,7 @@ async def test_archives_as_files(kind: str, unpack: str | None, tmp_path: Path) 
 
 @within(30)
 async def test_files_and_directories(tmp_path: Path) -> None:
-    """All files and all directories of an artifact are served together."""
+    """The files and directories of an artifact are served together."""
     docs, media = ({f"{each}/a.txt": each.encode()} for each in ("docs", "media"))
     pieces = (
         Piece(Layer.of(docs).blob, "docs", "any.type", is_packed=True),
@@ -198,7 +198,7 @@ async def test_files_and_directories(tmp_path: Path) -> None:
 
 @within(30)
 async def test_several_archives(tmp_path: Path) -> None:
-    """All archives of an artifact are served, where an image has its first layer alone."""
+    """All archives of an artifact are served, unlike the layers of an image."""
     docs, media = (Layer.of({f"{each}.txt": each.encode()}) for each in ("docs", "media"))
     pieces = tuple(Piece(each.blob, None, GZIP) for each in (docs, media))
     async with serving(tmp_path) as site:
@@ -209,7 +209,7 @@ async def test_several_archives(tmp_path: Path) -> None:
 
 @within(30)
 async def test_the_same_bytes(tmp_path: Path) -> None:
-    """The same bytes are each what they are: two files, and the layer of an image."""
+    """The same bytes may be two files of an artifact and the layer of an image."""
     layer = Layer.of({"inner.txt": b"inner"}, "none")
     other = "registry.example/team/image:v1"
     for number, order in enumerate(((0, 1), (1, 0))):
@@ -230,7 +230,7 @@ async def test_the_same_bytes(tmp_path: Path) -> None:
 
 @within(30)
 async def test_without_titles(tmp_path: Path) -> None:
-    """What has no title is left out where something has one; where nothing has, that is said."""
+    """A layer without a title is left out, and an artifact without any title is an error."""
     async with serving(tmp_path) as site:
         kind = "application/vnd.example"
         push(site, Artifact((Piece(b"{}", None, kind), Piece(b"file", "file.txt", kind))))
@@ -244,7 +244,7 @@ async def test_without_titles(tmp_path: Path) -> None:
 
 @within(30)
 async def test_wrong_bytes(tmp_path: Path) -> None:
-    """A file whose bytes are not those of its digest is not served."""
+    """A file that does not match its digest is not served."""
     async with serving(tmp_path) as site:
         artifact = Artifact.of({"file.txt": b"0123456789"})
         push(site, artifact)
@@ -255,7 +255,7 @@ async def test_wrong_bytes(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_policy_of_layers(tmp_path: Path) -> None:
-    """A reload that changes which layers of images are served changes nothing for an artifact."""
+    """A reload that changes `layers` does not affect an artifact."""
     async with serving(tmp_path) as site:
         push(site, Artifact.of({"a.txt": b"a", "b.txt": b"", "c.txt": b"c"}))
         for layers in ("first", "all", "first"):
@@ -273,7 +273,7 @@ async def test_a_policy_of_layers(tmp_path: Path) -> None:
 
 @within(30)
 async def test_an_upgrade(tmp_path: Path) -> None:
-    """A file that stays what it was is not pulled again with the artifact's next version."""
+    """An unchanged file is not pulled again with the next version of an artifact."""
     async with serving(tmp_path) as site:
         push(site, Artifact.of({"a.txt": b"same", "b.txt": b"old"}))
         assert await body(site, "b.txt") == b"old"
@@ -302,7 +302,7 @@ async def test_an_upgrade(tmp_path: Path) -> None:
     ],
 )
 def test_bad_titles(titles: list[str], said: str) -> None:
-    """Titles that name no path below the root, or not one each, make an artifact useless."""
+    """Titles that leave the root, repeat or conflict make an artifact invalid."""
     pieces = tuple(Piece(b"%d" % number, title) for number, title in enumerate(titles))
     with pytest.raises(BadImage, match=said):
         read(Artifact(pieces))
@@ -322,14 +322,14 @@ def test_bad_titles(titles: list[str], said: str) -> None:
     ],
 )
 def test_titles(artifact: Artifact, files: list[str | None]) -> None:
-    """Titles are cleaned as the names of tar entries are; what is packed has none."""
+    """Titles are normalized like the names of tar entries; a packed directory has none."""
     found = read(artifact)
     assert found.is_artifact
     assert [layer.file for layer in found.layers] == files
 
 
 def test_images_stay_images() -> None:
-    """A title makes no file of the layer of an image."""
+    """A title on the layer of an image does not make it a file."""
     kind = "application/vnd.oci.image.config.v1+json"
     found = read(attrs.evolve(Artifact.of({"x": b"1"}), config_type=kind))
     assert (found.is_artifact, found.layers[0].file) == (False, None)
@@ -339,7 +339,7 @@ def test_images_stay_images() -> None:
 
 
 def test_kept_apart() -> None:
-    """What is made of a file is kept apart from what is made of it under another path."""
+    """A file is stored separately for each path under which it is served."""
     descriptor = Descriptor("", Digest.of(b"x"), 1)
     assert descriptor.kept_as == descriptor.digest
     as_files = {attrs.evolve(descriptor, file=path).kept_as for path in ("a", "b")}
@@ -352,7 +352,7 @@ paths = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 @given(paths.filter(lambda name: name not in (".", "..")), st.binary(max_size=2000), st.data())
 @settings(max_examples=more(200))
 def test_wrapped(name: str, content: bytes, data: st.DataObject) -> None:
-    """A file of any name and any bytes, in any pieces, is the one member of its archive."""
+    """A file of any name and content, fed in any pieces, is the one member of its archive."""
     wrapped, reader = TarWrapper(name.encode(), len(content)), TarReader(Limits())
     stream, members = b"", []
     rest = content
@@ -375,7 +375,7 @@ def test_wrapped(name: str, content: bytes, data: st.DataObject) -> None:
 
 
 def test_large_files() -> None:
-    """A file of more than eight gigabytes has its size in the archive."""
+    """The archive of a file above eight gigabytes has the right size."""
     reader = TarReader(Limits())
     wrapped = TarWrapper(b"large", 1 << 40)
     while piece := wrapped.read():

@@ -51,7 +51,7 @@ def image(name: str | None = None, **members: object) -> dict[str, object]:
 @pytest.mark.parametrize("docker", [False, True])
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
 def test_image(docker: bool, compression: str) -> None:
-    """The layers of OCI and Docker images are found, lowest first, with digest and size."""
+    """The layers of OCI and Docker images are parsed, lowest first, with digest and size."""
     layers = tuple(Layer.of({name: b"x"}, compression) for name in ("a", "b"))
     packed = Image(layers, docker=docker)
     parsed = parse(packed.manifest, packed.media_type, LIMITS)
@@ -63,7 +63,7 @@ def test_image(docker: bool, compression: str) -> None:
 
 @pytest.mark.parametrize("docker", [False, True])
 def test_index(docker: bool) -> None:
-    """An image for several platforms is found by the platform asked for."""
+    """The image of a platform is found in an index."""
     images = [
         Image((Layer.of({platform: b"x"}),), docker=docker, platform=platform)
         for platform in ("linux/arm64", "linux/amd64", "linux/arm/v7")
@@ -87,7 +87,7 @@ def test_index(docker: bool) -> None:
     ],
 )
 def test_media_type_is_inferred(media_type: str, own_type: str | None) -> None:
-    """A manifest served without a telling media type is known by its own, or by its members.
+    """A manifest without a specific media type is recognized by its content.
 
     Row M02.
     """
@@ -97,13 +97,13 @@ def test_media_type_is_inferred(media_type: str, own_type: str | None) -> None:
 
 @pytest.mark.parametrize("layers", [[], None])
 def test_no_layers(layers: object) -> None:
-    """An image without layers is an image, however its list is written."""
+    """An image without layers is valid, in each notation of the empty list."""
     assert parse(document(layers=layers), OCI_MANIFEST, LIMITS) == Manifest(())
     assert parse(document(), OCI_MANIFEST, LIMITS) == Manifest(())
 
 
 def test_layer_twice() -> None:
-    """A layer that stands twice in an image is there twice (M15)."""
+    """A layer that is listed twice counts twice (M15)."""
     parsed = parse(document(layers=[descriptor(), descriptor()]), OCI_MANIFEST, LIMITS)
     assert isinstance(parsed, Manifest)
     assert len(parsed.layers) == 2
@@ -120,7 +120,7 @@ ODD: list[object] = [
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("config", [{}, {"config": descriptor(CONFIG)}, {"config": {}}])
 def test_layers_that_are_not_used(odd: object, config: dict[str, object]) -> None:
-    """A higher layer that cannot be used is told apart from the layers below it."""
+    """A higher layer that cannot be used is recorded apart from the layers below it."""
     layers = [descriptor(), descriptor(n=1), odd, descriptor()]
     parsed = parse(document(layers=layers, **config), OCI_MANIFEST, LIMITS)
     assert isinstance(parsed, Manifest)
@@ -132,7 +132,7 @@ def test_layers_that_are_not_used(odd: object, config: dict[str, object]) -> Non
 
 @pytest.mark.parametrize("odd", [*ODD[1:-1], descriptor(None)])
 def test_entries_that_are_not_used(odd: object) -> None:
-    """An odd entry of an index spoils none of the others; where all are odd, that is said."""
+    """Invalid entries of an index are skipped; an index that has only such is an error."""
     listed = index(odd, image("linux/amd64"), odd)
     assert [each.platform for each in listed.manifests] == [Platform("linux", "amd64")]
     assert listed.choose(None)[1] is None
@@ -141,7 +141,7 @@ def test_entries_that_are_not_used(odd: object) -> None:
 
 
 def test_pieces_of_an_artifact_that_are_not_used() -> None:
-    """An odd layer of an artifact that no path leads to spoils none of the others."""
+    """An invalid layer of an artifact without a path does not affect the others."""
     title = {"annotations": {"org.opencontainers.image.title": "a.txt"}}
     used = descriptor("text/plain", **title)
     config = descriptor("application/vnd.oci.empty.v1+json")
@@ -164,7 +164,7 @@ def test_pieces_of_an_artifact_that_are_not_used() -> None:
     ],
 )
 def test_urls_are_ignored(media_type: str) -> None:
-    """A layer's urls and inline data are not looked at, nor is the image's configuration.
+    """The urls and inline data of a layer, and the configuration of the image, are ignored.
 
     Rows M11, M12.
     """
@@ -202,7 +202,7 @@ def test_urls_are_ignored(media_type: str) -> None:
     ],
 )
 def test_unusable_document(content: bytes, media_type: str, problem: str) -> None:
-    """What is ambiguous, of the first schema or no image is refused in words that say so.
+    """A document that is ambiguous, of schema 1 or no image is refused with the reason.
 
     Rows M06, M07, M13.
     """
@@ -214,7 +214,7 @@ def test_unusable_document(content: bytes, media_type: str, problem: str) -> Non
 
 @pytest.mark.parametrize("size", ["-1", "0", "1.0", "1e3", '"7"', "null", "true", "1" + "0" * 19])
 def test_size(size: str) -> None:
-    """A descriptor whose size is no positive whole number is refused before anything is fetched.
+    """A descriptor with an invalid size is refused before anything is fetched.
 
     Row M10.
     """
@@ -245,7 +245,7 @@ def test_size(size: str) -> None:
     ids=range(15),
 )
 def test_not_strict_json(content: bytes) -> None:
-    """JSON that two readers could read differently, or that is very deep, is refused (M04)."""
+    """JSON that is ambiguous or nested very deep is refused (M04)."""
     with pytest.raises(BadImage, match=r"strict JSON|no JSON object"):
         parse(content, OCI_MANIFEST, LIMITS)
 
@@ -280,7 +280,7 @@ documents = st.fixed_dictionaries(
     st.sampled_from(["", OCI_INDEX]),
 )
 def test_hostile_document(content: bytes, media_type: str) -> None:
-    """Any bytes are a manifest, an index or a `BadImage`."""
+    """Any bytes parse to a manifest, an index or a `BadImage`."""
     try:
         parsed = parse(content, media_type, LIMITS)
     except BadImage:
@@ -289,7 +289,7 @@ def test_hostile_document(content: bytes, media_type: str) -> None:
 
 
 def test_many_images() -> None:
-    """An index as large as a document may be is read and searched (M09)."""
+    """An index of the largest size is parsed and searched (M09)."""
     assert index(*[image("linux/arm64")] * 20_000).choose(Platform.parse("linux/arm64"))
 
 
@@ -310,7 +310,7 @@ def test_many_images() -> None:
     ],
 )
 def test_platform(text: str, canonical: str) -> None:
-    """A platform with its usual variant and one without are the same."""
+    """A platform is the same with its usual variant and without it."""
     platform = Platform.parse(text)
     assert str(platform) == canonical
     assert Platform.parse(canonical) == platform
@@ -354,7 +354,7 @@ ATTESTATION = {"vnd.docker.reference.type": "attestation-manifest"}
     ],
 )
 def test_choice(asked: str | None, images: list[str | None], chosen: int, warned: bool) -> None:
-    """Of an index the platform asked for is served, else linux/amd64, else the first image.
+    """An index serves the requested platform, or else linux/amd64, or else its first image.
 
     Row M08.
     """
@@ -365,7 +365,7 @@ def test_choice(asked: str | None, images: list[str | None], chosen: int, warned
 
 
 def test_choice_without_a_match_is_told() -> None:
-    """A choice nobody asked for is warned about, with the setting that would change it."""
+    """A choice without a match causes a warning that names the setting."""
     _, warning = index(image("linux/arm64")).choose(None)
     assert (
         warning == "has no image for linux/amd64: took linux/arm64; set platform to choose another"
@@ -386,7 +386,7 @@ def test_choice_without_a_match_is_told() -> None:
     ],
 )
 def test_no_image_for_the_platform(asked: str | None, manifests: list[dict[str, object]]) -> None:
-    """An index without an image that fits is like an image that does not exist (M08)."""
+    """An index without a suitable image counts as a missing image (M08)."""
     with pytest.raises(PlatformNotFound) as raised:
         index(*manifests).choose(None if asked is None else Platform.parse(asked))
     assert str(raised.value) == f"the index has no image for {asked or 'any platform'}"
@@ -421,13 +421,13 @@ NYDUS = image(platform={**AMD64, "os.features": ["nydus.remoteimage.v1"]}, n=1)
 def test_special_images_come_last(
     asked: Platform | None, manifests: list[dict[str, object]], chosen: int
 ) -> None:
-    """An image that needs features, or is an artifact, gives way to a plain one wherever it is."""
+    """A plain image is preferred to one with features or an artifact type, at any position."""
     listed = index(*manifests)
     assert listed.choose(asked) == (listed.manifests[chosen], None)
 
 
 def test_special_images_come_after_other_platforms() -> None:
-    """Where no platform is asked for, a plain image of another comes before a special one."""
+    """Without a requested platform a plain image of another one is preferred to a special one."""
     listed = index(
         EROFS, image("linux/amd64", artifactType=SOCI, n=1), image("linux/arm64"), image()
     )
@@ -439,7 +439,7 @@ def test_special_images_come_after_other_platforms() -> None:
 
 @pytest.mark.parametrize("asked", [None, Platform.parse("linux/arm64")])
 def test_nested_index(asked: Platform | None) -> None:
-    """An index inside an index is where the search goes on, without a warning (M09)."""
+    """The search goes on in a nested index, without a warning (M09)."""
     nested = index(descriptor(DOCKER_LIST), image("linux/s390x"), image())
     assert nested.choose(asked) == (nested.manifests[0], None)
     assert nested.manifests[0].is_index
@@ -453,7 +453,7 @@ def test_nested_index(asked: Platform | None) -> None:
     ],
 )
 def test_odd_platform(platform: object) -> None:
-    """A platform that is incomplete or malformed counts as none, and spoils nothing else."""
+    """An incomplete or malformed platform counts as none, and does not affect others."""
     listed = index(image(platform=platform, annotations={"a": 5, "b": "c"}), image("linux/amd64"))
     assert listed.manifests[0].platform is None
     assert listed.manifests[0].annotations == {"b": "c"}

@@ -1,4 +1,4 @@
-"""The sources, each held to the contract."""
+"""The contract suite, run on each source."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TestMemorySource(SourceContract):
 
 
 class TestScriptedRegistry(SourceContract):
-    """The client, and a registry that speaks HTTP by hand."""
+    """The client with a scripted registry."""
 
     @asynccontextmanager
     async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
@@ -48,7 +48,7 @@ class TestScriptedRegistry(SourceContract):
 
 
 class TestDockerRegistry(SourceContract):
-    """The client, and Debian's docker-registry."""
+    """The client with Debian's docker-registry."""
 
     @pytest.fixture(autouse=True)
     def _start(self, docker_registry: Any) -> None:
@@ -84,7 +84,7 @@ class TestLayout(SourceContract):
 
 
 class Kept(SourceContract):
-    """An archive."""
+    """The base class of archives."""
 
     @pytest.fixture(autouse=True)
     def _place(self, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ class Kept(SourceContract):
 
     @asynccontextmanager
     async def threads(self) -> AsyncIterator[OwnThreads]:
-        """Real ones."""
+        """Run real threads."""
         from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
         threads = OwnThreads(reactor, 2, "archive")
@@ -117,7 +117,7 @@ class TestOciArchive(Kept):
 
 
 class TestDockerArchive(Kept):
-    """What `docker save` writes. The manifest is made anew, and is this one of the image."""
+    """The format of `docker save`, with the manifest that is made from it."""
 
     @asynccontextmanager
     async def holding(self, image: MadeImage) -> AsyncIterator[Any]:

@@ -1,4 +1,4 @@
-"""Which source a repository's images come from."""
+"""The source of a repository's images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ AUTH = '{"auths": {"%s": {"auth": "cmVhZGVyOnNlY3JldA=="}}}'
 
 
 class Answering(Resource):
-    """A registry that gives every request the same status, and notes who asked."""
+    """A registry that answers each request with one status and records the Authorization header."""
 
     isLeaf = True  # noqa: N815
 
@@ -46,7 +46,7 @@ class Answering(Resource):
         self.authorizations: list[str | None] = []
 
     def render(self, request: WebRequest) -> bytes:
-        """Answer."""
+        """Answer with the status."""
         self.authorizations.append(request.getHeader("authorization"))
         request.setResponseCode(self.status)
         request.setHeader("WWW-Authenticate", 'Basic realm="r"')
@@ -54,7 +54,7 @@ class Answering(Resource):
 
 
 class Stand:
-    """A registry on loopback, and the sources of a configuration that names it."""
+    """A registry on loopback, and the sources of a configuration with it."""
 
     def __init__(self, tmp_path: Path) -> None:
         from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
@@ -69,7 +69,7 @@ class Stand:
         self.sources = Sources(self.reactor, self.config(), threads, Metrics())
 
     def config(self, **more: Any) -> Any:
-        """A configuration that lists one repository, and allows every other."""
+        """Return a configuration that lists one repository and allows all others."""
         own = {
             "allowAnyRepo": True,
             "repos": {f"{self.name}/listed": {}},
@@ -79,7 +79,7 @@ class Stand:
         return load({"blobserve": own, "dockerAuth": self.auth})
 
     async def resolve(self, path: str) -> None:
-        """Ask for an image."""
+        """Resolve an image."""
         reference = Reference.parse(f"{self.name}/{path}:v1")
         await self.sources.for_repository(reference.repository).resolve(reference)
 
@@ -101,7 +101,7 @@ class Stand:
 
 @within(30)
 async def test_unlisted_repositories_are_asked_for_anonymously(tmp_path: Path) -> None:
-    """Our credentials are used for listed repositories and for no others."""
+    """Credentials are used for listed repositories alone."""
     stand = Stand(tmp_path)
     stand.registry.status = 401
     with pytest.raises(RegistryRefused):
@@ -116,7 +116,7 @@ async def test_unlisted_repositories_are_asked_for_anonymously(tmp_path: Path) -
 
 @within(30)
 async def test_a_reload_changes_credentials_and_registries(tmp_path: Path) -> None:
-    """After a reload a source has the credentials and the rules of the new configuration."""
+    """A reload changes the credentials and rules of a source."""
     stand = Stand(tmp_path)
     stand.registry.status = 401
     stand.auth = tmp_path / "other.json"
@@ -130,7 +130,7 @@ async def test_a_reload_changes_credentials_and_registries(tmp_path: Path) -> No
 
 @within(30)
 async def test_health_shows_how_registries_answered(tmp_path: Path) -> None:
-    """Each registry is shown with its last answer; that an image does not exist is a good one."""
+    """Each registry is shown with its last answer, and a missing image counts as a good one."""
     stand = Stand(tmp_path)
     assert stand.sources.health() == {}
     with pytest.raises(ImageNotFound):
@@ -244,7 +244,7 @@ async def test_labels_of_statuses_are_bounded() -> None:
 
 @within(30)
 async def test_a_layout_instead_of_a_registry(tmp_path: Path) -> None:
-    """A repository with `source` has its images from that directory."""
+    """The images of a repository with `source` come from that directory."""
     stand = Stand(tmp_path)
     (tmp_path / "index.json").touch()
     repos = {f"{stand.name}/here": {"source": f"oci:{tmp_path}"}}

@@ -1,4 +1,4 @@
-"""Credentials: the files and helpers that container tools share."""
+"""Credentials from the files and helpers that container tools share."""
 
 import base64
 import json
@@ -47,14 +47,14 @@ def parsed(**members: object) -> AuthFile:
 
 @pytest.fixture
 def logged() -> Iterator[Sequence[LogEvent]]:
-    """What has been logged."""
+    """The logged events, as text."""
     with capturedLogs() as events:
         yield events
 
 
 @pytest.fixture
 def helper(tmp_path):
-    """Makes a credential helper of a shell script; its environment, and a file of its runs."""
+    """A credential helper made of a shell script: its environment, and the file with its runs."""
 
     def make(script: str, name: str = "test") -> dict[str, str]:
         program = tmp_path / f"docker-credential-{name}"
@@ -68,7 +68,7 @@ def helper(tmp_path):
 ANSWER = """echo '{"ServerURL": "x", "Username": "me", "Secret": "secret"}'"""
 
 
-# --- What a file says ----------------------------------------------------------------------------
+# --- The content of a file ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ ANSWER = """echo '{"ServerURL": "x", "Username": "me", "Secret": "secret"}'"""
     ],
 )
 def test_entry(entry: dict[str, object], credential: Credential | None) -> None:
-    """A password, an identity token and a registry token are read in every form there is.
+    """A password, an identity token and a registry token are read in every form.
 
     Rows A30, A31, A32.
     """
@@ -114,7 +114,7 @@ def test_entry(entry: dict[str, object], credential: Credential | None) -> None:
     ],
 )
 def test_wrong_entry(entry: object, problem: str) -> None:
-    """A wrong entry is named with its registry, and the others still count (A30)."""
+    """A malformed entry is reported with its registry, and the others still count (A30)."""
     file = parsed(auths={"registry.example": entry, "docker.io": {"registrytoken": "t"}})
     assert file.credential(SITE) is None
     assert file.credential(HUB) == Credential(registry_token="t")
@@ -139,7 +139,7 @@ def test_wrong_entry(entry: object, problem: str) -> None:
     ],
 )
 def test_key(key: str) -> None:
-    """A registry is known by its host, its URL, that of its API, and by parts of its paths.
+    """The key of a registry may be its host, its URL, its API's URL, or these with a path.
 
     Row A33.
     """
@@ -148,7 +148,7 @@ def test_key(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["https://index.docker.io/v1/", "index.docker.io", "docker.io"])
 def test_hub_key(key: str) -> None:
-    """Docker Hub is known by each of its names (A33, N01)."""
+    """The key of Docker Hub may be any of its names (A33, N01)."""
     assert AuthFile.parse(json.dumps(auths(key)).encode()).credential(HUB) == ME
 
 
@@ -160,12 +160,12 @@ def test_hub_key(key: str) -> None:
     ],
 )
 def test_key_of_another(key: str) -> None:
-    """A credential goes to no registry and no repository but its own (A22)."""
+    """A credential is used for no registry and no repository but its own (A22)."""
     assert AuthFile.parse(json.dumps(auths(key)).encode()).credential(SITE) is None
 
 
 def test_most_specific_key() -> None:
-    """Of several keys the one that says most of the repository counts."""
+    """The most specific of several keys counts."""
     keys = ["registry.example", "registry.example/team", "registry.example/team/site"]
     file = parsed(auths={key: {"registrytoken": key} for key in keys})
     for path, key in [("other", keys[0]), ("team/x", keys[1]), ("team/site", keys[2])]:
@@ -174,14 +174,14 @@ def test_most_specific_key() -> None:
 
 
 def test_helpers_of_a_file() -> None:
-    """A registry's own helper is asked before the store that is for all."""
+    """The helper of a registry is preferred to the credentials store."""
     file = parsed(credsStore="all", credHelpers={"https://registry.example/": "own"})
     assert file.helpers(SITE) == ("own", "all")
     assert file.helpers(HUB) == ("all",)
 
 
 def test_secrets_stay_unseen() -> None:
-    """No secret is in the text of a credential, of a file or of a login."""
+    """A secret never appears in the repr of a credential, a file or a login."""
     values = [
         Credential("me", "hidden", "hidden", "hidden"),
         HelperLogin("me", "hidden"),
@@ -210,7 +210,7 @@ def test_secrets_stay_unseen() -> None:
     )
 )
 def test_hostile_file(content: bytes) -> None:
-    """Any bytes are a file of credentials or a `ValueError`."""
+    """Any bytes parse to a file of credentials or raise a `ValueError`."""
     try:
         file = AuthFile.parse(content)
     except ValueError:
@@ -218,7 +218,7 @@ def test_hostile_file(content: bytes) -> None:
     assert isinstance(file.credential(SITE), Credential | None)
 
 
-# --- Where it is read ----------------------------------------------------------------------------
+# --- Places of files ------------------------------------------------------------------------------
 
 
 def write(path: Path, document: object) -> None:
@@ -236,7 +236,7 @@ def write(path: Path, document: object) -> None:
     ],
 )
 def test_usual_places(tmp_path: Path, variable: str, below: str) -> None:
-    """Credentials are found where container tools keep them (A39)."""
+    """Credentials are found in the usual places of container tools (A39)."""
     write(tmp_path / "place" / below, auths())
     keychain = Keychain(None, {variable: str(tmp_path / "place")})
     assert keychain.for_repository(SITE) == ME
@@ -249,7 +249,7 @@ def test_inline_text() -> None:
 
 
 def test_empty_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that is set but empty makes no file of the working directory ours."""
+    """An empty variable does not stand for a file in the working directory."""
     write(tmp_path / "config.json", auths())
     monkeypatch.chdir(tmp_path)
     variables = ["DOCKER_CONFIG", "HOME", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"]
@@ -258,7 +258,7 @@ def test_empty_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_order_of_places(tmp_path: Path) -> None:
-    """The first place that has a credential for a repository counts, place by place (A39)."""
+    """The first place with a credential for a repository counts (A39)."""
     environ = {
         "DOCKER_CONFIG": str(tmp_path),
         "HOME": str(tmp_path),
@@ -277,7 +277,7 @@ def test_order_of_places(tmp_path: Path) -> None:
 
 
 def test_named_file_alone(tmp_path: Path) -> None:
-    """A file that is named is the only one to be asked."""
+    """A configured file is the only one that is read."""
     environ = {"DOCKER_AUTH_CONFIG": json.dumps(auths())}
     assert Keychain(tmp_path / "config.json", environ).for_repository(SITE) is None
     write(tmp_path / "config.json", auths(login="you:x"))
@@ -287,7 +287,7 @@ def test_named_file_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"{}", b"\xef\xbb\xbf", b'{"auths": null}'])
 def test_empty_file(tmp_path: Path, content: bytes, logged: Sequence[LogEvent]) -> None:
-    """A file that says nothing leaves us anonymous, silently (A38)."""
+    """An empty file means anonymous access without a message (A38)."""
     path = tmp_path / "config.json"
     path.write_bytes(content)
     assert Keychain(path, {}).for_repository(SITE) is None
@@ -295,7 +295,7 @@ def test_empty_file(tmp_path: Path, content: bytes, logged: Sequence[LogEvent]) 
 
 
 def test_no_file(tmp_path: Path, logged: Sequence[LogEvent]) -> None:
-    """A file that is absent, a directory or a FIFO leaves us anonymous, without waiting (A38)."""
+    """A file that is missing, a directory or a FIFO means anonymous access, with no wait (A38)."""
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "absent", tmp_path, tmp_path / "fifo", tmp_path / "fifo" / "x"):
         assert Keychain(path, {}).for_repository(SITE) is None
@@ -303,14 +303,14 @@ def test_no_file(tmp_path: Path, logged: Sequence[LogEvent]) -> None:
 
 
 def test_byte_order_mark(tmp_path: Path) -> None:
-    """A file that begins with a byte order mark is read like any other (A38)."""
+    """A byte order mark at the start of a file is ignored (A38)."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(auths()), encoding="utf-8-sig")
     assert Keychain(path, {}).for_repository(SITE) == ME
 
 
 def test_rotation(tmp_path: Path) -> None:
-    """A changed password counts at the next use, and so does its removal (A38)."""
+    """A changed or removed password counts from the next use on (A38)."""
     path = tmp_path / "config.json"
     keychain = Keychain(path, {})
     for login in ("me:one", "me:two"):
@@ -336,7 +336,7 @@ def test_rotation(tmp_path: Path) -> None:
     ids=range(9),
 )
 def test_malformed_file(tmp_path: Path, content: bytes, logged: Sequence[LogEvent]) -> None:
-    """A file that becomes malformed is reported once, and what it said before still counts.
+    """A file that becomes malformed is reported once, and its last valid content counts.
 
     Row A38.
     """
@@ -354,7 +354,7 @@ def test_malformed_file(tmp_path: Path, content: bytes, logged: Sequence[LogEven
 
 
 def test_unreadable_file(tmp_path: Path, logged: Sequence[LogEvent]) -> None:
-    """A file that becomes unreadable is reported, and what it said before still counts (A38)."""
+    """A file that becomes unreadable is reported, and its last content counts (A38)."""
     path = tmp_path / "config.json"
     write(path, auths())
     keychain = Keychain(path, {})
@@ -366,7 +366,7 @@ def test_unreadable_file(tmp_path: Path, logged: Sequence[LogEvent]) -> None:
 
 
 def test_wrong_entry_is_reported(tmp_path: Path, logged: Sequence[LogEvent]) -> None:
-    """An entry that cannot be used is reported with its file and its key, without its text."""
+    """An unusable entry is reported with its file and its key, without its text."""
     write(tmp_path / "c.json", {"auths": {"registry.example": {"auth": "c2VjcmV0"}}})
     assert Keychain(tmp_path / "c.json", {}).for_repository(SITE) is None
     assert [formatEvent(event) for event in logged] == [
@@ -374,7 +374,7 @@ def test_wrong_entry_is_reported(tmp_path: Path, logged: Sequence[LogEvent]) -> 
     ]
 
 
-# --- Helpers -------------------------------------------------------------------------------------
+# --- Helpers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -382,14 +382,14 @@ def test_wrong_entry_is_reported(tmp_path: Path, logged: Sequence[LogEvent]) -> 
     [(SITE, "registry.example"), (HUB, "https://index.docker.io/v1/")],
 )
 def test_helper_is_asked(helper, tmp_path: Path, repository: Repository, server: str) -> None:
-    """A helper is asked for the registry by the name that it knows it by."""
+    """A helper gets the name of the registry in its own form."""
     environ = helper(ANSWER) | {"DOCKER_AUTH_CONFIG": '{"credsStore": "test"}'}
     assert Keychain(None, environ).for_repository(repository) == ME
     assert (tmp_path / "runs").read_text() == f"get {server}\n"
 
 
 def test_order_of_helpers(helper, tmp_path: Path) -> None:
-    """A registry's helper goes before the store, and the store before what the file says (A34)."""
+    """A registry's helper is preferred to the store, and the store to the file's own text (A34)."""
     helper(ANSWER.replace("secret", "from store"), "store")
     environ = helper(ANSWER.replace("secret", "from helper"), "own")
     file = {"credsStore": "store", **auths(login="me:from file")}
@@ -405,7 +405,7 @@ def test_order_of_helpers(helper, tmp_path: Path) -> None:
 
 
 def test_identity_token_of_a_helper(helper) -> None:
-    """A helper's secret of the user <token> is an identity token (A34)."""
+    """The secret of a helper for the user <token> is an identity token (A34)."""
     environ = helper(ANSWER.replace('"me"', '"<token>"'))
     environ["DOCKER_AUTH_CONFIG"] = '{"credsStore": "test"}'
     keychain = Keychain(None, environ)
@@ -429,7 +429,7 @@ def test_identity_token_of_a_helper(helper) -> None:
     ],
 )
 def test_helper_fails(helper, script: str, logged: Sequence[LogEvent]) -> None:
-    """A helper that fails, hangs, or says too much gives nothing; it is ended and reported.
+    """A helper that fails, hangs or prints too much is stopped, reported and ignored.
 
     Row A35.
     """
@@ -441,7 +441,7 @@ def test_helper_fails(helper, script: str, logged: Sequence[LogEvent]) -> None:
 
 @pytest.mark.parametrize("name", ["../test", "sub/test", "..", "", "te st", "/bin/sh", "absent"])
 def test_helper_is_no_path(helper, name: str, tmp_path: Path) -> None:
-    """A helper is found by its plain name on the PATH, or not at all (A36)."""
+    """A helper must be a plain name on the PATH (A36)."""
     environ = helper(ANSWER)
     (tmp_path / "docker-credential-sub").mkdir()
     (tmp_path / "docker-credential-sub" / "test").symlink_to("../docker-credential-test")
@@ -457,7 +457,7 @@ def test_helper_without_a_path(helper) -> None:
 
 @pytest.mark.parametrize(("script", "kept"), [(ANSWER, 3600.0), ("exit 1", 5.0)])
 def test_answer_is_remembered(helper, tmp_path: Path, script: str, kept: float) -> None:
-    """A helper's answer counts for an hour, its failure for five seconds (A37)."""
+    """The answer of a helper is cached for an hour, its failure for five seconds (A37)."""
     clock = Clock()
     helpers = CredentialHelpers(helper(script), clock.seconds)
     for pause, runs in [(0.0, 1), (kept - 1, 1), (2.0, 2)]:
@@ -467,7 +467,7 @@ def test_answer_is_remembered(helper, tmp_path: Path, script: str, kept: float) 
 
 
 def test_many_ask_at_once(helper, tmp_path: Path) -> None:
-    """However many ask for a registry at once, its helper runs once."""
+    """Concurrent requests for one registry run its helper once."""
     environ = helper(f"sleep 0.2; {ANSWER}") | {"DOCKER_AUTH_CONFIG": '{"credsStore": "test"}'}
     keychain = Keychain(None, environ)
     start = threading.Barrier(8)

@@ -1,4 +1,4 @@
-"""Which addresses may be connected to."""
+"""The addresses to which connections are allowed."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ from blobserve.testing import InlineThreads
     ],
 )
 def test_public(address: str) -> None:
-    """A global address is public, in every form that means it."""
+    """A global address is public in each of its notations."""
     assert is_public(address)
 
 
@@ -156,7 +156,7 @@ def test_public(address: str) -> None:
     ],
 )
 def test_not_public(address: str) -> None:
-    """Loopback, private, link-local, reserved and multicast addresses are not, however wrapped.
+    """Loopback, private, link-local, reserved and multicast addresses are not public, also mapped.
 
     Row C35.
     """
@@ -173,7 +173,7 @@ def test_not_public(address: str) -> None:
     ],
 )
 def test_origin(url: str, origin: Origin) -> None:
-    """The origin of a URL is its scheme, host and port, defaults filled in."""
+    """The origin of a URL is its scheme, host and port, with defaults."""
     assert Origin.of(url) == origin
 
 
@@ -194,7 +194,7 @@ def test_origin(url: str, origin: Origin) -> None:
     ],
 )
 def test_no_origin(url: str) -> None:
-    """A URL that two programs might read differently is not followed."""
+    """A URL that programs read differently is refused."""
     with pytest.raises(ValueError, match="no http or https URL"):
         Origin.of(url)
 
@@ -213,7 +213,7 @@ def test_no_origin(url: str) -> None:
     ],
 )
 def test_named(host: str, port: int, is_named: bool) -> None:
-    """What is named with a port is named at that port; without one, at ports 80 and 443."""
+    """A configured host with a port is allowed at that port, and without one at 80 and 443."""
     named = frozenset({"registry.internal:5000", "minio.internal", "[::1]:5000"})
     rules = AddressRules("registry.internal:5000", named)
     assert rules.permits(host, port, "10.0.0.1") is is_named
@@ -239,7 +239,7 @@ def test_named(host: str, port: int, is_named: bool) -> None:
     ],
 )
 def test_loopback_name(host: str, is_loopback: bool) -> None:
-    """Only names that can mean nothing but this machine are loopback (N06)."""
+    """Only names that always mean this machine are loopback names (N06)."""
     assert is_loopback_name(host) is is_loopback
 
 
@@ -254,14 +254,14 @@ def test_loopback_name(host: str, is_loopback: bool) -> None:
     ],
 )
 def test_plain(host: str, insecure: bool, permitted: bool) -> None:
-    """HTTP without TLS is for named registries, on loopback or marked insecure."""
+    """Plain HTTP is allowed for configured registries on loopback or marked insecure."""
     named = frozenset({"127.0.0.1:5000", "registry.internal:5000"})
     rules = AddressRules("registry.internal:5000", named, insecure)
     assert rules.permits_plain(host, 5000) is permitted
 
 
 def test_plain_key() -> None:
-    """What must be named is told apart from what must be marked insecure."""
+    """The error for plain HTTP names allowHosts or the insecure key, as needed."""
     strict = AddressRules("registry.internal:5000", frozenset({"registry.internal:5000"}))
     insecure = AddressRules("registry.internal:5000", strict.named, insecure=True)
     add = 'add "minio.internal:9000" to registries."registry.internal:5000".allowHosts'
@@ -271,7 +271,7 @@ def test_plain_key() -> None:
 
 
 def test_named_addresses_are_connected_to() -> None:
-    """A private address is connected to where the configuration names its host."""
+    """A connection to a private address is allowed if its host is configured."""
     net = _Net({"registry.internal": ["10.0.0.7"]})
     net.connect("registry.internal", 5000, named={"registry.internal:5000"})
     assert net.connected == [("10.0.0.7", 5000)]
@@ -279,7 +279,7 @@ def test_named_addresses_are_connected_to() -> None:
 
 @pytest.mark.parametrize("address", ["10.0.0.7", "127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_rebinding(address: str) -> None:
-    """A public name that resolves to a private address is refused, and the error names the key.
+    """A public name with a private address is refused, and the error has the key to allow it.
 
     Row C35.
     """
@@ -292,7 +292,7 @@ def test_rebinding(address: str) -> None:
 
 
 def test_own_key() -> None:
-    """A registry that is itself at a private address is told to be named, not to allow itself."""
+    """For a private registry the error suggests an entry in registries, not in allowHosts."""
     net = _Net({"registry.example": ["10.0.0.7"]})
     error = net.failure_of(net.connect("registry.example", 443))
     assert isinstance(error, AddressRefused)
@@ -300,7 +300,7 @@ def test_own_key() -> None:
 
 
 def test_nothing_is_named_for_repositories_that_are_not_listed() -> None:
-    """For repositories that are not listed no name helps, and the key is the registry's own."""
+    """For an unlisted repository no configured host helps, and the error names its registry."""
     named = frozenset({"registry.internal:5000", "minio.internal"})
     rules = AddressRules("registry.internal:5000", named, insecure=True, is_public_only=True)
     for host, port in [("registry.internal", 5000), ("minio.internal", 443)]:
@@ -314,7 +314,7 @@ def test_nothing_is_named_for_repositories_that_are_not_listed() -> None:
 
 
 def test_mixed_addresses() -> None:
-    """Of a name's addresses only the public ones are ever connected to (C35)."""
+    """Only the public addresses of a name are used for connections (C35)."""
     net = _Net({"cdn.example": ["127.0.0.1", "93.184.216.34", "10.0.0.1"]})
     net.connect("cdn.example", 443)
     net.reactor.advance(10)
@@ -322,7 +322,7 @@ def test_mixed_addresses() -> None:
 
 
 def test_resolved_once() -> None:
-    """A name is not resolved again between the check and the connection."""
+    """A name is resolved once for both the check and the connection."""
     net = _Net({"cdn.example": ["93.184.216.34"]})
     net.connect("cdn.example", 443)
     assert net.resolved == ["cdn.example"]
@@ -331,7 +331,7 @@ def test_resolved_once() -> None:
 
 @implementer(IHostnameResolver, IReactorPluggableNameResolver)
 class _Net:
-    """A reactor without a network, and names as a test has them."""
+    """A reactor without a network, which resolves names as the test says."""
 
     def __init__(self, names: dict[str, list[str]]) -> None:
         self.names = names
@@ -341,7 +341,7 @@ class _Net:
 
     @property
     def connected(self) -> list[tuple[str, int]]:
-        """Every address that a connection was tried to."""
+        """The addresses of all connection attempts."""
         return [(host, port) for host, port, *_ in self.reactor.tcpClients]
 
     def connect(self, host: str, port: int, named: Sequence[str] | set[str] = ()) -> Deferred[Any]:
@@ -353,7 +353,7 @@ class _Net:
         return endpoints.endpointForURI(uri).connect(Factory())
 
     def failure_of(self, deferred: Deferred[Any]) -> object:
-        """What it failed with, by now."""
+        """Return the error of a connection that has failed."""
         failures: list[Any] = []
         deferred.addErrback(failures.append)
         return failures[0].value

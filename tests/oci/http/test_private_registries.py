@@ -1,4 +1,4 @@
-"""Registries with addresses that are not public: allowAnyRepo, and each registry's allowHosts."""
+"""Registries with private addresses: allowAnyRepo, and the allowHosts of each registry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPT_IN = "set allowAnyRepo: true in registries"
 
 
 def own(*listed: str, any_repo: bool = True, **registries: dict[str, Any]) -> dict[str, Any]:
-    """What stands under ``blobserve``; registries are spoken to in clear."""
+    """Return a configuration under ``blobserve`` with registries over plain HTTP."""
     return {
         "timeout": "20s",
         "allowAnyRepo": any_repo,
@@ -29,7 +29,7 @@ def own(*listed: str, any_repo: bool = True, **registries: dict[str, Any]) -> di
 
 
 async def is_refused(server: Running, registry: Scripted, *names: str) -> str:
-    """Hold that these are 502 and that the registry hears nothing; what the last one says."""
+    """Check that these images are a 502 without a connection; return the last message."""
     before, body = registry.accepted, ""
     for name in names:
         answer = await server.fetch(f"{registry.host}/{name}/a")
@@ -42,7 +42,7 @@ async def is_refused(server: Running, registry: Scripted, *names: str) -> str:
 
 
 async def content(server: Running, name: object) -> tuple[int, bytes]:
-    """Status and body of the file in an image."""
+    """Return status and body of the file in an image."""
     answer = await server.fetch(f"{name}/a")
     return answer.status, answer.body
 
@@ -50,9 +50,9 @@ async def content(server: Running, name: object) -> tuple[int, bytes]:
 @within(60)
 @pytest.mark.parametrize("named", ["repos", "wildcard", "registries", "allowHosts"])
 async def test_an_unlisted_repository_of_a_private_registry(tmp_path: Path, named: str) -> None:
-    """A repository that is not listed is not asked for at an address that is named for others.
+    """An unlisted repository has no access to the private addresses of configured hosts.
 
-    The entry of the registry may say otherwise, and a reload changes it at once.
+    The entry of its registry may allow it, and a reload changes this at once.
     """
     async with listening() as private, listening() as public:
         secret = private.push("secret/site:v1", IMAGE)
@@ -81,7 +81,7 @@ async def test_an_unlisted_repository_of_a_private_registry(tmp_path: Path, name
 
 @within(30)
 async def test_opting_in_alone_serves_nothing(tmp_path: Path) -> None:
-    """A registry's allowAnyRepo lists nothing: without the one for all it is 403, unasked."""
+    """A registry's allowAnyRepo has no effect without the global one: 403, without a request."""
     async with listening() as private:
         secret = private.push("secret/site:v1", IMAGE)
         config = own(any_repo=False, **{private.host: {"allowAnyRepo": True}})
@@ -91,7 +91,7 @@ async def test_opting_in_alone_serves_nothing(tmp_path: Path) -> None:
 
 
 def sent_to(registry: Scripted, target: Scripted, way: str) -> None:
-    """Have a registry send its clients to another one: for blobs, manifests, parts or a token."""
+    """Let a registry redirect its clients to another one for blobs, manifests or a token."""
     if way == "realm":
         challenge = f'Bearer realm="http://{target.host}/token"'
         registry.always("/v2/", status(401, WWW_Authenticate=challenge))
@@ -106,9 +106,9 @@ def sent_to(registry: Scripted, target: Scripted, way: str) -> None:
 @within(60)
 @pytest.mark.parametrize("way", ["blobs", "manifests", "realm"])
 async def test_a_registry_that_leads_to_another_one(tmp_path: Path, way: str) -> None:
-    """A listed registry leads to another private one only by its own allowHosts, not by another's.
+    """A listed registry leads to a private one only by its own allowHosts, not by another's.
 
-    It does not help that the other one is listed, named as a registry and spoken to in clear.
+    It does not help that the other one is listed, configured as a registry and allowed plain HTTP.
     """
     async with listening() as registry, listening() as private:
         site = registry.push("team/site:v1", IMAGE)
@@ -133,7 +133,7 @@ async def test_a_registry_that_leads_to_another_one(tmp_path: Path, way: str) ->
 @within(60)
 @pytest.mark.parametrize("way", ["blobs", "manifests", "realm"])
 async def test_where_an_unlisted_repository_leads(tmp_path: Path, way: str) -> None:
-    """Where its registry opts in, a repository that is not listed has its allowHosts, no more."""
+    """An unlisted repository with access to its registry has that registry's allowHosts as well."""
     async with listening() as registry, listening() as private:
         site = registry.push("team/site:v1", IMAGE)
         private.push("team/site:v1", IMAGE)
@@ -154,7 +154,7 @@ async def test_where_an_unlisted_repository_leads(tmp_path: Path, way: str) -> N
 
 @within(30)
 async def test_pre_pull_from_a_private_registry(tmp_path: Path) -> None:
-    """Tags of listed repositories are pulled at start, wherever their registry is."""
+    """prePull pulls tags of listed repositories at the start, also from a private registry."""
     async with listening() as private:
         site = private.push("team/site:v1", IMAGE)
         config = own(**{private.host: {}})

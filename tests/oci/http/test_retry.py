@@ -1,4 +1,4 @@
-"""Waiting, as long as it should be and no longer."""
+"""Retries and waits, with their bounds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    """Retry-After counts in seconds or as a date to come, up to a minute; all else is ignored.
+    """Retry-After is a number of seconds or a date, up to a minute; anything else is ignored.
 
     Row C22.
     """
@@ -42,7 +42,7 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
 
 
 class _Tries:
-    """An attempt that fails as often as it is told to."""
+    """An operation that fails as often as the test says."""
 
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
@@ -60,7 +60,7 @@ def _failing(**fields: Any) -> Transient:
 
 
 def _outcome(clock: Clock, patience: RetryPolicy, tries: _Tries) -> list[Any]:
-    """What came of it by the end of the day."""
+    """Return the result or error of persisting, after 100 seconds."""
     outcome: list[Any] = []
     persisting = Deferred.fromCoroutine(patience.persist(tries))
     persisting.addCallbacks(outcome.append, lambda failure: outcome.append(failure.value))
@@ -69,7 +69,7 @@ def _outcome(clock: Clock, patience: RetryPolicy, tries: _Tries) -> list[Any]:
 
 
 def test_backs_off() -> None:
-    """Four failures are waited out, in less than four seconds altogether (C23)."""
+    """Four failures are retried within four seconds in all (C23)."""
     clock = Clock()
     tries = _Tries(*[_failing() for _ in range(4)])
     persisting = Deferred.fromCoroutine(RetryPolicy(clock, "r.example").persist(tries))
@@ -80,7 +80,7 @@ def test_backs_off() -> None:
 
 
 def test_gives_up() -> None:
-    """The fifth failure is final, and then there is nothing left to wait for."""
+    """The fifth failure is final, and leaves no timer."""
     clock = Clock()
     tries = _Tries(*[_failing() for _ in range(9)])
     (error,) = _outcome(clock, RetryPolicy(clock, "r.example"), tries)
@@ -91,7 +91,7 @@ def test_gives_up() -> None:
 
 
 def test_other_errors() -> None:
-    """What does not pass by itself is not tried again."""
+    """A permanent error is not retried."""
     clock = Clock()
     tries = _Tries(ValueError())
     assert isinstance(_outcome(clock, RetryPolicy(clock, "r.example"), tries)[0], ValueError)
@@ -99,7 +99,7 @@ def test_other_errors() -> None:
 
 
 def test_busy() -> None:
-    """A short wait that is asked for is kept to; a long one is the caller's to wait."""
+    """A short Retry-After is waited for, and a long one is reported to the caller."""
     clock = Clock()
     patience = RetryPolicy(clock, "r.example")
     assert _outcome(clock, patience, _Tries(_failing(is_busy=True, retry_after=9.0))) == ["done"]
@@ -109,7 +109,7 @@ def test_busy() -> None:
 
 
 def test_deadline() -> None:
-    """No try begins when a minute has gone into others."""
+    """No attempt begins more than a minute after the first."""
     clock = Clock()
     made = []
 
@@ -130,7 +130,7 @@ async def _pause(clock: Clock, seconds: float) -> None:
 
 
 def test_down_and_up() -> None:
-    """A host that used up one caller's patience gets one try from each, until it answers (C24)."""
+    """A host that is down gets one attempt from each caller until it answers (C24)."""
     clock = Clock()
     patience = RetryPolicy(clock, "r.example")
     Deferred.fromCoroutine(patience.persist(_Tries(*[_failing()] * 5))).addErrback(lambda _: None)
@@ -144,7 +144,7 @@ def test_down_and_up() -> None:
 
 
 def test_down_for_ten_seconds() -> None:
-    """Ten seconds after it went down a host gets five tries again, whoever failed meanwhile."""
+    """Ten seconds after a host went down it gets five attempts again, despite other failures."""
     clock = Clock()
     patience = RetryPolicy(clock, "r.example")
     Deferred.fromCoroutine(patience.persist(_Tries(*[_failing()] * 5))).addErrback(lambda _: None)
@@ -167,7 +167,7 @@ def _watch(clock: Clock, silence: float = 10.0, rate: int = 100) -> tuple[StallW
 
 
 def test_silence() -> None:
-    """Nothing at all for too long is a stall, told once (C18)."""
+    """Silence beyond the limit is a stall, reported once (C18)."""
     clock = Clock()
     watch, stalled = _watch(clock)
     for _ in range(5):
@@ -183,7 +183,7 @@ def test_silence() -> None:
 
 
 def test_trickle() -> None:
-    """Bytes that come too slowly for as long as that are a stall too (C19)."""
+    """A rate below the limit for as long is a stall as well (C19)."""
     clock = Clock()
     watch, stalled = _watch(clock)
     for _ in range(12):
@@ -194,7 +194,7 @@ def test_trickle() -> None:
 
 
 def test_paused() -> None:
-    """Time in which nobody wants bytes is not counted, neither for silence nor for the rate."""
+    """A pause of the consumer counts neither for silence nor for the rate."""
     clock = Clock()
     watch, stalled = _watch(clock)
     for _ in range(12):

@@ -1,4 +1,4 @@
-"""Certificates: whose are believed, and what happens where there are none."""
+"""Certificates: the authorities that are trusted, and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAYER = IMAGE.layers[0]
 
 @attrs.frozen
 class Authority:
-    """A certificate authority of one's own."""
+    """A private certificate authority."""
 
     directory: Path
     key: ec.EllipticCurvePrivateKey
@@ -37,14 +37,14 @@ class Authority:
 
     @classmethod
     def make(cls, directory: Path) -> Authority:
-        """A new one, which keeps what it issues in `directory`."""
+        """Make an authority that keeps its files in `directory`."""
         key = ec.generate_private_key(ec.SECP256R1())
         constraints = x509.BasicConstraints(ca=True, path_length=None)
         builder = _builder("tests", "tests", key).add_extension(constraints, critical=True)
         return cls(directory, key, builder.sign(key, hashes.SHA256()))
 
     def issue(self, *names: str, days: int = 1) -> Any:
-        """A server's context, with a certificate for these names or addresses."""
+        """Return a server's context with a certificate for these names or addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         builder = _builder("server", "tests", key, days).add_extension(alternatives, critical=False)
@@ -59,7 +59,7 @@ class Authority:
         return DefaultOpenSSLContextFactory(str(path), str(path), SSL.TLS_METHOD)
 
     def write(self, path: Path) -> Path:
-        """The certificate as a file, between other things."""
+        """Write the certificate to a file, between other text."""
         pem = self.certificate.public_bytes(serialization.Encoding.PEM)
         path.write_bytes(b"# ours\n" + pem + b"# the end\n")
         return path
@@ -89,19 +89,19 @@ def _general_name(name: str) -> x509.GeneralName:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """The authority of the private registries here."""
+    """The authority of the private registries."""
     return Authority.make(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture
 def trusting(authority: Authority, tmp_path: Path) -> RegistryRules:
-    """Rules of a registry whose authority is trusted."""
+    """Return rules that trust this authority."""
     return RegistryRules(ca=authority.write(tmp_path / "ca.pem"))
 
 
 @within(10)
 async def test_private_authority(authority: Authority, trusting: RegistryRules) -> None:
-    """A registry's own authority is trusted, and what it vouches for may be used throughout.
+    """The CA of a registry is trusted for the registry and all hosts that it leads to.
 
     Row N13.
     """
@@ -119,7 +119,7 @@ async def test_private_authority(authority: Authority, trusting: RegistryRules) 
 
 @within(10)
 async def test_by_name(authority: Authority, trusting: RegistryRules) -> None:
-    """A certificate must be for the name in the reference, whatever address that has (C42)."""
+    """A certificate must be for the name in the reference, not for its address (C42)."""
     async with listening(tls=authority.issue("localhost")) as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
         async with registry_at(scripted.host, trusting) as registry:
@@ -133,7 +133,7 @@ async def test_by_name(authority: Authority, trusting: RegistryRules) -> None:
 
 @within(10)
 async def test_unknown_authority(authority: Authority) -> None:
-    """A certificate that nobody vouches for is an error at once, never plain HTTP instead.
+    """A certificate of an unknown authority is an error at once, without plain HTTP.
 
     Rows C42, N07.
     """
@@ -148,7 +148,7 @@ async def test_unknown_authority(authority: Authority) -> None:
 
 @within(10)
 async def test_expired(authority: Authority, trusting: RegistryRules) -> None:
-    """A certificate whose time is over is an error at once (C42)."""
+    """An expired certificate is an error at once (C42)."""
     async with listening(tls=authority.issue("127.0.0.1", days=-1)) as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
         async with registry_at(scripted.host, trusting) as registry:
@@ -163,7 +163,7 @@ async def test_expired(authority: Authority, trusting: RegistryRules) -> None:
     [None, b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"],
 )
 async def test_unusable_file(content: bytes | None, authority: Authority, tmp_path: Path) -> None:
-    """A ca file that is missing or holds no certificate is named as such, without its path."""
+    """A ca file that is missing or has no certificate is reported, without its path."""
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_bytes(content)
@@ -177,7 +177,7 @@ async def test_unusable_file(content: bytes | None, authority: Authority, tmp_pa
 
 @within(10)
 async def test_to_plain_http(authority: Authority, trusting: RegistryRules) -> None:
-    """Nothing leads from https to http: no redirect, no realm (C34)."""
+    """Neither a redirect nor a realm leads from https to http (C34)."""
     async with listening(tls=authority.issue("127.0.0.1")) as scripted, listening() as plain:
         rules = attrs.evolve(trusting, allow_hosts=frozenset({plain.host}))
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -194,7 +194,7 @@ async def test_to_plain_http(authority: Authority, trusting: RegistryRules) -> N
 
 @within(10)
 async def test_origins(authority: Authority, trusting: RegistryRules) -> None:
-    """The same host at another port is another origin, and gets no credentials (C33)."""
+    """The same host at another port is another origin and gets no credentials (C33)."""
     tls = authority.issue("127.0.0.1")
     async with listening(tls=tls) as scripted, listening(tls=tls) as storage:
         scripted.user = "reader:secret"
@@ -215,7 +215,7 @@ async def test_origins(authority: Authority, trusting: RegistryRules) -> None:
 
 @within(10)
 async def test_stalled_tls(authority: Authority, trusting: RegistryRules) -> None:
-    """A TLS connection that stalls is closed without the peer's consent, and the pull goes on."""
+    """A stalled TLS connection is closed without a TLS shutdown, and the pull goes on."""
     async with listening(tls=authority.issue("127.0.0.1")) as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("blobs", cut(1000, "silence"))

@@ -1,4 +1,4 @@
-"""Images in archives: a layout in a tar file, and what `docker save` writes."""
+"""Images in archives: layouts in tar files, and the formats of `docker save`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ STREAM, OTHER_STREAM = tar_of({"index.html": b"a page"}), tar_of({"index.html": 
 
 
 class CountedThreads(InlineThreads):
-    """Threads, and how often they were asked."""
+    """Inline threads that count their jobs."""
 
     count = 0
 
@@ -78,23 +78,23 @@ class CountedThreads(InlineThreads):
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Where the archive of a test is."""
+    """The path of the archive."""
     return tmp_path / "archive.tar"
 
 
 def oci(archive: Path) -> Layout:
-    """The images of a layout in a tar file."""
+    """Return a source of a layout in a tar file."""
     return Layout(OciArchive(archive, InlineThreads(), Limits()), InlineThreads())
 
 
 def docker(archive: Path, limits: Limits | None = None) -> Layout:
-    """The images of a Docker archive."""
+    """Return a source of a Docker archive."""
     files = DockerArchive(archive, InlineThreads(), limits or Limits())
     return Layout(files, InlineThreads())
 
 
 async def blobs(source: Layout, reference: Reference = SITE) -> list[bytes]:
-    """All layers of an image, whose bytes have the digests that its manifest says."""
+    """Fetch all layers of an image and check their digests; return their bytes."""
     document = await source.resolve(reference)
     assert Digest.of(document.content) == document.digest
     manifest = parse(document.content, document.media_type, Limits())
@@ -110,7 +110,7 @@ async def blobs(source: Layout, reference: Reference = SITE) -> list[bytes]:
 
 @within(60)
 async def test_what_skopeo_writes(tmp_path: Path, archive: Path) -> None:
-    """Archives of both forms that skopeo wrote have the layers of the image it was given."""
+    """Archives of both forms by skopeo have the layers of the original image."""
     layout = write_layout(tmp_path / "layout", {"v1": IMAGE})
     copied_by_skopeo(layout, "v1", "oci-archive", archive, "v1")
     document = await oci(archive).resolve(SITE)
@@ -129,14 +129,14 @@ async def test_what_skopeo_writes(tmp_path: Path, archive: Path) -> None:
 
 @within(10)
 async def test_docker_save_of_old(archive: Path) -> None:
-    """What Docker wrote for years is served, layers that are links to others included."""
+    """The old format of `docker save` is served, with layers that are links to others."""
     archive.write_bytes(saved_of_old({"site:v1": [STREAM, OTHER_STREAM, STREAM]}))
     assert await blobs(docker(archive)) == [STREAM, OTHER_STREAM, STREAM]
 
 
 @within(10)
 async def test_docker_save_of_today(tmp_path: Path, archive: Path) -> None:
-    """What Docker writes now is served as either of the two forms that it is."""
+    """The current format of `docker save` is served as either form."""
     layout = write_layout(tmp_path / "layout", {"v1": IMAGE})
     config, layer = digest_of(IMAGE.config), IMAGE.layers[0]
     archive.write_bytes(saved_of_today(layout, "site:v1", config, [layer.digest]))
@@ -145,7 +145,7 @@ async def test_docker_save_of_today(tmp_path: Path, archive: Path) -> None:
 
 @within(10)
 async def test_hard_links(archive: Path) -> None:
-    """A layer may be a hard link, named from the root of the archive."""
+    """A layer may be a hard link to a path from the root of the archive."""
     saved = saved_of_old({"site:v1": [STREAM]}, b"{}", File(b"kept.tar", STREAM), hold=False)
     place = json.loads(saved_member(saved, b"manifest.json"))[0]["Layers"][0].encode()
     linked = saved[: -len(layers.END)] + tar([Link(place, b"./kept.tar")])
@@ -154,14 +154,14 @@ async def test_hard_links(archive: Path) -> None:
 
 
 def saved_member(content: bytes, name: bytes) -> bytes:
-    """A file of an archive."""
+    """Return the content of a file in an archive."""
     part = members(content).find(name)
     assert part is not None
     return content[part.offset : part.offset + part.size]
 
 
 def members(content: bytes, limits: Limits | None = None) -> Members:
-    """The members of an archive in memory."""
+    """Return the members of an archive in memory."""
     read: Callable[[int, int], bytes] = lambda at, length: content[at : at + length]  # noqa: E731
     return Members.read(read, len(content), limits or Limits())
 
@@ -174,7 +174,7 @@ def members(content: bytes, limits: Limits | None = None) -> Members:
 async def test_layers_as_they_lie(
     compression: layers.Compression, media_type: str, archive: Path
 ) -> None:
-    """A layer of a Docker archive has the digest of its bytes there, compressed or not."""
+    """A layer of a Docker archive has the digest of its bytes, compressed or not."""
     layer = Layer.of({"index.html": b"a page"}, compression)
     archive.write_bytes(saved_of_old({"site:v1": [layer.blob]}))
     document = await docker(archive).resolve(SITE)
@@ -188,7 +188,7 @@ async def test_layers_as_they_lie(
 
 @within(10)
 async def test_made_manifests(archive: Path) -> None:
-    """The same archive always makes the same manifest, which its digest names from then on."""
+    """An archive always gives the same manifest, which can be requested by digest."""
     archive.write_bytes(saved_of_old({"site:v1": [STREAM]}))
     document = await docker(archive).resolve(SITE)
     again = docker(archive)
@@ -199,7 +199,7 @@ async def test_made_manifests(archive: Path) -> None:
 
 @within(10)
 async def test_hashed_once(archive: Path) -> None:
-    """The layers of an archive are hashed when it is first asked, and when it is another."""
+    """The layers of an archive are hashed at the first use, and again after a change."""
     archive.write_bytes(saved_of_old({"site:v1": [STREAM]}))
     threads = CountedThreads()
     files = DockerArchive(archive, threads, Limits())
@@ -216,14 +216,14 @@ async def test_hashed_once(archive: Path) -> None:
 
 @within(10)
 async def test_the_same_layer_twice(archive: Path) -> None:
-    """A layer that comes again, as a link, is not hashed again."""
+    """A repeated layer that is a link is not hashed again."""
     counts = []
     for layers_ in ([STREAM], [STREAM, STREAM]):
         archive.write_bytes(saved_of_old({"site:v1": layers_}))
         threads = CountedThreads()
         await DockerArchive(archive, threads, Limits()).ready()
         counts.append(threads.count)
-    assert counts[1] == counts[0] + 1  # a look at its first bytes
+    assert counts[1] == counts[0] + 1  # to read its first bytes
 
 
 @within(10)
@@ -240,7 +240,7 @@ async def test_the_same_layer_twice(archive: Path) -> None:
     ],
 )
 async def test_names(asked: str, found: str | None, archive: Path) -> None:
-    """An image is served to its own repository, or to the only one that is called alike."""
+    """An image is found by its own repository, or by the last part if only one image has it."""
     names = [
         "registry.example/team/site:v1",
         "site:v1",
@@ -258,7 +258,7 @@ async def test_names(asked: str, found: str | None, archive: Path) -> None:
 
 @within(10)
 async def test_full_names_in_a_layout(tmp_path: Path, archive: Path) -> None:
-    """An image that a layout lists under a whole reference, as Podman does, is found by its tag."""
+    """An image that a layout lists by a full reference, as Podman does, is found by its tag."""
     layout = write_layout(
         tmp_path / "layout",
         {"localhost/site:v1": IMAGE, "registry.example:5000/x": OTHER, "v2": OTHER},
@@ -272,7 +272,7 @@ async def test_full_names_in_a_layout(tmp_path: Path, archive: Path) -> None:
 @within(10)
 @pytest.mark.parametrize("unnamed", ["", "<none>:<none>"])
 async def test_without_names(unnamed: str, archive: Path) -> None:
-    """The only image of an archive, if it was saved by its id, has every tag."""
+    """A single image without a name is served under every tag."""
     archive.write_bytes(saved_of_old({unnamed: [STREAM]}))
     source = docker(archive)
     assert await blobs(source) == [STREAM]
@@ -287,7 +287,7 @@ async def test_without_names(unnamed: str, archive: Path) -> None:
 
 @within(10)
 async def test_one_name_for_several_platforms(archive: Path) -> None:
-    """Images of a Docker archive that share a name, each for its platform, are an index."""
+    """Images of a Docker archive that share a name, each with its platform, form an index."""
     streams = {"amd64": STREAM, "arm64": OTHER_STREAM}
     members: list[Entry] = []
     listed = []
@@ -319,7 +319,7 @@ async def test_one_name_for_several_platforms(archive: Path) -> None:
     ],
 )
 async def test_an_incomplete_image(broken: dict[str, Any], said: str, archive: Path) -> None:
-    """An image of an archive that is not complete fails alone."""
+    """An incomplete image fails, and the other images of the archive are served."""
     usual = {"Config": "c", "Layers": ["l"]}
     listed = [{**usual, "RepoTags": ["blog:v1"], **broken}, {**usual, "RepoTags": ["site:v1"]}]
     for order in (listed, listed[::-1]):
@@ -336,7 +336,7 @@ async def test_an_incomplete_image(broken: dict[str, Any], said: str, archive: P
 @within(10)
 @pytest.mark.parametrize("how", ["renamed", "rewritten"])
 async def test_replaced(how: str, tmp_path: Path, archive: Path) -> None:
-    """An archive that is replaced is seen by the next request, its new layers and all."""
+    """A replaced archive is noticed at the next request, with its new layers."""
     for form, write in ((oci, written), (docker, saved)):
         archive.write_bytes(write(tmp_path, IMAGE))
         source = form(archive)
@@ -354,18 +354,18 @@ async def test_replaced(how: str, tmp_path: Path, archive: Path) -> None:
 
 
 def written(tmp_path: Path, image: Image) -> bytes:
-    """A layout with an image, in a tar."""
+    """Return a tar of a layout with an image."""
     return packed(write_layout(tmp_path / image.digest, {"v1": image}))
 
 
 def saved(tmp_path: Path, image: Image) -> bytes:
-    """The same as `docker save` wrote it."""
+    """Return the same image in the format of `docker save`."""
     return saved_of_old({"team/site:v1": [image.layers[0].blob]})
 
 
 @within(10)
 async def test_replaced_while_it_is_read(tmp_path: Path, archive: Path) -> None:
-    """Bytes of one archive are never taken for those of the one that was in its place."""
+    """A read from an archive that was replaced is an error, and never mixes bytes."""
     for form, write in ((oci, written), (docker, saved)):
         archive.write_bytes(write(tmp_path, IMAGE))
         files = form(archive)._files
@@ -376,12 +376,12 @@ async def test_replaced_while_it_is_read(tmp_path: Path, archive: Path) -> None:
 
 
 def circle(name: bytes) -> bytes:
-    """Links that lead to each other."""
+    """Return an archive of links that lead to each other."""
     return tar([Symlink(name, b"b"), Symlink(b"b", name), File(b"x", b"y")])
 
 
 def old(**members: Any) -> bytes:
-    """A Docker archive whose manifest describes one image like this."""
+    """Return a Docker archive with one image of these manifest members."""
     described = {"Config": "c", "RepoTags": ["site:v1"], "Layers": ["l"], **members}
     files = [File(b"c", b"{}"), File(b"l", STREAM), File(b"empty", b"")]
     return tar([*files, File(b"manifest.json", json.dumps([described]).encode())])
@@ -423,7 +423,7 @@ def old(**members: Any) -> bytes:
     ],
 )
 async def test_bad_archives(content: bytes, said: str, archive: Path) -> None:
-    """What is wrong with an archive is said, in words without its path."""
+    """A bad archive is reported with the reason and without its path."""
     archive.write_bytes(content)
     with pytest.raises(RegistryFailed, match=said) as raised:
         await docker(archive).resolve(SITE)
@@ -435,7 +435,7 @@ async def test_bad_archives(content: bytes, said: str, archive: Path) -> None:
 
 @within(10)
 async def test_no_archive(archive: Path) -> None:
-    """An archive that is gone, or no file, or comes back, is asked for anew each time."""
+    """A missing archive is an error until it is there, checked at each request."""
     source = oci(archive)
     for make in (lambda path: None, os.mkdir, os.mkfifo):
         make(archive)
@@ -452,7 +452,7 @@ async def test_no_archive(archive: Path) -> None:
 
 
 def test_names_of_members() -> None:
-    """Names lose what means nothing, links stay within, and of two of a name the last counts."""
+    """Member names are normalized, links stay inside, and the last of equal names counts."""
     found = members(
         tar(
             [
@@ -499,7 +499,7 @@ def test_names_of_members() -> None:
 
 
 def test_many_members() -> None:
-    """An archive of more members than anybody's images have is not read to its end."""
+    """An archive with more members than the limit is refused before it is read to its end."""
     block = File(b"x").packed()
     reads = 0
 
@@ -519,7 +519,7 @@ SAVED = saved_of_old({"site:v1": [gzip.compress(STREAM, mtime=0)] * 2})
 @given(st.integers(0, len(SAVED) - len(layers.END)))
 @settings(max_examples=more(200))
 def test_truncated_anywhere(size: int) -> None:
-    """However the files of an archive are cut short, that is found out before one is served."""
+    """Truncation of an archive is detected before any of its files is served."""
     with pytest.raises(Exception, match=r"cut short|not a tar archive"):
         members(SAVED[:size])
 
@@ -527,7 +527,7 @@ def test_truncated_anywhere(size: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, len(SAVED) - 1), st.integers(0, 255)), max_size=5))
 @settings(max_examples=more(200))
 def test_damaged_anywhere(tmp_path_factory: Any, damage: list[tuple[int, int]]) -> None:
-    """Whatever is wrong with an archive, it is an error of ours, or every digest is right."""
+    """A damaged archive raises an error of ours or gives the right digests."""
     content = bytearray(SAVED)
     for at, byte in damage:
         content[at] = byte
@@ -567,7 +567,7 @@ def test_several_images_served(tmp_path: Path, serve: Callable[..., Server]) -> 
 
 
 def test_served(tmp_path: Path, serve: Callable[..., Server]) -> None:
-    """A server serves from both kinds of archive, and what takes their place a moment later."""
+    """A server serves both kinds of archive, and soon the archives that replace them."""
     a, b = tmp_path / "a.tar", tmp_path / "b.tar"
     a.write_bytes(written(tmp_path, IMAGE))
     b.write_bytes(saved(tmp_path, IMAGE))

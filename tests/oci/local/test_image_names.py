@@ -1,4 +1,4 @@
-"""Names: which image of a local file a reference names."""
+"""The image of a local file that a reference stands for."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ UNKNOWN = {"os": "unknown", "architecture": "unknown"}
 
 
 def digest(label: str) -> str:
-    """The digest of the image that a test calls so."""
+    """Return the digest of the image with this label."""
     return str(Digest.of(label.encode()))
 
 
 def index(*images: tuple[str, dict[str, Any]]) -> ImageIndex:
-    """An index of images, each with a label for the test and the members of its entry."""
+    """Return an index of images, each with a label and the members of its entry."""
     listed = [
         {"mediaType": MANIFEST, "digest": digest(label), "size": 7, **members}
         for label, members in images
@@ -39,7 +39,7 @@ def index(*images: tuple[str, dict[str, Any]]) -> ImageIndex:
 
 
 def found(listed: ImageIndex, asked: str) -> str:
-    """The labels, of one letter each, of the images that a reference names in the index."""
+    """Return the labels, of one letter each, of the images for a reference."""
     reference = Reference.parse(asked)
     labels = {digest(label): label for label in "abcdefgh"}
     images = ImageNames(listed, reference.repository).find(reference.tag or "")
@@ -51,7 +51,7 @@ SAVED = index(
     ("b", named("v1", "docker.io/library/blog:v1")),
     ("c", named("v2", "docker.io/library/blog:v2")),
 )
-"""As `docker save shop:v1 blog:v1 blog:v2` writes it."""
+"""The index that `docker save shop:v1 blog:v1 blog:v2` writes."""
 
 BARE = index(("a", named("v1")), ("b", named("v2")), ("c", named("twice")), ("d", named("twice")))
 
@@ -108,7 +108,7 @@ PLATFORMS = index(
     ],
 )
 def test_names(listed: ImageIndex, asked: str, images: str) -> None:
-    """A tag names the image of its own repository, or one without a repository, or none."""
+    """A tag stands for an image of its own repository, or for one without a repository."""
     assert found(listed, asked) == images
 
 
@@ -139,7 +139,7 @@ def test_names(listed: ImageIndex, asked: str, images: str) -> None:
     ],
 )
 def test_order(images: list[dict[str, Any]], chosen: str) -> None:
-    """A more exact name comes first, wherever it stands; of equal whole names the last counts."""
+    """A more exact name is preferred at any position; the last of equal full names counts."""
     assert found(index(*zip("abcdefgh", images, strict=False)), "docker.io/site:v1") == chosen
 
 
@@ -158,7 +158,7 @@ def test_order(images: list[dict[str, Any]], chosen: str) -> None:
     ],
 )
 def test_the_only_image(images: list[dict[str, Any]], chosen: str) -> None:
-    """The only image of a file without any name has every repository and every tag."""
+    """A single image without a name matches every repository and tag."""
     listed = index(*zip("abcdefgh", images, strict=False))
     for asked in ("docker.io/site:v1", "registry.example/team/blog:latest"):
         assert found(listed, asked) == chosen
@@ -186,7 +186,7 @@ def test_one_image_twice() -> None:
     ],
 )
 def test_description(listed: ImageIndex, names: list[str], more: int) -> None:
-    """At most five names are told, and no text that is more than a name."""
+    """The description has at most five names, each cut to the length of a name."""
     described = ImageNames(listed, Reference.parse("docker.io/x:v1").repository).described()
     assert described == (tuple(names), more)
 
@@ -204,6 +204,6 @@ def test_description(listed: ImageIndex, names: list[str], more: int) -> None:
     ],
 )
 def test_parsing(text: str, name: str) -> None:
-    """Names are read as Docker and containerd write them."""
+    """Names are parsed as Docker and containerd write them."""
     parsed = ImageName.parse(text)
     assert f"{parsed.repository}:{parsed.tag}" == name

@@ -41,18 +41,18 @@ def directory(tmp_path: Path) -> Path:
 
 
 def layout(directory: Path, limits: Limits | None = None) -> Layout:
-    """A source of that directory."""
+    """Return a source of that directory."""
     return Layout(LayoutDirectory(directory), InlineThreads(), limits or Limits())
 
 
 def blob_file(directory: Path, digest: Digest) -> Path:
-    """Where a blob is."""
+    """Return the path of a blob."""
     return directory / "blobs" / digest.algorithm / digest.hex
 
 
 @within(10)
 async def test_any_repository(directory: Path) -> None:
-    """An image whose name is a tag alone is that of every repository."""
+    """An image whose name has only a tag belongs to every repository."""
     source = layout(directory)
     for name in ("registry.example/a:v1", "localhost:5000/b/c:v1"):
         assert (await source.resolve(Reference.parse(name))).digest == DIGEST
@@ -70,7 +70,7 @@ BLOG = Reference.parse("registry.example/team/blog:v1")
 
 @within(10)
 async def test_several_repositories(directory: Path) -> None:
-    """A repository never has the image of another, by tag or by digest, also in an index."""
+    """A repository never gets the image of another, by tag, digest or index."""
     nested = Image.of({"index.html": b"in an index"})
     write_named_layout(
         directory,
@@ -113,7 +113,7 @@ async def test_the_only_image(directory: Path) -> None:
 
 @within(10)
 async def test_a_tag_for_several_platforms(directory: Path) -> None:
-    """Images that share a tag, each for its platform, are an index, found by its digest too."""
+    """Images that share a tag, each with its platform, form an index with its own digest."""
     images = [
         (each, named("v2", platform=attrs.asdict(platform))) for platform, each in PLATFORMS.items()
     ]
@@ -137,7 +137,7 @@ async def test_a_tag_for_several_platforms(directory: Path) -> None:
 
 @within(10)
 async def test_index(directory: Path) -> None:
-    """A tag may name an index, whose images are then found by digest alone."""
+    """A tag may stand for an index, and its images are found by digest alone."""
     index = Index((IMAGE, OTHER))
     write_layout(directory, {"v2": index})
     source = layout(directory)
@@ -148,7 +148,7 @@ async def test_index(directory: Path) -> None:
 
 @within(10)
 async def test_replaced(directory: Path) -> None:
-    """A layout that is replaced is seen by the next look-up; two images for a tag are none."""
+    """A replaced layout is noticed at the next look-up; two images for a tag are an error."""
     source = layout(directory)
     await source.resolve(SITE)
     index = json.loads((directory / "index.json").read_bytes())
@@ -167,7 +167,7 @@ async def test_replaced(directory: Path) -> None:
 
 @within(10)
 async def test_wrong_manifest(directory: Path) -> None:
-    """A manifest whose bytes do not have its digest is refused."""
+    """A manifest that does not match its digest is refused."""
     blob_file(directory, DIGEST).write_bytes(OTHER.manifest)
     with pytest.raises(ContentMismatch, match=IMAGE.digest):
         await layout(directory).resolve(SITE)
@@ -220,7 +220,7 @@ def _write(content: bytes) -> Callable[[Path], None]:
     ],
 )
 async def test_no_index(spoil: Callable[[Path], None], directory: Path) -> None:
-    """A directory that is no layout has failed, in words without its path."""
+    """A directory that is not a layout is an error, reported without its path."""
     spoil(directory / "index.json")
     for asked in (layout(directory).resolve(SITE), layout(directory).refresh(SITE, DIGEST)):
         with pytest.raises(RegistryFailed, match="index") as raised:
@@ -230,7 +230,7 @@ async def test_no_index(spoil: Callable[[Path], None], directory: Path) -> None:
 
 @within(10)
 async def test_missing_manifest(directory: Path) -> None:
-    """A manifest that the index lists and nobody has is not found."""
+    """A manifest that the index lists but the layout lacks is not found."""
     blob_file(directory, DIGEST).unlink()
     with pytest.raises(ImageNotFound):
         await layout(directory).resolve(SITE)
@@ -238,7 +238,7 @@ async def test_missing_manifest(directory: Path) -> None:
 
 @within(10)
 async def test_no_regular_file(directory: Path) -> None:
-    """What stands in a blob's place and is no file is no blob, and nothing waits for it."""
+    """A path in place of a blob that is not a regular file is not found, without a wait."""
     for make in (os.mkdir, os.mkfifo):
         path = blob_file(directory, LAYER.digest)
         path.unlink() if path.is_file() else path.rmdir()
@@ -252,7 +252,7 @@ async def test_no_regular_file(directory: Path) -> None:
 
 @within(10)
 async def test_nothing_kept_open(directory: Path) -> None:
-    """A layout holds no file open, whether a fetch ends well or not."""
+    """A layout keeps no file open after a fetch, successful or not."""
     before = len(os.listdir("/proc/self/fd"))
     source = layout(directory)
     await source.fetch(SITE.repository, LAYER, Sink())

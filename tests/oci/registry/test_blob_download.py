@@ -1,4 +1,4 @@
-"""Blobs on their way: cuts, ranges, stalls, and lies about sizes."""
+"""Blob downloads: cuts, ranges, stalls, and wrong sizes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HALF = len(BLOB) // 2
 
 
 async def fetched(scripted: Scripted, blob: bytes = BLOB, limits: Limits | None = None) -> Sink:
-    """What a client that knows the blob's true descriptor gets."""
+    """Download the blob by its true descriptor; return its bytes."""
     sink = Sink()
     digest = scripted.hold("team/site", blob)
     async with registry_at(scripted.host, limits=limits) as registry:
@@ -48,7 +48,7 @@ async def fetched(scripted: Scripted, blob: bytes = BLOB, limits: Limits | None 
 @pytest.mark.parametrize("end", ["close", "reset"])
 @pytest.mark.parametrize("after", [0, 1, 511, 512, HALF, len(BLOB) - 1])
 async def test_cut(after: int, end: str) -> None:
-    """A download that is cut goes on where it stopped, for the same content only (C01, C02)."""
+    """A download that is cut off resumes at its offset, for the same content only (C01, C02)."""
     async with listening() as scripted:
         scripted.script("blobs", cut(after, end))  # type: ignore[arg-type]
         assert (await fetched(scripted)).content == BLOB
@@ -63,7 +63,7 @@ async def test_cut(after: int, end: str) -> None:
 @within(10)
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 async def test_cut_without_length(framing: str) -> None:
-    """A body whose length nobody announced is known to be cut all the same (C03, C04)."""
+    """A cut is noticed also in a body without a length (C03, C04)."""
 
     def step(asked: Asked, usual: Answer) -> Answer:
         return attrs.evolve(usual, framing=framing, sent=1000, end="close")
@@ -76,7 +76,7 @@ async def test_cut_without_length(framing: str) -> None:
 
 @within(20)
 async def test_many_cuts() -> None:
-    """Cuts are mended for as long as each connection brings the blob on by a mebibyte (C05)."""
+    """Cuts are resumed as long as each connection delivers another mebibyte (C05)."""
     async with listening() as scripted:
         scripted.always("blobs", cut((1 << 20) + 1))
         assert (await fetched(scripted, BLOB * 3)).content == BLOB * 3
@@ -85,7 +85,7 @@ async def test_many_cuts() -> None:
 
 @within(10)
 async def test_no_progress() -> None:
-    """Three connections that bring nothing are enough (C06)."""
+    """A download fails after three connections without progress (C06)."""
     async with listening() as scripted:
         scripted.always("blobs", cut(0))
         with pytest.raises(RegistryFailed, match="it cut off its answer"):
@@ -95,7 +95,7 @@ async def test_no_progress() -> None:
 
 @within(10)
 async def test_through_the_registry() -> None:
-    """What is missing is asked of the registry again, whose first redirect is good no more.
+    """The rest of a blob is requested from the registry again, since its redirect may have expired.
 
     Row C13.
     """
@@ -118,7 +118,7 @@ async def test_through_the_registry() -> None:
 
 
 def ranged(value: str | None, body: bytes | None = None, **fields: str) -> Step:
-    """A 206 with this Content-Range."""
+    """Return a step that answers 206 with this Content-Range."""
 
     def step(asked: Asked, usual: Answer) -> Answer:
         part = usual.having(**fields)
@@ -154,7 +154,7 @@ SIZE = len(BLOB)
     ],
 )
 async def test_bad_range(value: str | None) -> None:
-    """A part that is not described strictly as the one asked for is not used; the whole blob is.
+    """A 206 without the exact Content-Range is not used, and the whole blob is requested.
 
     Rows C07, C08.
     """
@@ -167,7 +167,7 @@ async def test_bad_range(value: str | None) -> None:
 @within(10)
 @pytest.mark.parametrize("total", [str(SIZE), "*"])
 async def test_short_range(total: str) -> None:
-    """A part that is shorter than asked for is used, and the rest asked for."""
+    """A range shorter than requested is used, and the rest is requested."""
     short = ranged(f"bytes {HALF}-{HALF + 9}/{total}", BLOB[HALF : HALF + 10])
     async with listening() as scripted:
         scripted.script("blobs", cut(HALF), short)
@@ -178,7 +178,7 @@ async def test_short_range(total: str) -> None:
 @within(10)
 @pytest.mark.parametrize("code", [200, 400, 416])
 async def test_no_ranges(code: int) -> None:
-    """A registry that cannot send a part sends the whole, of which only the rest is written.
+    """The whole blob in answer to a range is accepted, and only the rest is written.
 
     Rows C10, C11.
     """
@@ -195,7 +195,7 @@ async def test_no_ranges(code: int) -> None:
 
 @within(20)
 async def test_always_from_the_beginning() -> None:
-    """A registry that begins anew at each cut is given up when it has sent twice the blob (C10)."""
+    """A registry that starts over at each cut is abandoned at twice the blob's size (C10)."""
 
     def step(asked: Asked, usual: Answer) -> Answer:
         so_far = min(SIZE - 1, len(scripted.requests) * (3 << 19))
@@ -210,7 +210,7 @@ async def test_always_from_the_beginning() -> None:
 
 @within(10)
 async def test_length() -> None:
-    """A Content-Length that is not the descriptor's size is refused before the body (C14)."""
+    """A Content-Length other than the descriptor's size is refused before the body (C14)."""
     async with listening() as scripted:
         for announced in (SIZE - 1, SIZE + 1):
             lie = Answer(body=BLOB, announced=announced)
@@ -222,7 +222,7 @@ async def test_length() -> None:
 @within(10)
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 async def test_too_long(framing: str) -> None:
-    """A body that goes on beyond the descriptor's size is refused, and its connection closed.
+    """A body beyond the descriptor's size is refused, and its connection is closed.
 
     Row C15.
     """
@@ -240,7 +240,7 @@ LABELS = ("identity", "aws-chunked", "aws-chunked,gzip", "gzip, identity", "bina
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 @pytest.mark.parametrize("label", [*LABELS, "gzip", "GZIP", "zstd", "br", "utf-8", "x y"])
 async def test_label(label: str, framing: str) -> None:
-    """A coding that storage only keeps as a label changes nothing, in a rest neither."""
+    """A Content-Encoding on bytes that are not encoded is ignored, also for a range."""
 
     def step(asked: Asked, usual: Answer) -> Answer:
         labelled = usual.having(content_encoding=label)
@@ -259,7 +259,7 @@ async def test_label(label: str, framing: str) -> None:
 @within(10)
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 async def test_content_coding_of_no_length(framing: str) -> None:
-    """A blob that a proxy compressed is refused for its coding also where no length tells."""
+    """A compressed blob without a length is refused for its content coding."""
     async with listening() as scripted:
         coded = Answer(body=gzip.compress(bytes(9000)), framing=framing)  # type: ignore[arg-type]
         scripted.script("blobs", lambda *_: coded.having(content_encoding="gzip"))
@@ -269,7 +269,7 @@ async def test_content_coding_of_no_length(framing: str) -> None:
 
 @within(10)
 async def test_content_coding() -> None:
-    """A blob is never decoded: in a content coding it is refused (C38)."""
+    """A blob with a content coding is refused and never decoded (C38)."""
     async with listening() as scripted:
         coded = Answer(body=gzip.compress(BLOB)).having(content_encoding="gzip")
         scripted.script("blobs", lambda *_: coded)
@@ -292,7 +292,7 @@ async def test_content_coding() -> None:
     ],
 )
 async def test_refusals(code: int, error: type[Exception]) -> None:
-    """What a registry refuses to give is not asked for again (C25)."""
+    """A blob that a registry refuses is not requested again (C25)."""
     async with listening() as scripted:
         scripted.script("blobs", status(code))
         with pytest.raises(error):
@@ -302,7 +302,7 @@ async def test_refusals(code: int, error: type[Exception]) -> None:
 
 @within(10)
 async def test_stall() -> None:
-    """A body that falls silent is cut by us, and goes on over another connection (C18)."""
+    """A silent body is cut off and resumed on another connection (C18)."""
     async with listening() as scripted:
         scripted.script("blobs", cut(HALF, "silence"))
         assert (await fetched(scripted, limits=QUICK)).content == BLOB
@@ -310,7 +310,7 @@ async def test_stall() -> None:
 
 @within(10)
 async def test_pause_is_no_stall() -> None:
-    """While the consumer has paused, no time runs out."""
+    """A pause of the consumer does not count as a stall."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
@@ -367,7 +367,7 @@ async def test_stopped_by_its_consumer() -> None:
 
 @within(10)
 async def test_password_stays() -> None:
-    """Storage that a registry redirects to never sees the registry's credentials (C32)."""
+    """Storage that a registry redirects to never gets the registry's credentials (C32)."""
     async with listening() as storage, listening() as scripted:
         digest = storage.hold("team/site", BLOB)
         scripted.hold("team/site", BLOB)
@@ -386,7 +386,7 @@ async def test_password_stays() -> None:
 
 @within(10)
 async def test_log() -> None:
-    """No log line has a signed URL's query, a credential, or what a registry or storage said.
+    """A log line has no query of a signed URL, no credential and no text of a registry.
 
     Row C47.
     """
@@ -411,7 +411,7 @@ async def test_log() -> None:
 
 @within(10)
 async def test_storage_that_asks() -> None:
-    """Storage that answers 401 with a challenge gets nothing (C36)."""
+    """Storage that answers 401 with a challenge gets no credentials (C36)."""
     async with listening() as storage, listening() as scripted:
         digest = storage.hold("team/site", BLOB)
         storage.has_tokens = True

@@ -1,4 +1,4 @@
-"""Challenges of registries, as they really write them."""
+"""Challenges in the forms that registries send."""
 
 import pytest
 from hypothesis import given
@@ -26,17 +26,17 @@ FULL = Bearer(REALM, "registry.example", "repository:a/b:pull", "invalid_token")
     ],
 )
 def test_bearer(value: str) -> None:
-    """A token challenge is read whatever its case, spacing, quoting and order (A16)."""
+    """A Bearer challenge is parsed with any case, spacing, quoting and order (A16)."""
     assert parse([value]) == FULL
 
 
 def test_relative_realm() -> None:
-    """What a registry leaves out is empty, and a realm need not be absolute (A18)."""
+    """A missing parameter is empty, and a realm may be relative (A18)."""
     assert parse(['Bearer realm="/token"']) == Bearer("/token")
 
 
 def test_several_scopes() -> None:
-    """Several scopes and a pull,push scope stay one text."""
+    """Several scopes, or a pull,push scope, stay one text."""
     value = f'Bearer realm="{REALM}",scope="repository:a:pull,push repository:b:pull"'
     assert parse([value]) == Bearer(REALM, scope="repository:a:pull,push repository:b:pull")
 
@@ -60,7 +60,7 @@ def test_several_scopes() -> None:
     ],
 )
 def test_choice_of_scheme(values: list[str], chosen: object) -> None:
-    """Of several challenges, in one field or several, Bearer is met, else Basic, else none.
+    """Bearer is preferred to Basic, in one field or in several.
 
     Row A16.
     """
@@ -87,7 +87,7 @@ def test_choice_of_scheme(values: list[str], chosen: object) -> None:
     ],
 )
 def test_malformed(value: str) -> None:
-    """A malformed challenge, or one that names no usable realm, is not met with credentials.
+    """A malformed challenge, or one without a usable realm, is ignored.
 
     Row A17.
     """
@@ -97,13 +97,13 @@ def test_malformed(value: str) -> None:
 
 @given(st.lists(st.one_of(st.text(), st.text('Bearer,Basic =\\"realm;:/ \t'))))
 def test_hostile(values: list[str]) -> None:
-    """Any text is a challenge or none."""
+    """Any text parses to a challenge or to none."""
     assert isinstance(parse(values), Bearer | Basic | None)
 
 
 @given(st.text(st.characters(codec="latin-1")), st.text(st.characters(codec="latin-1")))
 def test_quoting(service: str, scope: str) -> None:
-    """What a registry quotes is read back, whatever it is."""
+    """Any text in quotes is parsed back."""
 
     def quoted(text: str) -> str:
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -114,7 +114,7 @@ def test_quoting(service: str, scope: str) -> None:
 
 @pytest.mark.parametrize("unit", ["a", "a ", "a=", 'a="', '"', "\\", "a,", " ", ",", "a=b ", '\\"'])
 def test_long_field(unit: str) -> None:
-    """A megabyte of anything is read as quickly as it comes."""
+    """A megabyte of any text is parsed in linear time."""
     long = unit * (1_000_000 // len(unit))
     assert parse([long]) is None
     assert parse([f'Bearer realm="{long}']) is None

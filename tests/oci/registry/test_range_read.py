@@ -1,4 +1,4 @@
-"""Parts of blobs over HTTP: ranges, registries that know none, and lies about either."""
+"""Range reads of blobs over HTTP, with registries that ignore or falsify ranges."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PART = BLOB[START : START + LENGTH]
 async def part(
     scripted: Scripted, start: int = START, length: int = LENGTH, storage: str = ""
 ) -> bytes:
-    """What a client gets as this part of the blob."""
+    """Read a range of the blob."""
     digest = scripted.hold("team/site", BLOB)
     rules = RegistryRules(insecure=True, allow_hosts=frozenset(filter(None, [storage])))
     async with registry_at(scripted.host, rules, limits=QUICK) as registry:
@@ -43,7 +43,7 @@ async def part(
 
 
 def as_whole(framing: str = "length", **changes: object) -> Step:
-    """An answer that takes no notice of the range."""
+    """Answer with the whole blob, as a registry does that ignores ranges."""
 
     def step(asked: Asked, usual: Answer) -> Answer:
         return Answer(body=BLOB, framing=framing, **changes)  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def as_whole(framing: str = "length", **changes: object) -> Step:
 
 @within(10)
 async def test_one_request() -> None:
-    """A part costs one request, for exactly its bytes."""
+    """A range takes one request for exactly its bytes."""
     async with listening() as scripted:
         assert await part(scripted) == PART
         [asked] = scripted.requests
@@ -64,7 +64,7 @@ async def test_one_request() -> None:
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 @pytest.mark.parametrize(("start", "length"), [(0, 1), (0, len(BLOB)), (START, LENGTH)])
 async def test_whole_instead(framing: str, start: int, length: int) -> None:
-    """A registry that answers a range with the whole blob is read as far as the part goes."""
+    """A whole blob in answer to a range is read up to the end of the range."""
     async with listening() as scripted:
         scripted.always("blobs", as_whole(framing))
         assert await part(scripted, start, length) == BLOB[start : start + length]
@@ -73,7 +73,7 @@ async def test_whole_instead(framing: str, start: int, length: int) -> None:
 
 @within(10)
 async def test_whole_instead_is_left() -> None:
-    """Of a whole blob nothing is waited for that comes after the part."""
+    """The rest of a whole blob behind the range is not waited for."""
     async with listening() as scripted:
         scripted.script("blobs", as_whole(sent=START + LENGTH, end="silence"))
         assert await part(scripted) == PART
@@ -82,7 +82,7 @@ async def test_whole_instead_is_left() -> None:
 
 @within(10)
 async def test_too_far_into_the_whole() -> None:
-    """A part far into a blob that is only given whole is not read, and costs one answer's head."""
+    """A range far into a whole blob is refused after the head of the answer."""
     async with listening() as scripted:
         size = MOST_SKIPPED + 10
         scripted.script("blobs", lambda *_: Answer(announced=size, sent=0, end="silence"))
@@ -98,7 +98,7 @@ async def test_too_far_into_the_whole() -> None:
 @pytest.mark.parametrize("end", ["close", "reset", "silence"])
 @pytest.mark.parametrize("after", [0, 10, LENGTH - 1])
 async def test_cut(after: int, end: str) -> None:
-    """A part that is cut off or stalls is asked for anew."""
+    """A range that is cut off or stalls is requested again."""
     async with listening() as scripted:
         scripted.script("blobs", cut(after, end))  # type: ignore[arg-type]
         assert await part(scripted) == PART
@@ -107,7 +107,7 @@ async def test_cut(after: int, end: str) -> None:
 
 @within(20)
 async def test_cut_again_and_again() -> None:
-    """A part that is always cut off fails in the end."""
+    """A range that is always cut off is an error in the end."""
     async with listening() as scripted:
         scripted.always("blobs", cut(10))
         with pytest.raises(RegistryFailed):
@@ -117,7 +117,7 @@ async def test_cut_again_and_again() -> None:
 
 @within(10)
 async def test_storage() -> None:
-    """A part comes through a redirect, and storage whose URL has expired is asked for anew."""
+    """A range follows a redirect, and goes back to the registry if the URL has expired."""
     async with listening() as storage, listening() as scripted:
         storage.hold("team/site", BLOB)
         scripted.always("blobs", lambda asked, _: redirect_to(storage, asked))
@@ -128,7 +128,7 @@ async def test_storage() -> None:
 
 @within(10)
 async def test_storage_is_remembered() -> None:
-    """Storage that a registry has redirected to is asked for more of the same blob directly."""
+    """Further ranges of a blob are requested directly from its storage."""
     async with listening() as storage, listening() as scripted:
         digest = scripted.hold("team/site", BLOB)
         storage.hold("team/site", BLOB)
@@ -147,7 +147,7 @@ async def test_storage_is_remembered() -> None:
 
 
 def redirect_to(storage: Scripted, asked: Asked) -> Answer:
-    """Sends the client to the same target at `storage`."""
+    """Return a step that redirects to the same target at `storage`."""
     answer = redirect(f"http://{storage.host}{asked.target}")(asked, Answer())
     assert isinstance(answer, Answer)
     return answer
@@ -170,7 +170,7 @@ def _ranged(content_range: str, body: bytes = PART) -> Step:
     ],
 )
 async def test_another_range(content_range: str) -> None:
-    """A range other than the one asked for, or one not described, is never taken for it."""
+    """A 206 with another Content-Range, or none, is refused."""
     async with listening() as scripted:
         scripted.script("blobs", _ranged(content_range))
         with pytest.raises(RegistryFailed, match="range"):
@@ -180,7 +180,7 @@ async def test_another_range(content_range: str) -> None:
 @within(10)
 @pytest.mark.parametrize("body", [PART + b"x", PART[:-1]])
 async def test_another_length(body: bytes) -> None:
-    """A range that has more or fewer bytes than it says is never taken for the part."""
+    """A body of another length than its Content-Range is refused."""
     described = f"bytes {START}-{START + LENGTH - 1}/*"
     async with listening() as scripted:
         scripted.always("blobs", _ranged(described, body))
@@ -200,7 +200,7 @@ def _answer(step: Step) -> Answer:
 
 @within(10)
 async def test_another_size() -> None:
-    """A blob of another size than promised is a mismatch, whichever way it is told."""
+    """A blob of another size than the descriptor's is a mismatch, in any form of answer."""
     async with listening() as scripted:
         scripted.script("blobs", _ranged(f"bytes {START}-{START + LENGTH - 1}/{len(BLOB) + 1}"))
         with pytest.raises(ContentMismatch):
@@ -225,7 +225,7 @@ async def test_another_size() -> None:
     ],
 )
 async def test_refusals(code: int, error: type[Exception]) -> None:
-    """What a registry refuses to give a part of is not asked for again."""
+    """A refused range is not requested again."""
     async with listening() as scripted:
         scripted.script("blobs", status(code))
         with pytest.raises(error):
@@ -236,7 +236,7 @@ async def test_refusals(code: int, error: type[Exception]) -> None:
 @within(10)
 @pytest.mark.parametrize("label", [*LABELS, "gzip"])
 async def test_label(label: str) -> None:
-    """A coding that storage only keeps as a label changes nothing, whichever way a part comes."""
+    """A Content-Encoding on bytes that are not encoded is ignored, in any form of answer."""
     async with listening() as scripted:
         whole = Answer(body=BLOB).having(content_encoding=label)
         scripted.script("blobs", lambda _, usual: usual.having(content_encoding=label))
@@ -247,7 +247,7 @@ async def test_label(label: str) -> None:
 
 @within(10)
 async def test_content_coding() -> None:
-    """A part is never decoded: in a content coding it is refused."""
+    """A range with a content coding is refused and never decoded."""
     async with listening() as scripted:
         described = f"bytes {START}-{START + LENGTH - 1}/{len(BLOB)}"
         coded = _answer(_ranged(described, gzip.compress(PART))).having(
@@ -260,7 +260,7 @@ async def test_content_coding() -> None:
 
 @within(10)
 async def test_cancel() -> None:
-    """A read that is cancelled closes its connection."""
+    """Cancelling a read closes its connection."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         descriptor = Descriptor("", scripted.hold("team/site", BLOB), len(BLOB))
         scripted.script("blobs", cut(10, "silence"))
@@ -276,7 +276,7 @@ async def test_cancel() -> None:
 @within(10)
 @pytest.mark.parametrize(("start", "length"), [(-1, 5), (0, 0), (len(BLOB) - 1, 2), (5, -1)])
 async def test_outside(start: int, length: int) -> None:
-    """A part that is not within its blob is the caller's mistake, and asked of nobody."""
+    """A range outside its blob is an error of the caller, without a request."""
     async with listening() as scripted:
         with pytest.raises(ValueError, match="within its blob"):
             await part(scripted, start, length)

@@ -1,4 +1,4 @@
-"""Manifests, look-ups and the ways of a registry's answers."""
+"""Manifests, look-ups and the answers of registries."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MANIFEST = IMAGE.documents[0]
 
 @within(10)
 async def test_accept() -> None:
-    """Every manifest request lists all four media types, and asks for no content coding (M01)."""
+    """A manifest request accepts all four media types and no content coding (M01)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         await registry.resolve(tagged)
@@ -58,7 +58,7 @@ async def test_accept() -> None:
 @within(10)
 @pytest.mark.parametrize("announced", [str(OTHER.digest), "md5:123", "sha256:../../x", ""])
 async def test_digest_of_tag(announced: str) -> None:
-    """The digest of a tag is that of its bytes, whatever the registry says it is.
+    """The digest of a tag is computed from the bytes, not taken from a header.
 
     Rows C28, C29, C30.
     """
@@ -73,7 +73,7 @@ async def test_digest_of_tag(announced: str) -> None:
 
 @within(10)
 async def test_wrong_manifest() -> None:
-    """A manifest asked for by digest whose bytes have another digest is refused (C29, M05)."""
+    """A manifest that does not match the requested digest is refused (C29, M05)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         wrong = Answer(body=MANIFEST.content + b" ")
@@ -85,7 +85,7 @@ async def test_wrong_manifest() -> None:
 @within(10)
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 async def test_manifest_size(framing: str) -> None:
-    """A manifest is read up to the limit exactly, however its length is announced (M03)."""
+    """A manifest is read up to the limit exactly, with any framing (M03)."""
     limits = Limits(manifest_size=len(MANIFEST.content))
     async with listening() as scripted, registry_at(scripted.host, limits=limits) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -100,7 +100,7 @@ async def test_manifest_size(framing: str) -> None:
 
 @within(10)
 async def test_endless_manifest() -> None:
-    """A manifest that never ends is given up at the limit, and its connection is closed (M03)."""
+    """An endless manifest is abandoned at the limit, and its connection is closed (M03)."""
     limits = Limits(manifest_size=1000)
     async with listening() as scripted, registry_at(scripted.host, limits=limits) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -113,7 +113,7 @@ async def test_endless_manifest() -> None:
 
 @within(10)
 async def test_coded_manifest() -> None:
-    """A manifest that a proxy compressed all the same is decoded, within the limit (C38)."""
+    """A manifest that a proxy has compressed is decoded, within the limit (C38)."""
     limits = Limits(manifest_size=10_000)
     async with listening() as scripted, registry_at(scripted.host, limits=limits) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -129,7 +129,7 @@ async def test_coded_manifest() -> None:
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 @pytest.mark.parametrize("label", ["gzip", "x-gzip", "aws-chunked", "br", "aws-chunked, gzip", "?"])
 async def test_labelled_manifest(label: str, framing: str) -> None:
-    """A manifest with a coding that storage only keeps as a label is taken as it came."""
+    """A Content-Encoding on a manifest that is not encoded is ignored."""
 
     def step(asked: Asked, usual: Answer) -> Answer:
         return attrs.evolve(usual, framing=framing).having(content_encoding=label)
@@ -144,7 +144,7 @@ async def test_labelled_manifest(label: str, framing: str) -> None:
 
 @within(10)
 async def test_media_type() -> None:
-    """The media type of a document comes without its parameters (M02)."""
+    """The media type of a document has no parameters (M02)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("manifests", lambda _, usual: usual.having(content_type="A/b; charset=x"))
@@ -166,7 +166,7 @@ async def test_media_type() -> None:
     ],
 )
 async def test_refusals(code: int, error: type[Exception], tries: int) -> None:
-    """What a registry refuses is asked for once and named in our words; only 5xx is tried again.
+    """Refusals are not retried but 5xx are, and the error text is ours.
 
     Row C25.
     """
@@ -183,7 +183,7 @@ async def test_refusals(code: int, error: type[Exception], tries: int) -> None:
 @within(20)
 @pytest.mark.parametrize("code", [408, 429, 499, 500, 502, 503, 504, 522])
 async def test_transient(code: int) -> None:
-    """A failure that passes is not noticed (C23)."""
+    """A temporary failure is retried with success (C23)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("manifests", status(code), status(code))
@@ -194,7 +194,7 @@ async def test_transient(code: int) -> None:
 @within(10)
 @pytest.mark.parametrize("code", [429, 503])
 async def test_busy(code: int) -> None:
-    """A registry that asks for more patience than we have is busy, for as long as it said (C22)."""
+    """A registry with a long Retry-After is reported as busy for that time (C22)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("manifests", status(code, Retry_After="17"))
@@ -208,7 +208,7 @@ async def test_busy(code: int) -> None:
 
 @within(10)
 async def test_retry_after() -> None:
-    """A short wait that the registry asks for is kept (C21)."""
+    """A short Retry-After is waited for (C21)."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     async with listening() as scripted, registry_at(scripted.host) as registry:
@@ -221,7 +221,7 @@ async def test_retry_after() -> None:
 
 @within(10)
 async def test_down() -> None:
-    """A host that is down costs patience once; the next requests fail after one try each (C24)."""
+    """Retries to a host that is down happen once; later requests fail after one attempt (C24)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("manifests", status(502))
@@ -233,7 +233,7 @@ async def test_down() -> None:
 
 @within(10)
 async def test_refused_connection() -> None:
-    """A registry that is not running has failed, in words that say how (C42)."""
+    """A registry that is not running is reported as refusing connections (C42)."""
     async with listening() as scripted:
         tagged = scripted.push("team/site:v1", IMAGE)
     async with registry_at(scripted.host) as registry:
@@ -243,7 +243,7 @@ async def test_refused_connection() -> None:
 
 @within(10)
 async def test_silent_head() -> None:
-    """A registry that accepts and says nothing has failed after the header time-out (C20)."""
+    """A silent registry fails after the header time-out (C20)."""
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("", lambda *_: NOTHING)
@@ -254,7 +254,7 @@ async def test_silent_head() -> None:
 
 @within(10)
 async def test_silent_body() -> None:
-    """A manifest that stops coming is asked for again."""
+    """A manifest that stalls is requested again."""
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("manifests", cut(10, "silence"), cut(10, "reset"), cut(10))
@@ -273,7 +273,7 @@ async def test_silent_body() -> None:
     ids=["long", "many", "continue", "no-http"],
 )
 async def test_head_bomb(head: bytes) -> None:
-    """An answer whose head does not end, or is none, is given up with its connection (C37)."""
+    """An answer with an endless or invalid head is abandoned with its connection (C37)."""
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("manifests", lambda *_: head)
@@ -282,7 +282,7 @@ async def test_head_bomb(head: bytes) -> None:
 
 @within(10)
 async def test_stale_connection() -> None:
-    """A connection that the registry closed while it was idle costs nothing (C44)."""
+    """A connection that the registry has closed while idle is replaced without a delay (C44)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         await registry.resolve(tagged)
@@ -293,7 +293,7 @@ async def test_stale_connection() -> None:
 
 @within(10)
 async def test_persistent() -> None:
-    """One connection serves request after request, refusals and redirects included."""
+    """One connection serves all requests, also after refusals and redirects."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         elsewhere = f"/v2/team/site/manifests/{IMAGE.digest}"
@@ -309,7 +309,7 @@ async def test_persistent() -> None:
 @within(10)
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 async def test_redirect(code: int) -> None:
-    """Every kind of redirect is followed, relative ones too, to URLs exactly as they are given.
+    """Every kind of redirect is followed, also relative ones, with the URL unchanged.
 
     Row C31.
     """
@@ -339,7 +339,7 @@ async def test_redirect(code: int) -> None:
 )
 @pytest.mark.parametrize("is_absolute", [False, True])
 async def test_raw_redirect(raw: str, asked: str, is_absolute: bool) -> None:
-    """A redirect with raw UTF-8 or blanks is followed, these escaped and all else as it is."""
+    """A redirect with raw UTF-8 or spaces is followed with these escaped."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         base = f"http://{scripted.host}/v2/team/site/manifests/" if is_absolute else ""
@@ -366,7 +366,7 @@ async def test_raw_redirect(raw: str, asked: str, is_absolute: bool) -> None:
     ],
 )
 async def test_bad_redirect(location: str | None, problem: str) -> None:
-    """A redirect that loops, leads nowhere or out of TLS is not followed (C31)."""
+    """A redirect that loops, has no valid target or leaves TLS is not followed (C31)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         step = status(307) if location is None else redirect(location)
@@ -397,7 +397,7 @@ BROKEN_HEADS: dict[str, Step] = {
 @pytest.mark.parametrize("moved", [False, True], ids=["stays", "moved"])
 @pytest.mark.parametrize("broken", BROKEN_HEADS.values(), ids=BROKEN_HEADS.keys())
 async def test_head_that_fails(broken: Step, moved: bool) -> None:
-    """Whatever a HEAD fails with, a conditional GET decides where a tag points.
+    """After any failure of a HEAD a conditional GET looks up the tag.
 
     Rows C26, C27.
     """
@@ -415,7 +415,7 @@ async def test_head_that_fails(broken: Step, moved: bool) -> None:
 @within(20)
 @pytest.mark.parametrize("name", ["500", "404", "no digest", "other digest", "closed"])
 async def test_broken_head_is_remembered(name: str) -> None:
-    """A registry with a broken HEAD is asked by GET alone for ten minutes, for all its tags."""
+    """A registry with a broken HEAD gets only GET requests for ten minutes, for all its tags."""
     ahead = Ahead()
     async with listening() as scripted, registry_at(scripted.host, ahead=ahead) as registry:
         tags = [scripted.push(f"team/{each}:v1", IMAGE) for each in ("one", "two")]
@@ -433,7 +433,7 @@ async def test_broken_head_is_remembered(name: str) -> None:
 
 @within(10)
 async def test_head_that_fails_as_get_does() -> None:
-    """A HEAD that fails where GET fails too is not taken for broken."""
+    """A HEAD that fails as the GET does is not considered broken."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("manifests", status(500), status(500))
@@ -457,7 +457,7 @@ async def test_head_that_fails_as_get_does() -> None:
     ],
 )
 async def test_head_that_asks_for_time(code: int, fields: dict[str, str], seconds: float) -> None:
-    """A HEAD that asks to come again is not followed by a GET."""
+    """A HEAD that gets a Retry-After is not followed by a GET."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("HEAD", status(code, **fields))
@@ -471,7 +471,7 @@ async def test_head_that_asks_for_time(code: int, fields: dict[str, str], second
 
 @within(10)
 async def test_moved() -> None:
-    """A tag that moved is seen, by the digest of its bytes."""
+    """A tag that has moved is noticed by the digest of its bytes."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.push("team/site:v1", OTHER)
@@ -494,7 +494,7 @@ async def test_moved() -> None:
     ],
 )
 async def test_rate_limit(fields: dict[str, str], pause: float) -> None:
-    """When few requests are left, the registry is asked less often."""
+    """Tags are looked up less often when few requests are left in a rate limit."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("HEAD", lambda asked, usual: usual.having(**fields))
@@ -503,7 +503,7 @@ async def test_rate_limit(fields: dict[str, str], pause: float) -> None:
 
 @within(10)
 async def test_holds() -> None:
-    """A redirect counts as having a blob, and is not followed; a refused GET is refused."""
+    """A redirect means that a blob exists, and is not followed; a refused GET is an error."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         repository = scripted.push("team/site:v1", IMAGE).repository
         layer = IMAGE.layers[0]
@@ -611,7 +611,7 @@ async def test_empty_blob() -> None:
 
 @within(10)
 async def test_metrics() -> None:
-    """Requests to registries are counted under the original's names, methods in lower case."""
+    """Requests to registries are counted under the original names, methods in lower case."""
     metrics = Metrics()
     async with listening() as scripted, registry_at(scripted.host, metrics=metrics) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -637,7 +637,7 @@ async def test_ipv6() -> None:
 
 @within(10)
 async def test_unnamed_loopback() -> None:
-    """A registry that nothing names is not connected to on loopback, nor spoken to in clear.
+    """A loopback registry that is not configured is not connected to, nor used over plain HTTP.
 
     Row C35.
     """
@@ -654,7 +654,7 @@ async def test_unnamed_loopback() -> None:
 
 @within(10)
 async def test_cancel() -> None:
-    """A request that is cancelled closes its connection, whatever it waits for (C39)."""
+    """Cancelling a request closes its connection in any phase (C39)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("", lambda *_: NOTHING, cut(10, "silence"), status(503, Retry_After="9"))
@@ -670,7 +670,7 @@ async def test_cancel() -> None:
 
 @within(10)
 async def test_close() -> None:
-    """Closing ends ten stalled pulls and a waiting look-up at once, and every connection."""
+    """Closing ends ten stalled pulls and a waiting look-up at once, with every connection."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     async with listening() as scripted, registry_at(scripted.host) as registry:
@@ -697,7 +697,7 @@ def _outcome(work: object) -> Deferred[object]:
 
 @within(10)
 async def test_hub() -> None:
-    """Docker Hub's images come from the host where its registry really is."""
+    """Images of Docker Hub come from the host of its registry."""
     from twisted.internet.testing import MemoryReactorClock
 
     from blobserve.oci.http.name_lookup import Names

@@ -1,4 +1,4 @@
-"""Who we say we are, to whom, and how often we ask for permission to say it."""
+"""Tokens: the credentials for realms, and the number of requests for tokens."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ READER = Credential("reader", "secret:with:colons")
 
 
 def grant(**answer: Any) -> Step:
-    """A realm's answer that is exactly this JSON, for a token `t` that is good for anything."""
+    """Return a realm's answer of this JSON, with a token `t` that is valid for everything."""
     return lambda *_: Answer(body=json.dumps(answer).encode())
 
 
 def good_token(scripted: Scripted, *tokens: str) -> None:
-    """Let these tokens be good for team/site."""
+    """Make these tokens valid for team/site."""
     for token in tokens:
         scripted.granted[token] = ("repository:team/site:pull",)
 
@@ -78,7 +78,7 @@ async def test_password_for_the_realm() -> None:
 
 @within(10)
 async def test_kept() -> None:
-    """A token is used again, unasked, by every request for its repository."""
+    """Every request for a repository uses its token without a new challenge."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -93,7 +93,7 @@ async def test_kept() -> None:
 
 @within(10)
 async def test_other_repository() -> None:
-    """A token for one repository is never sent for another (A11)."""
+    """A token of one repository is never sent for another (A11)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         for name in ("team/site", "team/other"):
@@ -109,7 +109,7 @@ async def test_other_repository() -> None:
 
 @within(10)
 async def test_scope_of_another() -> None:
-    """A registry that gives every repository the same challenge gets a token for each of them."""
+    """With the same challenge for all repositories each still gets its own token."""
     same = status(401, WWW_Authenticate='Bearer realm="/token",scope="repository:all:pull"')
     async with listening() as scripted, registry_at(scripted.host) as registry:
         for name in ("team/site", "team/other"):
@@ -122,7 +122,7 @@ async def test_scope_of_another() -> None:
 
 @within(10)
 async def test_only_to_pull() -> None:
-    """No token is ever asked for that would allow more than pulling (A11)."""
+    """A requested token never allows more than pulling (A11)."""
     greedy = "repository:team/site:pull,push registry:catalog:* repository:team/base:pull"
     challenge = f'Bearer realm="/token",scope="{greedy}"'
     async with listening() as scripted, registry_at(scripted.host) as registry:
@@ -154,7 +154,7 @@ FOREIGN = "repository:user/image:pull"
     ],
 )
 async def test_own_scope(stated: str, asked: list[str]) -> None:
-    """Whatever scope a challenge has, a token for the repository itself is asked for."""
+    """A token for the repository itself is requested, whichever scope the challenge has."""
     refusal = status(401, WWW_Authenticate=f'Bearer realm="/token",scope="{stated}"')
 
     def step(request: Asked, usual: Answer) -> Answer | bytes:
@@ -177,12 +177,12 @@ async def test_own_scope(stated: str, asked: list[str]) -> None:
 @within(10)
 @pytest.mark.parametrize("good", [(FOREIGN,), (OWN,), ()])
 async def test_scopes_that_are_refused(good: tuple[str, ...]) -> None:
-    """A realm that refuses two scopes together is asked for each; the good one is remembered."""
+    """If a realm refuses two scopes together each is tried, and the valid one is remembered."""
     challenge = status(401, WWW_Authenticate=f'Bearer realm="/token",scope="{FOREIGN}"')
 
     def realm(request: Asked, usual: Answer) -> Answer:
         scopes = tuple(parse_qs(urlsplit(request.target).query)["scope"])
-        # Of a short life, so that each request asks for a new one.
+        # The token is short-lived, so that each request needs a new one.
         fields = b'{"token": "good", "expires_in": 1}'
         return Answer(body=fields) if scopes == good else Answer(403)
 
@@ -207,7 +207,7 @@ async def test_scopes_that_are_refused(good: tuple[str, ...]) -> None:
 
 @within(10)
 async def test_single_flight() -> None:
-    """Fifty requests at once ask for one token (A09)."""
+    """Fifty concurrent requests share one token request (A09)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -219,7 +219,7 @@ async def test_single_flight() -> None:
 
 @within(10)
 async def test_one_waiter_leaves() -> None:
-    """Whoever stops waiting for a token leaves the others waiting; the last ends the request.
+    """A waiter that is cancelled leaves the others waiting; the last one ends the request.
 
     Rows A10, C40.
     """
@@ -265,7 +265,7 @@ async def test_one_waiter_leaves() -> None:
     ids=lambda value: str(value)[:40],
 )
 async def test_answers(answer: dict[str, Any], token: str | None) -> None:
-    """Either member may hold the token; what is no token, or too long, is an error of ours.
+    """The token may be in either member; a missing or overlong one is an error of ours.
 
     Rows A02, A03.
     """
@@ -285,7 +285,7 @@ async def test_answers(answer: dict[str, Any], token: str | None) -> None:
 @within(10)
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'"t"', b"\xff", b"[" * 5000, b""])
 async def test_no_json(body: bytes) -> None:
-    """A realm that answers with anything but a JSON object has failed (A03)."""
+    """An answer of a realm that is not a JSON object is an error (A03)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -296,7 +296,7 @@ async def test_no_json(body: bytes) -> None:
 
 @within(10)
 async def test_expired_under_way() -> None:
-    """A token that ends in the middle of a download is renewed, and the download goes on (A05)."""
+    """A token that expires during a download is renewed, and the download goes on (A05)."""
     big = make_image({"noise": bytes(range(256)) * 4096})
     layer = big.layers[0]
 
@@ -320,7 +320,7 @@ async def test_expired_under_way() -> None:
     ("said", "life"), [(None, 60), (1, 60), ("300", 60), (300, 300), (300.5, 300.5), (1e9, 3600)]
 )
 async def test_life(said: object, life: float) -> None:
-    """A token lives as its realm says, a minute at least, and is renewed five seconds early.
+    """A token lives as its realm says, at least a minute, and is renewed five seconds early.
 
     Rows A04, A12.
     """
@@ -350,7 +350,7 @@ async def test_life(said: object, life: float) -> None:
 
 @within(10)
 async def test_refused_token() -> None:
-    """A token that the registry takes no more is fetched anew, once (A06)."""
+    """A token that the registry rejects is replaced once (A06)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -362,7 +362,7 @@ async def test_refused_token() -> None:
 
 @within(10)
 async def test_never_enough() -> None:
-    """A registry that takes no token is asked three times, with two tokens, and has refused.
+    """A registry that rejects every token gets three requests with two tokens.
 
     Rows A06, A08.
     """
@@ -393,7 +393,7 @@ async def test_insufficient_scope() -> None:
 
 @within(10)
 async def test_failure_is_not_kept() -> None:
-    """A realm that failed is asked again by the next request (A10)."""
+    """After a failure the next request asks the realm again (A10)."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -405,7 +405,7 @@ async def test_failure_is_not_kept() -> None:
 
 @within(10)
 async def test_realm_has_patience() -> None:
-    """A realm's passing failures are waited out like the registry's, stalls included (A21)."""
+    """Temporary failures of a realm, stalls included, are retried as for a registry (A21)."""
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -415,7 +415,7 @@ async def test_realm_has_patience() -> None:
 
 @within(10)
 async def test_identity_token() -> None:
-    """An identity token is posted to the realm, and to nobody else (A13)."""
+    """An identity token is posted to the realm, and sent to no other host (A13)."""
     credential = Credential(identity_token="identity")
     async with listening() as scripted, registry_at(scripted.host, None, credential) as registry:
         scripted.has_tokens = True
@@ -436,7 +436,7 @@ async def test_identity_token() -> None:
 @within(10)
 @pytest.mark.parametrize("code", [400, 401, 404, 405])
 async def test_identity_token_by_get(code: int) -> None:
-    """A realm that does not know OAuth gets the identity token as a password (A13)."""
+    """A realm without OAuth gets the identity token as a password (A13)."""
     credential = Credential(identity_token="identity")
     async with listening() as scripted, registry_at(scripted.host, None, credential) as registry:
         scripted.has_tokens, scripted.user = True, "<token>:identity"
@@ -447,7 +447,7 @@ async def test_identity_token_by_get(code: int) -> None:
 
 @within(10)
 async def test_secret_is_not_redirected() -> None:
-    """A realm that redirects an identity token to another host does not get it there."""
+    """An identity token does not follow a redirect of the realm to another host."""
     credential = Credential(identity_token="identity")
     async with listening() as other, listening() as scripted:
         rules = RegistryRules(insecure=True, allow_hosts=frozenset({other.host}))
@@ -462,7 +462,7 @@ async def test_secret_is_not_redirected() -> None:
 
 @within(10)
 async def test_registry_token() -> None:
-    """A registry token is sent as it is (A14)."""
+    """A registry token is sent unchanged (A14)."""
     credential = Credential(registry_token="t")
     async with listening() as scripted, registry_at(scripted.host, None, credential) as registry:
         scripted.has_tokens = True
@@ -473,7 +473,7 @@ async def test_registry_token() -> None:
 
 @within(10)
 async def test_basic() -> None:
-    """A registry that asks for a password gets it, then unasked."""
+    """After a Basic challenge the password is sent without further challenges."""
     async with listening() as scripted, registry_at(scripted.host, None, READER) as registry:
         scripted.user = "reader:secret:with:colons"
         tagged = scripted.push("team/site:v1", IMAGE)
@@ -487,7 +487,7 @@ async def test_basic() -> None:
     "credential", [None, Credential("reader", "wrong"), Credential("reader"), Credential("", "x")]
 )
 async def test_refused_login(credential: Credential | None) -> None:
-    """A wrong password, half of one or none is a refusal that names the repository alone.
+    """A login that is wrong, incomplete or missing is refused, and only the repository is named.
 
     Rows A15, A23.
     """
@@ -514,7 +514,7 @@ async def test_refused_login(credential: Credential | None) -> None:
     ],
 )
 async def test_odd_challenge(challenge: str) -> None:
-    """A challenge that cannot be met, or read, sends no credential anywhere (A17)."""
+    """After an unusable challenge no credential is sent to any host (A17)."""
     async with listening() as scripted, registry_at(scripted.host, None, READER) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("/v2/", status(401, WWW_Authenticate=challenge))
@@ -526,7 +526,7 @@ async def test_odd_challenge(challenge: str) -> None:
 @within(10)
 @pytest.mark.parametrize("realm", ["http://user:pw@a.b/token", "ftp://a.b/"])
 async def test_odd_realm(realm: str) -> None:
-    """A realm that is no plain URL is not asked (A17)."""
+    """A realm that is not a plain URL gets no request (A17)."""
     async with listening() as scripted, registry_at(scripted.host, None, READER) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("/v2/", status(401, WWW_Authenticate=f'Bearer realm="{realm}"'))
@@ -537,7 +537,7 @@ async def test_odd_realm(realm: str) -> None:
 @within(10)
 @pytest.mark.parametrize("way", ["realm", "redirect"])
 async def test_realm_inside(way: str) -> None:
-    """A realm at a private address is not asked, named by the registry or by a redirect.
+    """A realm at a private address, direct or by redirect, gets no request.
 
     Rows A19, A20.
     """
@@ -554,7 +554,7 @@ async def test_realm_inside(way: str) -> None:
 
 @within(10)
 async def test_realm_elsewhere() -> None:
-    """A realm on a host of its own gets the registry's credentials, as the registry says (A19)."""
+    """A realm on another host gets the registry's credentials (A19)."""
     async with listening() as realm, listening() as scripted:
         rules = RegistryRules(insecure=True, allow_hosts=frozenset({realm.host}))
         async with registry_at(scripted.host, rules, READER) as registry:
@@ -572,7 +572,7 @@ async def test_realm_elsewhere() -> None:
 
 @within(10)
 async def test_limits() -> None:
-    """The size of a realm's answer is a limit that can be set (A03)."""
+    """The size limit for a realm's answer is configurable (A03)."""
     limits = Limits(token_size=20)
     async with listening() as scripted, registry_at(scripted.host, limits=limits) as registry:
         scripted.has_tokens = True
