@@ -1,4 +1,4 @@
-"""The blob space: states, leases, the bound, reclaiming, one owner."""
+"""The blob space: states, leases, the quota, eviction, one owner."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ BOUND = 3 * MIB
 
 
 def ready(space: BlobSpace, layers: list[Made]) -> list[int]:
-    """The numbers of the layers that are READY."""
+    """Return the numbers of the READY layers."""
     return [n for n, each in enumerate(layers) if space.state_of(each.digest) is BlobState.READY]
 
 
 def lease(space: BlobSpace, layer: Made) -> BlobLease:
-    """The right to read a READY layer."""
+    """Return a lease on a READY layer."""
     blob = space.acquire(layer.digest)
     assert blob is not None
     return blob
@@ -53,7 +53,7 @@ def lease(space: BlobSpace, layer: Made) -> BlobLease:
 
 @pytest_twisted.ensureDeferred
 async def test_the_longest_unused_is_evicted(tmp_path: Path) -> None:
-    """To make room for a layer, those that were not used for longest are removed."""
+    """The least recently used layers are evicted for a new one."""
     layers = [made(n, 500 * KIB) for n in range(5)]
     metrics = Metrics()
     async with opened(tmp_path, BOUND, metrics=metrics) as space:
@@ -73,7 +73,7 @@ async def test_the_longest_unused_is_evicted(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_read_is_not_evicted(tmp_path: Path) -> None:
-    """A layer that is being read stays while others go, and while none can come for it."""
+    """A layer that is being read is not evicted while others are."""
     one, two, three = (made(n, MIB) for n in range(3))
     async with opened(tmp_path, BOUND) as space:
         await take_in(space, one)
@@ -94,7 +94,7 @@ async def test_what_is_read_is_not_evicted(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_tags_serve_goes_last(tmp_path: Path) -> None:
-    """A layer that tags currently serve outlives one that was used later."""
+    """A layer that a tag serves outlives one that was used later."""
     layers = [made(n, MIB) for n in range(3)]
     async with opened(tmp_path, BOUND) as space:
         await take_in(space, layers[0])
@@ -106,7 +106,7 @@ async def test_what_tags_serve_goes_last(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_descriptor_beyond_the_bound(tmp_path: Path) -> None:
-    """A layer whose compressed size exceeds the bound is refused before anything is removed."""
+    """A layer with a compressed size above the quota is refused before any eviction."""
     one, large = made(1), made(2, 4 * MIB)
     async with opened(tmp_path, BOUND) as space:
         await take_in(space, one)
@@ -118,7 +118,7 @@ async def test_a_descriptor_beyond_the_bound(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_bomb_stays_within_the_bound(tmp_path: Path) -> None:
-    """A layer that unpacks to a thousand times its size never takes more than the bound allows."""
+    """A layer that unpacks to a thousand times its size never exceeds the quota."""
     bomb = of_files(*(File(b"%d" % n, bytes(MIB)) for n in range(64)))
     assert bomb.descriptor.size * 900 < 64 * MIB
     seen: list[int] = []
@@ -134,7 +134,7 @@ async def test_a_bomb_stays_within_the_bound(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_g10_a_bomb_that_says_so(tmp_path: Path) -> None:
-    """A file that its own header says cannot fit is refused before anything is evicted for it."""
+    """A file too large by its own header is refused before any eviction for it."""
     bomb, layers = made(1, content=bytes(64 * MIB)), [made(n, MIB) for n in range(2, 6)]
     seen: list[int] = []
     watched = Watched(InlineThreads(), lambda: seen.append(on_disk(tmp_path)))
@@ -151,7 +151,7 @@ async def test_g10_a_bomb_that_says_so(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_large_ratio_that_fits(tmp_path: Path) -> None:
-    """Room is reserved for what a layer unpacks to, whatever it has been compressed to."""
+    """Space is reserved for the unpacked size, at any compression ratio."""
     blank = made(1, content=bytes(20 * MIB))
     seen: list[int] = []
     with pool(1) as threads:
@@ -168,10 +168,10 @@ async def test_a_large_ratio_that_fits(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_storm_stays_within_the_bound(tmp_path: Path) -> None:
-    """Many pulls at once, of more than fits: some give up, the bound holds, the oldest comes in."""
+    """With more concurrent pulls than fit some fail, the quota holds, and the oldest is done."""
     layers = [made(n, 900 * KIB) for n in range(12)]
     seen: list[int] = []
-    with pool(1) as threads:  # so that nothing changes while it is looked at
+    with pool(1) as threads:  # so that nothing changes during a look at the disk
         watched = Watched(threads, lambda: seen.append(on_disk(tmp_path)))
         async with opened(tmp_path, BOUND, watched, watched) as space:
             pulls = [Deferred.fromCoroutine(take_in(space, each)) for each in layers]
@@ -187,7 +187,7 @@ async def test_a_storm_stays_within_the_bound(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_small_layers_in_a_small_bound(tmp_path: Path) -> None:
-    """A layer that fits comes in, though it leaves less than an extent of room."""
+    """A layer that fits is ingested even if less than an extent of space is left."""
     one = made(1, 400 * KIB)
     async with opened(tmp_path, MIB) as space:
         await take_in(space, one)
@@ -196,7 +196,7 @@ async def test_small_layers_in_a_small_bound(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_counted_is_what_is_there(tmp_path: Path) -> None:
-    """The size never says less than the disk, and little more when nothing is under way."""
+    """The counted size is at least that on disk, and hardly more when nothing runs."""
     async with opened(tmp_path, BOUND) as space:
         empty = space.size - on_disk(tmp_path)
         for n in range(30):
@@ -207,7 +207,7 @@ async def test_what_is_counted_is_what_is_there(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_others_reserve_too(tmp_path: Path) -> None:
-    """Room for what is stored beside a blob is made by evicting, and comes back."""
+    """Space for additional files of a blob is made by eviction, and released again."""
     layers = [made(n, MIB) for n in range(2)]
     async with opened(tmp_path, BOUND) as space:
         for each in layers:
@@ -224,7 +224,7 @@ async def test_others_reserve_too(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_layer_is_set_aside(tmp_path: Path) -> None:
-    """A layer found damaged is gone for the next reader, while those who read it read on."""
+    """A damaged layer is set aside for new readers, and its current readers go on."""
     one = made(1)
     async with opened(tmp_path) as space:
         await take_in(space, one)
@@ -243,7 +243,7 @@ async def test_a_damaged_layer_is_set_aside(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_lease_outlives_the_blob_space(tmp_path: Path) -> None:
-    """What was leased before the blob space closed can be read until it is released."""
+    """A lease remains readable after the blob space has closed."""
     one = made(1)
     async with opened(tmp_path) as space:
         await take_in(space, one)
@@ -256,7 +256,7 @@ async def test_a_lease_outlives_the_blob_space(tmp_path: Path) -> None:
 
 
 class Failing(InlineThreads):
-    """Threads whose jobs fail while `error` is set."""
+    """Threads with jobs that fail while `error` is set."""
 
     error: Exception | None = None
 
@@ -267,7 +267,7 @@ class Failing(InlineThreads):
 
 @pytest_twisted.ensureDeferred
 async def test_reclaiming_never_stops(tmp_path: Path) -> None:
-    """A pass that fails is logged and loses nothing, and the next one comes at its time."""
+    """A failed pass of the garbage collection is logged, and the next one comes on time."""
     layers, clock, disk = [made(n, MIB) for n in range(2)], Clock(), Failing()
     async with opened(tmp_path, reactor=clock, disk=disk) as space:
         for each in layers:
@@ -286,7 +286,7 @@ async def test_reclaiming_never_stops(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_another_bound_takes_effect_at_once(tmp_path: Path) -> None:
-    """When the bound is lowered in a running server, layers are removed down to it."""
+    """Lowering the quota at run time evicts layers down to it."""
     layers = [made(n, MIB) for n in range(3)]
     async with opened(tmp_path) as space:
         for each in layers:
@@ -298,7 +298,7 @@ async def test_another_bound_takes_effect_at_once(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_only_so_many_stay_open(tmp_path: Path) -> None:
-    """Layers that nobody reads are closed beyond a number, and opened again when used."""
+    """Beyond a number of open layers idle ones are closed, and opened again when used."""
     layers = [made(n, 10) for n in range(MOST_OPEN + 2)]
     async with opened(tmp_path) as space:
         descriptors = len(os.listdir("/proc/self/fd"))
@@ -316,7 +316,7 @@ async def test_only_so_many_stay_open(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_that_was_opened_again_is_evicted(tmp_path: Path) -> None:
-    """A closed layer that was mounted and released can be evicted like any other."""
+    """A layer that was closed, mounted and released can be evicted as usual."""
     async with opened(tmp_path) as space:
         for n in range(MOST_OPEN + 1):
             await take_in(space, made(n, 10))
@@ -332,7 +332,7 @@ async def test_a_layer_that_was_opened_again_is_evicted(tmp_path: Path) -> None:
 
 
 class Unsyncing(InlineThreads):
-    """Threads on a disk that fails whoever syncs a blob."""
+    """Threads on a disk that fails to sync blobs."""
 
     def run(self, f: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
         """See `Threads.run`."""
@@ -342,7 +342,7 @@ class Unsyncing(InlineThreads):
 
 @pytest_twisted.ensureDeferred
 async def test_a_disk_that_loses_what_it_is_given(tmp_path: Path) -> None:
-    """A layer that cannot be brought to the disk is not kept as if it were there."""
+    """A layer that cannot be synced is not READY."""
     one = made(1)
     async with opened(tmp_path, disk=Unsyncing()) as space:
         await take_in(space, one)
@@ -355,14 +355,14 @@ SEVERAL = make_index({"linux/amd64": MANIFEST, "linux/arm64": make_image({"index
 
 
 async def put(space: BlobSpace, image: MadeImage) -> None:
-    """Put an image's manifests."""
+    """Store the manifests of an image."""
     for each in image.documents:
         await space.put_manifest(each.digest, each.content, each.media_type)
 
 
 @pytest_twisted.ensureDeferred
 async def test_manifests_survive(tmp_path: Path) -> None:
-    """A manifest comes back as it was put, also after a restart."""
+    """A manifest is read back unchanged, also after a restart."""
     [document] = MANIFEST.documents
     async with opened(tmp_path) as space:
         assert await space.get_manifest(document.digest) is None
@@ -375,7 +375,7 @@ async def test_manifests_survive(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_manifest(tmp_path: Path) -> None:
-    """A manifest that is no longer what its digest says is not served, and removed."""
+    """A manifest that does not match its digest is removed and not served."""
     digest = MANIFEST.digest
     path = tmp_path / "manifests" / digest.algorithm / digest.hex
     async with opened(tmp_path) as space:
@@ -392,7 +392,7 @@ async def test_a_damaged_manifest(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_manifests_that_nothing_needs(tmp_path: Path) -> None:
-    """Manifests stay while a reference needs them, itself or by an index, and go later."""
+    """Manifests that references need, directly or through an index, stay; others are removed."""
     async with opened(tmp_path) as space:
         await put(space, SEVERAL)
         space.references.remember("registry.example/site:v1", SEVERAL.digest, 1.0)
@@ -411,7 +411,7 @@ async def test_manifests_that_nothing_needs(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_manifests_have_a_share(tmp_path: Path) -> None:
-    """However many manifests are put, they take no more than their share of the bound."""
+    """Manifests take no more than their share of the quota."""
     digests = []
     async with opened(tmp_path, 2 * MIB) as space:
         one = made(1, MIB)
@@ -428,7 +428,7 @@ async def test_manifests_have_a_share(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_layout(tmp_path: Path) -> None:
-    """A blob space on disk is what the design says, and nobody else's business."""
+    """The files of a blob space have the documented layout and are private to its user."""
     one = made(1)
     location = tmp_path / "missing" / "space"
     async with opened(location) as space:
@@ -447,7 +447,7 @@ async def test_layout(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_owner(tmp_path: Path) -> None:
-    """A second owner is refused, by the first one's process, and may begin when that has ended."""
+    """A second owner is refused with the first one's process id, until that has ended."""
     async with opened(tmp_path) as space:
         with pytest.raises(SpaceUnusable, match=f"already used by process {os.getpid()}: stop it"):
             async with opened(tmp_path):
@@ -490,7 +490,7 @@ def a_linked_lock(location: Path) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_unusable(tmp_path: Path, prepare: Callable[[Path], object], says: str) -> None:
-    """A location that cannot be a blob space is refused with advice, and nothing in it removed."""
+    """A location that cannot be a blob space is refused with advice, and nothing is removed."""
     location = tmp_path / "parent" / "space"
     location.parent.mkdir()
     prepare(location)
@@ -504,7 +504,7 @@ async def test_unusable(tmp_path: Path, prepare: Callable[[Path], object], says:
 
 @pytest_twisted.ensureDeferred
 async def test_not_writable(tmp_path: Path) -> None:
-    """A location that this user may not write to is refused, saying so."""
+    """A location without write permission is refused as such."""
     tmp_path.chmod(0o500)
     is_root = os.geteuid() == 0
     if is_root:
@@ -520,7 +520,7 @@ async def test_not_writable(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_whether_it_can_be_read(tmp_path: Path) -> None:
-    """Readiness notices that the blob space is gone."""
+    """Readiness notices a missing blob space."""
     async with opened(tmp_path) as space:
         assert await space.is_readable()
         (tmp_path / "VERSION").unlink()
@@ -529,7 +529,7 @@ async def test_whether_it_can_be_read(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closing_twice(tmp_path: Path) -> None:
-    """Closing again does nothing, and what is asked of a closed blob space is refused."""
+    """Closing twice is harmless, and a closed blob space refuses requests."""
     async with opened(tmp_path) as space:
         await space.close()
         await space.close()
@@ -544,7 +544,7 @@ STEPS = st.tuples(st.sampled_from(["take", "read", "hold", "drop", "restart"]), 
 @settings(max_examples=more(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=25))
 def test_any_order(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]) -> None:
-    """In any order of pulls, reads and restarts layers are whole, and the bound holds."""
+    """In any order of pulls, reads and restarts layers are whole and the quota holds."""
     now(Deferred.fromCoroutine(_any_order(tmp_path_factory.mktemp("space"), steps)))
 
 
@@ -583,7 +583,7 @@ async def _step(space: BlobSpace, action: str, n: int, held: dict[int, BlobLease
 
 @pytest_twisted.ensureDeferred
 async def test_a_bound_lowered_under_a_pull(tmp_path: Path) -> None:
-    """A pull that holds more than a lowered bound allows gives up at once, the youngest first."""
+    """A pull that holds more than a lowered quota allows fails at once, the youngest first."""
     one, two = made(1, 3 * MIB), made(2, 3 * MIB)
     async with opened(tmp_path, 20 * MIB) as space:
         old, young = await space.ingest(one.descriptor), await space.ingest(two.descriptor)

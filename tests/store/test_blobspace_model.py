@@ -1,4 +1,4 @@
-"""A blob space against a model of it: pulls, reads, reclaims, crashes and restarts in any order."""
+"""A model test of the blob space: pulls, reads, evictions, crashes and restarts in any order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ numbers = st.integers(0, len(LAYERS) - 1)
 
 
 def done(work: Coroutine[Deferred[Any], Any, Any]) -> Any:
-    """What comes of something that never has to wait."""
+    """Return the result of an operation that never has to wait."""
     return now(Deferred.fromCoroutine(work))
 
 
@@ -47,7 +47,7 @@ def file_of(blob: BlobLease) -> bytes:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """The model: which layers are READY, which are read, and which are on their way in."""
+    """The model: the layers that are READY, being read, or being ingested."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """A new blob space."""
+        """Open a new blob space."""
         self._open(next(self._locations))
 
     def _open(self, location: Path) -> None:
@@ -75,7 +75,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(n=numbers)
     def pull(self, n: int) -> None:
-        """A layer comes in at once; only what is being read may be in its way."""
+        """Ingest a layer at once, which only leased layers may prevent."""
         if n in self._coming or n in self._ready():
             return
         try:
@@ -90,7 +90,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(n=numbers, part=st.floats(0, 1))
     def begin_to_pull(self, n: int, part: float) -> None:
-        """Some of a layer comes in."""
+        """Write a part of a layer."""
         if n in self._coming or n in self._ready():
             return
         try:
@@ -106,13 +106,13 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self._coming)
     @rule()
     def abandon(self) -> None:
-        """The oldest pull is given up."""
+        """Abandon the oldest pull."""
         ingest = self._coming.pop(min(self._coming))
         done(ingest.abandon())
 
     @rule(n=numbers)
     def get(self, n: int) -> None:
-        """A layer is read, if it is READY, and only then."""
+        """Read a layer, which works if and only if it is READY."""
         blob = self._space.acquire(LAYERS[n].digest) or done(self._space.mount(LAYERS[n].digest))
         assert (blob is not None) == (n in self._ready())
         if blob is not None:
@@ -121,7 +121,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(n=numbers)
     def hold(self, n: int) -> None:
-        """Somebody begins to read a layer."""
+        """Begin to read a layer."""
         blob = None if n in self._held else done(self._space.mount(LAYERS[n].digest))
         if blob is not None:
             self._held[n] = blob
@@ -129,12 +129,12 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self._held)
     @rule()
     def drop(self) -> None:
-        """Somebody ends reading."""
+        """End a read."""
         self._held.pop(min(self._held)).release()
 
     @rule(n=st.integers(0, len(MANIFESTS) - 1))
     def put(self, n: int) -> None:
-        """A manifest is kept."""
+        """Store a manifest."""
         document = MANIFESTS[n]
         done(self._space.put_manifest(document.digest, document.content, document.media_type))
         found = done(self._space.get_manifest(document.digest))
@@ -142,7 +142,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(limit=st.sampled_from([BOUND, BOUND, MIB]))
     def reclaim(self, limit: int) -> None:
-        """The bound is changed, perhaps, and kept; what is read stays."""
+        """Change the quota perhaps, and reclaim space; leased layers stay."""
         self._limit = limit
         self._space.reconfigure(BlobSpaceRules(self._location, limit))
         done(self._space.reclaim())
@@ -150,7 +150,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """What was READY is READY after an orderly end, and nothing else is here."""
+        """Close and reopen; the same layers are READY, and nothing else exists."""
         before = self._ready()
         self._close()
         self._open(self._location)
@@ -159,7 +159,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """What was READY is READY after an end at any moment, and nothing else is here."""
+        """Crash and reopen; the same layers are READY, and nothing else exists."""
         before, location = self._ready(), next(self._locations)
         shutil.copytree(self._location, location, symlinks=True)
         self._close()
@@ -177,20 +177,20 @@ class AnyOrder(RuleBasedStateMachine):
         self._coming.clear()
 
     def _settle(self) -> None:
-        """Forget the pulls that had to make room for others."""
+        """Forget the pulls that had to give up space."""
         for n in [n for n, each in self._coming.items() if each not in self._space._ingests]:
             del self._coming[n]
 
     @invariant()
     def what_is_read_stays(self) -> None:
-        """Whoever reads has the bytes of the layer, and it is READY for others too."""
+        """Each reader gets the bytes of its layer, which stays READY."""
         assert not self._held or set(self._held) <= self._ready()
         for n, blob in self._held.items():
             assert file_of(blob) == FILES[n]
 
     @invariant()
     def bound_holds(self) -> None:
-        """No more is taken than is counted, and no more is counted than may be taken."""
+        """The size on disk is within the counted one, and that within the quota."""
         if not hasattr(self, "_space"):
             return
         assert on_disk(self._location) <= self._space.size
@@ -198,7 +198,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def books_are_those_of_the_disk(self) -> None:
-        """While nothing comes in, what is counted is what is there, and nothing else is there."""
+        """Without an ingest the counted size is exact, and no other files exist."""
         if not hasattr(self, "_space"):
             return
         directory = self._location / "blobs" / "sha256"
@@ -214,7 +214,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert self._space.size == FURNITURE + SLACK + blobs + manifests + state
 
     def teardown(self) -> None:
-        """End it."""
+        """Close the blob space."""
         if hasattr(self, "_space"):
             self._close()
         self._directory.cleanup()

@@ -1,4 +1,4 @@
-"""The ref store: section 6's table, on a real blob space."""
+"""The ref store on a real blob space."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DOWN = RegistryFailed("registry.example", "connection refused")
 
 @pytest_twisted.ensureDeferred
 async def test_cached_fetch(tmp_path: Path) -> None:
-    """An image is pulled once; from then on it is there at once, without its registry."""
+    """An image is pulled once, and then served at once without its registry."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         with await stand.ask() as first:
@@ -60,7 +60,7 @@ async def test_cached_fetch(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_only_what_is_served_is_fetched(tmp_path: Path) -> None:
-    """Of an image its manifest and the layer that is served are fetched, and nothing else (M17)."""
+    """Only the manifest of an image and its served layer are fetched (M17)."""
     async with standing(tmp_path) as stand:
         image = an_image()
         stand.source.push(SITE, image)
@@ -71,7 +71,7 @@ async def test_only_what_is_served_is_fetched(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_digest_names_the_same_for_ever(tmp_path: Path) -> None:
-    """A lease's digest makes a reference to the same bytes, which needs no registry any more."""
+    """A reference with the digest of a lease stands for the same bytes, without the registry."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         with await stand.ask() as lease:
@@ -86,7 +86,7 @@ async def test_digest_names_the_same_for_ever(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ref_not_found(tmp_path: Path) -> None:
-    """A tag that the registry does not know is no such image, and nothing of it is remembered."""
+    """A tag that the registry does not have is a missing image, and is not stored."""
     async with standing(tmp_path) as stand:
         with pytest.raises(ImageNotFound, match=str(SITE)):
             await stand.ask()
@@ -95,7 +95,7 @@ async def test_ref_not_found(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_manifest_not_found(tmp_path: Path) -> None:
-    """An index whose manifest the registry has lost is no such image."""
+    """An index with a manifest that the registry lacks is a missing image."""
     async with standing(tmp_path) as stand:
         image = an_image()
         stand.source.push(SITE, make_index({"linux/amd64": image}))
@@ -106,7 +106,7 @@ async def test_manifest_not_found(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_layer_not_found(tmp_path: Path) -> None:
-    """A manifest whose layer the registry does not have says which layer that is."""
+    """An error for a missing layer names the layer."""
     async with standing(tmp_path) as stand:
         image = an_image()
         stand.source.push(SITE, image)
@@ -126,7 +126,7 @@ async def test_no_layers(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_two_layers(tmp_path: Path, warnings: list[str]) -> None:
-    """Of several layers the first is served, with one warning that names the setting."""
+    """The first of several layers is served, with one warning that names the setting."""
     async with standing(tmp_path) as stand:
         image = make_image({"index.html": b"first"}, {"index.html": b"second"})
         for tag in ("v1", "v2"):
@@ -152,7 +152,7 @@ async def test_layer_on_second_attempt(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_layer_corrupt_for_good(tmp_path: Path) -> None:
-    """A layer that is corrupt twice is given up and leaves nothing; the next request retries.
+    """A layer that is corrupt twice fails without leftovers, and the next request retries.
 
     Row C16.
     """
@@ -189,7 +189,7 @@ async def test_thousand_parallel(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_first_download_fails(tmp_path: Path) -> None:
-    """Every waiter gets the same error, of its own; the next request starts anew."""
+    """Every waiter gets its own copy of an error, and the next request starts again."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         stand.source.fail("fetch", DOWN)
@@ -209,7 +209,7 @@ async def test_first_download_fails(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_read_only_pre_existing(tmp_path: Path) -> None:
-    """A read-only request is served what is here, by tag and by digest, without the registry."""
+    """A read-only request gets a cached image, by tag and by digest, without the registry."""
     async with standing(tmp_path) as stand:
         exact = stand.source.push(SITE, an_image())
         await stand.read()
@@ -221,7 +221,7 @@ async def test_read_only_pre_existing(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_read_only_non_existent(tmp_path: Path) -> None:
-    """A read-only request for what is not here asks no registry and leaves no trace."""
+    """A read-only request for an uncached image fails without asking the registry."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         with pytest.raises(NotCached, match=str(SITE)):
@@ -232,7 +232,7 @@ async def test_read_only_non_existent(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_read_only_waits(tmp_path: Path) -> None:
-    """A read-only request waits for a pull that somebody else has begun."""
+    """A read-only request waits for a pull of another request."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         gate = stand.source.hold("fetch")
@@ -245,7 +245,7 @@ async def test_read_only_waits(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_first_waiter_leaves(tmp_path: Path) -> None:
-    """A client that leaves cancels its own wait: another one still gets the image (C40)."""
+    """A client that leaves cancels its own wait, and another one still gets the image (C40)."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         gate = stand.source.hold("fetch")
@@ -259,7 +259,7 @@ async def test_first_waiter_leaves(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_all_waiters_leave(tmp_path: Path) -> None:
-    """A pull that nobody waits for any more goes on, and serves the next request (C39)."""
+    """A pull without waiters goes on, and serves the next request (C39)."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         gate = stand.source.hold("fetch")
@@ -273,13 +273,13 @@ async def test_all_waiters_leave(tmp_path: Path) -> None:
 
 
 def _large(name: str) -> MadeImage:
-    """An image of which the blob space of `_small_space` holds one, and not two."""
+    """Return an image that fits into the blob space of `_small_space`, but not with a second."""
     return make_image({"index.html": name.encode(), "junk": random.Random(name).randbytes(5 << 20)})
 
 
 @asynccontextmanager
 async def _reclaimed(directory: Path) -> AsyncIterator[Stand]:
-    """A stand that has served SITE and lost its layer to OTHER."""
+    """Open a stand that has served SITE and lost its layer to OTHER."""
     async with standing(directory, max_size=8 << 20) as stand:
         stand.source.push(SITE, _large("one"))
         stand.source.push(OTHER, _large("other"))
@@ -292,7 +292,7 @@ async def _reclaimed(directory: Path) -> AsyncIterator[Stand]:
 
 @pytest_twisted.ensureDeferred
 async def test_reclaimed(tmp_path: Path) -> None:
-    """An image that was reclaimed is pulled again by its known digest, wherever its tag is now."""
+    """An evicted image is pulled again by its known digest, even if its tag has moved."""
     async with _reclaimed(tmp_path) as stand:
         stand.source.push(SITE, an_image("two"))
         assert await stand.read() == b"one"
@@ -315,7 +315,7 @@ async def test_reclaimed_is_no_look_up(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_reclaimed_and_lost(tmp_path: Path) -> None:
-    """If the registry has lost a reclaimed image, its tag is resolved anew; a digest is lost."""
+    """The tag of an evicted image that the registry has lost is resolved again; a digest fails."""
     async with _reclaimed(tmp_path) as stand:
         image = _large("one")
         for digest in (image.digest, image.layers[0].digest):
@@ -329,7 +329,7 @@ async def test_reclaimed_and_lost(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_reclaimed_and_gone(tmp_path: Path) -> None:
-    """A reclaimed image whose tag is gone too is resolved anew once, and then forgotten."""
+    """If the tag of an evicted image is missing too, it is resolved once and forgotten."""
     async with _reclaimed(tmp_path) as stand:
         stand.source.remove(SITE.at(_large("one").layers[0].digest))
         stand.source.remove(SITE)
@@ -341,7 +341,7 @@ async def test_reclaimed_and_gone(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_slow_look_up_moves_nothing_back(tmp_path: Path) -> None:
-    """What a slow look-up found is dropped when its tag has been resolved anew meanwhile."""
+    """The result of a slow look-up is dropped if its tag was resolved again meanwhile."""
     async with _reclaimed(tmp_path) as stand:
         stand.source.push(SITE, an_image("two"))
         stand.source.remove(SITE.at(_large("one").layers[0].digest))
@@ -359,7 +359,7 @@ async def test_slow_look_up_moves_nothing_back(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_reclaimed_read_only(tmp_path: Path) -> None:
-    """A read-only request for an image that was reclaimed begins no pull of it."""
+    """A read-only request for an evicted image starts no pull of it."""
     async with _reclaimed(tmp_path) as stand:
         with pytest.raises(NotCached, match=str(SITE)):
             now(stand.ask(read_only=True))
@@ -368,7 +368,7 @@ async def test_reclaimed_read_only(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_tags_serve_goes_last(tmp_path: Path) -> None:
-    """An image that a tag serves outlives one that no tag serves, even one used later."""
+    """An image that a tag serves outlives a later used one that no tag serves."""
     async with standing(tmp_path, max_size=14 << 20) as stand:
         tagged, moved, new = map(_large, ("tagged", "moved", "new"))
         stand.source.push(SITE, tagged)
@@ -383,7 +383,7 @@ async def test_what_tags_serve_goes_last(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_close_with_thousand_waiters(tmp_path: Path) -> None:
-    """Closing tells a thousand waiters of ten stalled pulls, and wipes what those had begun."""
+    """Closing fails a thousand waiters of ten stalled pulls, and removes their ingests."""
     async with standing(tmp_path) as stand:
         references = [attrs.evolve(SITE, tag=f"v{n}") for n in range(10)]
         for reference in references:
@@ -403,7 +403,7 @@ async def test_close_with_thousand_waiters(tmp_path: Path) -> None:
 
 @within(30)
 async def test_with_real_threads(tmp_path: Path) -> None:
-    """In real time too, a thousand requests are one download, and a close takes no second."""
+    """With real threads a thousand requests share one download, and closing is quick."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     threads = OwnThreads(reactor, 2, "test")
@@ -434,7 +434,7 @@ async def test_with_real_threads(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closed_serves_nothing(tmp_path: Path) -> None:
-    """After close even what is here is not given out, and what is not is not asked for."""
+    """After close no image is served, cached or not, and no registry is asked."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         stand.source.push(OTHER, an_image("two"))
@@ -449,7 +449,7 @@ async def test_closed_serves_nothing(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_forbidden(tmp_path: Path) -> None:
-    """A repository that the rules do not allow is forbidden, what is here of it included."""
+    """An image of a forbidden repository is not served, even if it is cached."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         await stand.read()
@@ -461,7 +461,7 @@ async def test_forbidden(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_source_anew_for_each_pull(tmp_path: Path) -> None:
-    """Each pull asks for its repository's source anew, so changed settings hold at once."""
+    """Each pull gets its repository's source again, so that changed settings apply at once."""
     async with standing(tmp_path) as stand:
         second = attrs.evolve(SITE, tag="v2")
         stand.source.push(SITE, an_image())
@@ -474,7 +474,7 @@ async def test_source_anew_for_each_pull(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_tag_moves_while_resolving(tmp_path: Path) -> None:
-    """A tag that moves while its image is being pulled does not mix two images (M16)."""
+    """A tag that moves while its image is pulled does not mix two images (M16)."""
     async with standing(tmp_path) as stand:
         first = make_index({"linux/amd64": an_image()})
         stand.source.push(SITE, first)
@@ -488,7 +488,7 @@ async def test_tag_moves_while_resolving(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_platforms(tmp_path: Path, warnings: list[str]) -> None:
-    """Of an index the image for the rules' platform is served, at once when the rules change.
+    """The image of the configured platform is served from an index, also right after a change.
 
     Row M08.
     """
@@ -506,7 +506,7 @@ async def test_platforms(tmp_path: Path, warnings: list[str]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_arbitrary_platform(tmp_path: Path, warnings: list[str]) -> None:
-    """With no platform in the rules and no linux/amd64, the first image serves, with a warning."""
+    """Without a configured platform and linux/amd64 the first image is served, with a warning."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, make_index({"linux/s390x": an_image()}))
         assert await stand.read() == b"one"
@@ -516,7 +516,7 @@ async def test_arbitrary_platform(tmp_path: Path, warnings: list[str]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nested_index(tmp_path: Path) -> None:
-    """An index may stand in an index, once (M09)."""
+    """An index may be nested in another one, once (M09)."""
     async with standing(tmp_path) as stand:
         nested = make_index({"": make_index({"linux/amd64": an_image()})})
         stand.source.push(SITE, nested)
@@ -528,7 +528,7 @@ async def test_nested_index(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_shared_layer(tmp_path: Path) -> None:
-    """Two repositories with the same layer cause one download, whether it is here or on its way."""
+    """Two repositories with the same layer cause one download, cached or running."""
     async with standing(tmp_path) as stand:
         third = Reference.parse("elsewhere.example/site:v1")
         for reference in (SITE, OTHER, third):
@@ -542,7 +542,7 @@ async def test_shared_layer(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_failure_of_another_registry(tmp_path: Path) -> None:
-    """A download that another repository began and its registry failed is tried at one's own."""
+    """A shared download that fails at another registry is tried at the caller's own."""
     async with standing(tmp_path) as stand:
         for reference in (SITE, OTHER):
             stand.source.push(reference, an_image())
@@ -557,7 +557,7 @@ async def test_failure_of_another_registry(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_unlisted_repositories_prove_what_they_share(tmp_path: Path) -> None:
-    """An unlisted repository gets a layer that is here only if its own registry sends it too."""
+    """An unlisted repository gets a cached layer only after its own registry has sent it."""
     rules = {OTHER.repository: RepositoryRules(listed=False)}
     async with standing(tmp_path, rules=rules) as stand:
         image = an_image()
@@ -581,7 +581,7 @@ async def test_unlisted_repositories_prove_what_they_share(tmp_path: Path) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_restart_without_registry(tmp_path: Path) -> None:
-    """After a restart with the registry down, tag and digest are still served, read-only too."""
+    """After a restart without the registry tag and digest are served, also read-only."""
     index = make_index({"linux/amd64": an_image()})
     async with standing(tmp_path) as stand:
         exact = stand.source.push(SITE, index)
@@ -600,7 +600,7 @@ async def test_restart_without_registry(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bounded_memory(tmp_path: Path) -> None:
-    """Of references a fixed number is remembered, those that are used the longest."""
+    """A bounded number of references is remembered, the last used ones."""
     async with standing(tmp_path) as stand:
         rules = RepositoryRules()
         known = ReferenceTable(stand.space, ImageReader(stand.space, Limits), lambda _: rules)
@@ -620,7 +620,7 @@ async def test_bounded_memory(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_many_tags_cost_a_pull_nothing(tmp_path: Path) -> None:
-    """What a tag switches to is learned without a look at the thousands of others."""
+    """Learning the new digest of a tag does not look at all other tags."""
     async with standing(tmp_path) as stand:
         asked = []
 
@@ -641,7 +641,7 @@ async def test_many_tags_cost_a_pull_nothing(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_allowed_tags_serve_goes_last(tmp_path: Path) -> None:
-    """What a tag serves outlives what was used later, as long as its repository is allowed."""
+    """The image of a tag outlives later used ones while its repository is allowed."""
     async with standing(tmp_path, max_size=20 << 20) as stand:
         images = [_large(str(n)) for n in range(5)]
         stand.source.push(SITE, images[0])
@@ -663,7 +663,7 @@ def _ready(stand: Stand, images: list[MadeImage]) -> list[int]:
 
 @pytest_twisted.ensureDeferred
 async def test_idle_blobs(tmp_path: Path) -> None:
-    """An image whose files were closed, since many others were used, is served all the same."""
+    """An image with files that were closed, since many others were used, is still served."""
     async with standing(tmp_path) as stand:
         references = [attrs.evolve(SITE, tag=f"v{n}") for n in range(MOST_OPEN + 1)]
         for reference in references:
@@ -676,7 +676,7 @@ async def test_idle_blobs(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lease_is_released_once(tmp_path: Path) -> None:
-    """A released lease gives up one reader, however often; the blob stays while another reads."""
+    """A lease releases its reader once, however often it is released."""
     async with standing(tmp_path, max_size=8 << 20) as stand:
         stand.source.push(SITE, _large("one"))
         stand.source.push(OTHER, _large("other"))

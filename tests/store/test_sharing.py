@@ -1,7 +1,7 @@
-"""Content that several repositories share: none gets it before its own source has shown it.
+"""Content that several repositories share, after each one's own source has shown it.
 
-`SITE` is where the content came from; `OTHER` asks for it by digest. Both are repositories of one
-source in memory, which keeps them apart as a registry does.
+`SITE` is the origin of the content; `OTHER` requests it by digest. Both are repositories of one
+source in memory, which separates them as a registry does.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def back(source: MemorySource) -> None:
 def without_blob(
     source: MemorySource, reference: Reference, image: MadeImage, layer: int = 0
 ) -> None:
-    """Push an image without one of its layers: a manifest is made by anybody who knows digests."""
+    """Push an image without one of its layers, as a client can that knows the digests."""
     source.push(reference, image)
     source.remove(reference.at(image.layers[layer].digest))
 
 
 def asked(stand: Stand) -> list[str]:
-    """The kinds of the requests so far."""
+    """Return the kinds of the requests so far."""
     return [method for method, _ in stand.source.requests]
 
 
 async def refused(stand: Stand, reference: Reference, error: type[BlobserveError]) -> None:
-    """See that a reference is not served, however it is asked for."""
+    """Check that a reference is not served in any way."""
     assert stand.store.lease_at_once(reference) is None
     assert stand.store.lease_at_once(reference, read_only=True) is None
     with pytest.raises(NotCached):
@@ -80,13 +80,13 @@ async def refused(stand: Stand, reference: Reference, error: type[BlobserveError
     assert stand.store.lease_at_once(reference) is None
 
 
-# --- A manifest ----------------------------------------------------------------------------------
+# --- A manifest -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest_twisted.ensureDeferred
 async def test_a_manifest_by_digest(tmp_path: Path, kind: str) -> None:
-    """A repository whose registry does not have a manifest gets no image by its digest."""
+    """A repository whose registry lacks a manifest does not get the image by its digest."""
     rules = {OTHER.repository: OTHERS[kind]}
     async with standing(tmp_path, rules=rules) as stand:
         exact = stand.source.push(SITE, an_image())
@@ -98,7 +98,7 @@ async def test_a_manifest_by_digest(tmp_path: Path, kind: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_manifest_while_the_registry_is_down(tmp_path: Path) -> None:
-    """With the registry down its own repository serves on, and another gets the error of that."""
+    """While the registry is down its own repository is served, and another gets the error."""
     async with standing(tmp_path) as stand:
         exact = stand.source.push(SITE, an_image())
         stand.source.push(OTHER, an_image())
@@ -113,7 +113,7 @@ async def test_a_manifest_while_the_registry_is_down(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_image_of_an_index(tmp_path: Path) -> None:
-    """An index that a repository has gives it no manifest that it does not have."""
+    """A repository with an index does not get a manifest of it that its registry lacks."""
     index = make_index({"linux/amd64": an_image()})
     async with standing(tmp_path) as stand:
         exact = stand.source.push(SITE, index)
@@ -123,7 +123,7 @@ async def test_the_image_of_an_index(tmp_path: Path) -> None:
         for reference in (OTHER, OTHER.at(exact.digest), OTHER.at(an_image().digest)):
             await refused(stand, reference, ImageNotFound)
         stand.source.push(OTHER, index)
-        stand.clock.advance(10)  # past what is remembered of names that do not exist
+        stand.clock.advance(10)  # past the time of the negative cache
         for reference in (OTHER, OTHER.at(exact.digest), OTHER.at(an_image().digest)):
             assert await stand.read(reference) == b"one"
         assert asked(stand).count("fetch") == 1
@@ -131,7 +131,7 @@ async def test_the_image_of_an_index(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_another_platform(tmp_path: Path) -> None:
-    """Other rules choose another image of an index: that must be shown as well."""
+    """After a change of rules another image of an index must be shown as well."""
     arm = RepositoryRules(platform=Platform.parse("linux/arm64"))
     index = make_index({"linux/amd64": an_image(), "linux/arm64": an_image("arm")})
     async with standing(tmp_path) as stand:
@@ -146,12 +146,12 @@ async def test_another_platform(tmp_path: Path) -> None:
         await refused(stand, OTHER, ImageNotFound)
 
 
-# --- A layer -------------------------------------------------------------------------------------
+# --- A layer --------------------------------------------------------------------------------------
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_of_a_listed_repository(tmp_path: Path) -> None:
-    """A listed repository shares a layer when its registry says that it has it: no second pull."""
+    """A listed repository shares a layer if its registry has it, without a second pull."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         await stand.read()
@@ -167,7 +167,7 @@ async def test_a_layer_of_a_listed_repository(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_tags_of_one_repository(tmp_path: Path) -> None:
-    """A layer that the repository itself has shown is shared by its images, and nobody asked."""
+    """Images of one repository share a layer that it has shown, without a request."""
     first, second = an_image(), make_image({"index.html": b"one"}, {"more": b"more"})
     assert first.layers[0].digest == second.layers[0].digest
     tagged = Reference(SITE.repository, "v2")
@@ -185,7 +185,7 @@ async def test_tags_of_one_repository(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unlisted_registry_that_lies(tmp_path: Path) -> None:
-    """A registry that says it has a layer, and sends something else, gets nothing (unlisted)."""
+    """An unlisted registry that claims a layer and sends other bytes gets nothing."""
     async with standing(tmp_path, rules={OTHER.repository: UNLISTED}) as stand:
         stand.source.push(SITE, an_image())
         stand.source.push(OTHER, an_image())
@@ -197,7 +197,7 @@ async def test_an_unlisted_registry_that_lies(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unlisted_repository_proves_the_content(tmp_path: Path) -> None:
-    """An unlisted repository is read to the end, nothing of it is kept, and that once."""
+    """An unlisted repository's layer is read to its end once to prove it, and not stored."""
     image = make_image({"index.html": b"one", "noise": bytes(300 * KIB)})
     async with standing(tmp_path, rules={OTHER.repository: UNLISTED}) as stand:
         stand.source.push(SITE, image)
@@ -241,7 +241,7 @@ async def test_a_layer_on_its_way(tmp_path: Path, kind: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_download_that_both_may_share(tmp_path: Path) -> None:
-    """Two listed repositories with the same layer: one download, and one question."""
+    """Two listed repositories with the same layer cause one download and one question."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         stand.source.push(OTHER, an_image())
@@ -255,7 +255,7 @@ async def test_a_download_that_both_may_share(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_many_layers_are_asked_for_in_portions(tmp_path: Path) -> None:
-    """A registry is asked for ten shared layers at a time, not for all of an image at once."""
+    """A registry is asked for ten shared layers at a time."""
     image = make_image(*({f"{n}": b"%d" % n} for n in range(40)))
     rules = {SITE.repository: ALL, OTHER.repository: ALL}
     async with standing(tmp_path, rules=rules) as stand:
@@ -274,7 +274,7 @@ async def test_many_layers_are_asked_for_in_portions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest_twisted.ensureDeferred
 async def test_a_merged_tree(tmp_path: Path, kind: str, missing: int) -> None:
-    """A tree of several layers is for a repository that has shown each of them."""
+    """A merged index is served to a repository that has shown each of its layers."""
     other = RepositoryRules(layers="all", listed=OTHERS[kind].listed)
     rules = {SITE.repository: ALL, OTHER.repository: other}
     async with standing(tmp_path, rules=rules) as stand:
@@ -291,7 +291,7 @@ async def test_a_merged_tree(tmp_path: Path, kind: str, missing: int) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_more_layers_than_before(tmp_path: Path) -> None:
-    """Rules that serve more layers of an image have the others shown too."""
+    """After a change of rules additional layers of an image must be shown as well."""
     rules = {SITE.repository: ALL}
     async with standing(tmp_path, rules=rules) as stand:
         stand.source.push(SITE, TWO_LAYERS)
@@ -303,14 +303,14 @@ async def test_more_layers_than_before(tmp_path: Path) -> None:
         await refused(stand, OTHER, BlobNotFound)
 
 
-# --- What is proved stays proved -----------------------------------------------------------------
+# --- Lasting proofs -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("image", [an_image(), make_index({"linux/amd64": an_image()})])
 @pytest_twisted.ensureDeferred
 async def test_restart(tmp_path: Path, kind: str, image: MadeImage) -> None:
-    """After a restart each repository is served what it has shown, and no other is."""
+    """After a restart each repository is served the content that it has shown, and no other."""
     third = Reference.parse("registry.example/team/third:v1")
     rules = {OTHER.repository: OTHERS[kind]}
     async with standing(tmp_path, rules=rules) as stand:
@@ -330,7 +330,7 @@ async def test_restart(tmp_path: Path, kind: str, image: MadeImage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_eviction(tmp_path: Path) -> None:
-    """A layer that was evicted, and pulled again by another, is no other repository's for that."""
+    """An evicted layer that another repository pulls again is served to those that had shown it."""
     third = Reference.parse("registry.example/team/third:v1")
     async with standing(tmp_path) as stand:
         exact = stand.source.push(SITE, an_image())
@@ -354,7 +354,7 @@ async def test_eviction(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_longer_listed(tmp_path: Path) -> None:
-    """What was pulled with credentials is not served once the repository is no longer listed."""
+    """Content pulled with credentials is not served once its repository is unlisted."""
     async with standing(tmp_path) as stand:
         exact = stand.source.push(SITE, an_image())
         await stand.read()
@@ -372,7 +372,7 @@ async def test_no_longer_listed(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_listed_while_a_tag_is_looked_up(tmp_path: Path) -> None:
-    """A pull counts as what it is when it begins: with credentials, if the repository is listed."""
+    """A pull has the credentials of the rules at its beginning."""
     rules = {SITE.repository: UNLISTED}
     async with standing(tmp_path, rules=rules) as stand:
         stand.source.push(SITE, an_image())
@@ -393,7 +393,7 @@ async def test_listed_while_a_tag_is_looked_up(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_kept_versions(tmp_path: Path) -> None:
-    """An image that a tag has left is served on by its digest, to that repository alone."""
+    """An image that a tag has left is served by its digest, to that repository alone."""
     async with standing(tmp_path) as stand:
         exact = stand.source.push(SITE, an_image())
         await stand.read()
@@ -406,18 +406,18 @@ async def test_kept_versions(tmp_path: Path) -> None:
         await refused(stand, OTHER.at(exact.digest), ImageNotFound)
 
 
-# --- A blob space of the build before ------------------------------------------------------------
+# --- A blob space of an older release -------------------------------------------------------------
 
 
 def made_old(location: Path) -> None:
-    """Make of a closed blob space what the build without provenance leaves behind."""
+    """Turn a closed blob space into one of a release without provenance."""
     with closing(sqlite3.connect(location / "state")) as state:
         state.execute("DROP TABLE IF EXISTS provenance")
         state.commit()
 
 
 async def left_by_the_build_before(location: Path, source: MemorySource, clock: Clock) -> Reference:
-    """A blob space in which `SITE` is tagged and `OTHER` was served by its digest alone."""
+    """Make such a blob space with `SITE` as a tag and `OTHER` served by its digest alone."""
     async with standing(location, source, clock) as stand:
         exact = source.push(SITE, an_image())
         source.push(OTHER, an_image())
@@ -430,7 +430,7 @@ async def left_by_the_build_before(location: Path, source: MemorySource, clock: 
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_blob_space(tmp_path: Path) -> None:
-    """A tag of an older build is confirmed with the first request for it: nothing is pulled."""
+    """The first request for a tag of an older release confirms it, without a pull."""
     source, clock = MemorySource(), Clock()
     exact = await left_by_the_build_before(tmp_path, source, clock)
     async with standing(tmp_path, source, clock) as stand:
@@ -447,7 +447,7 @@ async def test_an_old_blob_space(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_blob_space_while_the_registry_is_down(tmp_path: Path) -> None:
-    """Tags of an older build serve on until their registry answers; a digest alone does not."""
+    """Tags of an older release are served until their registry answers; digests are not."""
     source, clock = MemorySource(), Clock()
     exact = await left_by_the_build_before(tmp_path, source, clock)
     down(source)
@@ -484,7 +484,7 @@ async def test_an_old_blob_space_while_the_registry_is_down(tmp_path: Path) -> N
 @pytest.mark.parametrize("denial", ["manifest", "layer", "refused"])
 @pytest_twisted.ensureDeferred
 async def test_an_old_tag_that_its_registry_denies(tmp_path: Path, denial: str) -> None:
-    """A tag of an older build is served no more once its registry says it does not have it."""
+    """A tag of an older release is no longer served when its registry denies it."""
     source, clock = MemorySource(), Clock()
     exact = await left_by_the_build_before(tmp_path, source, clock)
     down(source)
@@ -503,7 +503,7 @@ async def test_an_old_tag_that_its_registry_denies(tmp_path: Path, denial: str) 
             error = RegistryRefused
             source.fail("resolve", *[RegistryRefused("registry.example/team/site")] * 20)
         clock.advance(11)
-        lease = stand.store.lease_at_once(SITE)  # the last one: meanwhile its registry is asked
+        lease = stand.store.lease_at_once(SITE)  # the last one, during the request to the registry
         assert lease is not None
         lease.release()
         assert stand.store.switches > switches, "what is ready of it in memory is not believed"
@@ -516,7 +516,7 @@ async def test_an_old_tag_that_its_registry_denies(tmp_path: Path, denial: str) 
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_tag_with_a_slow_registry(tmp_path: Path) -> None:
-    """The first request for a tag of an older build waits two seconds for its registry at most."""
+    """The first request for a tag of an older release waits two seconds for the registry."""
     source, clock = MemorySource(), Clock()
     await left_by_the_build_before(tmp_path, source, clock)
     async with standing(tmp_path, source, clock) as stand:
@@ -535,7 +535,7 @@ async def test_an_old_tag_with_a_slow_registry(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_tag_that_is_not_listed(tmp_path: Path) -> None:
-    """A tag of an unlisted repository is no evidence: its registry may be its only witness."""
+    """A tag of an older release in an unlisted repository needs a proof by its registry."""
     source, clock = MemorySource(), Clock()
     exact = await left_by_the_build_before(tmp_path, source, clock)
     rules = {SITE.repository: UNLISTED}
@@ -550,7 +550,7 @@ async def test_an_old_tag_that_is_not_listed(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_tag_in_pre_pull(tmp_path: Path) -> None:
-    """A tag that is pulled at the start is confirmed then, and serves on if that fails."""
+    """A prePull tag of an older release is confirmed at the start, and served if that fails."""
     source, clock = MemorySource(), Clock()
     await left_by_the_build_before(tmp_path, source, clock)
     rules = {SITE.repository: RepositoryRules(pre_pull=("v1",))}
@@ -570,7 +570,7 @@ async def test_an_old_tag_in_pre_pull(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_tag_that_has_moved(tmp_path: Path) -> None:
-    """A tag of an older build whose digest is gone is resolved anew, as any tag."""
+    """A tag of an older release whose digest is missing is resolved again."""
     source, clock = MemorySource(), Clock()
     exact = await left_by_the_build_before(tmp_path, source, clock)
     source.remove(exact)
@@ -706,7 +706,7 @@ async def test_an_image_that_may_not_be_served_is_not_waited_for(tmp_path: Path)
 
 @pytest_twisted.ensureDeferred
 async def test_old_layers_that_are_merged(tmp_path: Path) -> None:
-    """Of an older build's image of several layers, each is asked for, and none pulled."""
+    """Each layer of an older release's image is asked for, and none is pulled."""
     source, clock, rules = MemorySource(), Clock(), {SITE.repository: ALL}
     async with standing(tmp_path, source, clock, rules=rules) as stand:
         source.push(SITE, TWO_LAYERS)
@@ -723,19 +723,19 @@ async def test_old_layers_that_are_merged(tmp_path: Path) -> None:
 
 
 async def refused_after_asking(stand: Stand) -> None:
-    """See that the first request for an old tag is refused already."""
+    """Check that the first request for an old tag is refused."""
     for _ in range(2):
         with pytest.raises(BlobNotFound):
             await stand.ask()
 
 
-# --- Before a layer is READY ---------------------------------------------------------------------
+# --- Early files ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest_twisted.ensureDeferred
 async def test_early_files(tmp_path: Path, kind: str) -> None:
-    """No file of a layer that streams past goes to a repository that has not shown the layer."""
+    """A repository that has not shown a layer gets no early files of it."""
     image = packed(Image.of({"index.html": b"one", "z": NOISE}, "none"))
     early = RepositoryRules(early_serve=True, listed=OTHERS[kind].listed)
     rules = {SITE.repository: RepositoryRules(early_serve=True), OTHER.repository: early}

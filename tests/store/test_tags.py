@@ -1,4 +1,4 @@
-"""Tags: when they are looked up, when they switch, and what is served meanwhile."""
+"""Tags: their look-ups, their switches, and the images served meanwhile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOWN = RegistryFailed("registry.example", "connection refused")
     ],
 )
 def test_freshness(age: float, expected: Freshness) -> None:
-    """A tag is trusted up to tagMaxAge, ageing up to twice that, then old; as is a future one."""
+    """A tag is trusted up to tagMaxAge, ageing up to twice that, else old, as a future one is."""
     known = TagState(SITE, Digest.of(b""), checked=1000)
     assert known.freshness(RepositoryRules(tag_max_age=60), 1000 + age) is expected
 
@@ -49,7 +49,7 @@ def test_freshness(age: float, expected: Freshness) -> None:
     ],
 )
 def test_what_never_moves(reference: Reference, rules: RepositoryRules, expected: object) -> None:
-    """Digests and immutable tags are never looked up again; with tagMaxAge 0 all others always."""
+    """Digests and immutable tags are never looked up again; with tagMaxAge 0 tags always are."""
     known = TagState(reference, Digest.of(b""), checked=0)
     assert known.freshness(rules, 1e9) is expected
 
@@ -63,7 +63,7 @@ async def _moved(stand: Stand) -> None:
 
 @asynccontextmanager
 async def ageing(directory: Path) -> AsyncIterator[tuple[Stand, Gate]]:
-    """A tag past tagMaxAge that has moved, and what holds back the answer to its look-up."""
+    """A moved tag past tagMaxAge, and the gate that holds up the answer to its look-up."""
     async with standing(directory) as stand:
         await _moved(stand)
         stand.clock.advance(61)
@@ -97,7 +97,7 @@ async def test_ageing(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ageing_at_once(tmp_path: Path) -> None:
-    """Who cannot wait is given what is ageing, too, and has it looked up; who only reads, not."""
+    """A request that cannot wait gets an ageing tag and starts a look-up, unless read-only."""
     async with ageing(tmp_path) as (stand, gate):
         for read_only, look_ups in ((True, 0), (False, 1), (False, 1)):
             lease = stand.store.lease_at_once(SITE, read_only)
@@ -113,7 +113,7 @@ async def test_ageing_at_once(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_old(tmp_path: Path) -> None:
-    """A request for an old tag waits for the look-up, and is served what that confirms."""
+    """A request for an old tag waits for the look-up, and gets the confirmed image."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         await stand.read()
@@ -128,7 +128,7 @@ async def test_old(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_old_with_slow_registry(tmp_path: Path) -> None:
-    """A request for an old tag waits two seconds and no more; the look-up goes on and counts."""
+    """A request for an old tag waits two seconds at most; the look-up goes on and counts."""
     async with standing(tmp_path) as stand:
         await _moved(stand)
         stand.clock.advance(121)
@@ -148,7 +148,7 @@ async def test_old_with_slow_registry(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def old(directory: Path) -> AsyncIterator[Stand]:
-    """A tag that nobody asked for in a long time, and that has moved meanwhile."""
+    """A tag without requests for a long time, which has moved meanwhile."""
     async with standing(directory) as stand:
         await _moved(stand)
         stand.clock.advance(100_000)
@@ -157,7 +157,7 @@ async def old(directory: Path) -> AsyncIterator[Stand]:
 
 @pytest_twisted.ensureDeferred
 async def test_old_and_moved(tmp_path: Path) -> None:
-    """The first requests for an old tag that has moved wait for its new image, and are given it."""
+    """The first requests for an old tag that has moved wait for its new image, and get it."""
     async with old(tmp_path) as stand:
         gates = [stand.source.hold(method) for method in ("refresh", "resolve", "fetch")]
         waits = []
@@ -180,7 +180,7 @@ async def test_old_and_moved(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("look_up", [0, 1.5])
 async def test_old_with_slow_pull(tmp_path: Path, look_up: float) -> None:
-    """Look-up and pull together hold a request up for two seconds; then the old image serves."""
+    """Look-up and pull together delay a request by two seconds; then it gets the old image."""
     async with old(tmp_path) as stand:
         refresh, fetch = stand.source.hold("refresh"), stand.source.hold("fetch", after=10)
         first = stand.ask()
@@ -203,7 +203,7 @@ async def test_old_with_slow_pull(tmp_path: Path, look_up: float) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_old_whose_pull_fails(tmp_path: Path) -> None:
-    """When the new image of an old tag cannot be pulled, the old one serves at once."""
+    """The old image is served at once when the new image of an old tag cannot be pulled."""
     async with old(tmp_path) as stand:
         gate = stand.source.hold("fetch")
         stand.source.fail("fetch", DOWN)
@@ -217,7 +217,7 @@ async def test_old_whose_pull_fails(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_old_and_short_of_time(tmp_path: Path) -> None:
-    """A request that may take a second only is served the old image before that is over."""
+    """A request with a timeout of a second gets the old image within that time."""
     async with old(tmp_path) as stand:
         gate = stand.source.hold("fetch", after=10)
         wait = stand.store.lease_or_early(SITE, None, timeout=1)
@@ -232,7 +232,7 @@ async def test_old_and_short_of_time(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_old_and_only_read(tmp_path: Path) -> None:
-    """A read-only request for an old tag waits for nothing, and has nothing looked up."""
+    """A read-only request for an old tag neither waits nor causes a look-up."""
     async with old(tmp_path) as stand:
         stand.source.hold("refresh")
         with now(stand.ask(read_only=True)) as lease:
@@ -242,7 +242,7 @@ async def test_old_and_only_read(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_old_that_becomes_urgent(tmp_path: Path) -> None:
-    """A pull that began behind a request goes before others once a request waits for it."""
+    """A pull in the background gets priority once a request waits for it."""
     limits = attrs.evolve(Limits(), parallel_downloads=1)
     async with standing(tmp_path, limits=limits) as stand:
         await _moved(stand)
@@ -252,7 +252,7 @@ async def test_old_that_becomes_urgent(tmp_path: Path) -> None:
         for tag in others:
             stand.source.push(tag, an_image(str(tag)))
             stand.store.pre_pull(tag)
-        now(stand.ask()).release()  # ageing: begins the look-up, and the pull
+        now(stand.ask()).release()  # ageing: begins the look-up and the pull
         stand.clock.advance(1)
         wait = stand.ask()
         assert not wait.called
@@ -264,7 +264,7 @@ async def test_old_that_becomes_urgent(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_old_and_reclaimed(tmp_path: Path) -> None:
-    """A request for an old tag that has no image to go on with waits for as long as the pull."""
+    """A request for an old tag without a cached image waits as long as the pull takes."""
     async with old(tmp_path) as stand:
         await stand.space.set_aside(an_image("one").layers[0].digest)
         gate = stand.source.hold("fetch", after=10)
@@ -278,7 +278,7 @@ async def test_old_and_reclaimed(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_switch_when_ready(tmp_path: Path) -> None:
-    """A tag that has moved switches when its new image is READY, and not before."""
+    """A tag that has moved switches when its new image is READY."""
     async with standing(tmp_path) as stand:
         await _moved(stand)
         gate = stand.source.hold("fetch", after=10)
@@ -293,7 +293,7 @@ async def test_switch_when_ready(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_moved_and_reclaimed(tmp_path: Path) -> None:
-    """Of a tag that has moved, what it stood for and was reclaimed is not pulled once more."""
+    """The evicted old image of a tag that has moved is not pulled again."""
     async with standing(tmp_path) as stand:
         await _moved(stand)
         await stand.space.set_aside(an_image("one").layers[0].digest)
@@ -308,7 +308,7 @@ async def test_moved_and_reclaimed(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_new_image_fails(tmp_path: Path) -> None:
-    """A tag whose new image cannot be pulled serves the old one, and tries again later."""
+    """A tag serves its old image while the new one cannot be pulled, and tries again later."""
     async with standing(tmp_path) as stand:
         await _moved(stand)
         stand.source.fail("fetch", DOWN)
@@ -323,7 +323,7 @@ async def test_new_image_fails(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_new_image_is_lost(tmp_path: Path) -> None:
-    """A tag that moves to an image which the registry then loses goes on serving the old one."""
+    """A tag that moves to an image that the registry then loses serves the old one."""
     async with standing(tmp_path) as stand:
         await _moved(stand)
         stand.source.remove(SITE.at(an_image("two").digest))
@@ -334,7 +334,7 @@ async def test_new_image_is_lost(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_tag_is_deleted(tmp_path: Path) -> None:
-    """A tag that is gone from the registry is served for as long as its image is here."""
+    """A tag that was removed from the registry is served while its image is cached."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         await stand.read()
@@ -347,7 +347,7 @@ async def test_tag_is_deleted(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("tag_max_age", [0, 1, 60])
 async def test_moves_under_load(tmp_path: Path, tag_max_age: int) -> None:
-    """While a tag moves under load all are answered, first by the old, then the new, never back."""
+    """While a tag moves under load every request is answered, by the old and then the new image."""
     chance = random.Random(tag_max_age)
     rules = {SITE.repository: RepositoryRules(tag_max_age=tag_max_age)}
     async with standing(tmp_path, rules=rules) as stand:
@@ -368,7 +368,7 @@ async def test_moves_under_load(tmp_path: Path, tag_max_age: int) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_always_look_up(tmp_path: Path) -> None:
-    """With tagMaxAge 0 every request asks the registry first, and none is stale by that."""
+    """With tagMaxAge 0 every request asks the registry first, and no answer is stale."""
     rules = {SITE.repository: RepositoryRules(tag_max_age=0)}
     async with standing(tmp_path, rules=rules) as stand:
         stand.source.push(SITE, an_image())
@@ -381,7 +381,7 @@ async def test_always_look_up(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_registry_down(tmp_path: Path) -> None:
-    """While the registry is down the known digest serves, and it is not asked at every request."""
+    """While the registry is down the known digest is served, without a look-up each time."""
     async with standing(tmp_path) as stand:
         await _moved(stand)
         stand.source.fail("refresh", *[DOWN] * 4)
@@ -397,7 +397,7 @@ async def test_registry_down(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_registry_busy(tmp_path: Path) -> None:
-    """A registry that asks for time is given it."""
+    """The Retry-After of a registry is respected."""
     async with standing(tmp_path) as stand:
         await _moved(stand)
         stand.source.fail("refresh", RegistryBusy("registry.example", retry_after=500))
@@ -426,7 +426,7 @@ async def test_registry_asks_for_a_pause(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_pre_pulled_tags_are_refreshed_unasked(tmp_path: Path) -> None:
-    """A tag in prePull follows its registry although nobody asks for it, whatever fails between."""
+    """A prePull tag is revalidated without requests, also after failures."""
     rules = {SITE.repository: RepositoryRules(pre_pull=("v1",))}
     async with standing(tmp_path, rules=rules) as stand:
         stand.source.push(SITE, an_image("one"))
@@ -442,7 +442,7 @@ async def test_pre_pulled_tags_are_refreshed_unasked(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_pre_pull_fails(tmp_path: Path) -> None:
-    """A prePull that fails says so, is tried again, and harms nobody else's."""
+    """A failed prePull is logged, tried again, and affects no other."""
     rules = {SITE.repository: RepositoryRules(pre_pull=("v1", "v2"))}
     async with standing(tmp_path, rules=rules) as stand:
         second = attrs.evolve(SITE, tag="v2")
@@ -463,7 +463,7 @@ async def test_pre_pull_fails(tmp_path: Path) -> None:
     ids=["removed", "immutable"],
 )
 async def test_pre_pull_ends_with_its_rule(tmp_path: Path, without: RepositoryRules) -> None:
-    """A tag that is taken out of prePull is refreshed unasked no more, nor is an immutable one."""
+    """A tag is revalidated no more when it leaves prePull or is immutable."""
     rules = {SITE.repository: RepositoryRules(pre_pull=("v1",))}
     async with standing(tmp_path, rules=rules) as stand:
         stand.source.push(SITE, an_image())
@@ -478,7 +478,7 @@ async def test_pre_pull_ends_with_its_rule(tmp_path: Path, without: RepositoryRu
 
 @pytest_twisted.ensureDeferred
 async def test_close_while_looking_up(tmp_path: Path) -> None:
-    """Closing ends look-ups and timers: nothing is asked and nothing is left to happen."""
+    """Closing ends look-ups and timers: nothing is asked, and no timer is left."""
     rules = {SITE.repository: RepositoryRules(pre_pull=("v1",))}
     async with standing(tmp_path, rules=rules) as stand:
         stand.source.push(SITE, an_image())

@@ -1,4 +1,4 @@
-"""The file of a blob's codings: what is found in it, and what damage does."""
+"""The file with a blob's codings: its records, and their damage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CODED = {b"one": b"1" * 40, b"two": b"2" * 300}
 
 
 def write(codings: CodingsFile, name: bytes, coding: bytes, coded: bytes) -> int:
-    """Append a record; where it ends."""
+    """Append a record; return the offset of its end."""
     codings.write(coded, codings.end + HEADER_SIZE)
     made = codings.finish(PLAIN[name], coding, len(coded), sha256(coded).digest())
     codings.put(PLAIN[name], coding, made)
@@ -28,7 +28,7 @@ def write(codings: CodingsFile, name: bytes, coding: bytes, coded: bytes) -> int
 
 
 def filled(directory: Path) -> list[int]:
-    """Write two codings and a mark; where each ends."""
+    """Write two codings and a mark; return the offset of each end."""
     codings = CodingsFile.open(directory)
     assert codings.begin(directory, True) == 0
     ends = [
@@ -41,7 +41,7 @@ def filled(directory: Path) -> list[int]:
 
 
 def found(directory: Path) -> dict[tuple[bytes, bytes], bytes | NoCoding]:
-    """What can be served of a file of codings, all of it checked."""
+    """Return the valid codings of a file, each checked."""
     codings, names = CodingsFile.open(directory), {hash_: name for name, hash_ in PLAIN.items()}
     try:
         while key := codings.next_unchecked():
@@ -69,7 +69,7 @@ WHOLE: dict[tuple[bytes, bytes], bytes | NoCoding] = {
 
 
 def test_found_again(tmp_path: Path) -> None:
-    """Codings are found again as they were, once their bytes have been checked."""
+    """Codings are found again unchanged after a check of their bytes."""
     filled(tmp_path)
     codings = CodingsFile.open(tmp_path)
     assert codings.is_whole
@@ -82,14 +82,14 @@ def test_found_again(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    """A blob without codings has none, and no file is made before one is needed."""
+    """A blob without codings has no file of codings."""
     codings = CodingsFile.open(tmp_path)
     assert codings.begin(tmp_path, False) == codings.charge() == 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_torn_at_every_byte(tmp_path: Path) -> None:
-    """Wherever a crash has cut the file, what came before is there, and new ones can follow."""
+    """After a crash at any byte the earlier codings are found, and new ones can follow."""
     ends = filled(tmp_path)
     content = (tmp_path / "codings").read_bytes()
     assert ends[-1] == len(content)
@@ -106,7 +106,7 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
 
 
 def test_torn_while_written(tmp_path: Path) -> None:
-    """Bytes whose header was never written are no coding, whatever comes after them."""
+    """Bytes without a header are not a coding, also before other records."""
     filled(tmp_path)
     codings = CodingsFile.open(tmp_path)
     codings.begin(tmp_path, True)
@@ -120,7 +120,7 @@ def test_torn_while_written(tmp_path: Path) -> None:
 
 
 def test_abandoned(tmp_path: Path) -> None:
-    """What is taken back leaves the file as it was."""
+    """An abandoned record leaves the file unchanged."""
     [*_, end] = filled(tmp_path)
     codings = CodingsFile.open(tmp_path)
     codings.begin(tmp_path, True)
@@ -132,7 +132,7 @@ def test_abandoned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bit", [1, 128])
 def test_no_changed_byte_is_served(tmp_path: Path, bit: int) -> None:
-    """Whichever bit of the file changes, nothing is served but what was written for that file."""
+    """A changed bit in the file removes a coding or leaves it unchanged, but never alters it."""
     filled(tmp_path)
     content = (tmp_path / "codings").read_bytes()
     for at in range(len(content)):
@@ -144,7 +144,7 @@ def test_no_changed_byte_is_served(tmp_path: Path, bit: int) -> None:
 
 
 def test_the_last_counts(tmp_path: Path) -> None:
-    """Of several records for one file and coding the last counts, a mark too."""
+    """The last of several records of one file and coding counts, also if it is a mark."""
     filled(tmp_path)
     for coded in (b"second", b"", b"third"):
         codings = CodingsFile.open(tmp_path)
@@ -155,7 +155,7 @@ def test_the_last_counts(tmp_path: Path) -> None:
 
 
 def test_codings_of_another_release(tmp_path: Path) -> None:
-    """A coding that is not made here is passed over, and those after it are found."""
+    """An unknown coding is skipped, and those after it are found."""
     codings = CodingsFile.open(tmp_path)
     codings.begin(tmp_path, True)
     codings.write(b"dcb bytes", HEADER_SIZE)
@@ -192,7 +192,7 @@ FOREIGN = [another_version, zeros, a_link, a_directory, a_pipe]
 
 @pytest.mark.parametrize("put", FOREIGN)
 def test_foreign(tmp_path: Path, put: Callable[[Path], None]) -> None:
-    """What is no file of ours counts for nothing, is removed, and is begun anew when needed."""
+    """A foreign file is ignored, removed, and replaced when needed."""
     put(tmp_path / "codings")
     codings = CodingsFile.open(tmp_path)
     assert not codings.is_whole
@@ -209,7 +209,7 @@ def test_foreign(tmp_path: Path, put: Callable[[Path], None]) -> None:
 
 
 def test_out_of_descriptors(tmp_path: Path) -> None:
-    """A process without descriptors does not take codings for damaged."""
+    """A lack of descriptors does not count as damage of codings."""
     filled(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
@@ -223,7 +223,7 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "there"), [(0o444, WHOLE), (0, {})])
 def test_permissions(mode: int, there: object) -> None:
-    """Codings that cannot be written are served all the same; unreadable ones are none."""
+    """Codings in a read-only file are served; an unreadable file counts as none."""
     with own_directory() as directory:
         filled(directory)
         (directory / "codings").chmod(mode)

@@ -1,4 +1,4 @@
-"""Coding files in steps: what comes out, and what it takes meanwhile."""
+"""Coding files in steps: the results, and the resources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EVERYTHING = 1 << 40
 
 @contextmanager
 def opened(directory: Path, *contents: bytes) -> Iterator[ImageFilesystem]:
-    """A blob of files ``0``, ``1`` and so on, whose codings have begun."""
+    """Open a blob of files ``0``, ``1`` and so on, and its file of codings."""
     blob = layer([File(b"%d" % n, each) for n, each in enumerate(contents)], "none")
     filesystem = serve(directory, blob)
     filesystem.codings.begin(directory, True)
@@ -43,7 +43,7 @@ def opened(directory: Path, *contents: bytes) -> Iterator[ImageFilesystem]:
 
 
 def code(filesystem: ImageFilesystem, coding: bytes, name: bytes = b"0") -> bytes | NoCoding:
-    """Code a file; the coded bytes."""
+    """Code a file; return the coded bytes."""
     entry = filesystem.lookup(name)
     made = outcome(append(filesystem.file(entry), filesystem.codings, coding, lambda: EVERYTHING))
     filesystem.codings.put(entry.sha256, coding, made)
@@ -55,7 +55,7 @@ def code(filesystem: ImageFilesystem, coding: bytes, name: bytes = b"0") -> byte
 
 
 def contents() -> st.SearchStrategy[bytes]:
-    """Files from most to least compressible, some longer than a slice."""
+    """Return files from most to least compressible, some longer than a slice."""
     piece = st.binary(min_size=1, max_size=300)
     repeated = st.tuples(piece, st.integers(20, 2000)).map(lambda each: each[0] * each[1])
     texts = st.builds(text, st.integers(0, 9), st.integers(1 * KIB, 300 * KIB))
@@ -64,7 +64,7 @@ def contents() -> st.SearchStrategy[bytes]:
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_decodes_to_the_file(tmp_path_factory: pytest.TempPathFactory, coding: bytes) -> None:
-    """Whatever a file holds, its coding decodes to it, and is smaller by a twentieth at least."""
+    """A coding decodes to its file, and is smaller by a twentieth at least."""
 
     @settings(max_examples=more(40))
     @given(contents())
@@ -80,7 +80,7 @@ def test_decodes_to_the_file(tmp_path_factory: pytest.TempPathFactory, coding: b
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_decodes_elsewhere(tmp_path: Path, coding: bytes) -> None:
-    """The tools of the field decode what is made here, within the memory that clients must have."""
+    """Common tools decode the codings, within the memory that clients must have."""
     command = COMMANDS[coding]
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
@@ -93,7 +93,7 @@ def test_decodes_elsewhere(tmp_path: Path, coding: bytes) -> None:
 
 
 def test_one_zstd_frame(tmp_path: Path) -> None:
-    """A zstd coding is one frame that says its content's size and wants a window of 8 MiB at most.
+    """A zstd coding is one frame with its content size and a window of at most 8 MiB.
 
     RFC 8878 §3.1.1.1, RFC 9659 §3.
     """
@@ -115,7 +115,7 @@ def test_one_zstd_frame(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_the_same_bytes_again(tmp_path: Path, coding: bytes) -> None:
-    """The same file becomes the same bytes, with no time or name in them."""
+    """The same file always has the same coding, without a time or a name."""
     made = []
     for directory in (tmp_path / "one", tmp_path / "two"):
         directory.mkdir()
@@ -130,7 +130,7 @@ def test_the_same_bytes_again(tmp_path: Path, coding: bytes) -> None:
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_not_worth_it(tmp_path: Path, coding: bytes) -> None:
-    """What becomes hardly smaller is marked as such, early on, and leaves nothing but the mark."""
+    """A file that hardly shrinks is marked as such early, and takes no space but the mark."""
     content = noise(1, MIB) + text(1, 20 * KIB)
     with opened(tmp_path, content) as filesystem:
         steps = append(
@@ -143,7 +143,7 @@ def test_not_worth_it(tmp_path: Path, coding: bytes) -> None:
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_never_more_than_allowed(tmp_path: Path, coding: bytes) -> None:
-    """What is written never takes more than was allowed, however little that is at a time."""
+    """A coding never takes more space than it was granted, in grants of any size."""
     with opened(tmp_path, text(1, 3 * MIB)) as filesystem:
         entry, allowed, lacked = filesystem.lookup(b"0"), 0, 0
         steps = append(filesystem.file(entry), filesystem.codings, coding, lambda: allowed)
@@ -157,7 +157,7 @@ def test_never_more_than_allowed(tmp_path: Path, coding: bytes) -> None:
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_given_up(tmp_path: Path, coding: bytes) -> None:
-    """A coding that is given up at any step leaves the file as it was."""
+    """A coding that is abandoned at any step leaves the file unchanged."""
     with opened(tmp_path, text(1), text(2, 3 * MIB)) as filesystem:
         code(filesystem, coding)
         before = (tmp_path / "codings").read_bytes()
@@ -176,7 +176,7 @@ def test_given_up(tmp_path: Path, coding: bytes) -> None:
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
-    """What a damaged file has become is not coded."""
+    """A damaged file is not coded."""
     with opened(tmp_path, text(1, MIB)) as filesystem:
         entry = filesystem.lookup(b"0")
         with (tmp_path / "content").open("r+b") as content:
@@ -188,7 +188,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
 
 
 def test_codings_that_are_lost(tmp_path: Path) -> None:
-    """A coding that is cut short, or cannot be read, is not what it was."""
+    """A coding that is truncated or unreadable is damaged."""
     with opened(tmp_path, text(1)) as filesystem:
         code(filesystem, b"zstd")
         codings, entry = filesystem.codings, filesystem.lookup(b"0")
@@ -203,7 +203,7 @@ def test_codings_that_are_lost(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_memory(tmp_path: Path, coding: bytes) -> None:
-    """However large a file is, a few slices of it are in memory while it is coded."""
+    """Coding a file of any size holds a few slices of it in memory."""
     with opened(tmp_path, text(1, MIB) * 24) as filesystem:
         entry = filesystem.lookup(b"0")
         tracemalloc.start()

@@ -1,4 +1,4 @@
-"""What becomes of requests when the disk has lost what they ask for."""
+"""Requests for files that the disk has lost."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ FILES: Files = {"small.txt": SMALL, "large": LARGE, "last.txt": text(2)}
 
 
 def blob_of(site: Serving, name: str) -> Path:
-    """A file of the one layer that is here."""
+    """Return the path of a file of the only layer."""
     [directory] = (site.space._location.root / "blobs" / "sha256").iterdir()
     return directory / name
 
 
 def damaged(site: Serving, part: str) -> float:
-    """How often damage was counted."""
+    """Return the number of damages that were counted."""
     name = "blobserve_damaged_total"
     return site.metrics.registry.get_sample_value(name, {"part": part}) or 0.0
 
 
 def pulls(site: Serving) -> int:
-    """How often a layer was fetched."""
+    """Return the number of downloads of layers."""
     return site.source.count("fetch")
 
 
 @asynccontextmanager
 async def warm(tmp_path: Path, files: Files = FILES, **config: object) -> AsyncIterator[Serving]:
-    """A site whose image is here, and none of whose files has been asked for."""
+    """Run a site with its image cached, and no file read yet."""
     async with serving(tmp_path, files, **config) as site:
         assert (await site.fetch(f"/{TAG}/nothing")).status == 404
         assert pulls(site) == 1
@@ -58,7 +58,7 @@ async def warm(tmp_path: Path, files: Files = FILES, **config: object) -> AsyncI
 async def test_f05_lost_before_the_response(
     tmp_path: Path, name: str, content: bytes, hot_path: bool
 ) -> None:
-    """A file whose bytes the disk has lost is pulled again, and its request waits for that."""
+    """A request for a file with lost bytes waits until its layer is pulled again."""
     async with warm(tmp_path, hot_path=hot_path) as site:
         os.truncate(blob_of(site, "content"), 1024)
         answer = await site.fetch(f"/{TAG}/{name}")
@@ -69,7 +69,7 @@ async def test_f05_lost_before_the_response(
 
 @within(30)
 async def test_f05_lost_in_mid_response(tmp_path: Path) -> None:
-    """A response that has begun when the loss shows is aborted, and the next one is whole."""
+    """A response that meets a loss is aborted, and the next one is complete."""
     async with warm(tmp_path) as site:
         os.truncate(blob_of(site, "content"), 4 * MIB)
         request = f"GET /{TAG}/large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -83,7 +83,7 @@ async def test_f05_lost_in_mid_response(tmp_path: Path) -> None:
 
 @within(30)
 async def test_many_meet_the_same_damage(tmp_path: Path) -> None:
-    """However many requests meet a loss, the layer is pulled again once."""
+    """A loss that many requests meet causes one pull."""
     async with warm(tmp_path) as site:
         os.truncate(blob_of(site, "content"), 1024)
         gate = site.source.hold("fetch")
@@ -98,7 +98,7 @@ async def test_many_meet_the_same_damage(tmp_path: Path) -> None:
 
 @within(30)
 async def test_lost_under_a_rewriting_rule(tmp_path: Path) -> None:
-    """A file that is rewritten on its way out is pulled again like any other."""
+    """A loss in a file that is rewritten causes a pull as well."""
     rule = Replacement("small.txt", SMALL[:20].decode(), "other")
     rules = RepositoryRules(REPOSITORY, replacements=(rule,))
     async with warm(tmp_path, repos={REPOSITORY: rules}) as site:
@@ -110,7 +110,7 @@ async def test_lost_under_a_rewriting_rule(tmp_path: Path) -> None:
 
 @within(30)
 async def test_lost_and_nowhere_else(tmp_path: Path) -> None:
-    """What is lost here and in the registry is refused as that, with nothing of the old answer."""
+    """A file lost on disk and in the registry gets the registry's error, without old headers."""
     async with warm(tmp_path) as site:
         os.truncate(blob_of(site, "content"), 1024)
         site.source.fail("fetch", *[RegistryFailed("registry.example", "it is down")] * 2)
@@ -126,7 +126,7 @@ async def test_lost_and_nowhere_else(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_disk_that_loses_everything(tmp_path: Path) -> None:
-    """While every layer is lost as soon as it is here, requests are told to come again."""
+    """If each new copy of a layer is lost at once, requests get a 503."""
     threads, rule = Losing(), Replacement("small.txt", SMALL[:20].decode(), "other")
     rules = RepositoryRules(REPOSITORY, replacements=(rule,))
     async with serving(tmp_path, FILES, disk=threads, repos={REPOSITORY: rules}) as site:
@@ -139,7 +139,7 @@ async def test_a_disk_that_loses_everything(tmp_path: Path) -> None:
 
 
 class Losing(InlineThreads):
-    """Threads before each job of which all content in `location` is lost."""
+    """Threads that truncate all content in `location` before each job."""
 
     location: Path | None = None
 
@@ -152,7 +152,7 @@ class Losing(InlineThreads):
 
 @within(30)
 async def test_f12_an_index_that_is_damaged_while_open(tmp_path: Path) -> None:
-    """An index that cannot be read any more is made again from the content, without a pull."""
+    """An index that becomes unreadable is rebuilt from the content, without a pull."""
     files = {f"{n:05}-{'x' * 100}.txt": b"%d" % n for n in range(5000)}
     async with warm(tmp_path, files) as site:
         index = blob_of(site, "index")
@@ -169,7 +169,7 @@ async def test_f12_an_index_that_is_damaged_while_open(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_damaged_coding(tmp_path: Path) -> None:
-    """A coding that is lost is made anew; meanwhile the file is served as it is."""
+    """A lost coding is made again, and the file is served uncoded meanwhile."""
     accepting = {"Accept-Encoding": "gzip"}
     async with warm(tmp_path) as site:
         await site.fetch(f"/{TAG}/last.txt", headers=accepting)
@@ -187,7 +187,7 @@ async def test_a_damaged_coding(tmp_path: Path) -> None:
 
 @within(30)
 async def test_damage_met_while_coding(tmp_path: Path) -> None:
-    """Damage that shows while a coding is made has the layer pulled again when it is asked for."""
+    """Damage that is found while coding causes a pull at the next request."""
     async with warm(tmp_path) as site:
         with await site.store.blob_for(Reference.parse(TAG)) as lease:
             entry = lease.filesystem.lookup(b"small.txt")
@@ -200,7 +200,7 @@ async def test_damage_met_while_coding(tmp_path: Path) -> None:
 
 @within(30)
 async def test_damage_is_of_the_blob_it_was_met_in(tmp_path: Path) -> None:
-    """Who still reads a lost layer, and says so late, does not harm the one that took its place."""
+    """A late report about a lost layer does not affect its replacement."""
     async with warm(tmp_path) as site:
         old = await site.store.blob_for(Reference.parse(TAG))
         entry = old.filesystem.lookup(b"large")
@@ -217,7 +217,7 @@ async def test_damage_is_of_the_blob_it_was_met_in(tmp_path: Path) -> None:
 
 @contextmanager
 def memory_of_another() -> Iterator[BinaryIO]:
-    """A file to read which is an I/O error, as there is no memory at low addresses."""
+    """A file with an I/O error at each read, since no memory is at low addresses."""
     with subprocess.Popen(["sleep", "60"]) as sleeping:
         try:
             with open(f"/proc/{sleeping.pid}/mem", "rb") as failing:
@@ -229,7 +229,7 @@ def memory_of_another() -> Iterator[BinaryIO]:
 @pytest.mark.parametrize("name", FILES)
 @within(30)
 async def test_f05_a_disk_that_fails(tmp_path: Path, name: str) -> None:
-    """Where the disk fails instead of giving bytes, no answer is wrong, and the next is right."""
+    """Failing reads from the disk cause no wrong answer, and the next one is right."""
     async with warm(tmp_path) as site:
         with (
             await site.store.blob_for(Reference.parse(TAG)) as lease,
@@ -248,7 +248,7 @@ async def test_f05_a_disk_that_fails(tmp_path: Path, name: str) -> None:
 
 @asynccontextmanager
 async def merged(tmp_path: Path) -> AsyncIterator[Serving]:
-    """A site whose image of two layers is here, none of whose files has been asked for."""
+    """Run a site with an image of two layers cached, and no file read yet."""
     rules = RepositoryRules(REPOSITORY, layers="all")
     many: Files = {f"{n:05}-{'x' * 100}.txt": b"%d" % n for n in range(5000)}
     async with serving(tmp_path, many, FILES, repos={REPOSITORY: rules}) as site:
@@ -259,7 +259,7 @@ async def merged(tmp_path: Path) -> AsyncIterator[Serving]:
 
 @within(30)
 async def test_lost_in_one_of_several_layers(tmp_path: Path) -> None:
-    """Of an image of several layers, the one that the disk has lost is pulled again, alone."""
+    """A loss in one of several layers causes a pull of that layer alone."""
     async with merged(tmp_path) as site:
         contents = (tmp_path / "space" / "blobs").glob("*/*/content")
         os.truncate(min(contents, key=lambda each: each.stat().st_size), 1024)
@@ -269,7 +269,7 @@ async def test_lost_in_one_of_several_layers(tmp_path: Path) -> None:
 
 @within(30)
 async def test_f12_a_tree_that_is_damaged_while_open(tmp_path: Path) -> None:
-    """The tree of several layers is made again when it cannot be read, without a pull."""
+    """A merged index that becomes unreadable is rebuilt without a pull."""
     async with merged(tmp_path) as site:
         [tree] = (tmp_path / "space" / "trees").glob("*/*")
         size = tree.stat().st_size

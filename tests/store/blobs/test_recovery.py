@@ -1,4 +1,4 @@
-"""What a blob space finds when it opens again."""
+"""Recovery of a blob space when it opens."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ ONE = made(1)
 
 
 def directory_of(location: Path, layer: Made) -> Path:
-    """Where a layer is."""
+    """Return the directory of a layer."""
     return location / "blobs" / layer.digest.algorithm / layer.digest.hex
 
 
 def crashed(location: Path, copy: Path) -> Path:
-    """A copy of a blob space as a crash at this moment would leave it."""
+    """Return a copy of a blob space in the state that a crash now would leave."""
     shutil.copytree(location, copy, symlinks=True)
     return copy
 
 
 def changed(location: Path, statement: str) -> None:
-    """Change the state of a closed blob space."""
+    """Change the state file of a closed blob space."""
     database = sqlite3.connect(location / "state")
     with database:
         database.execute(statement)
@@ -59,14 +59,14 @@ def flip(path: Path, at: int) -> None:
 
 
 async def filled(location: Path) -> None:
-    """A closed blob space that holds a layer, durably."""
+    """Make a closed blob space with a durable layer."""
     async with opened(location) as space:
         await take_in(space, ONE)
 
 
 @pytest_twisted.ensureDeferred
 async def test_layers_survive_a_restart(tmp_path: Path) -> None:
-    """What was READY is READY after a restart, at once and without reading it."""
+    """A READY layer is READY after a restart, without being read."""
     await filled(tmp_path)
     async with opened(tmp_path) as space:
         assert len(read(space, ONE.digest)) == 100 * KIB
@@ -74,7 +74,7 @@ async def test_layers_survive_a_restart(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_crash_in_the_middle(tmp_path: Path) -> None:
-    """After a crash in the middle of a pull nothing is left of it, and what was READY is."""
+    """After a crash during a pull its files are removed, and READY layers stay."""
     two = made(2, MIB)
     async with opened(tmp_path / "space") as space:
         await take_in(space, ONE)
@@ -124,7 +124,7 @@ DAMAGES = [
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest_twisted.ensureDeferred
 async def test_torn_by_a_crash(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    """A layer that a crash has torn before it was durable is found out, and pulled again."""
+    """A layer that a crash has torn before it was durable is detected and pulled again."""
     await filled(tmp_path)
     changed(tmp_path, "UPDATE blobs SET durable = 0")
     damage(directory_of(tmp_path, ONE))
@@ -138,7 +138,7 @@ async def test_torn_by_a_crash(tmp_path: Path, damage: Callable[[Path], None]) -
 
 @pytest_twisted.ensureDeferred
 async def test_whole_after_a_crash(tmp_path: Path) -> None:
-    """A layer that was not marked durable is READY again once its hashes have been checked."""
+    """A layer that was not durable at a crash is READY after its hashes have been checked."""
     await filled(tmp_path)
     changed(tmp_path, "UPDATE blobs SET durable = 0")
     async with opened(tmp_path) as space:
@@ -151,7 +151,7 @@ async def test_whole_after_a_crash(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_state_is_lost(tmp_path: Path) -> None:
-    """When the state file is lost, every layer is verified anew, and those that are whole stay."""
+    """Without the state file every layer is verified again, and the intact ones stay."""
     await filled(tmp_path)
     two = made(2)
     async with opened(tmp_path) as space:
@@ -171,7 +171,7 @@ async def test_the_state_is_lost(tmp_path: Path) -> None:
 async def test_a_damaged_index_is_made_again(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """An index that is not what was recorded is made again from the content, without a pull."""
+    """An index that differs from its record is rebuilt from the content, without a pull."""
     await filled(tmp_path)
     damage(directory_of(tmp_path, ONE))
     async with opened(tmp_path) as space:
@@ -183,7 +183,7 @@ async def test_a_damaged_index_is_made_again(
 
 @pytest_twisted.ensureDeferred
 async def test_an_index_of_another_size(tmp_path: Path) -> None:
-    """When an index is made again at another size, the layer is counted with its new size."""
+    """A rebuilt index of another size is counted with its new size."""
     await filled(tmp_path)
     directory = directory_of(tmp_path, ONE)
     async with opened(tmp_path) as space:
@@ -205,7 +205,7 @@ async def test_an_index_of_another_size(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_damaged_beyond_repair(tmp_path: Path) -> None:
-    """A layer whose content is no layer any more is gone when it is opened, and pulled again."""
+    """A layer with damaged content is removed when it is opened, and pulled again."""
     await filled(tmp_path)
     content = directory_of(tmp_path, ONE) / "content"
     content.write_bytes(b"x" * content.stat().st_size)
@@ -220,7 +220,7 @@ async def test_damaged_beyond_repair(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_out_of_descriptors(tmp_path: Path) -> None:
-    """A layer that cannot be opened for want of descriptors is kept, and opened later."""
+    """A layer that cannot be opened for lack of descriptors stays, and is opened later."""
     await filled(tmp_path)
     disk = OutOfDescriptors()
     async with opened(tmp_path, disk=disk) as space:
@@ -235,7 +235,7 @@ async def test_out_of_descriptors(tmp_path: Path) -> None:
 
 
 class OutOfDescriptors(InlineThreads):
-    """Threads that cannot open blobs while the descriptors `are_out`."""
+    """Threads that fail to open blobs while `are_out` is set."""
 
     are_out = True
 
@@ -248,7 +248,7 @@ class OutOfDescriptors(InlineThreads):
 
 @pytest_twisted.ensureDeferred
 async def test_foreign_files(tmp_path: Path) -> None:
-    """What others have put into a blob space is neither served, followed nor removed."""
+    """Foreign files in a blob space are not served, followed or removed."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "content").write_bytes(b"a secret")
@@ -276,7 +276,7 @@ async def test_foreign_files(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_smaller_bound(tmp_path: Path) -> None:
-    """After a restart with a smaller bound, the layers used last are kept, as many as fit."""
+    """After a restart with a smaller quota the last used layers that fit are READY."""
     layers, clock = [made(n, 500 * KIB) for n in range(6)], Clock()
     async with opened(tmp_path, reactor=clock) as space:
         for each in layers:
@@ -284,7 +284,7 @@ async def test_a_smaller_bound(tmp_path: Path) -> None:
             clock.advance(1)
         for n in (1, 3):
             read(space, layers[n].digest)
-            clock.advance(-5)  # a clock that is set back changes no order
+            clock.advance(-5)  # a clock that is set back does not change the order
     async with opened(tmp_path, 2 * MIB) as space:
         left = [n for n, e in enumerate(layers) if space.state_of(e.digest) is BlobState.READY]
         assert left == [1, 3, 5]
@@ -293,7 +293,7 @@ async def test_a_smaller_bound(tmp_path: Path) -> None:
 
 @within(120)
 async def test_ten_thousand_blobs(tmp_path: Path) -> None:
-    """Opening a blob space with ten thousand layers leaves the reactor free to serve others."""
+    """Opening a blob space with ten thousand layers does not block the reactor."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
     from twisted.internet.task import LoopingCall
 
@@ -364,7 +364,7 @@ reactor.run()
 @pytest.mark.parametrize("after", [0, 1, 2, 5, 9, 14, 20])
 @within(60)
 async def test_killed(tmp_path: Path, after: int) -> None:
-    """A process that is killed while it pulls and evicts leaves whole layers and nothing else."""
+    """A process that is killed while it pulls and evicts leaves only whole layers."""
     location = tmp_path / "space"
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(location)], cwd=ROOT, stdout=subprocess.PIPE, text=True

@@ -39,7 +39,7 @@ def gz(content: bytes) -> bytes:
 
 
 def zst(content: bytes, window: int = 20, is_sized: bool = True) -> bytes:
-    """One zstd frame whose header says this window, unless all of the content is smaller."""
+    """Return a zstd frame with this window in its header, unless the content is smaller."""
     compressor = zstd.ZstdCompressor(options={LOG: window})
     if is_sized:
         compressor.set_pledged_input_size(len(content))
@@ -47,7 +47,7 @@ def zst(content: bytes, window: int = 20, is_sized: bool = True) -> bytes:
 
 
 def problem(directory: Path, coding: bytes, coded: bytes, plain: bytes = TEXT) -> str:
-    """What is wrong with a file, as a coding of another."""
+    """Return the problem with a file as a coding of another."""
     blob = layer([File(b"plain", plain), File(b"coded", coded)], "none")
     filesystem = serve(directory, blob)
     try:
@@ -109,21 +109,21 @@ WRONG = {
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right(tmp_path: Path, name: str) -> None:
-    """What decodes to the file, as every client decodes it, is a coding of the file."""
+    """A file that decodes to another with every client is a coding of it."""
     coding, coded = RIGHT[name]
     assert problem(tmp_path, coding, coded) == ""
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong(tmp_path: Path, name: str) -> None:
-    """What does not, or does not everywhere, is none, and it is said why."""
+    """A file that decodes to anything else, with any client, is refused with the reason."""
     coding, coded = WRONG[name]
     assert problem(tmp_path, coding, coded) != ""
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"br", b"zstd"])
 def test_small_files(tmp_path: Path, coding: bytes) -> None:
-    """A file of no byte, or of one, has codings like any other."""
+    """A file of one byte or none has codings as well."""
     code = {b"gzip": gz, b"br": brotli.compress, b"zstd": zst}[coding]
     for number, content in enumerate((b"", b"x")):
         directory = tmp_path / f"{number}"
@@ -133,7 +133,7 @@ def test_small_files(tmp_path: Path, coding: bytes) -> None:
 
 @pytest.mark.parametrize("size", [8 * MIB, 8 * MIB + 1])
 def test_a_frame_of_one_segment(tmp_path: Path, size: int) -> None:
-    """Where a zstd frame is one segment, all of its content is its window."""
+    """The window of a zstd frame with a single segment is all of its content."""
     content = bytes(size)
     coded = zst(content, 27)
     assert coded[4] & 0x20
@@ -145,7 +145,7 @@ def test_a_frame_of_one_segment(tmp_path: Path, size: int) -> None:
     [(["-3"], True), (["-19"], True), (["--ultra", "-22"], False), (["--long=27"], False)],
 )
 def test_of_the_zstd_tool(tmp_path: Path, options: list[str], is_right: bool) -> None:
-    """What the zstd tool writes is right up to level 19, and not with a window beyond 8 MiB."""
+    """Files of the zstd tool are accepted up to level 19, and refused with a window over 8 MiB."""
     if shutil.which("zstd") is None:
         pytest.skip("zstd is not installed")
     content = noise(1, 9 * MIB)
@@ -156,7 +156,7 @@ def test_of_the_zstd_tool(tmp_path: Path, options: list[str], is_right: bool) ->
 
 
 def test_windows() -> None:
-    """The window of a zstd frame is what RFC 8878 §3.1.1.1 says; of a part of a header, nothing."""
+    """The window of a zstd frame is computed by RFC 8878 §3.1.1.1; a partial header has none."""
     for header, window in (
         ("28b52ffd 00 00", 1 << 10),
         ("28b52ffd 00 07", (1 << 10) + 7 * (1 << 7)),
@@ -179,7 +179,7 @@ def test_windows() -> None:
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
-    """A coded file of which the disk has lost a byte is damaged, and not wrong."""
+    """A coded file with a byte lost by the disk is damaged, not wrong."""
     blob = layer([File(b"plain", TEXT), File(b"coded", gz(TEXT))], "none")
     filesystem = serve(tmp_path, blob)
     coded, plain = (filesystem.lookup(name) for name in (b"coded", b"plain"))
@@ -193,7 +193,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("coding", [b"gzip", b"br", b"zstd"])
 def test_bounded(tmp_path: Path, coding: bytes) -> None:
-    """However much a file decodes to, a few pieces are in memory, and no more than needed."""
+    """Decoding holds a few pieces in memory, and decodes no more than needed."""
     code = {b"gzip": gz, b"br": brotli.compress, b"zstd": zst}[coding]
     coded = code(bytes(64 * MIB))
     blob = layer([File(b"plain", TEXT), File(b"coded", coded)], "none")
@@ -215,7 +215,7 @@ def test_bounded(tmp_path: Path, coding: bytes) -> None:
 def test_never_taken_for_another(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """A coding with changed bytes is right only where it still decodes to the file."""
+    """A coding with changed bytes is accepted only if it decodes to the file."""
     coding = data.draw(st.sampled_from([b"gzip", b"br", b"zstd"]))
     content = text(3, 3 * KIB)
     code = {b"gzip": gz, b"br": brotli.compress, b"zstd": zst}[coding]

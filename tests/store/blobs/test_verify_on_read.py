@@ -1,4 +1,4 @@
-"""`verifyOnRead`: no byte of a file goes out before all of it was found to be right."""
+"""`verifyOnRead`: a file is verified completely before its first byte is sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ACCEPTING = {"Accept-Encoding": "gzip"}
 
 
 class Counted(InlineThreads):
-    """Threads that count what is done in them, by the function's name."""
+    """Threads that count their jobs by the function's name."""
 
     def __init__(self) -> None:
         self.done: dict[str, int] = {}
@@ -44,7 +44,7 @@ class Counted(InlineThreads):
 async def verifying(
     tmp_path: Path, is_verifying: bool = True, **config: Any
 ) -> AsyncIterator[Serving]:
-    """A site whose image is here, and none of whose files has been asked for."""
+    """Run a site with verifyOnRead and its image cached, and no file read yet."""
     async with serving(tmp_path, FILES, **config) as site:
         rules = BlobSpaceRules(tmp_path / "space", verify_on_read=is_verifying)
         site.space.reconfigure(rules)
@@ -53,7 +53,7 @@ async def verifying(
 
 
 def rot(site: Serving, content: bytes, name: str = "content") -> None:
-    """Have the disk change one byte in the middle of a file of the image."""
+    """Change one byte in the middle of a file of the image."""
     with blob_of(site, name).open("r+b") as file:
         at = file.read().index(content) + len(content) // 2
         file.seek(at)
@@ -66,7 +66,7 @@ def rot(site: Serving, content: bytes, name: str = "content") -> None:
 @pytest.mark.parametrize("name", FILES)
 @within(30)
 async def test_f12_a_changed_byte(tmp_path: Path, name: str, hot_path: bool) -> None:
-    """A file one byte of which has changed on disk is pulled again before any of it is sent."""
+    """A file with a changed byte is pulled again before any of it is sent."""
     async with verifying(tmp_path, hot_path=hot_path) as site:
         rot(site, FILES[name])
         answer = await site.fetch(f"/{TAG}/{name}")
@@ -76,7 +76,7 @@ async def test_f12_a_changed_byte(tmp_path: Path, name: str, hot_path: bool) -> 
 
 @within(30)
 async def test_without_it_the_disk_is_believed(tmp_path: Path) -> None:
-    """Unless it is configured, what the disk has is sent without a look at its hash."""
+    """Without verifyOnRead the bytes on disk are sent unchecked."""
     async with verifying(tmp_path, is_verifying=False) as site:
         rot(site, SMALL)
         answer = await site.fetch(f"/{TAG}/small.txt")
@@ -86,7 +86,7 @@ async def test_without_it_the_disk_is_believed(tmp_path: Path) -> None:
 
 @within(30)
 async def test_once_in_a_process(tmp_path: Path) -> None:
-    """A file is checked the first time it is sent, in slices, and not again."""
+    """A file is checked in slices before it is first sent, and not again."""
     threads = Counted()
     async with verifying(tmp_path, disk=threads) as site:
         ranged = {"Range": "bytes=100000-299999"}
@@ -100,7 +100,7 @@ async def test_once_in_a_process(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_head_reads_nothing(tmp_path: Path) -> None:
-    """What sends no byte of a file does not have it checked."""
+    """A HEAD request does not cause a check."""
     threads = Counted()
     async with verifying(tmp_path, disk=threads) as site:
         head = await site.fetch(f"/{TAG}/large", "HEAD")
@@ -111,7 +111,7 @@ async def test_a_head_reads_nothing(tmp_path: Path) -> None:
 
 
 class Late(Counted):
-    """Threads whose jobs end some time later."""
+    """Threads that run their jobs some time later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Late(Counted):
 
 @within(30)
 async def test_one_check_for_all(tmp_path: Path) -> None:
-    """A file that many ask for at once is checked once."""
+    """Concurrent requests for a file share one check."""
     threads = Late()
     async with verifying(tmp_path, disk=threads) as site:
         ranged = {"Range": "bytes=0-99999"}
@@ -138,7 +138,7 @@ async def test_one_check_for_all(tmp_path: Path) -> None:
 
 @within(30)
 async def test_rewritten_files_are_checked(tmp_path: Path) -> None:
-    """What is made of a file is made of right bytes alone."""
+    """A rewritten file is made from verified bytes."""
     rule = Replacement("small.txt", SMALL[:20].decode(), "other")
     rules = RepositoryRules(REPOSITORY, replacements=(rule,))
     async with verifying(tmp_path, repos={REPOSITORY: rules}) as site:
@@ -150,7 +150,7 @@ async def test_rewritten_files_are_checked(tmp_path: Path) -> None:
 
 @within(30)
 async def test_codings_are_checked(tmp_path: Path) -> None:
-    """A coding one byte of which has changed is made anew, and not sent meanwhile."""
+    """A coding with a changed byte is made again, and not sent meanwhile."""
     async with verifying(tmp_path) as site:
         await site.fetch(f"/{TAG}/small.txt", headers=ACCEPTING)
         with blob_of(site, "codings").open("rb") as file:
@@ -166,7 +166,7 @@ async def test_codings_are_checked(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_reload_turns_it_on(tmp_path: Path) -> None:
-    """It is in force from the next request on, for images that are open already as well."""
+    """After a reload verifyOnRead applies to the next request, also for open images."""
     async with verifying(tmp_path, is_verifying=False) as site:
         assert (await site.fetch(f"/{TAG}/large")).body == LARGE
         rot(site, LARGE)
@@ -177,7 +177,7 @@ async def test_a_reload_turns_it_on(tmp_path: Path) -> None:
 
 
 def test_what_is_remembered_is_small() -> None:
-    """A million files that were checked are remembered in less than a MiB; none else is."""
+    """The record of a million checked files takes less than a MiB and is exact."""
     checked = CheckedFiles()
     offsets = range(512, 512 * 2_000_000, 1024)
     for offset in offsets:

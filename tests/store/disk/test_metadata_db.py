@@ -1,4 +1,4 @@
-"""What a blob space remembers beside its blobs."""
+"""The metadata that a blob space stores beside its blobs."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ ONE, TWO, THREE = (Digest.of(text) for text in (b"one", b"two", b"three"))
 
 
 def state_in(directory: Path) -> MetadataDb:
-    """The opened state file in `directory`."""
+    """Return the opened state file in `directory`."""
     state = MetadataDb(directory / "state")
     state.open()
     return state
 
 
 def a_record(digest: Digest, used: float = 0.0) -> Record:
-    """A record of a blob."""
+    """Return a record of a blob."""
     return Record(digest, 7, 8, b"checksum", used)
 
 
 def test_records_survive(tmp_path: Path) -> None:
-    """What is recorded of blobs is there after a restart, by last use, the removed ones not."""
+    """Records of blobs are read after a restart by last use, without the removed ones."""
     state = state_in(tmp_path)
     state.change(*(recorded(a_record(digest)) for digest in (ONE, TWO, THREE)))
     state.change(was_used(TWO, 5.0), was_used(THREE, 4.0), made_durable(THREE), removed(ONE))
@@ -54,7 +54,7 @@ def test_records_survive(tmp_path: Path) -> None:
 
 
 def test_manifests_survive(tmp_path: Path) -> None:
-    """What manifests are said to be is there after a restart."""
+    """The media types of manifests are stored across restarts."""
     state = state_in(tmp_path)
     state.change(manifest_put(ONE, "a", 2.0), manifest_put(TWO, "b", 1.0), manifest_removed(THREE))
     state.close()
@@ -62,8 +62,8 @@ def test_manifests_survive(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
-    """A change is there for the next owner though the file was never closed."""
-    killed = state_in(tmp_path)  # kept, or collecting it would close the file
+    """A change survives even if the file was never closed."""
+    killed = state_in(tmp_path)  # kept, since its deletion would close the file
     killed.change(recorded(a_record(ONE)))
     for name in ("state", "state-wal"):
         (tmp_path / "next").mkdir(exist_ok=True)
@@ -73,7 +73,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_after_the_end(tmp_path: Path) -> None:
-    """A change after closing is refused, not lost in silence."""
+    """A change after closing is an error."""
     state = state_in(tmp_path)
     state.close()
     state.close()
@@ -83,7 +83,7 @@ def test_nothing_is_written_after_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["garbage", "zeros", "a directory", "a link"])
 def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: str) -> None:
-    """A state file that is damaged, or is no file, is set aside for an empty one."""
+    """A state file that is damaged, or not a file, is set aside and replaced by an empty one."""
     path, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
     elsewhere.write_bytes(b"untouched")
     state = state_in(tmp_path)
@@ -110,7 +110,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: str) -> None:
 
 
 def test_the_size_is_what_is_on_disk(tmp_path: Path) -> None:
-    """The state is charged with what its files take, and no commit adds more than the slack."""
+    """The counted size covers the files of the state, and a commit adds at most the slack."""
     state = state_in(tmp_path)
     before = state.size
     for n in range(0, 3000, 30):
@@ -121,7 +121,7 @@ def test_the_size_is_what_is_on_disk(tmp_path: Path) -> None:
 
 
 class Written:
-    """Takes changes when it is told to."""
+    """A writer that takes changes when the test says so."""
 
     def __init__(self) -> None:
         self.batches: list[list[Change]] = []
@@ -135,7 +135,7 @@ class Written:
 
 
 def test_the_last_change_of_a_minute_is_written() -> None:
-    """However often something changes, it is written once per interval, as it is by then."""
+    """Frequent changes of one key are written once per interval, with the last value."""
     clock, written = Clock(), Written()
     behind = WriteBehind(clock, 60.0, written.write)
     for n in range(100):
@@ -150,7 +150,7 @@ def test_the_last_change_of_a_minute_is_written() -> None:
 
 
 def test_changes_do_not_overtake() -> None:
-    """A change is written only when those before it have been."""
+    """A change is written only after those before it."""
     clock, written = Clock(), Written()
     behind = WriteBehind(clock, 1.0, written.write)
     written.gate = gate = Deferred()
@@ -166,7 +166,7 @@ def test_changes_do_not_overtake() -> None:
 
 
 def test_references_are_bounded() -> None:
-    """Beyond a number, the reference that was touched least recently is forgotten."""
+    """Beyond a limit the least recently used reference is forgotten."""
     clock, written = Clock(), Written()
     known = StoredReferences(WriteBehind(clock, 1.0, written.write))
     for n in range(write_behind.MOST_REFERENCES):
@@ -180,7 +180,7 @@ def test_references_are_bounded() -> None:
 
 
 def test_references_survive_a_restart(tmp_path: Path) -> None:
-    """What was remembered is there after a restart, what was forgotten is not."""
+    """References survive a restart, and forgotten ones do not come back."""
 
     async def restart() -> None:
         async with opened(tmp_path) as space:
@@ -196,7 +196,7 @@ def test_references_survive_a_restart(tmp_path: Path) -> None:
 
 
 def test_references_are_written_soon(tmp_path: Path) -> None:
-    """A reference is on disk a second after it was remembered, whatever happens then."""
+    """A reference is on disk a second after it was learned."""
 
     async def killed() -> None:
         clock = Clock()
@@ -213,7 +213,7 @@ def test_references_are_written_soon(tmp_path: Path) -> None:
 
 
 def test_a_damaged_row_is_left_out(tmp_path: Path) -> None:
-    """A row that cannot be read does not keep a blob space from opening."""
+    """An unreadable row does not prevent a blob space from opening."""
     state = state_in(tmp_path)
     state.change(
         recorded(a_record(ONE)),

@@ -1,4 +1,4 @@
-"""What of a file is in memory."""
+"""The detection of cached pages of a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = 64 * PAGE + 100
 
 @pytest.fixture
 def cold(tmp_path: Path) -> Iterator[int]:
-    """A file of which nothing is in memory, and read only where it is asked to."""
+    """A file without cached pages and without read-ahead."""
     path = tmp_path / "content"
     path.write_bytes(os.urandom(SIZE))
     descriptor = os.open(path, os.O_RDONLY)
@@ -41,7 +41,7 @@ def _is_kept(descriptor: int) -> bool:
 
 
 def test_what_was_read_is_there(cold: int) -> None:
-    """What has been read is in memory to the last byte, and what has not is not."""
+    """Bytes that were read are cached to the last one, and others are not."""
     assert not is_resident(cold, 0, SIZE)
     os.pread(cold, SIZE, 0)
     assert is_resident(cold, 0, SIZE)
@@ -49,7 +49,7 @@ def test_what_was_read_is_there(cold: int) -> None:
 
 
 def test_one_page_that_is_missing(cold: int) -> None:
-    """A single page that is not in memory is noticed, wherever the stretch begins and ends."""
+    """A single page that is not cached is noticed in any range around it."""
     os.pread(cold, 10 * PAGE, 0)
     os.pread(cold, 10 * PAGE, 11 * PAGE)
     assert is_resident(cold, 1, 10 * PAGE - 1)
@@ -60,14 +60,14 @@ def test_one_page_that_is_missing(cold: int) -> None:
 
 
 def test_past_the_end(cold: int) -> None:
-    """What a file does not have is never in memory."""
+    """A range beyond the end of a file is never cached."""
     os.pread(cold, SIZE, 0)
     assert not is_resident(cold, 0, SIZE + PAGE)
     assert not is_resident(cold, 100 * PAGE, PAGE)
 
 
 def test_what_cannot_be_mapped() -> None:
-    """Of what is no file, nobody can tell."""
+    """A descriptor that is not a file counts as not cached."""
     read, write = os.pipe()
     try:
         assert not is_resident(read, 0, 1)
@@ -77,9 +77,9 @@ def test_what_cannot_be_mapped() -> None:
 
 
 def test_a_file_of_somebody_else(cold: int) -> None:
-    """The kernel says of other people's files that all is there; it is not believed."""
+    """The kernel reports foreign files as fully cached, which is not believed."""
     if os.geteuid() != 0:
-        # A file that is surely in memory, and belongs to the system.
+        # A file that is surely cached, and belongs to the system.
         other = os.open("/bin/sh", os.O_RDONLY)
         try:
             assert os.fstat(other).st_uid != os.geteuid()
@@ -97,7 +97,7 @@ def test_a_file_of_somebody_else(cold: int) -> None:
 
 
 def test_an_answer_holds_for_a_moment(cold: int) -> None:
-    """What was found to be there is not looked for again at once; what was not is."""
+    """A positive answer is reused for a moment, a negative one is not."""
     residency = Residency()
     assert not residency.has(cold, 0, SIZE)
     os.pread(cold, SIZE, 0)

@@ -1,4 +1,4 @@
-"""Decompression: bounded, to the true end, one level. Numbers of rows are those of the cases."""
+"""Decompression: bounded, to the true end, one level. Row numbers are those of the cases."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def unpack(
 @inflates
 @pytest.mark.parametrize(("blob", "expected"), GZIPPED.values(), ids=GZIPPED)
 def test_gzip(inflate: Inflate, blob: bytes, expected: bytes) -> None:
-    """Gzip is read over all its members to the end, by each decompressor alike."""
+    """Gzip is read over all its members to the end, with the same result by each decompressor."""
     assert unpack(blob, inflate=inflate) == expected
 
 
 def test_unusual_headers() -> None:
-    """Z12: the fast decompressor is given plain headers; all others go to the standard library."""
+    """Z12: the fast decompressor gets plain headers only, the standard library all others."""
     for flags in range(256):
         given: list[int] = []
 
@@ -69,14 +69,14 @@ def test_unusual_headers() -> None:
 
 @pytest.mark.parametrize(("blob", "expected"), ZSTANDARD.values(), ids=ZSTANDARD)
 def test_zstd(blob: bytes, expected: bytes) -> None:
-    """Zstandard is read over all its frames to the end, skippable ones left out."""
+    """Zstandard is read over all its frames to the end, without the skippable ones."""
     assert unpack(blob, ZSTD) == expected
 
 
 @pytest.mark.parametrize("media_type", MEDIA_TYPES.values())
 @pytest.mark.parametrize("blob", [PACKED, FRAMED, TEXT])
 def test_bytes_decide(blob: bytes, media_type: str) -> None:
-    """Z14: what a blob is compressed with is told by its bytes, as container tools tell it."""
+    """Z14: the compression of a blob is recognized by its bytes, as container tools do it."""
     assert unpack(blob, media_type) == TEXT
 
 
@@ -89,7 +89,7 @@ CHOPPED = {
 
 @given(st.sampled_from(sorted(CHOPPED)), st.integers(1, 500))
 def test_chunks_of_any_size(compression: str, step: int) -> None:
-    """How a blob is cut into chunks changes nothing of what comes out."""
+    """The output does not depend on the chunks of the input."""
     assert unpack(CHOPPED[compression], step=step) == TEXT * 2
 
 
@@ -102,7 +102,7 @@ def test_chunks_of_any_size(compression: str, step: int) -> None:
 def test_damage_of_any_kind(
     compression: str, changes: list[tuple[int, int]], left: int, step: int
 ) -> None:
-    """However a blob is damaged, and comes, it has one content in bounded pieces, or none."""
+    """A damaged blob has one content in bounded pieces, or none, for any chunks."""
     blob = bytearray(CHOPPED[compression])
     for at, bits in changes:
         blob[at % len(blob)] ^= bits
@@ -118,7 +118,7 @@ def test_damage_of_any_kind(
 @inflates
 @pytest.mark.parametrize(("blob", "compression", "problem"), DAMAGED.values(), ids=DAMAGED)
 def test_refused(blob: bytes, compression: Compression, problem: str, inflate: Inflate) -> None:
-    """What is damaged, cut short, or asks for too much is refused, never read as far as it goes."""
+    """A stream that is damaged, truncated or needs too much is refused, not read in part."""
     with pytest.raises(BadLayer, match=problem):
         unpack(blob, MEDIA_TYPES[compression], inflate)
 
@@ -126,7 +126,7 @@ def test_refused(blob: bytes, compression: Compression, problem: str, inflate: I
 @inflates
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_bombs_go_off_slowly(compression: str, inflate: Inflate) -> None:
-    """Z01 to Z03: however little input there is, one step gives no more than one piece."""
+    """Z01 to Z03: one step of a decompression bomb produces at most one piece."""
     blob = compress(bytes(64 << 20), compression)  # type: ignore[arg-type]
     decompressor = Decompressor(MEDIA_TYPES[compression], inflate)  # type: ignore[index]
     decompressor.feed(blob)

@@ -1,4 +1,4 @@
-"""The extractor: nothing written that was not granted, nothing finished that was not promised."""
+"""The extractor: it writes no more than it was granted, and finishes only the promised blob."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ EXPECTED = {
 
 
 def on_disk(directory: Path) -> int:
-    """Bytes that the files in `directory` take."""
+    """Return the bytes that the files in `directory` take."""
     return sum(max(s.st_blocks * 512, s.st_size) for s in map(os.stat, directory.iterdir()))
 
 
 @pytest.mark.parametrize("compression", MEDIA_TYPES)
 def test_extracted_layers_are_served(tmp_path: Path, compression: Compression) -> None:
-    """A layer comes out byte for byte, however it is compressed, in files for its owner alone."""
+    """A layer of any compression is extracted exactly, into files for the owner alone."""
     blob = layer(ENTRIES, compression)
     extracted = extract(tmp_path, blob, descriptor(blob, compression))
     assert extracted.entries == len(ENTRIES)
@@ -75,7 +75,7 @@ def test_extracted_layers_are_served(tmp_path: Path, compression: Compression) -
 @settings(max_examples=more(30))
 @given(st.sampled_from(sorted(MEDIA_TYPES)), st.integers(1, 5000), st.integers(1, 100_000))
 def test_chunks_and_grants_of_any_size(compression: Compression, step: int, extent: int) -> None:
-    """How the bytes and the room come changes nothing of what is extracted."""
+    """The result does not depend on the chunks of the input and the grants."""
     blob = layer(ENTRIES, compression)
     with TemporaryDirectory() as name:
         extract(Path(name), blob, descriptor(blob, compression), step=step, extent=extent)
@@ -86,7 +86,7 @@ def test_chunks_and_grants_of_any_size(compression: Compression, step: int, exte
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_a_bomb_stops_at_every_grant(tmp_path: Path, compression: Compression) -> None:
-    """D13, Z01, Z02: a layer of ratio 1,000:1 never takes more room on disk than it was granted."""
+    """D13, Z01, Z02: a layer of ratio 1,000:1 never takes more disk space than it was granted."""
     blob = layer([File(b"bomb", bytes(100 << 20))], compression)
     extractor = Extractor(tmp_path, descriptor(blob, compression), LIMITS)
     lacking, granted = extractor.feed(blob), 0
@@ -109,7 +109,7 @@ def test_a_bomb_stops_at_every_grant(tmp_path: Path, compression: Compression) -
 def test_an_index_takes_no_more_than_its_bound(
     lengths: list[int], repeat: int, is_deep: bool, spare: int
 ) -> None:
-    """The index is within what was granted too, whatever the lengths and the order of names."""
+    """The index stays within the grants as well, for any lengths and order of names."""
     separator = b"/" if is_deep else b"_"
     entries = [
         File(separator.join(b"%x%x" % (n * 7919 % 997, n) for _ in range(length // 6 + 1)))
@@ -129,7 +129,7 @@ def test_an_index_takes_no_more_than_its_bound(
 
 
 def test_room_set_aside_for_content_goes_to_the_index(tmp_path: Path) -> None:
-    """Where the index grows faster than the content, what was granted still holds for both."""
+    """If the index grows faster than the content, the grants still hold for both."""
     blob = layer([File(b"%0950d" % n) for n in range(600)], "none")
     extractor = Extractor(tmp_path, descriptor(blob, "none"), LIMITS)
     granted = 0
@@ -160,13 +160,13 @@ GOOD = layer(ENTRIES)
     ],
 )
 def test_bytes_that_were_not_promised(tmp_path: Path, blob: bytes) -> None:
-    """D4: bytes that are not those of the digest are a mismatch, even where they are no layer."""
+    """D4: bytes that do not match the digest are a mismatch, even if they are not a layer."""
     with pytest.raises(ContentMismatch):
         extract(tmp_path, blob, descriptor(GOOD))
 
 
 def test_sha512(tmp_path: Path) -> None:
-    """A layer is checked against the algorithm of its digest."""
+    """A layer is verified by the algorithm of its digest."""
     described = attrs.evolve(descriptor(GOOD), digest=Digest.of(GOOD, "sha512"))
     assert extract(tmp_path, GOOD, described).entries == len(ENTRIES)
 
@@ -183,7 +183,7 @@ def test_sha512(tmp_path: Path) -> None:
     ],
 )
 def test_layers_that_cannot_be_served(tmp_path: Path, blob: bytes, problem: str) -> None:
-    """A promised blob that is no layer is refused by name and reason, and little of it is kept."""
+    """A blob that is not a layer is refused with its name and the reason, and little is written."""
     with pytest.raises(BadImage, match=problem) as raised:
         extract(tmp_path, blob, step=100)
     assert str(Digest.of(blob)) in str(raised.value)
@@ -199,7 +199,7 @@ def test_the_unpacked_size_is_bounded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_parts_are_bounded(tmp_path: Path, compression: Compression) -> None:
-    """Z04, Z05, Z15: more members or frames than entries call for are refused, unread."""
+    """Z04, Z05, Z15: more members or frames than the entries need are refused, unread."""
     empty, limits = compress(b"", compression), Limits(entries=len(ENTRIES))
     blob = empty * (4 * len(ENTRIES) - 1) + layer(ENTRIES, compression)
     described = descriptor(blob, compression)
@@ -210,14 +210,14 @@ def test_parts_are_bounded(tmp_path: Path, compression: Compression) -> None:
 
 
 def test_what_follows_the_archive_is_checked_and_not_kept(tmp_path: Path) -> None:
-    """L49: bytes after the end of the archive belong to the blob, and take no room."""
+    """L49: bytes after the end of the archive are hashed and not stored."""
     blob = layer(ENTRIES, end=END + os.urandom(4096) * 1000)
     extracted = extract(tmp_path, blob)
     assert extracted.content_size == len(tar(ENTRIES))
 
 
 def test_an_image_names_no_file(tmp_path: Path) -> None:
-    """D3: whatever a layer calls its entries, two files are made and nothing else is."""
+    """D3: a layer with any entry names is extracted to two files and nothing else."""
     inside = tmp_path / "inside"
     inside.mkdir()
     entries = [
@@ -233,7 +233,7 @@ def test_an_image_names_no_file(tmp_path: Path) -> None:
 
 
 def test_existing_files_are_not_written(tmp_path: Path) -> None:
-    """An extractor writes to no file that it did not make, not even through a dangling link."""
+    """An extractor never writes to an existing file, or through a dangling link."""
     (tmp_path / "index").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileExistsError):
         Extractor(tmp_path, descriptor(GOOD), LIMITS)
@@ -241,7 +241,7 @@ def test_existing_files_are_not_written(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_the_owners_matter(tmp_path: Path) -> None:
-    """What the disk says comes through as it is, and an aborted extractor holds no file open."""
+    """An error of the disk is raised unchanged, and an aborted extractor holds no file open."""
     before = len(os.listdir("/proc/self/fd"))
     blob = layer([File(b"big", bytes(64 << 20))])
     extractor = Extractor(tmp_path, descriptor(blob), LIMITS)

@@ -1,4 +1,4 @@
-"""The index: the format on disk, and that it can always be made again from the content."""
+"""The index: the format on disk, and how it is rebuilt from the content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENTRIES = [
 
 
 def rows(directory: Path, query: str) -> list[tuple[object, ...]]:
-    """What a query answers on the index in `directory`."""
+    """Return the rows of a query on the index in `directory`."""
     database = sqlite3.connect(f"file:{directory / 'index'}?mode=ro&immutable=1", uri=True)
     try:
         return database.execute(query).fetchall()
@@ -41,7 +41,7 @@ def rows(directory: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def test_the_format(tmp_path: Path) -> None:
-    """Version 1: every entry in stream order as it was written, and the tree that they make."""
+    """Version 1: every entry in stream order with its fields, and the tree of them."""
     blob = layer(ENTRIES)
     extract(tmp_path, blob)
     assert rows(tmp_path, "PRAGMA user_version") == [(VERSION,)] == [(1,)]
@@ -62,7 +62,7 @@ def test_the_format(tmp_path: Path) -> None:
 
 
 def test_rebuilding(tmp_path: Path) -> None:
-    """An index that is lost or damaged is made again from the content, as good as it was."""
+    """An index that is lost or damaged is rebuilt from the content, equal to the first."""
     blob = layer([*ENTRIES, *(File(b"d%d/f%d" % (n % 7, n)) for n in range(5000))])
     extracted = extract(tmp_path, blob)
     before = rows(tmp_path, "SELECT * FROM entry"), rows(tmp_path, "SELECT * FROM node")
@@ -77,7 +77,7 @@ def test_rebuilding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"?" * 600, b"\0" * 600])
 def test_content_that_is_damaged_makes_no_index(tmp_path: Path, damage: bytes) -> None:
-    """Of content that is no longer a layer no index is made, and the one that is there is kept."""
+    """An index is not rebuilt from damaged content, and the existing one stays."""
     extract(tmp_path, layer([File(b"a"), File(b"b", b"x" * 9999)]))
     before = (tmp_path / "index").read_bytes()
     with (tmp_path / "content").open("r+b") as content:
@@ -103,7 +103,7 @@ streams = st.lists(
 @settings(max_examples=more(60))
 @given(streams, st.integers(1, 2000))
 def test_the_same_index_however_the_bytes_came(entries: list[Entry], step: int) -> None:
-    """The same blob gives the same entries and the same tree, in whatever chunks it came."""
+    """The same blob in any chunks gives the same entries and the same tree."""
     blob = layer(entries)
     results = []
     for size in (step, len(blob)):
@@ -117,14 +117,14 @@ def test_the_same_index_however_the_bytes_came(entries: list[Entry], step: int) 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[IndexWriter]:
-    """An index being made."""
+    """An index that is being written."""
     made = IndexWriter(tmp_path / "index", Limits())
     yield made
     made.close()
 
 
 def test_nothing_is_written_before_it_is_flushed(tmp_path: Path, index: IndexWriter) -> None:
-    """What is added stays in memory, and is counted, until the owner says that there is room."""
+    """Added entries stay in memory, and are counted, until the owner grants space."""
     start = index.bound
     seq = 0
     while not index.full:
@@ -138,7 +138,7 @@ def test_nothing_is_written_before_it_is_flushed(tmp_path: Path, index: IndexWri
 
 
 def test_many_links_to_names_that_come_later(tmp_path: Path) -> None:
-    """L20: of links each to the one after it, those near the end resolve, and all of it ends."""
+    """L20: in a chain of links those near the end resolve, and the work is bounded."""
     links = [Link(b"%05d" % n, b"%05d" % (n + 1)) for n in range(3000)]
     blob = layer([*links, File(b"03000", b"x")])
     extract(tmp_path, blob, descriptor(blob))

@@ -1,4 +1,4 @@
-"""The served tree, by the rows of the cases: what a path leads to, and that it stays inside."""
+"""The served tree, by the rows of the cases: the targets of paths, all inside the layer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Serve = Callable[..., ImageFilesystem]
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Serve]:
-    """Extract these entries as a layer, and open it until the test ends."""
+    """Return a function that extracts entries as a layer and opens it until the test ends."""
     opened: list[ImageFilesystem] = []
 
     def open_layer(*entries: Written | bytes, limits: Limits = LIMITS) -> ImageFilesystem:
@@ -56,7 +56,7 @@ def served(tmp_path: Path) -> Iterator[Serve]:
 
 
 def content(filesystem: ImageFilesystem, path: bytes) -> bytes | None:
-    """The bytes a path leads to, None when it leads to no file."""
+    """Return the bytes at a path, None if no file is there."""
     try:
         entry = filesystem.lookup(path)
     except PathNotFound:
@@ -65,7 +65,7 @@ def content(filesystem: ImageFilesystem, path: bytes) -> bytes | None:
 
 
 def test_entries(served: Serve) -> None:
-    """An entry says its canonical path, its kind, the hash of its bytes and its time, if any."""
+    """An entry has its canonical path, its kind, the hash of its bytes and its time, if any."""
     filesystem = served(
         F(b"d/f", b"hello", mtime=5), S(b"l", b"d"), F(b"old", mtime=-5), D(b"t", mtime=7)
     )
@@ -80,7 +80,7 @@ def test_entries(served: Serve) -> None:
 
 
 def test_reading(served: Serve) -> None:
-    """Reading gives the bytes of the file alone, and from the page cache the same or nothing."""
+    """A read returns bytes of the file alone; a cached read returns the same or nothing."""
     filesystem = served(F(b"a", b"before"), F(b"b", bytes(range(200))), F(b"c", b"after"))
     entry = filesystem.lookup(b"b")
     assert filesystem.file(entry).read(190, 100) == bytes(range(190, 200))
@@ -90,7 +90,7 @@ def test_reading(served: Serve) -> None:
 
 
 def test_a_link_farm_is_not_followed_out(served: Serve, tmp_path: Path) -> None:
-    """D3: a layer full of links to the host's files gives not one byte of them."""
+    """D3: a layer full of links to the host's files gives no byte of them."""
     secret = tmp_path.parent / "secret"
     secret.write_bytes(b"the host's")
     targets = [str(secret).encode(), b"/etc/passwd", b"/proc/self/environ", b"/dev/zero"]
@@ -137,13 +137,13 @@ def test_a_link_farm_is_not_followed_out(served: Serve, tmp_path: Path) -> None:
 def test_trees_beyond_a_limit(
     served: Serve, entries: list[Written], limits: Limits, problem: str
 ) -> None:
-    """L33, L55: a small layer that would make a huge tree, or take for ever to, is refused."""
+    """L33, L55: a small layer with a tree that is huge or slow to build is refused."""
     with pytest.raises(BadImage, match=problem):
         served(*entries, limits=limits)
 
 
 def test_hostile_links_cost_little(served: Serve) -> None:
-    """L08: the worst of links in the deepest of trees is given up on within a moment."""
+    """L08: the worst links in the deepest trees are abandoned quickly."""
     deep = b"d/" * 500
     climb = (b"d/../" * 700)[:4000]
     filesystem = served(
@@ -172,7 +172,7 @@ entries_of_any_kind = st.one_of(
 
 @given(st.lists(entries_of_any_kind, max_size=12), st.lists(targets, max_size=8))
 def test_any_entries_in_any_order(entries: list[Written], asked: list[bytes]) -> None:
-    """Whatever entries a layer has, every path gives bytes of the layer or is not found."""
+    """A path in a layer of any entries gives bytes of the layer or is not found."""
     bodies = {entry.body for entry in entries}
     with TemporaryDirectory() as name:
         filesystem = serve(Path(name), layer(entries, "none"))
@@ -188,13 +188,13 @@ def test_any_entries_in_any_order(entries: list[Written], asked: list[bytes]) ->
 written_by_tar = st.one_of(
     st.builds(File, paths, st.binary(max_size=3)),
     st.builds(Directory, paths),
-    # What ends in a slash or a dot may, to the kernel, lead to directories only.
+    # For the kernel a link target that ends in a slash or a dot must be a directory.
     st.builds(Symlink, paths, targets.filter(lambda target: not target.endswith((b"/", b"/.")))),
 )
 
 
 def replacing_nothing(entries: list[Written]) -> list[Written]:
-    """Those of `entries` that take no other's name or place: every tool extracts these alike."""
+    """Drop entries that replace others, so that every tool extracts the rest alike."""
     made: dict[bytes, Written] = {}
     directories: set[bytes] = set()
     for entry in entries:
@@ -209,7 +209,7 @@ def replacing_nothing(entries: list[Written]) -> list[Written]:
 
 
 def in_root(root: int, path: bytes) -> bytes | None:
-    """What the kernel finds at `path` in a chroot at `root`: a file's bytes, None if no file."""
+    """Return the kernel's result for `path` in a chroot at `root`: a file's bytes, or None."""
     openat2, resolve_in_root = 437, 0x10
     how = struct.pack("QQQ", os.O_RDONLY, 0, resolve_in_root)
     fd = ctypes.CDLL(None).syscall(openat2, root, path, how, len(how))
@@ -224,7 +224,7 @@ def in_root(root: int, path: bytes) -> bytes | None:
 @settings(max_examples=more(100))
 @given(st.lists(written_by_tar, max_size=12).map(replacing_nothing), st.lists(targets, max_size=9))
 def test_the_same_as_tar_and_the_kernel(entries: list[Written], asked: list[bytes]) -> None:
-    """A tree is the one that `tar x` makes, and paths lead where the kernel leads in a chroot."""
+    """A tree is the one that `tar x` makes, and paths resolve as in a chroot."""
     with TemporaryDirectory() as name:
         packed, root, blob = layer(entries, "none"), Path(name, "root"), Path(name, "blob")
         root.mkdir()
@@ -243,7 +243,7 @@ def test_the_same_as_tar_and_the_kernel(entries: list[Written], asked: list[byte
 
 
 def test_the_same_as_tar_with_hard_links(tmp_path: Path) -> None:
-    """An ordinary tree with every kind of link, packed by another tool, is served whole."""
+    """An ordinary tree with every kind of link, packed by another tool, is served completely."""
     tree = tmp_path / "tree"
     (tree / "usr/lib/deep").mkdir(parents=True)
     for n in range(300):
@@ -275,7 +275,7 @@ def test_the_same_as_tar_with_hard_links(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_blobs_are_not_opened(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    """A blob whose files are not what they were is not opened, and holds no descriptor."""
+    """A blob with changed files is not opened, and holds no descriptor."""
     blob = layer([F(b"x", b"y" * 5000)])
     extract(tmp_path, blob)
     damage(tmp_path)
@@ -286,7 +286,7 @@ def test_damaged_blobs_are_not_opened(tmp_path: Path, damage: Callable[[Path], N
 
 
 def test_damage_after_opening(tmp_path: Path) -> None:
-    """A blob that is cut short while it is open gives an error, never wrong or endless bytes."""
+    """A blob that is truncated while open gives an error, never wrong or endless bytes."""
     many = [F(b"d/%05d" % n) for n in range(5000)]
     filesystem = serve(tmp_path, layer([F(b"x", b"y" * 50_000), *many], "none"))
     entry = filesystem.lookup(b"x")

@@ -1,4 +1,4 @@
-"""The tree of several layers: the same as umoci unpacks, within limits, in linear time."""
+"""The merged index of several layers: the tree that umoci unpacks, in bounded linear time."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ UNPACKED_OTHERWISE = (
     *("W04 where", "W05", "W06 a link", "W07", "W09"),
     *("L23 to what", "L23 hidden before", "L34 below"),
 )
-"""What umoci refuses, or unpacks although it looks like a whiteout; W06: see `apply_whiteout`."""
+"""Layers that umoci refuses, or unpacks although they resemble whiteouts; see `apply_whiteout`."""
 
 
 def served(filesystem: ImageFilesystem, path: bytes) -> bytes | str | None:
-    """What is served at a path: the bytes of a file, ``directory``, or None."""
+    """Return the bytes of the file at a path, ``directory``, or None."""
     try:
         entry = filesystem.lookup(path)
     except PathNotFound:
@@ -49,7 +49,7 @@ def served(filesystem: ImageFilesystem, path: bytes) -> bytes | str | None:
 
 
 def compare(filesystem: ImageFilesystem, root: Path) -> None:
-    """See that an image is served as it was unpacked: all names, and what each of them leads to."""
+    """Compare an image with its unpacked tree: all names, and the target of each."""
     top = os.fsencode(root)
     for path, directories, files in os.walk(top):
         key = os.path.relpath(path, top).removeprefix(b".")
@@ -62,7 +62,7 @@ def compare(filesystem: ImageFilesystem, root: Path) -> None:
 
 
 def unpacked_alike(layers: Sequence[Sequence[Entry | bytes]]) -> None:
-    """See that these layers are served as umoci unpacks them."""
+    """Compare these layers with the tree that umoci unpacks."""
     image = Image(tuple(Layer.of_tar(tar(entries)) for entries in layers))
     with own_directory() as directory, TemporaryDirectory() as name:
         root = umoci_unpacked(directory, image)
@@ -76,20 +76,20 @@ def unpacked_alike(layers: Sequence[Sequence[Entry | bytes]]) -> None:
     ids=lambda case: case.name,
 )
 def test_the_same_as_umoci(case: Merged) -> None:
-    """What layers hide, replace and link to is what umoci makes of them."""
+    """Files that layers hide, replace and link are the same as with umoci."""
     unpacked_alike(case.layers)
 
 
 class Drawn:
-    """Layers drawn at random, of what tools put into layers, and some of what they might."""
+    """Random layers, mostly as tools write them."""
 
     def __init__(self, chance: Random) -> None:
         self._chance = chance
         self._made: dict[bytes, bytes] = {}
-        """What is there, as far as links do not matter, and of which type it is."""
+        """The type of each existing name, links not followed."""
 
     def layers(self) -> list[list[Entry]]:
-        """An image of two to four layers."""
+        """Return the layers of an image, two to four."""
         return [self._layer(number) for number in range(self._chance.randrange(2, 5))]
 
     def _layer(self, number: int) -> list[Entry]:
@@ -100,7 +100,7 @@ class Drawn:
         return [*first, *(self._entry() for _ in range(self._chance.randrange(1, 15)))]
 
     def _early_link(self) -> Entry | None:
-        """A hard link, under a name that is free, to a file that may be hidden after it."""
+        """Return a hard link with a free name to a file that may be hidden later."""
         name, made = self._name(), self._made
         files = [each for each, kind in made.items() if kind == b"0"]
         above = [name.rsplit(b"/", n)[0] for n in range(1, name.count(b"/") + 1)]
@@ -141,7 +141,7 @@ class Drawn:
         return Directory(name) if kind == "d" else File(name, body)
 
     def _name(self) -> bytes:
-        """A name whose parents are directories, or not there yet, or now and then links."""
+        """Return a name with parents that are directories, missing, or sometimes links."""
         while True:
             parts = self._chance.choices([b"a", b"b", b"c", b"d"], k=self._chance.randrange(1, 5))
             parents = [b"/".join(parts[:n]) for n in range(1, len(parts))]
@@ -157,7 +157,7 @@ class Drawn:
 @settings(max_examples=more(14), deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_any_layers_as_umoci(chance: Random) -> None:
-    """Whatever layers are made of, they are served as umoci unpacks them, if it does."""
+    """Random layers are served as umoci unpacks them, if it accepts them."""
     layers = Drawn(chance).layers()
     try:
         unpacked_alike(layers)
@@ -168,7 +168,7 @@ def test_any_layers_as_umoci(chance: Random) -> None:
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_entries_of_all_layers_together(tmp_path: Path, at: int) -> None:
-    """An image may have as many entries in all of its layers as a single layer may."""
+    """All layers of an image together may have as many entries as one layer may."""
     blobs = extracted(tmp_path, [[File(b"a"), File(b"b")], [File(b"c"), File(b".wh.a")]])
     limits = Limits(entries=4 - at)
     if not at:
@@ -180,7 +180,7 @@ def test_entries_of_all_layers_together(tmp_path: Path, at: int) -> None:
 
 
 def test_directories_of_all_layers_together(tmp_path: Path) -> None:
-    """Directories that no entry names count as entries do, over all layers."""
+    """Implied directories count as entries too, over all layers."""
     blobs = extracted(tmp_path, [[File(b"a/b/c/d")], [File(b"e/f/g/h")]])
     with pytest.raises(BadLayer, match="too much room"):
         make_tree(tmp_path / "tree", blobs, Limits(entries=5))
@@ -188,7 +188,7 @@ def test_directories_of_all_layers_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", [[], [Link(b"linked", b"d/7/x")]], ids=["alone", "after a link"])
 def test_whiteouts_cost_the_same_each(tmp_path: Path, first: list[Entry]) -> None:
-    """W14: whiteouts cost the same each, of files, of trees, at every level, and of nothing."""
+    """W14: the cost of each whiteout is the same, for files, trees, any level and missing names."""
     deep = [File(b"o/" * n + OPAQUE) for n in range(500)]
     blobs = extracted(
         tmp_path,
@@ -203,7 +203,7 @@ def test_whiteouts_cost_the_same_each(tmp_path: Path, first: list[Entry]) -> Non
 
 
 def test_links_among_whiteouts_cost_the_same_each(tmp_path: Path) -> None:
-    """Hard links to what is hidden after them cost the same each, as do the files between."""
+    """The cost is the same for each hard link to a file that is hidden later."""
     count = 10_000
     upper: list[Entry] = []
     for n in range(count):
@@ -216,7 +216,7 @@ def test_links_among_whiteouts_cost_the_same_each(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "version", "application", "gone", "noise"])
 def test_damaged_trees_are_not_opened(tmp_path: Path, damage: str) -> None:
-    """A tree that is damaged, gone or of another version is not opened."""
+    """A merged index that is damaged, missing or of another version is not opened."""
     path = tmp_path / "tree"
     make_tree(path, extracted(tmp_path, [[File(b"a")], [File(b"b")]]))
     content = path.read_bytes()
@@ -239,7 +239,7 @@ def test_damaged_trees_are_not_opened(tmp_path: Path, damage: str) -> None:
 
 
 def test_what_is_not_finished_is_closed(tmp_path: Path) -> None:
-    """A tree that is given up in the middle holds no descriptor."""
+    """An abandoned merge holds no descriptor."""
     blobs = extracted(tmp_path, [[File(b"a")], [File(b"b")]])
     before = len(os.listdir("/proc/self/fd"))
     steps = merge(tmp_path / "tree", [blob / "index" for blob in blobs], LIMITS, lambda: 1 << 30)
@@ -249,7 +249,7 @@ def test_what_is_not_finished_is_closed(tmp_path: Path) -> None:
 
 
 def test_no_layer_is_named_like_a_tree() -> None:
-    """A tree is named after its layers and their order; no layer's bytes have that name."""
+    """A merged index is named after its layers in order, and no layer can have that name."""
     one, two = Digest.of(b"one"), Digest.of(b"two")
     named = {tree_digest(layers) for layers in ((one, two), (two, one), (one,), (one, one))}
     assert len(named) == 4

@@ -1,4 +1,4 @@
-"""Files of a layer that is still coming in: given out, watched over, recalled."""
+"""Early files of a layer that is being pulled: served, watched and recalled."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ A = b"first" * 200
 
 @attrs.define
 class Given:
-    """A file that was given out, and whether it has been recalled since."""
+    """An early file, and the number of its recalls."""
 
     file: EarlyFile
     recalled: int = 0
 
     @classmethod
     def of(cls, file: EarlyFile) -> Given:
-        """Take a file, to be closed when it is recalled."""
+        """Take a file, and close it when it is recalled."""
         given = cls(file)
 
         def recalled() -> None:
@@ -67,23 +67,23 @@ class Given:
         return given
 
     def read(self) -> bytes:
-        """All of it."""
+        """Return the whole file."""
         return self.file.read(0, self.file.size)
 
 
 @attrs.define
 class Coming:
-    """A layer that is coming in, entry by entry."""
+    """A layer that is being ingested, entry by entry."""
 
     space: BlobSpace
     ingest: Ingest
     blob: list[bytes]
-    """What is still to come, an entry each."""
+    """The remaining pieces, one for each entry."""
     metrics: Metrics
     descriptor: Descriptor
 
     def come(self, count: int | None = None) -> None:
-        """Let so many more pieces come, or all there are."""
+        """Write this number of pieces, or all of them."""
         count = len(self.blob) if count is None else count
         self.ingest.write(b"".join(self.blob[:count]))
         del self.blob[:count]
@@ -93,7 +93,7 @@ class Coming:
         return self.space.early.of(self.descriptor.digest).wait(name)
 
     def given(self, name: bytes) -> Given | None:
-        """What is given out at once for a name, if anything is."""
+        """Return the early file of a name if it is available at once."""
         waiter = self.ask(name)
         if not waiter.called:
             waiter.addErrback(lambda _: None)
@@ -102,12 +102,12 @@ class Coming:
         return Given.of(now(waiter))
 
     def counted(self, name: str, **labels: str) -> float:
-        """What a metric shows."""
+        """Return the value of a metric."""
         name = f"blobserve_early_{name}_total"
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def finish(self) -> Deferred[None]:
-        """Let all come that is left, and the layer be verified."""
+        """Write the rest, and let the layer be verified."""
         self.come()
         return Deferred.fromCoroutine(self.ingest.finish())
 
@@ -120,7 +120,7 @@ async def coming(
     compression: Compression = "none",
     **options: Any,
 ) -> AsyncIterator[Coming]:
-    """An ingest of a layer of these entries, none of which has come; `wrong`: of another digest."""
+    """Start an ingest of a layer with these entries; `wrong` gives it another digest."""
     pieces = [entry if isinstance(entry, bytes) else entry.packed() for entry in entries]
     pieces = [compress(piece, compression) for piece in [*pieces, END]]
     blob = b"".join(pieces)
@@ -136,7 +136,7 @@ async def coming(
 
 @within(10)
 async def test_given_as_it_passes(tmp_path: Path) -> None:
-    """A file is given to whoever waits as soon as its last byte has come, and not before."""
+    """A waiting request gets a file as soon as its last byte has arrived, and not before."""
     entries = [File(b"a/x", A), File(b"big", b"b" * 3 * KIB), File(b"last", b"c")]
     async with coming(tmp_path, *entries) as layer:
         waiting = layer.ask(b"big")
@@ -166,7 +166,7 @@ async def test_given_as_it_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 @within(10)
 async def test_of_any_compression(tmp_path: Path, compression: Compression) -> None:
-    """Files are given out of compressed layers too, in the middle of their streams."""
+    """Early files come from compressed layers too, from the middle of their streams."""
     async with coming(tmp_path, File(b"a", A), File(b"b", b"b"), compression=compression) as layer:
         layer.come(1)
         given = layer.given(b"a")
@@ -208,7 +208,7 @@ OTHER = F(b"other", b"other")
 @pytest.mark.parametrize("later", OVERTAKING.values(), ids=OVERTAKING)
 @within(10)
 async def test_overtaken(tmp_path: Path, later: list[Entry]) -> None:
-    """A file is recalled, once, when later entries of its layer take its place or its way."""
+    """A file is recalled once, when a later entry replaces it or one of its parents."""
     async with coming(tmp_path, F(b"d/x", A), OTHER, *later) as layer:
         layer.come(2)
         ended, given = layer.given(b"d/x"), layer.given(b"d/x")
@@ -216,7 +216,7 @@ async def test_overtaken(tmp_path: Path, later: list[Entry]) -> None:
         assert given is not None
         ended.file.close()
         layer.come(len(later))
-        # Nobody asks: it is watched all the same, and heard of with the next job.
+        # Without a waiter the file is watched all the same, and the next job reports it.
         now(layer.finish())
         assert (ended.recalled, given.recalled) == (0, 1)
         assert layer.counted("aborted", reason="overtaken") == 1
@@ -226,7 +226,7 @@ async def test_overtaken(tmp_path: Path, later: list[Entry]) -> None:
 @pytest.mark.parametrize("later", BESIDE.values(), ids=BESIDE)
 @within(10)
 async def test_not_overtaken(tmp_path: Path, later: list[Entry]) -> None:
-    """A file is not recalled for what happens beside it; whiteouts hide nothing of their layer."""
+    """Other entries and whiteouts of the same layer do not recall a file."""
     async with coming(tmp_path, F(b"d/x", A), OTHER, *later) as layer:
         layer.come(2)
         given = layer.given(b"d/x")
@@ -239,11 +239,11 @@ async def test_not_overtaken(tmp_path: Path, later: list[Entry]) -> None:
 
 @within(10)
 async def test_what_takes_its_place_is_given(tmp_path: Path) -> None:
-    """Whoever asks after a file was overtaken gets the one that has taken its place."""
+    """A request after a replacement gets the new file."""
     async with coming(tmp_path, F(b"x", A), F(b"x", b"two"), OTHER) as layer:
         layer.come(1)
         before = layer.given(b"x")
-        layer.ask(b"other").addErrback(lambda _: None)  # which lets every byte be a job
+        layer.ask(b"other").addErrback(lambda _: None)  # with a waiter every byte is a job
         layer.come(1)
         assert before is not None
         assert before.recalled == 1
@@ -271,7 +271,7 @@ NOT_PLAIN = {
 @pytest.mark.parametrize("name", NOT_PLAIN)
 @within(10)
 async def test_what_is_not_given(tmp_path: Path, name: bytes) -> None:
-    """Links, directories, and names by which nothing plain is there are never given."""
+    """A link, a directory or an ambiguous name is never served early."""
     async with coming(tmp_path, OTHER, *NOT_PLAIN[name], F(b"later", A)) as layer:
         layer.come(1 + len(NOT_PLAIN[name]))
         assert layer.given(name) is None
@@ -282,7 +282,7 @@ async def test_what_is_not_given(tmp_path: Path, name: bytes) -> None:
 
 @within(10)
 async def test_hard_links(tmp_path: Path) -> None:
-    """A hard link to a file that has passed is that file, whatever becomes of its first name."""
+    """A hard link to an earlier file is that file, even after its first name is replaced."""
     async with coming(tmp_path, F(b"a", A), L(b"b", b"a"), F(b"a", b"two"), OTHER) as layer:
         layer.come(2)
         given = layer.given(b"b")
@@ -295,12 +295,12 @@ async def test_hard_links(tmp_path: Path) -> None:
 
 @within(10)
 async def test_nothing_is_given_before_verification(tmp_path: Path) -> None:
-    """What comes with the last bytes is not given: it is READY in a moment, or known to be bad."""
+    """A file in the last bytes is not served early, since its layer is soon READY or refused."""
     async with coming(tmp_path, F(b"a", A), OTHER) as layer:
         waiting = layer.ask(b"other")
         layer.come()
         assert not waiting.called
-        # Nor what has long been there, while it is being verified.
+        # An earlier file is not served either while the layer is being verified.
         assert layer.given(b"a") is None
         now(layer.finish())
         assert not waiting.called
@@ -311,7 +311,7 @@ async def test_nothing_is_given_before_verification(tmp_path: Path) -> None:
 
 @within(10)
 async def test_damaged(tmp_path: Path) -> None:
-    """When the layer's digest is another one, what was given is recalled, and nothing is kept."""
+    """A wrong digest of the layer recalls its early files, and nothing is stored."""
     async with coming(tmp_path, F(b"a", A), F(b"b", b"b"), wrong=True) as layer:
         waiting = layer.ask(b"nowhere")
         layer.come(1)
@@ -329,12 +329,12 @@ async def test_damaged(tmp_path: Path) -> None:
 
 @within(10)
 async def test_no_tar_any_more(tmp_path: Path) -> None:
-    """Once a layer cannot be read on, nothing of it is given, and what was is recalled at once."""
+    """A layer that becomes unreadable serves no more early files, and recalls the others."""
     async with coming(tmp_path, F(b"a", A), b"junk" * 128, b"j" * KIB, b"k" * KIB) as layer:
         layer.come(1)
         given = layer.given(b"a")
         assert given is not None
-        waiting = layer.ask(b"nowhere")  # which lets every byte be a job
+        waiting = layer.ask(b"nowhere")  # with a waiter every byte is a job
         layer.come(1)
         assert layer.given(b"a") is None
         assert given.recalled == 1
@@ -350,7 +350,7 @@ async def test_no_tar_any_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("by", ["abandoned", "closed"])
 @within(10)
 async def test_abandoned(tmp_path: Path, by: str) -> None:
-    """When a pull breaks off, or the blob space closes, what was given is recalled."""
+    """When a pull breaks off, or the blob space closes, early files are recalled."""
     async with coming(tmp_path, F(b"a", A), F(b"b", b"b")) as layer:
         layer.come(1)
         given, ended = layer.given(b"a"), layer.given(b"a")
@@ -370,7 +370,7 @@ async def test_abandoned(tmp_path: Path, by: str) -> None:
 
 @within(10)
 async def test_another_attempt(tmp_path: Path) -> None:
-    """Whoever waits goes on waiting when a layer is downloaded once more, and is served by that."""
+    """A waiter goes on waiting when a layer is downloaded again, and is served from that."""
     async with coming(tmp_path, F(b"a", A), F(b"b", b"b")) as layer:
         pieces = list(layer.blob)
         waiting = layer.ask(b"a")
@@ -387,7 +387,7 @@ async def test_another_attempt(tmp_path: Path) -> None:
 
 @within(10)
 async def test_read_on_when_ready(tmp_path: Path) -> None:
-    """What is being read when its layer becomes READY is read on, and not evicted meanwhile."""
+    """An early file may be read on when its layer is READY, which is not evicted meanwhile."""
     async with coming(tmp_path, F(b"a", A), F(b"b", b"b" * 2 * MIB), max_size=4 * MIB) as layer:
         layer.come(1)
         given = layer.given(b"a")
@@ -406,7 +406,7 @@ async def test_read_on_when_ready(tmp_path: Path) -> None:
 
 
 def descriptors() -> set[str]:
-    """What this process has open of contents."""
+    """Return the open descriptors of this process on contents."""
     links = [os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")]
     found = {link: os.readlink(link) for link in links if os.path.islink(link)}
     return {link for link, target in found.items() if "/content" in target}
@@ -414,14 +414,14 @@ def descriptors() -> set[str]:
 
 @within(10)
 async def test_descriptors(tmp_path: Path) -> None:
-    """A thousand readers of a layer share one descriptor, closed when the last has ended."""
+    """A thousand readers of a layer share one descriptor, closed after the last one."""
     async with coming(tmp_path, F(b"a", A), F(b"b", b"b")) as layer:
         before = len(descriptors())
         layer.come(1)
         waiting = [layer.ask(b"a") for _ in range(1000)]
         assert len(descriptors()) == before + 1
         await layer.ingest.abandon()
-        assert len(descriptors()) == before  # The ingest had one of its own.
+        assert len(descriptors()) == before  # The ingest had a descriptor of its own.
         for each in waiting:
             now(each).close()
         assert len(descriptors()) == before - 1
@@ -429,7 +429,7 @@ async def test_descriptors(tmp_path: Path) -> None:
 
 @within(10)
 async def test_out_of_descriptors(tmp_path: Path) -> None:
-    """With no descriptor left, files are not given early, and the pull goes on."""
+    """Without free descriptors no file is served early, and the pull goes on."""
     async with coming(tmp_path, F(b"a", A), F(b"b", b"b")) as layer:
         waiting, (soft, hard) = layer.ask(b"a"), resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
@@ -447,7 +447,7 @@ async def test_out_of_descriptors(tmp_path: Path) -> None:
 
 @within(30)
 async def test_the_cost_of_waiting(tmp_path: Path) -> None:
-    """A thousand names that do not come are looked up once each, however long the layer is."""
+    """A thousand missing names are looked up once each, in a layer of any length."""
     index, asked = IndexWriter(tmp_path / "index", Limits()), list[str]()
     index._database.set_trace_callback(asked.append)
     look_ups = partial(_look_ups, asked)
@@ -473,7 +473,7 @@ def _look_ups(asked: list[str]) -> int:
 
 @within(10)
 async def test_what_nobody_waits_for_is_forgotten(tmp_path: Path) -> None:
-    """Names that nobody waits for any more are not looked for, nor remembered."""
+    """Names without a waiter are neither looked up nor remembered."""
     async with coming(tmp_path, F(b"a", A), F(b"b", A), F(b"c", A)) as layer:
         layer.come(1)
         for n in range(100):
@@ -488,7 +488,7 @@ async def test_what_nobody_waits_for_is_forgotten(tmp_path: Path) -> None:
         now(again).close()
 
 
-# --- For any layer ---------------------------------------------------------------------------
+# --- For any layer --------------------------------------------------------------------------------
 
 NAMES = [b"a", b"b", b"a/a", b"a/b", b"b/a", b"a/a/b", b"l", b"l/a", b".wh.a", b"a/.wh.b"]
 names = st.sampled_from(NAMES)
@@ -509,7 +509,7 @@ entries = st.one_of(
 )
 @settings(max_examples=more(100))
 def test_any_layer(written: list[Entry], cuts: list[int], is_wrong: bool, is_awaited: bool) -> None:
-    """Of any layer, what was given early is what READY has, or was recalled, or counted."""
+    """For any layer an early file equals the READY one, or was recalled and counted."""
     now(Deferred.fromCoroutine(_any_layer(written, cuts, is_wrong, is_awaited)))
 
 
@@ -563,7 +563,7 @@ async def _any_layer(
 
 
 def served(layer: Coming, name: bytes) -> bytes | None:
-    """What a READY layer has under a name."""
+    """Return the content of a name in a READY layer."""
     blob = layer.space.acquire(layer.descriptor.digest)
     assert blob is not None
     try:

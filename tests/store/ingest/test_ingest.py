@@ -1,4 +1,4 @@
-"""One layer on its way in."""
+"""The ingest of one layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.within import within
 
 @implementer(IPushProducer)
 class Producer:
-    """Notes what it is told."""
+    """A producer that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -49,7 +49,7 @@ class Producer:
 
 @pytest_twisted.ensureDeferred
 async def test_from_unready_to_ready(tmp_path: Path) -> None:
-    """A layer is UNREADY while it comes in, READY when it is verified, and can be read then."""
+    """A layer is UNREADY during its ingest, READY when verified, and readable from then on."""
     one = made(1)
     async with opened(tmp_path) as space:
         assert space.state_of(one.digest) is BlobState.UNKNOWN
@@ -65,7 +65,7 @@ async def test_from_unready_to_ready(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_chunks_are_joined(tmp_path: Path) -> None:
-    """Small chunks that come slowly become jobs of half a megabyte, one at a time."""
+    """Small chunks that arrive slowly become jobs of half a megabyte, one at a time."""
     one, held = made(1, 1200 * KIB), Held()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
@@ -85,7 +85,7 @@ async def test_chunks_are_joined(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_waits_is_unpacked_meanwhile(tmp_path: Path) -> None:
-    """While one chunk is extracted the next is unpacked, and no more than these two at a time."""
+    """While one chunk is extracted the next is decompressed, two jobs at most."""
     one, held = made(1, 3 * MIB), Held()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
@@ -106,7 +106,7 @@ async def test_what_waits_is_unpacked_meanwhile(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("backwards", [False, True])
 async def test_neither_of_two_jobs_is_left_behind(tmp_path: Path, backwards: bool) -> None:
-    """A pull that fails in one of its two threads is wiped when the other has ended too."""
+    """A pull that fails in one of its two threads is removed when the other has ended too."""
     one, held = made(1, 4 * MIB), Held()
     described = attrs.evolve(one.descriptor, size=2 * CHUNK)
     async with opened(tmp_path, threads=held) as space:
@@ -127,7 +127,7 @@ async def test_neither_of_two_jobs_is_left_behind(tmp_path: Path, backwards: boo
 
 @pytest_twisted.ensureDeferred
 async def test_the_producer_is_paused(tmp_path: Path) -> None:
-    """The producer is paused while more than two chunks wait, and resumed when they are done."""
+    """The producer is paused while more than two chunks wait, and resumed afterwards."""
     one, held, producer = made(1, 2 * MIB), Held(), Producer()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
@@ -148,7 +148,7 @@ async def test_the_producer_is_paused(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_only_streams(tmp_path: Path) -> None:
-    """A producer that would have to be asked for each piece is refused."""
+    """A pull producer is refused."""
     async with opened(tmp_path) as space:
         ingest = await space.ingest(made(1).descriptor)
         with pytest.raises(TypeError):
@@ -156,7 +156,7 @@ async def test_only_streams(tmp_path: Path) -> None:
 
 
 async def fails(tmp_path: Path, layer: Made, error: type[Exception], **space_has: Any) -> None:
-    """See that ingesting `layer` fails, tells so early and leaves nothing behind."""
+    """Check that the ingest of `layer` fails early and leaves nothing."""
     async with opened(tmp_path, **space_has) as space:
         size = space.size
         ingest = await space.ingest(layer.descriptor)
@@ -177,7 +177,7 @@ async def fails(tmp_path: Path, layer: Made, error: type[Exception], **space_has
 
 @pytest_twisted.ensureDeferred
 async def test_wrong_content(tmp_path: Path) -> None:
-    """A layer that is not what its digest or size says is never published."""
+    """A layer that does not match its digest or size is never published."""
     one, other = made(1), made(2)
     await fails(tmp_path, attrs.evolve(one, blob=other.blob), ContentMismatch)
     await fails(tmp_path, attrs.evolve(one, blob=one.blob[:-1]), ContentMismatch)
@@ -186,7 +186,7 @@ async def test_wrong_content(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_layer_at_all(tmp_path: Path) -> None:
-    """Bytes that match their digest and are no tar are refused, and leave nothing."""
+    """Bytes that match their digest but are not a tar archive are refused without leftovers."""
     junk = b"this is no layer" * 1000
     described = attrs.evolve(made(1).descriptor, digest=Digest.of(junk), size=len(junk))
     await fails(tmp_path, Made(junk, described), BadImage)
@@ -194,13 +194,13 @@ async def test_no_layer_at_all(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_too_large_for_the_bound(tmp_path: Path) -> None:
-    """A layer that unpacks to more than the bound is refused while it comes in."""
+    """A layer that unpacks to more than the quota is refused during its ingest."""
     await fails(tmp_path, made(1, content=bytes(8 * MIB)), ImageTooLarge, max_size=4 * MIB)
 
 
 @pytest_twisted.ensureDeferred
 async def test_failure_comes_early(tmp_path: Path) -> None:
-    """What makes a layer impossible is told before its last byte has come, and wipes it at once."""
+    """An impossible layer is reported and removed before its last byte has arrived."""
     bomb = made(1, content=bytes(20 * MIB), compression="none")
     described = attrs.evolve(bomb.descriptor, size=1 * MIB)
     async with opened(tmp_path, max_size=4 * MIB) as space:
@@ -216,7 +216,7 @@ async def test_failure_comes_early(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_abandoning(tmp_path: Path) -> None:
-    """An abandoned ingest is wiped, as often as one likes, and the layer can be pulled again."""
+    """An ingest may be abandoned repeatedly; it is removed, and the layer can be pulled again."""
     one = made(1, 600 * KIB)
     async with opened(tmp_path) as space:
         size = space.size
@@ -235,7 +235,7 @@ async def test_abandoning(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_abandoning_waits_for_the_running_job(tmp_path: Path) -> None:
-    """A job that runs is never pulled out from under: it ends, then its directory is removed."""
+    """An abandoned ingest waits for its running job, and then its directory is removed."""
     one, held = made(1, 600 * KIB), Held()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
@@ -252,7 +252,7 @@ async def test_abandoning_waits_for_the_running_job(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_published_stays(tmp_path: Path) -> None:
-    """Giving up while the layer is being published comes too late: it is READY."""
+    """Abandoning an ingest during its publication has no effect: the layer is READY."""
     one, held = made(1), Held()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
@@ -270,7 +270,7 @@ async def test_what_is_published_stays(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_a_wait(tmp_path: Path) -> None:
-    """Whoever stops waiting for the end of an ingest does not stop the ingest."""
+    """Cancelling a wait for the end of an ingest does not stop the ingest."""
     one, held = made(1), Held()
     async with opened(tmp_path, threads=held) as space:
         ingest = await space.ingest(one.descriptor)
@@ -286,7 +286,7 @@ async def test_cancelling_a_wait(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_same_layer_twice_at_once(tmp_path: Path) -> None:
-    """Ingesting what is being ingested is a mistake of the caller, and harms nothing."""
+    """A second ingest of the same layer is an error, and does not affect the first."""
     one = made(1)
     async with opened(tmp_path) as space:
         ingest = await space.ingest(one.descriptor)
@@ -299,7 +299,7 @@ async def test_the_same_layer_twice_at_once(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_ready_layer_again(tmp_path: Path) -> None:
-    """A READY layer that is pulled once more takes the place of the first, which stays readable."""
+    """A repeated ingest replaces a READY layer, which its readers can still read."""
     one = made(1)
     async with opened(tmp_path) as space:
         await take_in(space, one)
@@ -315,7 +315,7 @@ async def test_a_ready_layer_again(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closing_abandons(tmp_path: Path) -> None:
-    """Closing a blob space fails its ingests and wipes them; later ones are refused."""
+    """Closing a blob space fails and removes its ingests, and refuses later ones."""
     one = made(1, 600 * KIB)
     async with opened(tmp_path) as space:
         ingest = await space.ingest(one.descriptor)
@@ -330,7 +330,7 @@ async def test_closing_abandons(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closing_waits_ten_seconds_at_most(tmp_path: Path) -> None:
-    """A job that hangs on its disk does not keep a blob space from closing."""
+    """A job that hangs delays the closing of a blob space by ten seconds at most."""
     one, held, clock = made(1, 600 * KIB), Held(), Clock()
     async with opened(tmp_path, threads=held, reactor=clock) as space:
         ingest = await space.ingest(one.descriptor)
@@ -346,7 +346,7 @@ async def test_closing_waits_ten_seconds_at_most(tmp_path: Path) -> None:
 
 
 class FullDisk(InlineThreads):
-    """Threads on a disk of `size` bytes, which fails the jobs that would write more."""
+    """Threads on a disk of `size` bytes, which fail the jobs that would exceed it."""
 
     def __init__(self, location: Path, size: int) -> None:
         self.location, self.size = location, size
@@ -367,7 +367,7 @@ class FullDisk(InlineThreads):
 
 @pytest_twisted.ensureDeferred
 async def test_a_full_disk_evicts(tmp_path: Path) -> None:
-    """When the disk is full, old layers make room, and the pull goes on where it was."""
+    """On a full disk old layers are evicted, and the pull continues."""
     layers = [made(n, 500 * KIB) for n in range(8)]
     async with opened(tmp_path, threads=FullDisk(tmp_path, 2 * MIB)) as space:
         for each in layers:
@@ -379,7 +379,7 @@ async def test_a_full_disk_evicts(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_disk_that_stays_full(tmp_path: Path) -> None:
-    """When nothing may go and the disk is full, the pull fails saying so, and leaves nothing."""
+    """If the disk is full and nothing can be evicted, the pull fails as such without leftovers."""
     one, two = made(1, 500 * KIB), made(2, 500 * KIB)
     async with opened(tmp_path, threads=FullDisk(tmp_path, 400 * KIB)) as space:
         await take_in(space, one)
@@ -394,7 +394,7 @@ async def test_a_disk_that_stays_full(tmp_path: Path) -> None:
 
 @implementer(IPushProducer)
 class Flood:
-    """Writes a blob as fast as it is taken."""
+    """A producer that writes a blob as fast as possible."""
 
     def __init__(self, ingest: Ingest, blob: bytes) -> None:
         self._ingest = ingest
@@ -403,7 +403,7 @@ class Flood:
         self.pauses = 0
 
     async def flow(self) -> None:
-        """Write all of it."""
+        """Write the whole blob."""
         while self._rest:
             if self._resumed is not None:
                 await self._resumed
@@ -427,7 +427,7 @@ class Flood:
 
 @within(60)
 async def test_memory_stays_flat(tmp_path: Path) -> None:
-    """However fast a layer comes, little of it waits in memory."""
+    """A fast layer never fills the memory."""
     one = made(1, 16 * MIB)
     with pool() as threads:
         async with opened(tmp_path, threads=threads) as space:

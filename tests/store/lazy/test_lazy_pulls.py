@@ -1,4 +1,4 @@
-"""Images that are read by their published index while they are pulled."""
+"""Lazy pulls: images that are read by their tables of contents."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def read(reading: LazyFile, size: int, start: int = 0, piece: int = 4096) 
 
 
 async def fetched(lease: Lease, path: str) -> bytes:
-    """A file of an image that is not here."""
+    """Return the content of a file in an image that is not cached."""
     entry = lease.filesystem.lookup(path.encode())
     if not entry.size:
         return b""
@@ -62,26 +62,26 @@ async def fetched(lease: Lease, path: str) -> bytes:
 
 
 def wiped(directory: Path) -> bool:
-    """Whether nothing is left of what is never kept."""
+    """Return whether all temporary files of lazy pulls are removed."""
     return not list((directory / "ingest").iterdir())
 
 
 @pytest.fixture
 def caught() -> Iterator[Sequence[LogEvent]]:
-    """What is logged."""
+    """The logged events."""
     with capturedLogs() as events:
         yield events
 
 
 def log(caught: Sequence[LogEvent]) -> str:
-    """The same as text."""
+    """Return the logged events as text."""
     return "\n".join(formatEvent(each) for each in caught)
 
 
 @within(20)
 @pytest.mark.parametrize("name", NAMES)
 async def test_before_it_is_here(name: str, tmp_path: Path) -> None:
-    """Every file of a layer with an index can be read while not a byte of the layer is here."""
+    """Every file of a layer with a table of contents can be read before the layer is downloaded."""
     layer = LAYERS[name]
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, layer.image)
@@ -112,7 +112,7 @@ async def test_before_it_is_here(name: str, tmp_path: Path) -> None:
 @within(20)
 @pytest.mark.parametrize("name", ["chunked.tar.zst", "current.tar.gz"])
 async def test_round_trips(name: str, tmp_path: Path) -> None:
-    """The manifest, the index and a chunk: that is all to be asked for until a file is there."""
+    """A first file costs three requests: the manifest, the table of contents and a chunk."""
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, LAYERS[name].image)
         with now(stand.ask()) as lease:
@@ -124,7 +124,7 @@ async def test_round_trips(name: str, tmp_path: Path) -> None:
 @within(20)
 @pytest.mark.parametrize("name", NAMES)
 async def test_what_is_asked_for_goes_first(name: str, tmp_path: Path) -> None:
-    """Who asks for a file in time gets it by an index that has no other; the rest get them all."""
+    """A request during the look-up of a table gets its file from a partial index first."""
     layer = LAYERS[name]
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, layer.image)
@@ -153,7 +153,7 @@ async def test_what_is_asked_for_goes_first(name: str, tmp_path: Path) -> None:
 
 @within(20)
 async def test_many_are_not_looked_up_one_by_one(tmp_path: Path) -> None:
-    """However many files are asked for in time, only a few are looked up before all the others."""
+    """Only a few of many early requests are looked up before the complete index."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         index, layer = stand.source.hold("read"), stand.source.hold("fetch")
@@ -171,7 +171,7 @@ async def test_many_are_not_looked_up_one_by_one(tmp_path: Path) -> None:
 
 @within(20)
 async def test_an_index_longer_than_the_end(tmp_path: Path) -> None:
-    """An eStargz index of which the end of the layer has a part is read with one request more."""
+    """An eStargz table that begins before the end that was read costs one more request."""
     layer = retold(CURRENT, lambda entries: entries[0].update(xattrs={"user.x": _noise(TAIL)}))
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, layer.image)
@@ -188,7 +188,7 @@ def _noise(size: int) -> str:
 
 @within(20)
 async def test_the_index_goes_first(tmp_path: Path) -> None:
-    """A layer is not fetched before its index has been read, or a head start is over."""
+    """A layer is not fetched until its table was read, or a head start is over."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         index, layer = stand.source.hold("read"), stand.source.hold("fetch")
@@ -206,7 +206,7 @@ async def test_the_index_goes_first(tmp_path: Path) -> None:
 
 @within(20)
 async def test_an_index_that_comes_too_late(tmp_path: Path) -> None:
-    """An index that comes when its layer is here is of no use, and nothing stays of it."""
+    """A table that arrives after its layer is not used, and its files are removed."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         index = stand.source.hold("read")
@@ -220,7 +220,7 @@ async def test_an_index_that_comes_too_late(tmp_path: Path) -> None:
 
 @within(20)
 async def test_read_only(tmp_path: Path) -> None:
-    """A read-only request waits until the layer is here, and has nothing read for it."""
+    """A read-only request waits for the layer and causes no lazy read."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         with pytest.raises(NotCached):
@@ -239,7 +239,7 @@ async def test_read_only(tmp_path: Path) -> None:
 @within(20)
 @pytest.mark.parametrize("case", ["small", "no digest", "another digest"])
 async def test_not_used(case: str, tmp_path: Path) -> None:
-    """No index is read of a small layer, nor one used that no trusted digest speaks for."""
+    """The table of a small layer, or one without a trusted digest, is not used."""
     layer, limits = CHUNKED, ANY_SIZE
     if case == "small":
         limits = Limits(published_index_min_size=len(layer.blob) + 1)
@@ -261,7 +261,7 @@ async def test_not_used(case: str, tmp_path: Path) -> None:
 
 @within(20)
 async def test_an_index_that_lies(tmp_path: Path, caught: Sequence[LogEvent]) -> None:
-    """Of an index that is refused the log says why, and the layer is pulled as any other."""
+    """A refused table of contents is logged with the reason, and the layer is pulled as usual."""
     layer = retold(CHUNKED, lambda entries: entries[-1].update(offset=1 << 40))
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, layer.image)
@@ -274,7 +274,7 @@ async def test_an_index_that_lies(tmp_path: Path, caught: Sequence[LogEvent]) ->
 
 @within(20)
 async def test_a_source_that_fails(tmp_path: Path) -> None:
-    """Whatever keeps an index from being read keeps nobody from the layer."""
+    """A source that cannot read a table of contents does not affect the pull of the layer."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         stand.source.fail("read", RegistryFailed("registry.example", "it has no ranges"))
@@ -285,7 +285,7 @@ async def test_a_source_that_fails(tmp_path: Path) -> None:
 
 @within(20)
 async def test_no_room_for_the_index(tmp_path: Path) -> None:
-    """An index for which there is no room is not used; it takes none from the bound."""
+    """A table of contents for which there is no space is not used, and the quota holds."""
     async with standing(tmp_path, limits=ANY_SIZE, max_size=720_000) as stand:
         stand.source.push(SITE, CHUNKED.image)
         with now(stand.ask()) as lease:
@@ -297,7 +297,7 @@ async def test_no_room_for_the_index(tmp_path: Path) -> None:
 
 @within(20)
 async def test_a_chunk_that_was_damaged_once(tmp_path: Path) -> None:
-    """A chunk that is not what its index says is read once more."""
+    """A chunk that does not match its digest is read once more."""
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, CHUNKED.image)
         with now(stand.ask()) as lease:
@@ -307,7 +307,7 @@ async def test_a_chunk_that_was_damaged_once(tmp_path: Path) -> None:
 
 @within(20)
 async def test_a_chunk_that_is_wrong(tmp_path: Path) -> None:
-    """Of a chunk that stays wrong no byte is given out, and its index is no longer used."""
+    """No byte of a chunk that stays wrong is served, and its table is no longer used."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         gate = stand.source.hold("fetch")
@@ -325,7 +325,7 @@ async def test_a_chunk_that_is_wrong(tmp_path: Path) -> None:
 
 @within(20)
 async def test_one_digest_for_two_sizes(tmp_path: Path) -> None:
-    """A chunk with the digest of another, and not its size, is not taken for it."""
+    """A chunk with the digest of another but not its size is refused."""
 
     def change(entries: list[dict[str, Any]]) -> None:
         page, last = entries[1], entries[-1]
@@ -349,7 +349,7 @@ def _false_digest(entries: list[dict[str, Any]]) -> None:
 @within(20)
 @pytest.mark.parametrize("layer", [CHUNKED, CURRENT], ids=["chunked", "estargz"])
 async def test_a_file_that_is_wrong(layer: Layer, tmp_path: Path) -> None:
-    """A file whose chunks are right and whose digest is not is never given out to its end."""
+    """A file of right chunks with a wrong digest is never served to its end."""
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, retold(layer, _false_digest).image)
         content = layer.files["assets/holes.bin"]
@@ -369,7 +369,7 @@ def _another_name(entries: list[dict[str, Any]]) -> None:
 @within(20)
 @pytest.mark.parametrize("layer", [CHUNKED, CURRENT], ids=["chunked", "estargz"])
 async def test_other_names_than_the_tar(layer: Layer, tmp_path: Path) -> None:
-    """When a layer is here its own index is used, whatever the other said."""
+    """When a layer is READY its own index is used, even if the table had other names."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, retold(layer, _another_name).image)
         gate = stand.source.hold("fetch")
@@ -384,7 +384,7 @@ async def test_other_names_than_the_tar(layer: Layer, tmp_path: Path) -> None:
 
 @within(20)
 async def test_in_the_middle_of_a_file(tmp_path: Path) -> None:
-    """Who reads a file when its layer is there goes on in that, and asks the source no more."""
+    """A reader continues in the READY layer, without further requests to the source."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CURRENT.image)
         gate = stand.source.hold("fetch")
@@ -404,7 +404,7 @@ async def test_in_the_middle_of_a_file(tmp_path: Path) -> None:
 
 @within(20)
 async def test_in_the_middle_of_a_file_that_is_another(tmp_path: Path) -> None:
-    """Who reads a file that the layer does not have, now that it is here, gets no more of it."""
+    """A reader of a file that the READY layer does not have gets an error."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, retold(CURRENT, _another_name).image)
         gate = stand.source.hold("fetch")
@@ -419,7 +419,7 @@ async def test_in_the_middle_of_a_file_that_is_another(tmp_path: Path) -> None:
 
 @within(20)
 async def test_a_pull_that_fails(tmp_path: Path) -> None:
-    """When the pull fails, who has begun to read goes on; who comes after begins anew."""
+    """If the pull fails open files can still be read, and the next request starts a new pull."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         gate = stand.source.hold("fetch")
@@ -435,7 +435,7 @@ async def test_a_pull_that_fails(tmp_path: Path) -> None:
 
 @within(20)
 async def test_closing(tmp_path: Path) -> None:
-    """When the store closes, who reads by an index is told, and nothing stays of it."""
+    """Closing the store reports an error to readers and removes the temporary files."""
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, CHUNKED.image)
         lease = now(stand.ask())
@@ -453,7 +453,7 @@ async def test_closing(tmp_path: Path) -> None:
 
 @within(20)
 async def test_closing_while_an_index_is_read(tmp_path: Path) -> None:
-    """When the store closes while an index is being read, that ends, and so does the wait."""
+    """Closing the store ends the read of a table, and the waits for it."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         gate = stand.source.hold("read")
@@ -469,7 +469,7 @@ async def test_closing_while_an_index_is_read(tmp_path: Path) -> None:
 
 @within(20)
 async def test_cancelling(tmp_path: Path) -> None:
-    """Who waits for a chunk and goes away takes it from nobody else."""
+    """A reader that cancels its wait for a chunk does not affect other readers."""
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, CHUNKED.image)
         with now(stand.ask()) as lease:
@@ -486,7 +486,7 @@ async def test_cancelling(tmp_path: Path) -> None:
 
 @within(20)
 async def test_neighbours_are_fetched_together(tmp_path: Path) -> None:
-    """The chunks of a file that is read from its beginning come in few requests."""
+    """Adjacent chunks of a file are fetched in few requests."""
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, CURRENT.image)
         with now(stand.ask()) as lease:
@@ -500,7 +500,7 @@ async def test_neighbours_are_fetched_together(tmp_path: Path) -> None:
 
 @within(20)
 async def test_a_range_fetches_little(tmp_path: Path) -> None:
-    """Of a file of which little is read little is fetched, wherever it is."""
+    """A small range of a file causes a small fetch, at any offset."""
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, CURRENT.image)
         with now(stand.ask()) as lease:
@@ -515,10 +515,10 @@ async def test_a_range_fetches_little(tmp_path: Path) -> None:
 
 
 def large(count: int, size: int) -> Layer:
-    """A layer of one file in many chunks, each of this many bytes that do not compress."""
+    """Return a layer of one file in random chunks of this size."""
     contents = [shake_128(b"%d" % n).digest(size) for n in range(count)]
     entries: list[dict[str, Any]] = []
-    before = b"\0" * 9  # no skippable frame, and nothing that is looked at
+    before = b"\0" * 9  # not a skippable frame, and not examined
     for n, content in enumerate(contents):
         entries.append({"type": "chunk", "name": "large", "offset": len(before), "chunkSize": size})
         entries[-1] |= {
@@ -548,7 +548,7 @@ async def test_nothing_is_read_from_the_records(tmp_path: Path) -> None:
 
 @within(60)
 async def test_reading_ahead(tmp_path: Path) -> None:
-    """A large file is fetched a little ahead of who reads it, in requests of bounded size."""
+    """A large file is fetched a little ahead of its reader, in requests of bounded size."""
     layer = large(60, 500_000)
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, layer.image)
@@ -567,7 +567,7 @@ async def test_reading_ahead(tmp_path: Path) -> None:
 
 @within(20)
 async def test_small_chunks(tmp_path: Path) -> None:
-    """Of small chunks not too many are asked for, and not too many given out, in one turn."""
+    """Small chunks are requested and served in bounded numbers per reactor iteration."""
     layer = large(1000, 600)
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, layer.image)
@@ -584,7 +584,7 @@ async def test_small_chunks(tmp_path: Path) -> None:
 
 @within(20)
 async def test_chunks_are_bounded(tmp_path: Path) -> None:
-    """Chunks take no more memory than the limit, and who finds no room waits for those before."""
+    """Chunks stay within the memory limit, and a reader without space waits for earlier ones."""
     layer, limits = large(12, 10_000), attrs.evolve(ANY_SIZE, chunk_cache_size=25_000)
     async with standing(tmp_path, limits=limits, pulls_behind=False) as stand:
         stand.source.push(SITE, layer.image)
@@ -607,7 +607,7 @@ async def test_chunks_are_bounded(tmp_path: Path) -> None:
 
 @within(20)
 async def test_a_chunk_beyond_the_bound(tmp_path: Path) -> None:
-    """A file is served chunk by chunk also where the bound is smaller than one chunk."""
+    """A file is served chunk by chunk even if the limit is smaller than one chunk."""
     layer, limits = large(3, 10_000), attrs.evolve(ANY_SIZE, chunk_cache_size=1)
     async with standing(tmp_path, limits=limits, pulls_behind=False) as stand:
         stand.source.push(SITE, layer.image)
@@ -623,7 +623,7 @@ async def test_a_chunk_beyond_the_bound(tmp_path: Path) -> None:
 
 @within(20)
 async def test_a_chunk_that_comes_too_late_to_be_kept(tmp_path: Path) -> None:
-    """A chunk that arrives after its layer is READY takes no memory."""
+    """A chunk that arrives after its layer is READY is not cached."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         layer = stand.source.hold("fetch")
@@ -641,7 +641,7 @@ async def test_a_chunk_that_comes_too_late_to_be_kept(tmp_path: Path) -> None:
 
 @within(20)
 async def test_dropped_when_it_is_here(tmp_path: Path) -> None:
-    """Once a layer is here nothing of its chunks is kept."""
+    """When a layer is READY all its chunks are dropped."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         gate = stand.source.hold("fetch")
@@ -657,7 +657,7 @@ async def test_dropped_when_it_is_here(tmp_path: Path) -> None:
 
 @within(20)
 async def test_reads_do_not_wait_for_downloads(tmp_path: Path) -> None:
-    """While every permit for downloading is taken, indexes and chunks are read all the same."""
+    """Tables and chunks are read even if every permit for downloads is taken."""
     limits = attrs.evolve(ANY_SIZE, parallel_downloads=1)
     async with standing(tmp_path, limits=limits) as stand:
         stand.source.push(OTHER, attrs.evolve(CHUNKED, annotations={}).image)
@@ -671,7 +671,7 @@ async def test_reads_do_not_wait_for_downloads(tmp_path: Path) -> None:
 
 @within(20)
 async def test_reads_at_once(tmp_path: Path) -> None:
-    """No more parts of layers are read at once than the limit says."""
+    """The number of concurrent range reads stays within the limit."""
     limits = attrs.evolve(ANY_SIZE, parallel_chunk_reads=2)
     async with standing(tmp_path, limits=limits, pulls_behind=False) as stand:
         stand.source.push(SITE, CURRENT.image)
@@ -687,7 +687,7 @@ async def test_reads_at_once(tmp_path: Path) -> None:
 @within(20)
 @pytest.mark.parametrize("is_listed", [True, False])
 async def test_repositories_do_not_share(tmp_path: Path, is_listed: bool) -> None:
-    """What one repository has read of a layer is not given to another: it must read it itself."""
+    """A repository does not get the chunks that another has read."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         for each in (SITE, OTHER, THIRD):
             stand.rules[each.repository] = RepositoryRules(listed=is_listed or each == SITE)
@@ -710,7 +710,7 @@ async def test_repositories_do_not_share(tmp_path: Path, is_listed: bool) -> Non
 
 @within(20)
 async def test_a_tag_that_moves(tmp_path: Path) -> None:
-    """While an image that a tag stood for is here it is served; no index of the new one is read."""
+    """The cached image of a moved tag is served, and no table of the new one is read."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, attrs.evolve(CURRENT, annotations={}).image)
         now(stand.ask()).release()
@@ -729,7 +729,7 @@ async def test_a_tag_that_moves(tmp_path: Path) -> None:
 
 @within(20)
 async def test_before_early_serving(tmp_path: Path) -> None:
-    """A file that can be read by an index is not given out unverified as well."""
+    """A file in a table of contents is read lazily and not served early unverified."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CURRENT.image)
         stand.source.hold("fetch", after=30_000)
@@ -742,7 +742,7 @@ async def test_before_early_serving(tmp_path: Path) -> None:
 
 @within(20)
 async def test_several_layers(tmp_path: Path) -> None:
-    """An image of which several layers are served is waited for, whatever indexes it has."""
+    """An image of several layers is never read lazily."""
     image = image_of(CURRENT, CHUNKED)
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.rules[SITE.repository] = RepositoryRules(layers="all")
@@ -755,7 +755,7 @@ async def test_several_layers(tmp_path: Path) -> None:
 
 @within(20)
 async def test_an_image_that_was_reclaimed(tmp_path: Path) -> None:
-    """An image that was here, and is not any more, is read by its index while it comes again."""
+    """An image that was evicted is read lazily while it is pulled again."""
     async with standing(tmp_path, limits=ANY_SIZE) as stand:
         stand.source.push(SITE, CHUNKED.image)
         with now(stand.ask()):
@@ -771,7 +771,7 @@ async def test_an_image_that_was_reclaimed(tmp_path: Path) -> None:
 
 @within(60)
 async def test_how_much_is_read(tmp_path: Path) -> None:
-    """To serve one in a hundred files of a layer takes a twentieth of it, index and all."""
+    """Serving one in a hundred files of a layer reads a twentieth of it, table included."""
     layer = _of_files(500, 40_000)
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, layer.image)

@@ -1,4 +1,4 @@
-"""Published indexes as files: what the reference writers say, and every way to lie."""
+"""Tables of contents as the reference writers make them, and with every kind of lie."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LAYERS = {name: Layer.named(name) for name in NAMES}
 
 
 def placed(layer: Layer, limits: Limits = USUAL) -> TocLocation:
-    """Where the index of a layer is."""
+    """Return the location of a layer's table."""
     promise = TocDescriptor.of(layer.descriptor, limits)
     assert promise is not None
     return promise.place or promise.found(layer.blob[-51:], layer.descriptor, limits)
@@ -50,7 +50,7 @@ def build(directory: Path, layer: Layer, limits: Limits = USUAL) -> LazyIndex:
 
 
 def packed_of(layer: Layer, place: TocLocation) -> bytes:
-    """The compressed table of a layer."""
+    """Return the compressed table of a layer."""
     return layer.blob[place.start : place.start + place.length]
 
 
@@ -91,7 +91,7 @@ def content_of(filesystem: LazyIndex, entry: Entry, layer: Layer) -> bytes:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reference_writers(name: str, tmp_path: Path) -> None:
-    """Every file of a layer is found by its published index, with its bytes and its digest."""
+    """Every file of a layer is found in its table, with its bytes and its digest."""
     layer = LAYERS[name]
     filesystem = build(tmp_path, layer)
     assert len(layer.files) >= 12 - (name == "chunked.tar.zst")
@@ -106,7 +106,7 @@ def test_reference_writers(name: str, tmp_path: Path) -> None:
 
 
 def rows(index: Path) -> list[tuple[object, ...]]:
-    """All names of an index: directory, name, type, target if it is a link, and hash."""
+    """Return all names of an index: directory, name, type, target of a link, and hash."""
     query = """
         SELECT directory, node.name, ifnull(type, X'35'),
             CASE WHEN type IN (X'31', X'32') THEN link END, sha256
@@ -118,7 +118,7 @@ def rows(index: Path) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_tree(name: str, tmp_path: Path) -> None:
-    """A layer's published index and the index of the layer itself say the same of every path."""
+    """The table of a layer and the index of its tar stream have the same paths."""
     layer = LAYERS[name]
     for directory in ("published", "own"):
         (tmp_path / directory).mkdir()
@@ -146,7 +146,7 @@ def test_the_same_tree(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_glance(name: str, tmp_path: Path) -> None:
-    """What is picked out of a table says the same of a file as all of it, and no more."""
+    """A search in a table finds the same entry as the whole table, and only that one."""
     layer = LAYERS[name]
     whole = build(_made(tmp_path / "whole"), layer)
     found = 0
@@ -169,7 +169,7 @@ def test_a_glance(name: str, tmp_path: Path) -> None:
 
 
 def test_a_glance_at_several(tmp_path: Path) -> None:
-    """Each of several files is found, with what may be the same in a coding, and nothing else."""
+    """A search finds each of several files with its precompressed siblings, and no others."""
     layer = LAYERS["chunked.tar.zst"]
 
     def change(entries: list[dict[str, Any]]) -> None:
@@ -186,7 +186,7 @@ def test_a_glance_at_several(tmp_path: Path) -> None:
 
 
 def test_a_glance_through_a_link(tmp_path: Path) -> None:
-    """A file whose directory is a link is not taken for one that is there."""
+    """A search does not find a file in a directory that is a link."""
     layer = LAYERS["chunked.tar.zst"]
 
     def change(entries: list[dict[str, Any]]) -> None:
@@ -204,7 +204,7 @@ def test_a_glance_through_a_link(tmp_path: Path) -> None:
 
 
 def test_several_chunks(tmp_path: Path) -> None:
-    """The fixtures have what they are for: files of many chunks, and members of many files."""
+    """The test layers have files of many chunks, and members of many files."""
     current = build(_made(tmp_path / "a"), LAYERS["current.tar.gz"])
     assert len(chunks_of(current, current.tree.lookup(b"assets/large.txt"))) == 19
     inner = build(_made(tmp_path / "b"), LAYERS["inner.tar.gz"])
@@ -223,7 +223,7 @@ def _made(directory: Path) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_little_is_read_for_a_file(name: str, tmp_path: Path) -> None:
-    """A chunk costs hardly more bytes of the layer than it has, however far the next one is."""
+    """A chunk needs hardly more bytes of the layer than it has, wherever the next one is."""
     layer = LAYERS[name]
     filesystem = build(tmp_path, layer)
     for path in layer.files:
@@ -235,12 +235,12 @@ def test_little_is_read_for_a_file(name: str, tmp_path: Path) -> None:
 
 
 def by_name(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The first entry of a name."""
+    """Return the first entry of a name."""
     return next(each for each in entries if each["name"] == name)
 
 
 def changing(entry: str, /, **changes: object) -> Callable[[list[dict[str, Any]]], None]:
-    """A lie about one entry."""
+    """Return a change of one entry."""
     return lambda entries: by_name(entries, entry).update(changes)
 
 
@@ -337,7 +337,7 @@ LIES: dict[str, Callable[[list[dict[str, Any]]], None]] = {
 @pytest.mark.parametrize("name", ["current.tar.gz", "chunked.tar.zst"])
 @pytest.mark.parametrize("lie", LIES)
 def test_lies(lie: str, name: str, tmp_path: Path) -> None:
-    """An index that says what cannot be is refused, whole."""
+    """A table with an impossible statement is refused as a whole."""
     layer = retold(LAYERS[name], LIES[lie])
     with pytest.raises(BadToc):
         build(tmp_path, layer)
@@ -345,7 +345,7 @@ def test_lies(lie: str, name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["current.tar.gz", "chunked.tar.zst"])
 def test_retelling_alone_is_no_lie(name: str, tmp_path: Path) -> None:
-    """The lies of these tests are refused for what they say, not for how they are put there."""
+    """A rewritten table without a change is accepted, so that the other tests show the change."""
     build(tmp_path, retold(LAYERS[name], lambda entries: None)).close()
 
 
@@ -353,7 +353,7 @@ def test_retelling_alone_is_no_lie(name: str, tmp_path: Path) -> None:
     ("end_offset", "offset"), [(1, None), (60_000, None), (44_734, 44_720), (44_700, None)]
 )
 def test_where_a_file_ends(end_offset: int, offset: int | None, tmp_path: Path) -> None:
-    """A file of a zstd:chunked layer ends after it begins, before the next one, in the layer."""
+    """A file of a zstd:chunked layer ends after its start, before the next one, in the layer."""
     layer = LAYERS["chunked.tar.zst"]
 
     def change(entries: list[dict[str, Any]]) -> None:
@@ -369,13 +369,13 @@ def test_where_a_file_ends(end_offset: int, offset: int | None, tmp_path: Path) 
 
 @pytest.mark.parametrize("changes", [{"entries": 16}, {"names_size": 100}, {"unpacked_size": 1000}])
 def test_limits(changes: dict[str, Any], tmp_path: Path) -> None:
-    """The limits of layers are the limits of their published indexes."""
+    """The limits of layers apply to their tables of contents."""
     with pytest.raises(BadToc):
         build(tmp_path, LAYERS["chunked.tar.zst"], attrs.evolve(USUAL, **changes))
 
 
 def test_deep_directories(tmp_path: Path) -> None:
-    """A published index may nest directories no deeper than a layer."""
+    """A table may nest directories as deep as a layer, and no deeper."""
     deep = [{"name": "a/" * 1100, "type": "dir"}]
     table = json.dumps({"version": 1, "entries": deep}).encode()
     with pytest.raises(BadToc, match="deep"):
@@ -384,7 +384,7 @@ def test_deep_directories(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [chunked, estargz])
 def test_size(make: Callable[[bytes, bytes], Layer], tmp_path: Path) -> None:
-    """An index is no larger than the limit, whatever it says and however well it is packed."""
+    """A table larger than the limit is refused, even if it claims a smaller size."""
     table = json.dumps({"version": 1, "entries": [], "padding": "x" * 9000}).encode()
     layer = make(b"\0" * 9, table)
     with pytest.raises(BadToc, match="larger"):
@@ -433,14 +433,14 @@ def test_size(make: Callable[[bytes, bytes], Layer], tmp_path: Path) -> None:
     ids=lambda table: repr(table[:60]),
 )  # fmt: skip
 def test_no_table(table: bytes, make: Callable[[bytes, bytes], Layer], tmp_path: Path) -> None:
-    """What is no table of contents of version 1, to the letter, is refused."""
+    """A document that is not exactly a table of contents of version 1 is refused."""
     with pytest.raises(BadToc):
         build(tmp_path, make(b"\0" * 9, table))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_digest(name: str, tmp_path: Path) -> None:
-    """An index that is not the one that the manifest names is refused."""
+    """A table that does not match the digest in the manifest is refused."""
     layer = LAYERS[name]
     wrong = {each: "sha256:" + "0" * 64 for each in layer.annotations if "osition" not in each}
     annotations = {**layer.annotations, **wrong}
@@ -450,7 +450,7 @@ def test_wrong_digest(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged(name: str, tmp_path: Path) -> None:
-    """An index that was damaged on its way is refused, wherever it was hit."""
+    """A table with a damaged byte is refused, at any offset."""
     layer = LAYERS[name]
     start, length = position(layer)
     for number, at in enumerate(range(start + 10, start + length, length // 20)):
@@ -462,7 +462,7 @@ def test_damaged(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_digest_no_index(name: str) -> None:
-    """Without a digest in the manifest a layer has no index that could be used."""
+    """The table of a layer without a digest in the manifest is not used."""
     layer = LAYERS[name]
     for said in ({}, {each: text for each, text in layer.annotations.items() if "osition" in each}):
         bare = attrs.evolve(layer, annotations=said)
@@ -472,7 +472,7 @@ def test_no_digest_no_index(name: str) -> None:
 @pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "0" * 63, "md5:" + "0" * 32, "0" * 64])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_digest(name: str, text: str) -> None:
-    """An annotation that is no digest is a reason not to use the index."""
+    """A table with an invalid digest annotation is not used."""
     layer = LAYERS[name]
     wrong = {each: text for each in layer.annotations if "osition" not in each}
     with pytest.raises(BadToc):
@@ -497,7 +497,7 @@ def test_no_digest(name: str, text: str) -> None:
     ],
 )
 def test_positions(text: str) -> None:
-    """A position that is none, or lies outside of the layer, is a reason not to use the index."""
+    """A table at an invalid position, or outside the layer, is not used."""
     layer = LAYERS["chunked.tar.zst"]
     name = "io.github.containers.zstd-chunked.manifest-position"
     with pytest.raises(BadToc):
@@ -506,7 +506,7 @@ def test_positions(text: str) -> None:
 
 @pytest.mark.parametrize("offset", [0, 56_002, 1 << 40, (1 << 64) - 1])
 def test_footers(offset: int) -> None:
-    """A footer that points outside of the layer is a reason not to use the index."""
+    """A table with a footer that points outside the layer is not used."""
     layer = LAYERS["current.tar.gz"]
     start = position(layer)[0]
     blob = layer.blob.replace(b"%016xSTARGZ" % start, b"%016xSTARGZ" % offset)
@@ -516,7 +516,7 @@ def test_footers(offset: int) -> None:
 
 @pytest.mark.parametrize("at", [1, 2, 3, 11, 12, 14, 16, 18, 32, 40, 43, 50])
 def test_no_footer(at: int) -> None:
-    """A layer that does not end in the one footer or the other has no index that can be found."""
+    """A layer without either footer has no table."""
     layer = LAYERS["current.tar.gz"]
     blob = bytearray(layer.blob)
     blob[len(blob) - 51 + at] ^= 0x80
@@ -525,7 +525,7 @@ def test_no_footer(at: int) -> None:
 
 
 def test_another_file_than_the_index(tmp_path: Path) -> None:
-    """What eStargz points to is a table only under its own name."""
+    """An eStargz footer must point to a table with the right name."""
     table = b'{"version":1,"entries":[]}'
     build(_made(tmp_path / "right"), estargz(b"\0", table)).close()
     with pytest.raises(BadToc):
@@ -533,7 +533,7 @@ def test_another_file_than_the_index(tmp_path: Path) -> None:
 
 
 def test_the_index_may_not_list_itself(tmp_path: Path) -> None:
-    """A table that lists a file by the table's own name is refused."""
+    """A table that lists its own name is refused."""
     own = {"name": "stargz.index.json", "type": "dir"}
     with pytest.raises(BadToc, match="twice"):
         build(tmp_path, retold(LAYERS["current.tar.gz"], lambda entries: entries.append(own)))
@@ -541,7 +541,7 @@ def test_the_index_may_not_list_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_chunks(name: str, tmp_path: Path) -> None:
-    """No byte of a chunk is given out that is not what the index says."""
+    """No byte of a chunk is returned that does not match its digest."""
     layer = LAYERS[name]
     filesystem = build(tmp_path, layer)
     entry = filesystem.tree.lookup(b"assets/app.js")
@@ -569,7 +569,7 @@ def test_wrong_chunks(name: str, tmp_path: Path) -> None:
 
 
 def test_bombs() -> None:
-    """A chunk is decompressed as far as it goes, and not a byte further."""
+    """A chunk is decompressed to its size and not beyond."""
     bomb = gzip.compress(bytes(64 << 20), 9)
     honest = Chunk(0, 5, 0, len(bomb), 0, 0, sha256(bytes(5)).digest())
     assert extract([honest], 0, bomb) == [bytes(5)]
@@ -581,7 +581,7 @@ def test_bombs() -> None:
     st.sampled_from(["current.tar.gz", "chunked.tar.zst"]),
 )
 def test_pieces(sizes: list[int], name: str) -> None:
-    """A table means the same in whatever pieces it comes."""
+    """A table is read the same in pieces of any size."""
     table = _table(name)
     whole, parted = TocParser(), TocParser()
     entries = whole.feed(table)
@@ -629,7 +629,7 @@ _ORDERS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=2
 def test_mutations(
     name: str, changes: list[tuple[int, str, object]], orders: list[tuple[int, int]]
 ) -> None:
-    """Whatever an index says, it is refused, or each of its files is what it says or not given."""
+    """A mutated table is refused, or each of its files has its bytes or is refused."""
 
     def change(entries: list[dict[str, Any]]) -> None:
         for at, key, value in changes:
@@ -673,7 +673,7 @@ def _walk(filesystem: LazyIndex, directory: Entry, layer: Layer) -> None:
 @settings(max_examples=more(100))
 @given(st.binary(max_size=300).filter(lambda junk: b"]" not in junk), st.booleans())
 def test_junk(junk: bytes, is_wrapped: bool) -> None:
-    """Bytes that are no table are refused without further ado."""
+    """Bytes that are not a table are refused at once."""
     make = estargz if is_wrapped else chunked
     with tempfile.TemporaryDirectory() as directory, pytest.raises(BadToc):
         build(Path(directory), make(b"\0" * 9, b'{"version":1,"entries":[' + junk))

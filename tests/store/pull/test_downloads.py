@@ -1,4 +1,4 @@
-"""Downloads: permits, order and mending; and flights, which many may wait for."""
+"""Downloads: permits, order and retries; and single flights, which many callers share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.stores import OTHER, SITE, Stand, an_image, now, standing
 
 @attrs.define
 class _Pulled:
-    """Downloads beside a stand's own, and what has been asked of them."""
+    """Downloads apart from those of a stand, and the list of requests for them."""
 
     stand: Stand
     downloads: Downloads
@@ -71,7 +71,7 @@ async def test_ten_at_a_time(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_per_layer(tmp_path: Path) -> None:
-    """However many ask for a layer, it is downloaded once, and its bytes are counted once."""
+    """A layer with many callers is downloaded once, and its bytes are counted once."""
     async with standing(tmp_path) as stand:
         pulled = _pulled(stand)
         image = an_image()
@@ -91,7 +91,7 @@ async def test_one_per_layer(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_foreground_first(tmp_path: Path) -> None:
-    """What somebody waits for is downloaded before what nobody waits for, whoever came first."""
+    """A download with a waiter runs before one without, in any order of arrival."""
     async with standing(tmp_path) as stand:
         pulled = _pulled(stand, Limits(parallel_downloads=1))
         gate = stand.source.hold("fetch")
@@ -108,7 +108,7 @@ async def test_foreground_first(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_queue_full(tmp_path: Path) -> None:
-    """A layer for which there is no room in the queue is refused; one that waits may be joined."""
+    """A new layer is refused if the queue is full, but a queued one may be joined."""
     async with standing(tmp_path) as stand:
         pulled = _pulled(stand, Limits(parallel_downloads=1, queued_downloads=2))
         gate = stand.source.hold("fetch")
@@ -125,7 +125,7 @@ async def test_queue_full(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_limits_change(tmp_path: Path) -> None:
-    """Another number of parallel downloads holds from the next one on, whether more or fewer."""
+    """A changed number of parallel downloads applies from the next one on."""
     parallel = 1
     async with standing(tmp_path) as stand:
         limits = lambda: Limits(parallel_downloads=parallel)  # noqa: E731
@@ -146,7 +146,7 @@ async def test_limits_change(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_thousand_fail_at_once(tmp_path: Path) -> None:
-    """A full queue of downloads that all fail at once is worked through like any other (C41)."""
+    """A full queue of downloads that fail at once is worked off as usual (C41)."""
     async with standing(tmp_path) as stand:
         pulled = _pulled(stand)
         gate = stand.source.hold("fetch")
@@ -165,7 +165,7 @@ async def test_thousand_fail_at_once(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_failure_stops_the_fetch(tmp_path: Path) -> None:
-    """A layer that proves too large while it arrives is not fetched to its end."""
+    """A layer that proves too large is not fetched to its end."""
     async with standing(tmp_path, max_size=8 << 20) as stand:
         pulled = _pulled(stand)
         noise = random.Random(0).randbytes(6 << 20)
@@ -181,7 +181,7 @@ async def test_failure_stops_the_fetch(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_close(tmp_path: Path) -> None:
-    """Closing ends running and waiting downloads alike, wipes ingest, and refuses new ones."""
+    """Closing ends running and queued downloads, empties ingest, and refuses new ones."""
     async with standing(tmp_path) as stand:
         pulled = _pulled(stand)
         gate = stand.source.hold("fetch", after=10)
@@ -197,7 +197,7 @@ async def test_close(tmp_path: Path) -> None:
 
 
 def test_flight_waits_are_independent() -> None:
-    """A wait that is cancelled, even by another waiter while that is told, disturbs no other."""
+    """Cancelling one wait on a flight affects no other, even while results are delivered."""
     flight: Call[str] = Call()
     first, second, third = (flight.wait() for _ in range(3))
     first.addCallback(lambda _: second.cancel())
@@ -208,7 +208,7 @@ def test_flight_waits_are_independent() -> None:
 
 
 def test_flight_errors_are_copies() -> None:
-    """Each waiter may raise its error without making another's traceback longer."""
+    """Each waiter may raise its error without growing the traceback of another."""
     flight: Call[None] = Call()
     waits = [flight.wait() for _ in range(100)]
     flight.fail(RegistryFailed("registry.example", "down"))
@@ -221,7 +221,7 @@ def test_flight_errors_are_copies() -> None:
 
 
 def test_flight_failure_without_waiters() -> None:
-    """A flight that fails while nobody waits is no unhandled error."""
+    """A flight that fails without waiters is not an unhandled error."""
     flights: SingleFlight[str, None] = SingleFlight()
 
     async def fail(_: Call[None]) -> None:
@@ -234,7 +234,7 @@ def test_flight_failure_without_waiters() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_flights_end() -> None:
-    """Closing tells those who wait before the work has ended, returns after, and starts no more."""
+    """Closing fails the waiters before the work has ended, waits for it, and starts no more."""
     flights: SingleFlight[str, None] = SingleFlight()
     steps: list[str] = []
     lingering: Deferred[None] = Deferred()
@@ -260,7 +260,7 @@ async def test_flights_end() -> None:
 
 
 def test_flights_do_not_meet() -> None:
-    """What is under way for a key is not begun for it again, and goes on."""
+    """Running work of a key is not started a second time, and goes on."""
     flights: SingleFlight[str, int] = SingleFlight()
     work: Deferred[int] = Deferred()
 

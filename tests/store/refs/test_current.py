@@ -1,4 +1,4 @@
-"""What tags currently serve."""
+"""The digests that tags currently serve."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHANGES = st.lists(st.tuples(st.sampled_from(TAGS), st.sets(st.sampled_from(DIGE
 
 @given(CHANGES)
 def test_what_any_tag_serves(changes: list[tuple[Reference, tuple[Digest, ...]]]) -> None:
-    """A digest is current for as long as one tag serves it, whatever tags served before."""
+    """A digest is current while any tag serves it, whichever tags served others before."""
     current, served = CurrentParts(), dict[Reference, tuple[Digest, ...]]()
     for tag, parts in changes:
         current.serves(tag, parts)

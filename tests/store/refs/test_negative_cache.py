@@ -1,4 +1,4 @@
-"""Images that do not exist: the registry is asked once in a while, whoever asks us how often."""
+"""Missing images: a registry is asked once in a while, for any number of requests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.stores import OTHER, SITE, Stand, an_image, now, standing
 
 
 def resolves(stand: Stand) -> int:
-    """How often the registry has been asked for a manifest by name."""
+    """Return the number of manifest look-ups by name."""
     return stand.source.count("resolve")
 
 
 @pytest_twisted.ensureDeferred
 async def test_asked_once(tmp_path: Path) -> None:
-    """A missing image is looked up once in two seconds; every caller has an error of its own.
+    """A missing image is looked up once in two seconds, and every caller has its own error.
 
     Row C25.
     """
@@ -46,7 +46,7 @@ async def test_asked_once(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_name_alone(tmp_path: Path) -> None:
-    """That one tag is missing says nothing of another, nor of the same one by its digest."""
+    """A missing tag says nothing about another tag, nor about its image by digest."""
     async with standing(tmp_path) as stand:
         exact = stand.source.push(OTHER, an_image())
         with pytest.raises(ImageNotFound):
@@ -59,7 +59,7 @@ async def test_one_name_alone(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_reload(tmp_path: Path) -> None:
-    """After a reload a missing image is looked up anew."""
+    """After a reload a missing image is looked up again."""
     async with standing(tmp_path) as stand:
         with pytest.raises(ImageNotFound):
             await stand.ask()
@@ -70,7 +70,7 @@ async def test_reload(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_other_failures(tmp_path: Path) -> None:
-    """Any other failure is over with the request that met it: the next one starts anew."""
+    """Other errors are not cached: the next request starts again."""
     async with standing(tmp_path) as stand:
         image = an_image()
         stand.source.push(SITE, image)
@@ -84,7 +84,7 @@ async def test_other_failures(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_pre_pull_finds_it(tmp_path: Path) -> None:
-    """What prePull has brought here is served, whatever was said of it a moment ago."""
+    """An image that prePull has pulled is served, even if it was just missing."""
     rules = {SITE.repository: RepositoryRules(pre_pull=("v1",))}
     async with standing(tmp_path, rules=rules) as stand:
         with pytest.raises(ImageNotFound):
@@ -96,7 +96,7 @@ async def test_pre_pull_finds_it(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_was_served_before(tmp_path: Path) -> None:
-    """An image that was served is served on when the registry has lost its tag."""
+    """An image that was served is still served when its tag is missing in the registry."""
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())
         await stand.read()
@@ -107,7 +107,7 @@ async def test_what_was_served_before(tmp_path: Path) -> None:
 
 
 def test_bound() -> None:
-    """However many are asked for, only so many are remembered: those asked for last."""
+    """The cache remembers a bounded number of references, the last requested ones."""
     missing, clock = NegativeCache(Clock()), Clock()
     names = [Reference.parse(f"registry.example/site:v{n}") for n in range(MOST + 100)]
     for name in names:

@@ -1,4 +1,4 @@
-"""Codings made in a blob space: once each, in the background, within the bound."""
+"""Codings made in a blob space: once each, in the background, within the quota."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SITE = site(text(0), text(1))
 
 
 def counted(metrics: Metrics, outcome: str, coding: str = "zstd") -> float:
-    """How many codings came to this."""
+    """Return the number of codings with this outcome."""
     labels = {"coding": coding, "outcome": outcome}
     return metrics.registry.get_sample_value("blobserve_codings_total", labels) or 0.0
 
@@ -51,7 +51,7 @@ def counted(metrics: Metrics, outcome: str, coding: str = "zstd") -> float:
 async def held(
     location: Path, *layers: Made, max_size: int | None = None, metrics: Metrics | None = None
 ) -> AsyncIterator[tuple[BlobSpace, Held]]:
-    """A blob space with these layers, in which whatever is coded waits to be told to go on."""
+    """Open a blob space with these layers, in which coding jobs wait for the test."""
     threads = Held()
     async with opened(location, max_size, threads, InlineThreads(), metrics=metrics) as space:
         try:
@@ -59,11 +59,11 @@ async def held(
                 await coming(space, threads, each)
             yield space, threads
         finally:
-            threads.go_all()  # or closing would wait for them
+            threads.go_all()  # closing would wait for them
 
 
 async def coming(space: BlobSpace, threads: Held, layer: Made) -> None:
-    """Take in a layer with threads that are held."""
+    """Ingest a layer with threads that are held."""
     taken_in = Deferred.fromCoroutine(take_in(space, layer))
     threads.go_all()
     await taken_in
@@ -72,7 +72,7 @@ async def coming(space: BlobSpace, threads: Held, layer: Made) -> None:
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest_twisted.ensureDeferred
 async def test_first_asked_then_there(tmp_path: Path, coding: bytes) -> None:
-    """Who asks first for a coding is told to wait; later it is there, and is the file's own."""
+    """The first request for a coding finds it pending; a later one gets the coded file."""
     metrics = Metrics()
     async with opened(tmp_path, metrics=metrics) as space:
         await take_in(space, SITE)
@@ -109,7 +109,7 @@ async def test_leases_of_images(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_made_once(tmp_path: Path) -> None:
-    """However many ask while a coding waits or is being made, it is made once."""
+    """Concurrent requests for a coding make it once."""
     metrics = Metrics()
     async with held(tmp_path, SITE, metrics=metrics) as (space, threads):
         readers = [lease(space, SITE) for _ in range(5)]
@@ -142,7 +142,7 @@ async def test_one_content_one_coding(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_never_coded(tmp_path: Path) -> None:
-    """Too small, too large, a directory, coded already, in a coding we do not make: never."""
+    """A small, large or coded file, a directory, and an unknown coding are never coded."""
     small = of_files(File(b"0", text(0)), File(b"s", text(1, SMALLEST - 1)), File(b"d/e", b"x"))
     async with opened(tmp_path) as space:
         await take_in(space, small)
@@ -161,7 +161,7 @@ async def test_what_is_never_coded(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_codings_survive(tmp_path: Path) -> None:
-    """After a restart codings are there at once, and what was not worth it is not tried again."""
+    """After a restart codings are served at once, and useless ones are not tried again."""
     mixed, first, second = site(text(0), noise(0), text(1)), Metrics(), Metrics()
     async with opened(tmp_path, metrics=first) as space:
         await take_in(space, mixed)
@@ -186,7 +186,7 @@ async def test_codings_survive(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_checked_before_they_are_served(tmp_path: Path) -> None:
-    """Codings found at the start are checked, those that are asked for before all others."""
+    """Codings found at the start are checked, the requested ones first."""
     contents, metrics = [text(n) for n in range(4)], Metrics()
     many = site(*contents)
     async with opened(tmp_path) as space:
@@ -214,7 +214,7 @@ async def test_checked_before_they_are_served(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_changed_byte(tmp_path: Path) -> None:
-    """A coding that is not what it was is never served: it is made again, and others stay."""
+    """A changed coding is never served: it is made again, and others stay."""
     metrics, before = Metrics(), []
     async with opened(tmp_path) as space:
         await take_in(space, SITE)
@@ -252,14 +252,14 @@ OLD, NEW = site(text(0), text(1)), site(text(0), text(2))
 
 
 def copied(metrics: Metrics) -> tuple[float, float]:
-    """How many codings were made, and how many copied."""
+    """Return the number of codings that were made, and of those that were copied."""
     return counted(metrics, "made"), counted(metrics, "copied")
 
 
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest_twisted.ensureDeferred
 async def test_equal_files_share_a_coding(tmp_path: Path, coding: bytes) -> None:
-    """A file has the codings of an equal file of another layer at once, and later as its own."""
+    """A file gets the codings of an equal file in another layer at once, and then a copy."""
     metrics = Metrics()
     async with opened(tmp_path, metrics=metrics) as space:
         await take_in(space, OLD)
@@ -289,7 +289,7 @@ async def test_equal_files_share_a_coding(tmp_path: Path, coding: bytes) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_coding_outlives_its_first_layer(tmp_path: Path) -> None:
-    """When the layer goes for which a coding was made, equal files keep it, also in a restart."""
+    """Equal files keep a coding when its first layer is evicted, also after a restart."""
     metrics, again = Metrics(), Metrics()
     async with opened(tmp_path, metrics=metrics) as space:
         await take_in(space, OLD)
@@ -319,7 +319,7 @@ async def test_a_coding_outlives_its_first_layer(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_made_again_with_equal_bytes(tmp_path: Path) -> None:
-    """A coding that went with its layer becomes the same bytes when it is made again."""
+    """A coding that was evicted with its layer has the same bytes when made again."""
     made = []
     async with opened(tmp_path) as space:
         for each in (OLD, NEW):
@@ -337,7 +337,7 @@ async def test_made_again_with_equal_bytes(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_lender_stays_while_it_is_read(tmp_path: Path) -> None:
-    """Coded bytes that another layer lends can be read until the lease ends, whatever happens."""
+    """Borrowed coded bytes can be read until the lease ends, even if their layer is removed."""
     metrics = Metrics()
     async with held(tmp_path, OLD, NEW, metrics=metrics) as (space, threads):
         old, new = lease(space, OLD), lease(space, NEW)
@@ -346,7 +346,7 @@ async def test_a_lender_stays_while_it_is_read(tmp_path: Path) -> None:
         old.release()
         lent = ask(new)
         assert decoded(new.filesystem, lent) == text(0)
-        space.reconfigure(BlobSpaceRules(tmp_path, 1))  # everything that nobody reads must go
+        space.reconfigure(BlobSpaceRules(tmp_path, 1))  # everything without readers must go
         removing = Deferred.fromCoroutine(space.set_aside(OLD.digest))
         assert removing.called
         assert space.state_of(OLD.digest) is BlobState.UNKNOWN
@@ -359,7 +359,7 @@ async def test_a_lender_stays_while_it_is_read(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_lender_is_given_back(tmp_path: Path) -> None:
-    """A layer that has lent codings is evicted like any other once nobody reads them."""
+    """A layer that has lent codings can be evicted when they have no more readers."""
     async with opened(tmp_path) as space:
         await take_in(space, OLD)
         await take_in(space, NEW)
@@ -379,7 +379,7 @@ async def test_a_lender_is_given_back(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lent_without_room_for_a_copy(tmp_path: Path) -> None:
-    """Where there is no room for a copy, the other layer goes on lending."""
+    """Without space for a copy the other layer goes on lending."""
     metrics = Metrics()
     async with opened(tmp_path, metrics=metrics) as space:
         for each in (OLD, NEW):
@@ -402,7 +402,7 @@ async def test_lent_without_room_for_a_copy(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_copied_without_being_checked_before(tmp_path: Path) -> None:
-    """A coding that was found at the start is checked while it is copied, and not made again."""
+    """A coding found at the start is checked while it is copied, and not made again."""
     metrics = Metrics()
     async with opened(tmp_path) as space:
         for each in (OLD, NEW):
@@ -422,7 +422,7 @@ async def test_copied_without_being_checked_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_checked", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_no_damaged_coding_is_copied(tmp_path: Path, is_checked: bool) -> None:
-    """A coding that is no longer what it was is made again, beside either layer."""
+    """A damaged coding is not copied but made again, in either layer."""
     metrics = Metrics()
     async with opened(tmp_path) as space:
         for each in (OLD, NEW):
@@ -456,7 +456,7 @@ async def test_no_damaged_coding_is_copied(tmp_path: Path, is_checked: bool) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_damage_of_a_lender(tmp_path: Path) -> None:
-    """Damage that is met in lent bytes is reported of the layer that lends them."""
+    """Damage in borrowed bytes is reported for the layer that lends them."""
     metrics = Metrics()
     async with held(tmp_path, OLD, NEW, metrics=metrics) as (space, threads):
         space.reconfigure(BlobSpaceRules(tmp_path, verify_on_read=True))
@@ -483,7 +483,7 @@ async def test_damage_of_a_lender(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_useless_for_equal_files(tmp_path: Path) -> None:
-    """A file that gains nothing by a coding is not coded again for another layer."""
+    """A useless coding is not tried again for an equal file of another layer."""
     metrics = Metrics()
     layers = [site(noise(0), text(n)) for n in range(2)]
     async with opened(tmp_path, metrics=metrics) as space:
@@ -498,7 +498,7 @@ async def test_useless_for_equal_files(tmp_path: Path) -> None:
         new.release()
 
 
-# --- What damage does -----------------------------------------------------------------------------
+# --- Damage ---------------------------------------------------------------------------------------
 
 
 def torn(path: Path) -> None:
@@ -518,7 +518,7 @@ def a_link(path: Path) -> None:
 @pytest.mark.parametrize("damage", [torn, another_version, a_link])
 @pytest_twisted.ensureDeferred
 async def test_damaged_codings(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    """A blob whose codings are damaged is served without; the damage is removed and not counted."""
+    """Damaged codings are removed and not counted, and the blob is served without them."""
     async with opened(tmp_path) as space:
         await take_in(space, SITE)
         size = space.size - on_disk(tmp_path)
@@ -541,7 +541,7 @@ async def test_damaged_codings(tmp_path: Path, damage: Callable[[Path], None]) -
 
 @pytest_twisted.ensureDeferred
 async def test_a_crash_at_any_step(tmp_path: Path) -> None:
-    """Whenever a process dies while it codes, what it had coded before is there afterwards."""
+    """After a crash at any step of a coding the earlier codings are still there."""
     large = site(text(0), text(1, MIB))
     copies: list[Path] = []
     async with held(tmp_path / "space", large) as (space, threads):
@@ -566,13 +566,13 @@ async def test_a_crash_at_any_step(tmp_path: Path) -> None:
 
 
 def on_disk_of(path: Path) -> int:
-    """What a file takes, in blocks."""
+    """Return the size of a file on disk, in blocks."""
     return -(-path.stat().st_size // 4096) * 4096
 
 
 @pytest_twisted.ensureDeferred
 async def test_counted_and_given_back(tmp_path: Path) -> None:
-    """Codings count as much as they take, and all of it is free when their layer is removed."""
+    """Codings are counted with their size on disk, which is free again with their layer."""
     layers = [site(*(text(10 * n + m, 50 * KIB) for m in range(4))) for n in range(4)]
     async with opened(tmp_path) as space:
         await take_in(space, SITE)
@@ -601,7 +601,7 @@ async def test_counted_and_given_back(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_room_is_made_for_codings(tmp_path: Path) -> None:
-    """For a coding, as for a layer, the longest unused layers are removed."""
+    """Space for a coding is made as for a layer, by evicting the least recently used."""
     old, new = made(1, MIB), site(text(0, MIB), noise(0, MIB))
     async with opened(tmp_path, 4 * MIB - 128 * KIB) as space:
         for each in (old, new):
@@ -615,7 +615,7 @@ async def test_room_is_made_for_codings(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_room(tmp_path: Path) -> None:
-    """Where there is no room for a coding, files are served as they are, and it is tried later."""
+    """Without space for a coding a file is served uncoded, and the coding is tried later."""
     clock, metrics = Clock(), Metrics()
     full = site(text(0, MIB), noise(0, MIB))
     async with opened(tmp_path, reactor=clock, metrics=metrics) as space:
@@ -637,7 +637,7 @@ async def test_no_room(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_room_for_many(tmp_path: Path) -> None:
-    """A coding for which room runs out is not tried again for those who asked meanwhile."""
+    """A coding that runs out of space is not tried again for the requests meanwhile."""
     full, metrics = site(text(0, MIB)), Metrics()
     async with held(tmp_path, full, metrics=metrics) as (space, threads):
         space.reconfigure(BlobSpaceRules(tmp_path, space.size + 40 * KIB))
@@ -652,7 +652,7 @@ async def test_no_room_for_many(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_pulls_go_first(tmp_path: Path) -> None:
-    """A coding gives way to a pull that needs the room, or the very layer that is being coded."""
+    """A coding yields to a pull that needs its space, even the layer that is being coded."""
     old, new, metrics = site(text(0, MIB) * 20), made(1, 8 * MIB), Metrics()
     async with held(tmp_path, old, max_size=24 * MIB, metrics=metrics) as (space, threads):
         blob = lease(space, old)
@@ -668,7 +668,7 @@ async def test_pulls_go_first(tmp_path: Path) -> None:
 
 
 class Failing(InlineThreads):
-    """Threads on a disk that fails whoever codes, while `error` is set."""
+    """Threads on a disk that fails coding jobs while `error` is set."""
 
     error: Exception | None = None
 
@@ -688,7 +688,7 @@ class Failing(InlineThreads):
 )
 @pytest_twisted.ensureDeferred
 async def test_failing(tmp_path: Path, error: Exception, outcome: str) -> None:
-    """A coding that fails breaks nothing, is told once, and tried again after a while."""
+    """A failed coding affects nothing else, is logged once, and is tried again later."""
     clock, metrics, threads = Clock(), Metrics(), Failing()
     with capturedLogs() as told:
         async with opened(tmp_path, threads=threads, reactor=clock, metrics=metrics) as space:
@@ -712,7 +712,7 @@ async def test_failing(tmp_path: Path, error: Exception, outcome: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closing(tmp_path: Path) -> None:
-    """Closing the blob space ends what is being coded, and leaves nothing of it."""
+    """Closing the blob space ends a running coding, and removes its bytes."""
     large = site(text(0), text(1, 4 * MIB))
     async with held(tmp_path, large) as (space, threads):
         blob = lease(space, large)
@@ -740,7 +740,7 @@ async def test_closing(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_removed_while_coded(tmp_path: Path) -> None:
-    """A layer that is removed while a file of it is coded goes without a trace at the end."""
+    """A layer that is removed during a coding leaves no file at the end."""
     large, metrics = site(text(1, MIB)), Metrics()
     descriptors = len(os.listdir("/proc/self/fd"))
     async with held(tmp_path, SITE, metrics=metrics) as (space, threads):
@@ -763,13 +763,13 @@ async def test_removed_while_coded(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_last_asked_for_is_first(tmp_path: Path) -> None:
-    """What is asked for last is made first, and of too much the longest unasked is forgotten."""
+    """The last requested coding is made first, and beyond a limit the oldest is dropped."""
     count = MOST_WANTED + 3
     many = site(*(text(n, SMALLEST) for n in range(count)))
     metrics = Metrics()
     async with held(tmp_path, many, metrics=metrics) as (space, threads):
         blob = lease(space, many)
-        for n in (*range(count), 1):  # the first is begun at once
+        for n in (*range(count), 1):  # the first begins at once
             assert ask(blob, b"zstd", b"%d" % n) is NoCoding.PENDING
         while counted(metrics, "made") < 2:
             threads.go()
@@ -792,7 +792,7 @@ async def test_the_last_asked_for_is_first(tmp_path: Path) -> None:
 
 @within(60)
 async def test_layers_come_between(tmp_path: Path) -> None:
-    """While a large file is coded in the only thread, a layer comes in, slice by slice."""
+    """A layer is ingested between the slices of a large coding in the only thread."""
     large, small = site(text(1, 2 * MIB) * 20), made(1, 3 * MIB)
     with pool(1) as threads:
         async with opened(tmp_path, threads=threads, disk=threads) as space:
@@ -808,7 +808,7 @@ async def test_layers_come_between(tmp_path: Path) -> None:
 
 
 async def a_while() -> None:
-    """Let the reactor turn for a moment."""
+    """Let the reactor run for a moment."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     await deferLater(reactor, 0.01)  # type: ignore[arg-type]
@@ -816,12 +816,12 @@ async def a_while() -> None:
 
 @within(120)
 async def test_a_storm_stays_within_the_bound(tmp_path: Path) -> None:
-    """Pulls and codings at once, of more than fits: the bound holds at every moment."""
+    """The quota holds at every moment during concurrent pulls and codings."""
     bound = 4 * MIB
     layers = [site(text(n, 500 * KIB), text(-n, 300 * KIB), noise(n)) for n in range(1, 13)]
     seen: list[int] = []
     metrics = Metrics()
-    with pool(1) as threads:  # so that nothing changes while it is looked at
+    with pool(1) as threads:  # so that nothing changes during a look at the disk
         watched = Watched(threads, lambda: seen.append(on_disk(tmp_path)))
         async with opened(tmp_path, bound, watched, watched, metrics=metrics) as space:
             for each in layers * 2:
@@ -848,7 +848,7 @@ BOUND = 2 * MIB
 @settings(max_examples=more(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=30))
 def test_any_order(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]) -> None:
-    """In any order of pulls, codings and restarts the bound holds, and codings are the files'."""
+    """In any order of pulls, codings and restarts the quota holds and codings fit their files."""
     now(Deferred.fromCoroutine(_any_order(tmp_path_factory.mktemp("space"), steps)))
 
 

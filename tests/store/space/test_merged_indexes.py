@@ -1,4 +1,4 @@
-"""Images of several layers in a ref store: when they are READY, what they survive, who has room."""
+"""Images of several layers in a ref store: readiness, restarts, and space."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ IMAGE = make_image(
 
 @asynccontextmanager
 async def merging(directory: Path, **parts: Any) -> AsyncIterator[Stand]:
-    """A stand that serves all layers of every image, at first those of `IMAGE`."""
+    """Open a stand that serves all layers of every image, at first those of `IMAGE`."""
     source = parts.pop("source", None) or MemorySource()
     rules = {SITE.repository: ALL, OTHER.repository: ALL}
     async with standing(directory, source=source, rules=rules, **parts) as stand:
@@ -54,27 +54,27 @@ async def merging(directory: Path, **parts: Any) -> AsyncIterator[Stand]:
 
 
 def tree_of(image: MadeImage, *others: MadeImage) -> Digest:
-    """What names the tree of an image's layers."""
+    """Return the digest that names the merged index of an image."""
     return tree_digest(tuple(layer.digest for each in (image, *others) for layer in each.layers))
 
 
 def tree_path(location: Path, image: MadeImage = IMAGE) -> Path:
-    """Where the tree of an image is."""
+    """Return the path of the merged index of an image."""
     return location / "trees" / "sha256" / tree_of(image).hex
 
 
 def junk(name: str, size: int) -> bytes:
-    """Bytes that do not compress."""
+    """Return random bytes."""
     return Random(name).randbytes(size)
 
 
 def taken(stand: Stand) -> int:
-    """Bytes that are counted, but for those of the state file, which grows as it likes."""
+    """Return the counted bytes without those of the state file, which grows by itself."""
     return stand.space.size - stand.space._state.size
 
 
 def names(lease: Lease) -> list[bytes]:
-    """The names in the root of an image."""
+    """Return the names in the root of an image."""
     return lease.filesystem.names(lease.filesystem.lookup(b""))
 
 
@@ -85,7 +85,7 @@ def read(lease: Lease, path: bytes) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_merged(tmp_path: Path) -> None:
-    """All layers are pulled and served as one tree, at once from then on, also after a restart."""
+    """All layers are pulled and served as one tree, also after a restart."""
     async with merging(tmp_path) as stand:
         with await stand.ask() as lease:
             assert (lease.result, lease.layers, content(lease)) == ("pull", 2, b"two")
@@ -105,7 +105,7 @@ async def test_merged(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_layers_are_pulled_side_by_side(tmp_path: Path) -> None:
-    """The layers of an image are downloaded at once, each with a permit of its own."""
+    """The layers of an image are downloaded concurrently, each with its own permit."""
     image = make_image(*({f"{n}": b"%d" % n} for n in range(12)))
     async with merging(tmp_path) as stand:
         stand.source.push(OTHER, image)
@@ -119,7 +119,7 @@ async def test_layers_are_pulled_side_by_side(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_same_layer_twice(tmp_path: Path) -> None:
-    """An image that has a layer twice has it once on disk, and its files from the upper one."""
+    """A layer that is listed twice is stored once, and its files are those of the upper one."""
     first, second = {"a": b"1", "index.html": b"1"}, {"index.html": b"2"}
     image = make_image(first, second, first)
     async with merging(tmp_path) as stand:
@@ -149,7 +149,7 @@ async def test_images_share_layers(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_layer_fails(tmp_path: Path) -> None:
-    """A layer that fails fails its image with its own error; the other image gets what it needs."""
+    """A failed layer fails its image with the same error, and no other image."""
     shared, lost = {"shared": b"s"}, {"lost": b"l"}
     broken, whole = make_image(shared, lost), make_image(shared, {"index.html": b"whole"})
     async with merging(tmp_path) as stand:
@@ -168,7 +168,7 @@ async def test_one_layer_fails(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_nobody_needs_is_not_begun(tmp_path: Path) -> None:
-    """When a layer fails, those of its image that wait for a permit are not downloaded."""
+    """When a layer fails, the queued layers of its image are not downloaded."""
     image = make_image(*({f"{n}": b"%d" % n} for n in range(30)))
     async with merging(tmp_path, limits=Limits(parallel_downloads=2)) as stand:
         stand.source.push(OTHER, image)
@@ -187,7 +187,7 @@ async def test_what_nobody_needs_is_not_begun(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_layer_of_two_is_gone(tmp_path: Path) -> None:
-    """An image one layer of which is gone is not READY; that is pulled again, the tree is good."""
+    """An image without one of its layers is not READY; that layer is pulled, the index stays."""
     async with merging(tmp_path) as stand:
         await stand.read()
         before = tree_path(tmp_path).stat()
@@ -203,7 +203,7 @@ async def test_one_layer_of_two_is_gone(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_tree_alone_is_gone(tmp_path: Path) -> None:
-    """A tree that was evicted is made again from its layers, asking no registry."""
+    """An evicted merged index is rebuilt from its layers without the registry."""
     async with merging(tmp_path) as stand:
         await stand.read()
         size, own = taken(stand), tree_path(tmp_path).stat().st_size
@@ -233,7 +233,7 @@ DAMAGES: list[Callable[[Path], object]] = [
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest_twisted.ensureDeferred
 async def test_damaged(tmp_path: Path, damage: Callable[[Path], object]) -> None:
-    """A tree that is damaged, gone or of another version is made again, asking no registry."""
+    """A merged index that is damaged, missing or old is rebuilt without the registry."""
     async with merging(tmp_path) as stand:
         await stand.read()
         source = stand.source
@@ -249,7 +249,7 @@ async def test_damaged(tmp_path: Path, damage: Callable[[Path], object]) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_what_stands_where_a_tree_would(tmp_path: Path) -> None:
-    """A tree that nothing is recorded of is removed at the start, its layers are not touched."""
+    """An unknown merged index is removed at the start, and its layers stay."""
     async with merging(tmp_path) as stand:
         await stand.read()
         source = stand.source
@@ -261,7 +261,7 @@ async def test_what_stands_where_a_tree_would(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_crash_at_any_instant(tmp_path: Path) -> None:
-    """A crash before or after any step of making a tree leaves it whole or absent."""
+    """A crash at any step of a merge leaves a complete merged index or none."""
     held = Held()
     space, copies = tmp_path / "space", []
     opening = Deferred.fromCoroutine(_ask_once(space, held))
@@ -288,7 +288,7 @@ async def _ask_once(location: Path, threads: Held) -> None:
 
 @within(60)
 async def test_the_bound_at_all_times(tmp_path: Path) -> None:
-    """While images of many entries come and go, the disk never holds more than the bound allows."""
+    """The disk stays within the quota while images of many entries come and go."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     bound, seen = 5 * MIB, []
@@ -307,7 +307,7 @@ async def test_the_bound_at_all_times(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_read_stays(tmp_path: Path) -> None:
-    """While an image is read none of its layers goes, nor its tree; after that all may."""
+    """While an image is read its layers and its merged index stay; later they may be evicted."""
     half = {"half": junk("half", MIB)}
     image = make_image(half, {"index.html": b"x", "other": junk("other", MIB)})
     large = make_image({"index.html": b"large", "junk": junk("large", 2 * MIB)})
@@ -324,7 +324,7 @@ async def test_what_is_read_stays(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_tags_serve_goes_last(tmp_path: Path) -> None:
-    """All layers of an image that a tag serves, and their tree, outlive what was used later."""
+    """The layers and the index of an image that a tag serves outlive later used ones."""
     tagged = make_image({"index.html": b"t"}, {"a": junk("a", 2 * MIB)})
     async with merging(tmp_path, max_size=7 * MIB) as stand:
         stand.source.push(SITE, tagged)
@@ -339,7 +339,7 @@ async def test_what_tags_serve_goes_last(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_layers_too_large_together(tmp_path: Path) -> None:
-    """An image whose layers are too large together is refused before any of them is fetched."""
+    """An image with layers that are too large together is refused before a fetch."""
     image = make_image(*({f"{n}": junk(str(n), MIB)} for n in range(5)))
     async with merging(tmp_path, max_size=4 * MIB) as stand:
         await stand.read()
@@ -354,7 +354,7 @@ async def test_layers_too_large_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("parallel", [1, 10])
 @pytest_twisted.ensureDeferred
 async def test_layers_that_unpack_too_large(tmp_path: Path, parallel: int) -> None:
-    """Layers that unpack to more than the bound are refused for good, and nothing of them stays."""
+    """Layers that unpack to more than the quota are refused permanently, without leftovers."""
     image = make_image(*({f"{n}": bytes([n]) * MIB} for n in range(5)))
     limits = Limits(parallel_downloads=parallel)
     async with merging(tmp_path, max_size=4 * MIB, limits=limits) as stand:
@@ -369,7 +369,7 @@ async def test_layers_that_unpack_too_large(tmp_path: Path, parallel: int) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_images_that_need_each_others_room(tmp_path: Path) -> None:
-    """Of two images that do not fit together, the one begun first is served, the other later."""
+    """If two images do not fit together, the first is served and the other later."""
     images = [make_image(*({f"{m}{n}": junk(f"{m}{n}", MIB)} for n in range(3))) for m in "ab"]
     async with merging(tmp_path, max_size=5 * MIB) as stand:
         for reference, image in zip((SITE, OTHER), images, strict=True):
@@ -387,7 +387,7 @@ async def test_images_that_need_each_others_room(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_from_first_to_all_and_back(tmp_path: Path) -> None:
-    """A rule that changes counts at the next request, and fetches what is missing alone."""
+    """A changed `layers` applies to the next request, and only missing layers are fetched."""
     async with merging(tmp_path) as stand:
         expected = {"first": b"first", "all": b"two"}
         for layers in ("first", "all", "first", "all"):
@@ -400,7 +400,7 @@ async def test_from_first_to_all_and_back(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_warning_where_all_are_served(tmp_path: Path, warnings: list[str]) -> None:
-    """That only the first layer is served is said only where it is so."""
+    """The warning that only the first layer is served appears only if that is so."""
     async with merging(tmp_path) as stand:
         await stand.read()
         assert warnings == []
@@ -413,7 +413,7 @@ async def test_no_warning_where_all_are_served(tmp_path: Path, warnings: list[st
 
 @pytest_twisted.ensureDeferred
 async def test_too_many_entries(tmp_path: Path) -> None:
-    """An image of too many entries in all its layers is refused, and holds nothing meanwhile."""
+    """An image with too many entries in all layers is refused, and holds no lease meanwhile."""
     async with merging(tmp_path, limits=Limits(entries=4)) as stand:
         for _ in range(2):
             with pytest.raises(BadImage, match="5 entries together, more than 4"):
@@ -426,7 +426,7 @@ async def test_too_many_entries(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_waits_for_a_tree(tmp_path: Path) -> None:
-    """A tree is made once however many wait, and goes on when all of them have left."""
+    """A merge with many waiters runs once, and goes on after all have left."""
     held = Held()
     async with merging(tmp_path) as stand:
         await stand.read()
@@ -444,7 +444,7 @@ async def test_waits_for_a_tree(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_tree_is_wanted_while_it_goes(tmp_path: Path) -> None:
-    """A tree that is asked for while its file is being removed is made when that is gone."""
+    """A merged index that is requested during its removal is rebuilt afterwards."""
     held = Held()
     async with merging(tmp_path) as stand:
         await stand.read()
@@ -462,7 +462,7 @@ async def test_a_tree_is_wanted_while_it_goes(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closing_while_a_tree_is_made(tmp_path: Path) -> None:
-    """A tree that is being made when the blob space closes is given up, and made at the next."""
+    """A merge is abandoned when the blob space closes, and done after the next start."""
     held = Held()
     async with merging(tmp_path) as stand:
         await stand.read()
@@ -481,7 +481,7 @@ async def test_closing_while_a_tree_is_made(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_codings_of_every_layer(tmp_path: Path) -> None:
-    """A file of any layer is coded, and its coding kept beside the layer that has it."""
+    """A file of any layer can be coded, and the coding is stored with its layer."""
     texts = {name: name.encode() * 4 * KIB for name in ("low", "high")}
     image = make_image({"low": texts["low"]}, {"high": texts["high"]})
     async with merging(tmp_path) as stand:
@@ -501,7 +501,7 @@ async def test_codings_of_every_layer(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_codings_of_equal_files(tmp_path: Path) -> None:
-    """Equal files of several layers, of one image or of two, share a coding."""
+    """Equal files in several layers, of one image or of two, share a coding."""
     text = b"text " * 4 * KIB
     first = make_image({"low": text}, {"high": text, "a": b"1"})
     second = make_image({"b": b"2"}, {"new": text})
@@ -515,7 +515,7 @@ async def test_codings_of_equal_files(tmp_path: Path) -> None:
             made = one.coded(low, b"gzip")
             for lease, layer, name in ((one, 1, b"high"), (two, 1, b"new")):
                 entry = lease.filesystem.lookup(name)
-                for _ in range(2):  # lent, and then its own
+                for _ in range(2):  # borrowed, and then its own
                     coded = lease.coded(entry, b"gzip")
                     assert isinstance(made, Entry)
                     assert isinstance(coded, Entry)
@@ -543,7 +543,7 @@ async def test_as_many_layers_as_there_may_be(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_foreign_layer(tmp_path: Path) -> None:
-    """Whoever may see one layer of an image sees no other that is not in its own registry."""
+    """A repository with access to one layer of an image gets no layer that its registry lacks."""
     async with merging(tmp_path) as stand:
         await stand.read()
         stand.rules[OTHER.repository] = RepositoryRules(layers="all", listed=False)

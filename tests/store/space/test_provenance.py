@@ -1,4 +1,4 @@
-"""Which repositories have shown which content: what is remembered of that, and for how long."""
+"""Provenance: the record of the repositories that have shown each content."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SITE = Repository.parse("registry.example/team/site")
 
 
 def numbered(n: int) -> Repository:
-    """One of many repositories."""
+    """Return one of many repositories."""
     return Repository.parse(f"registry.example/any/r{n}")
 
 
 def rows(location: Path) -> list[tuple[Digest, str, int]]:
-    """What a closed blob space has in its state file."""
+    """Return the rows in the state file of a closed blob space."""
     state = MetadataDb(location / "state")
     state.open()
     try:
@@ -37,7 +37,7 @@ def rows(location: Path) -> list[tuple[Digest, str, int]]:
 @pytest.mark.parametrize("access", [Access.LISTED, Access.ANONYMOUS])
 @pytest_twisted.ensureDeferred
 async def test_across_a_restart(tmp_path: Path, access: Access) -> None:
-    """An entry is for one digest and one repository, and is there after a restart."""
+    """An entry is for one digest and one repository, and survives a restart."""
     async with opened(tmp_path) as space:
         space.provenance.record(ONE, SITE, access)
         space.provenance.record(ONE, SITE, access)
@@ -52,7 +52,7 @@ async def test_across_a_restart(tmp_path: Path, access: Access) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_credentials(tmp_path: Path) -> None:
-    """Content that was shown with credentials is not for an anonymous repository of that name."""
+    """Content that was shown with credentials is not for the same repository without them."""
     async with opened(tmp_path) as space:
         space.provenance.record(ONE, SITE, Access.LISTED)
         space.provenance.record(TWO, SITE, Access.ANONYMOUS)
@@ -65,15 +65,14 @@ async def test_credentials(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bound_of_one_digest(tmp_path: Path) -> None:
-    """Of repositories that are not listed, so many are remembered for a digest; they displace no
-    listed one."""
+    """A digest has a bounded number of unlisted repositories, which displace no listed one."""
     async with opened(tmp_path) as space:
         entries = space.provenance
         entries.record(ONE, SITE, Access.LISTED)
         entries.record(TWO, numbered(0), Access.ANONYMOUS)
         for n in range(MOST_ANONYMOUS_OF_ONE):
             entries.record(ONE, numbered(n), Access.ANONYMOUS)
-        assert entries.covers(ONE, numbered(0), Access.ANONYMOUS)  # which counts as a use
+        assert entries.covers(ONE, numbered(0), Access.ANONYMOUS)  # counts as a use
         entries.record(ONE, numbered(1000), Access.ANONYMOUS)
         assert entries.covers(ONE, numbered(0), Access.ANONYMOUS)
         assert not entries.covers(ONE, numbered(1), Access.ANONYMOUS)
@@ -84,7 +83,7 @@ async def test_bound_of_one_digest(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bound_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In all a fixed number is remembered of either kind, those that are used the longest."""
+    """The total number of each kind is bounded, and the last used ones stay."""
     monkeypatch.setattr(provenance, "MOST_LISTED", 10)
     monkeypatch.setattr(provenance, "MOST_ANONYMOUS", 5)
     async with opened(tmp_path) as space:
@@ -99,7 +98,7 @@ async def test_bound_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_strange_rows(tmp_path: Path) -> None:
-    """A row that says nothing that is understood gives no right to anything."""
+    """An unreadable row gives no access."""
     async with opened(tmp_path):
         pass
     state = MetadataDb(tmp_path / "state")

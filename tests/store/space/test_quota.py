@@ -1,4 +1,4 @@
-"""The books of a blob space, and who gets room."""
+"""The quota of a blob space, and the order of reservations and evictions."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.support.stores import now
 
 
 def kept(name: str, size: int = 10) -> ReadyBlob:
-    """A READY blob of `size` bytes."""
+    """Return a READY blob of `size` bytes."""
     return ReadyBlob(Record(Digest.of(name.encode()), 0, 0, b"", 0.0), size)
 
 
 @attrs.define(eq=False)
 class Asker:
-    """A pull that gives everything back as soon as it is told to."""
+    """A pull that gives everything back when asked."""
 
     room: Allocator
     digest: Digest = attrs.field(factory=lambda: Digest.of(b"a layer"))
@@ -42,12 +42,12 @@ class Asker:
         self.room.leave(self, 0)
 
     def ask(self, least: int, wish: int = 0) -> Deferred[int]:
-        """Ask for room."""
+        """Request a reservation."""
         return self.room.reserve(self, least, wish)
 
 
 class Stand:
-    """A room in a bound of 100 bytes, with READY blobs of 10 bytes each, the oldest first."""
+    """An allocator with a quota of 100 bytes and READY blobs of 10 bytes, the oldest first."""
 
     def __init__(self, *blobs: str, limit: int | None = 100) -> None:
         self.bound, self.shelf = Quota(limit), BlobLru()
@@ -59,7 +59,7 @@ class Stand:
             self.shelf.add(blob)
 
     async def evict(self, victims: list[ReadyBlob]) -> None:
-        """Remove blobs, when `evicting` fires if it is set."""
+        """Remove blobs, after `evicting` fires if it is set."""
         for blob in victims:
             self.shelf.remove(blob)
         if self.evicting is not None:
@@ -67,18 +67,18 @@ class Stand:
         self.bound.give(sum(blob.size for blob in victims))
 
     def pull(self) -> Asker:
-        """A pull, younger than all before it."""
+        """Begin a pull, younger than all before it."""
         asker = Asker(self.room)
         self.room.enter(asker)
         return asker
 
     def left(self) -> list[int]:
-        """The numbers of the blobs that are still there."""
+        """Return the numbers of the remaining blobs."""
         return [n for n, blob in enumerate(self.blobs) if blob in self.shelf]
 
 
 def test_the_longest_unused_goes_first() -> None:
-    """To make room, blobs are removed by last use, and no more of them than needed."""
+    """The least recently used blobs are evicted, and no more of them than needed."""
     stand = Stand(*"abcdefghij")
     stand.shelf.touch(stand.blobs[0])
     assert now(stand.pull().ask(15)) == 15
@@ -87,7 +87,7 @@ def test_the_longest_unused_goes_first() -> None:
 
 
 def test_what_is_used_again_goes_last() -> None:
-    """Who uses a blob without asking for it anew keeps it, for as long as that goes on."""
+    """A blob that is used again without a new request is kept while that goes on."""
     stand = Stand(*"abcdefghij")
     for _ in range(3):
         stand.blobs[0].use_again()
@@ -98,7 +98,7 @@ def test_what_is_used_again_goes_last() -> None:
 
 
 def test_what_is_used_again_stays_open() -> None:
-    """Nor is it closed, if others can be."""
+    """A blob that is used again is not closed if another can be."""
     stand = Stand(*"abc")
     for blob in stand.blobs:
         stand.shelf.opened(blob, cast("Any", Nothing()))
@@ -115,7 +115,7 @@ class Nothing:
 
 
 def test_what_is_read_stays() -> None:
-    """A blob that somebody reads is never removed to make room."""
+    """A blob with a lease is never evicted."""
     stand = Stand(*"abcdefghij")
     stand.blobs[0].leases = stand.blobs[2].leases = 1
     now(stand.pull().ask(20))
@@ -123,7 +123,7 @@ def test_what_is_read_stays() -> None:
 
 
 def test_what_tags_serve_goes_last() -> None:
-    """A blob that a tag currently serves is removed after all others, however long unused."""
+    """A blob that a tag serves is evicted after all others, even if it is the oldest."""
     stand = Stand(*"abcdefghij")
     stand.shelf.current = frozenset(blob.digest for blob in stand.blobs[:9])
     now(stand.pull().ask(20))
@@ -131,9 +131,9 @@ def test_what_tags_serve_goes_last() -> None:
 
 
 def test_too_large_flushes_nothing() -> None:
-    """A pull that could not fit into an empty blob space is refused before anything is removed."""
+    """A pull that cannot fit into an empty blob space is refused before any eviction."""
     stand = Stand(*"abcdefghij")
-    stand.bound.take(5)  # something that cannot be removed
+    stand.bound.take(5)  # not evictable
     pull = stand.pull()
     with pytest.raises(ImageTooLarge):
         now(pull.ask(96))
@@ -141,7 +141,7 @@ def test_too_large_flushes_nothing() -> None:
 
 
 def test_nothing_goes_in_vain() -> None:
-    """When what may be removed would not do, nothing is removed."""
+    """If evicting everything possible is not enough, nothing is evicted."""
     stand = Stand(*"abcdefghij")
     for blob in stand.blobs[:5]:
         blob.leases = 1
@@ -151,7 +151,7 @@ def test_nothing_goes_in_vain() -> None:
 
 
 def test_a_wish_is_no_need() -> None:
-    """A pull that wishes for more than can be had gets what it needs."""
+    """A pull that prefers more than is available gets the bytes that it needs."""
     stand = Stand(*"abcdefghij")
     for blob in stand.blobs[:8]:
         blob.leases = 1
@@ -161,7 +161,7 @@ def test_a_wish_is_no_need() -> None:
 
 
 def test_the_youngest_gives_up() -> None:
-    """When pulls need each other's room, the youngest fails and the oldest goes on."""
+    """When pulls compete for space the youngest fails and the oldest goes on."""
     stand = Stand()
     old, middle, young = stand.pull(), stand.pull(), stand.pull()
     for pull in (old, middle, young):
@@ -175,7 +175,7 @@ def test_the_youngest_gives_up() -> None:
 
 
 def test_the_oldest_is_served_first() -> None:
-    """Of the pulls that wait for room, the oldest gets it first."""
+    """The oldest of the waiting pulls gets space first."""
     stand = Stand(*"abcdefghij")
     stand.evicting = gate = Deferred()
     old, middle, young = stand.pull(), stand.pull(), stand.pull()
@@ -188,7 +188,7 @@ def test_the_oldest_is_served_first() -> None:
 
 
 def test_a_cancelled_wait_takes_nothing() -> None:
-    """Room that is no longer waited for is not taken, and the next one is served."""
+    """A cancelled request takes no space, and the next one is served."""
     stand = Stand(*"abcdefghij")
     stand.evicting = gate = Deferred()
     first, second = stand.pull(), stand.pull()
@@ -203,14 +203,14 @@ def test_a_cancelled_wait_takes_nothing() -> None:
 
 
 def test_without_a_bound_nothing_is_removed() -> None:
-    """A blob space without a bound gives any room that is asked for."""
+    """Without a quota every reservation is granted, and nothing is evicted."""
     stand = Stand(*"abcdefghij", limit=None)
     assert now(stand.pull().ask(1 << 60)) == 1 << 60
     assert len(stand.left()) == 10
 
 
 def test_a_full_disk_is_relieved_by_last_use() -> None:
-    """When the disk is full before the bound is reached, blobs are removed until none may go."""
+    """On a disk that is full before the quota is, blobs are evicted until none is left."""
     stand = Stand("a", "b", "c", limit=None)
     stand.blobs[2].leases = 1
     assert now(Deferred.fromCoroutine(stand.room.relieve(5)))
@@ -221,7 +221,7 @@ def test_a_full_disk_is_relieved_by_last_use() -> None:
 
 
 def test_a_lowered_bound_is_kept() -> None:
-    """After the bound was lowered, as many blobs as needed are removed, those unused first."""
+    """After the quota was lowered blobs are evicted down to it, the oldest first."""
     stand = Stand(*"abcdefghij")
     stand.bound.limit = 35
     now(Deferred.fromCoroutine(stand.room.shrink()))
@@ -230,7 +230,7 @@ def test_a_lowered_bound_is_kept() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60), st.booleans()), max_size=60))
 def test_the_books_balance(steps: list[tuple[int, int, bool]]) -> None:
-    """However pulls ask and end, the bound holds, and what is counted is what is held."""
+    """For any requests and ends of pulls the quota holds and the counted size is right."""
     stand = Stand(*"abcdef")
     pulls: dict[int, Asker] = {}
     for who, size, ends in steps:
@@ -246,7 +246,7 @@ def test_the_books_balance(steps: list[tuple[int, int, bool]]) -> None:
 
 
 def test_what_gives_way() -> None:
-    """What gives way gives up before every pull, a younger one too, and is served after them."""
+    """Work that gives way fails before every pull, even a younger one, and is served last."""
     stand = Stand(*"abcdefghij")
     lesser = Asker(stand.room)
     stand.room.enter(lesser, gives_way=True)
@@ -265,7 +265,7 @@ def test_what_gives_way() -> None:
 
 
 def test_work_that_waits_for_room() -> None:
-    """Work that is told to give up does so at once, though it waits for room, and closes."""
+    """Work that must give up does so at once, even while it waits for space, and closes."""
     stand = Stand(*"abcdefghij")
     stand.evicting = gate = Deferred()
     work, seen = SteppedJob(Digest.of(b"a layer"), stand.room, InlineThreads()), []
@@ -296,7 +296,7 @@ def test_work_that_waits_for_room() -> None:
 
 
 def test_a_blob_that_grows() -> None:
-    """What is stored beside a blob counts with it, wherever the blob is."""
+    """Additional files of a blob are counted with it."""
     stand = Stand("a", "b")
     stand.shelf.grow(stand.blobs[0], 5)
     assert (stand.shelf.size, stand.blobs[0].size) == (25, 15)
@@ -306,7 +306,7 @@ def test_a_blob_that_grows() -> None:
 
 
 def test_the_parts_of_an_image_are_as_old_as_it() -> None:
-    """A layer that is begun late is as old as its image: those of younger images give up first."""
+    """A late layer has the age of its image, and layers of younger images give up first."""
     stand = Stand()
     parts = [Digest.of(name) for name in (b"one", b"two", b"other")]
     image = stand.room.begin(Digest.of(b"image"), frozenset(parts[:2]))
@@ -323,7 +323,7 @@ def test_the_parts_of_an_image_are_as_old_as_it() -> None:
 
 
 def test_the_parts_of_an_image_fit_together_or_all_end() -> None:
-    """What one layer is refused as too large for ends its image's other layers, and no others."""
+    """A layer that makes its image too large ends the image's other layers, and no others."""
     stand = Stand("ready", *"abcd")
     parts = [Digest.of(name) for name in (b"ready", b"one", b"two", b"shared")]
     large = stand.room.begin(Digest.of(b"large"), frozenset(parts))
@@ -334,7 +334,7 @@ def test_the_parts_of_an_image_fit_together_or_all_end() -> None:
         stand.room.enter(asker)
         now(asker.ask(10))
     with pytest.raises(ImageTooLarge, match=str(large.image)):
-        now(one.ask(61))  # with the 10 bytes that are READY, and 10 of each part, 101
+        now(one.ask(61))  # 10 bytes are READY, and 10 of each part are held: 101 in all
     assert isinstance(two.error, ImageTooLarge)
     assert shared.error is foreign.error is None
     assert len(stand.left()) == 5
@@ -342,7 +342,7 @@ def test_the_parts_of_an_image_fit_together_or_all_end() -> None:
 
 
 def test_an_image_alone_among_readers() -> None:
-    """When readers have what an image needs that is alone, its disk is full; nobody contends."""
+    """For a single image that needs leased space the disk is full; there is no competitor."""
     stand = Stand(*"abcde")
     for blob in stand.blobs:
         blob.leases = 1
