@@ -1,4 +1,4 @@
-"""Metrics and probes, over real sockets."""
+"""Metrics and probes over real sockets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.within import within
 
 
 async def asked(site: Site, target: str, method: str = "GET") -> tuple[int, bytes]:
-    """Status and body of one request to a site that listens for it."""
+    """Send one request to a site; return status and body."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     port = reactor.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[attr-defined]
@@ -33,7 +33,7 @@ async def asked(site: Site, target: str, method: str = "GET") -> tuple[int, byte
 
 
 def healthy(*problems: str) -> Callable[[], Awaitable[Health]]:
-    """A service with these problems."""
+    """Return a service with these problems."""
 
     async def health() -> Health:
         return Health(problems, {"disk": {"freeBytes": 7}})
@@ -43,7 +43,7 @@ def healthy(*problems: str) -> Callable[[], Awaitable[Health]]:
 
 @within(20)
 async def test_metrics_are_there_in_the_originals_names() -> None:
-    """/metrics shows what is counted by the names of the original, and the process."""
+    """/metrics shows the counts under the names of the original server, and process metrics."""
     metrics = Metrics()
     metrics.requests.count("get", 200, 0.5)
     metrics.client_requests.labels("head", "404").inc()
@@ -66,7 +66,7 @@ async def test_metrics_are_there_in_the_originals_names() -> None:
 
 @within(20)
 async def test_two_services_count_apart() -> None:
-    """What one service of a process counts does not show in another's metrics."""
+    """Two services in one process have separate metrics."""
     one, other = Metrics(), Metrics()
     one.stale_serves.inc()
     assert other.registry.get_sample_value("blobserve_stale_serves_total") == 0
@@ -74,7 +74,7 @@ async def test_two_services_count_apart() -> None:
 
 @within(20)
 async def test_probes() -> None:
-    """/live is 200 whatever is wrong; /ready is 503 with the reason when something is."""
+    """/live is always 200; /ready is 503 with the reason for any problem."""
     assert await asked(probe_site(healthy()), "/ready") == (200, b"ok\n")
     assert await asked(probe_site(healthy("draining")), "/ready") == (503, b"draining\n")
     assert await asked(probe_site(healthy("draining")), "/live") == (200, b"ok\n")
@@ -84,7 +84,7 @@ async def test_probes() -> None:
 
 @within(20)
 async def test_the_full_report() -> None:
-    """/ready?full=1 tells more, as JSON, with the same status."""
+    """/ready?full=1 has more facts, as JSON, with the same status."""
     status, body = await asked(probe_site(healthy("draining")), "/ready?full=1")
     assert status == 503
     expected = {"ready": False, "problems": ["draining"], "disk": {"freeBytes": 7}}
@@ -94,12 +94,12 @@ async def test_the_full_report() -> None:
 @within(20)
 @pytest.mark.parametrize("target", ["/", "/metrics", "/live/x/..", "/none"])
 async def test_nothing_else_is_there(target: str) -> None:
-    """The probes' address has nothing but the probes."""
+    """The address of the probes serves nothing else."""
     assert (await asked(probe_site(healthy()), target))[0] in (404, 405)
 
 
 class Stand:
-    """Readiness over a location of which nothing but its VERSION is there."""
+    """Readiness over a location with only a VERSION file."""
 
     def __init__(self, location: Path, disk: Any = None) -> None:
         self.clock = Clock()
@@ -112,7 +112,7 @@ class Stand:
         self.pre_pulls: Deferred[None] = Deferred()
 
     def problems(self) -> tuple[str, ...]:
-        """What keeps it from being ready."""
+        """Return the reasons against readiness."""
         found: list[Health] = []
         Deferred.fromCoroutine(self.readiness.health()).addCallback(found.append)
         [health] = found
@@ -133,7 +133,7 @@ def test_ready_after_listening(tmp_path: Path) -> None:
 
 
 def test_prepull_is_waited_for_a_minute_at_most(tmp_path: Path) -> None:
-    """A prePull that neither succeeds nor fails counts as tried after 60 seconds."""
+    """A prePull without a result counts as tried after 60 seconds."""
     stand = Stand(tmp_path)
     stand.readiness.listening(stand.pre_pulls)
     stand.clock.advance(59.9)
@@ -145,7 +145,7 @@ def test_prepull_is_waited_for_a_minute_at_most(tmp_path: Path) -> None:
 
 
 def test_draining_is_never_undone(tmp_path: Path) -> None:
-    """A prePull that ends while the server drains does not make it ready again."""
+    """A prePull that ends during a drain does not make the server ready again."""
     stand = Stand(tmp_path)
     stand.readiness.listening(stand.pre_pulls)
     stand.readiness.draining()
@@ -154,7 +154,7 @@ def test_draining_is_never_undone(tmp_path: Path) -> None:
 
 
 def test_not_ready_without_a_disk(tmp_path: Path) -> None:
-    """A blob space that cannot be read makes a server unready, and it recovers."""
+    """A blob space that cannot be read makes a server unready until it can."""
     stand = Stand(tmp_path)
     stand.readiness.listening(stand.pre_pulls)
     stand.pre_pulls.callback(None)
@@ -165,7 +165,7 @@ def test_not_ready_without_a_disk(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_does_not_answer(tmp_path: Path) -> None:
-    """A disk that hangs makes a server unready after two seconds, instead of hanging the probe."""
+    """A disk that hangs makes a server unready after two seconds, and the probe answers."""
 
     class Hanging:
         def run(self, *_: object) -> Deferred[None]:
@@ -182,7 +182,7 @@ def test_a_disk_that_does_not_answer(tmp_path: Path) -> None:
 
 
 def test_registries_are_shown_and_do_not_count(tmp_path: Path) -> None:
-    """A registry that is down is shown in the full report, and the server is ready."""
+    """A registry that is down appears in the full report, and the server is ready."""
     stand = Stand(tmp_path)
     stand.readiness.listening(stand.pre_pulls)
     stand.pre_pulls.callback(None)

@@ -1,4 +1,4 @@
-"""Every row of the contract's table of responses, over real sockets."""
+"""Every row of the table of responses in the reference, over real sockets."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ SHORT = "public, max-age=60, stale-while-revalidate=60"
 
 
 def tag_of(content: bytes) -> str:
-    """The entity tag of these bytes."""
+    """Return the ETag of these bytes."""
     return f'"{urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()}"'
 
 
 async def both(site: Serving, target: str, **headers: str) -> Response:
-    """The answer to a GET, which HEAD must repeat without the body."""
+    """Return the answer to a GET, after a check that HEAD has the same headers."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     get = await site.fetch(target, headers=named)
     head = await site.fetch(target, "HEAD", named)
@@ -91,7 +91,7 @@ async def test_files(tmp_path: Path) -> None:
 
 @within(30)
 async def test_fixed_urls(tmp_path: Path) -> None:
-    """Under a digest or a tag that never moves, files are kept for ever and have a date."""
+    """Under a digest or an immutable tag files are immutable and have a date."""
     async with serving(tmp_path) as site:
         by_digest = site.push(SITE)
         both_named = f"{TAG}@{by_digest.partition('@')[2]}"
@@ -113,7 +113,7 @@ async def test_fixed_urls(tmp_path: Path) -> None:
 
 @within(30)
 async def test_cache_control(tmp_path: Path) -> None:
-    """Pages are asked for again, other files briefly kept, files named by content for ever."""
+    """Pages are revalidated, other files cached briefly, and files under a digest for ever."""
     async with serving(tmp_path, SITE) as site:
         site.rule(immutable_paths=("assets/*",), tag_max_age=90.0)
         controls = {
@@ -146,7 +146,7 @@ async def test_content_location(tmp_path: Path) -> None:
         }.items():
             answer = await both(site, target)
             assert answer.status == 200, target
-            # Behind a scheme: urljoin would take the empty first segment for a host.
+            # With a scheme: urljoin would take the empty first segment for a host.
             found = urljoin(f"http://h{target}", answer.headers["content-location"])
             assert found == f"http://h/{by_digest}{rest}"
             assert (await site.fetch(found.removeprefix("http://h"))).body == answer.body
@@ -213,7 +213,7 @@ async def test_conditions(tmp_path: Path) -> None:
 
 @within(30)
 async def test_upgrade(tmp_path: Path) -> None:
-    """A file that a new image leaves unchanged keeps its tag."""
+    """A file that a new image leaves unchanged keeps its ETag."""
     async with serving(tmp_path, SITE) as site:
         etag = (await site.fetch(f"/{TAG}/app.js")).headers["etag"]
         site.push({**SITE, "index.html": b"new"}, reference=f"{REPOSITORY}:v2")
@@ -224,7 +224,7 @@ async def test_upgrade(tmp_path: Path) -> None:
 
 @within(30)
 async def test_directories(tmp_path: Path) -> None:
-    """A directory's URL ends with a slash; redirects are relative and keep the query."""
+    """The URL of a directory ends with a slash; redirects are relative and keep the query."""
     async with serving(tmp_path, SITE) as site:
         for target, location in {
             f"/{TAG}": "./site:v1/",
@@ -247,7 +247,7 @@ async def test_directories(tmp_path: Path) -> None:
 
 @within(30)
 async def test_bare_reference_with_variables(tmp_path: Path) -> None:
-    """A reference without a slash is the page itself for who sends inline variables."""
+    """A reference without a slash is the page itself for a request with inline variables."""
     async with serving(tmp_path, {"index.html": b"{{X}}"}) as site:
         site.rule(inline_static=(InlineVariable("{{X}}", "${x}"),))
         answer = await both(site, f"/{TAG}", X_BlobServe_InlineVars='{"x": "/y"}')
@@ -260,7 +260,7 @@ async def test_bare_reference_with_variables(tmp_path: Path) -> None:
 
 @within(30)
 async def test_paths_stay_inside(tmp_path: Path) -> None:
-    """Nothing climbs out of an image, and percent-encoding is decoded exactly once."""
+    """A path never leaves an image, and percent-encoding is decoded exactly once."""
     async with serving(tmp_path, SITE) as site:
         for path in (
             "..", "../", "%2e%2e", "docs/..%2findex.html", "docs/../index.html", "%2e%2e%2fapp.js",
@@ -277,7 +277,7 @@ async def test_paths_stay_inside(tmp_path: Path) -> None:
 
 @within(30)
 async def test_malformed_references(tmp_path: Path) -> None:
-    """Who asks without registry, tag or digest is told what is missing."""
+    """A URL without a registry, tag or digest gets an answer that says so."""
     async with serving(tmp_path, SITE) as site:
         assert b"/<registry>/<repository>:<tag>/<file>" in (await both(site, "/")).body
         for target, word in {
@@ -293,7 +293,7 @@ async def test_malformed_references(tmp_path: Path) -> None:
 
 @within(30)
 async def test_refusals(tmp_path: Path) -> None:
-    """Each failure of the registry, the image or the disk has its status and our own words."""
+    """Each failure of the registry, the image or the disk has its status and our message."""
     async with serving(tmp_path, SITE) as site:
         answer = await both(site, "/r.example/other:v1/")
         assert (answer.status, answer.body) == (403, b'forbidden repo: "r.example/other"\n')
@@ -316,7 +316,7 @@ async def test_refusals(tmp_path: Path) -> None:
 
 @within(30)
 async def test_timeout(tmp_path: Path) -> None:
-    """A pull that takes too long is 503 ``timeout``; it goes on, and serves the next request."""
+    """A pull that takes too long is a 503 ``timeout``, goes on, and serves the next request."""
     async with serving(tmp_path, SITE, timeout=0.05) as site:
         gate = site.source.hold("fetch")
         answer = await site.fetch(headers={"Sec-Fetch-Mode": "navigate"})
@@ -343,7 +343,7 @@ async def test_warm_up(tmp_path: Path) -> None:
 
 @within(30)
 async def test_read_only(tmp_path: Path) -> None:
-    """A read-only request pulls nothing, and is served what is here."""
+    """A read-only request causes no pull, and gets cached images."""
     async with serving(tmp_path, SITE) as site:
         read_only = {"X_BlobServe_ReadOnly": "true"}
         assert (await both(site, f"/{TAG}/app.js", **read_only)).status == 404
@@ -354,7 +354,7 @@ async def test_read_only(tmp_path: Path) -> None:
 
 @within(30)
 async def test_several_layers(tmp_path: Path) -> None:
-    """A file that is only in a later layer is 404, and the text says why."""
+    """A file that is only in a later layer is a 404 with the reason."""
     async with serving(tmp_path, {"a.txt": b"1"}, {"b.txt": b"2"}) as site:
         assert (await both(site, f"/{TAG}/a.txt")).body == b"1"
         answer = await both(site, f"/{TAG}/b.txt")
@@ -385,7 +385,7 @@ async def test_paths_that_are_too_deep(tmp_path: Path) -> None:
 
 @within(30)
 async def test_other_methods(tmp_path: Path) -> None:
-    """Nothing but GET, HEAD and OPTIONS is done."""
+    """Methods other than GET, HEAD and OPTIONS are refused."""
     async with serving(tmp_path, SITE) as site:
         for method in ("POST", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND", "get"):
             answer = await site.fetch(f"/{TAG}/app.js", method, {"If-None-Match": "*"})
@@ -460,7 +460,7 @@ async def test_configured_headers(tmp_path: Path) -> None:
 
 @within(30)
 async def test_unlisted(tmp_path: Path) -> None:
-    """What is served only because anything is may not act as its origin, errors included."""
+    """A response of an unlisted repository is sandboxed, errors included."""
     async with serving(tmp_path, SITE, allow_any_repo=True) as site:
         site.push(SITE, reference="r.example/any:v1")
         for target in ("/r.example/any:v1/", "/r.example/any:v1", "/r.example/any:v1/nothing"):
@@ -471,7 +471,7 @@ async def test_unlisted(tmp_path: Path) -> None:
 
 @within(30)
 async def test_workdir(tmp_path: Path) -> None:
-    """Paths, the fallback and the page for what is missing are relative to the workdir."""
+    """Paths, the fallback and the not-found page are relative to the workdir."""
     files = {f"ide/{name}": content for name, content in SITE.items()}
     async with serving(tmp_path, {**files, "secret.txt": b"outside"}) as site:
         site.rule(workdir="/ide", fallback="/index.html", not_found="/404.html")
@@ -485,7 +485,7 @@ async def test_workdir(tmp_path: Path) -> None:
 
 @within(30)
 async def test_fallback(tmp_path: Path) -> None:
-    """The routes of an application get its page, never fixed; missing files stay missing."""
+    """A route of an application gets its page, not immutable; a missing file is still a 404."""
     async with serving(tmp_path) as site:
         by_digest = site.push(SITE)
         site.rule(fallback="/index.html")
@@ -502,7 +502,7 @@ async def test_fallback(tmp_path: Path) -> None:
 
 @within(30)
 async def test_not_found_page(tmp_path: Path) -> None:
-    """An image's own page for what is missing is sent with 404, and is nobody's to keep."""
+    """An image's own not-found page is sent with 404 and no-store."""
     async with serving(tmp_path, SITE) as site:
         site.rule(not_found="404.html")
         answer = await both(site, f"/{TAG}/nothing", If_None_Match="*", Range="bytes=0-1")
@@ -517,7 +517,7 @@ async def test_not_found_page(tmp_path: Path) -> None:
 
 @within(30)
 async def test_bad_variables(tmp_path: Path) -> None:
-    """Inline variables that are not what they must be are 400."""
+    """Invalid inline variables are a 400."""
     async with serving(tmp_path, SITE) as site:
         for value in ("{", '{"ide": "javascript:x"}'):
             answer = await both(site, f"/{TAG}/", X_BlobServe_InlineVars=value)
@@ -526,7 +526,7 @@ async def test_bad_variables(tmp_path: Path) -> None:
 
 @within(30)
 async def test_the_log(tmp_path: Path) -> None:
-    """Every request is a line, with how its image was found and which digest that was."""
+    """Every request is logged, with the cache result and the digest of its image."""
     async with serving(tmp_path) as site:
         digest = site.push(SITE).partition("@")[2]
         asked = {"User-Agent": "a browser", "Referer": "http://x/", "X-Forwarded-For": "9.9.9.9"}
@@ -556,7 +556,7 @@ async def test_the_log(tmp_path: Path) -> None:
 
 @within(30)
 async def test_trusted_proxies(tmp_path: Path) -> None:
-    """Whom a trusted proxy names is who asked; nobody else is believed."""
+    """The client in X-Forwarded-For counts only if a trusted proxy sent it."""
     async with serving(tmp_path, SITE) as site:
         named = {"X-Forwarded-For": "192.0.2.7"}
         await site.fetch(headers=named)
@@ -567,7 +567,7 @@ async def test_trusted_proxies(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_client_that_leaves(tmp_path: Path) -> None:
-    """A client that leaves ends its wait, not the pull, and is in the log."""
+    """A client that leaves ends its wait, not the pull, and is logged."""
     async with serving(tmp_path, SITE) as site:
         gate = site.source.hold("fetch")
         client = await site.connect()
@@ -585,7 +585,7 @@ async def test_a_client_that_leaves(tmp_path: Path) -> None:
 
 
 async def opened(site: Serving, target: str) -> Client:
-    """A connection on which a response has begun and then is not read."""
+    """Begin a response on a connection that is then not read."""
     client = await site.connect()
     client.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     await client.some(1)
@@ -595,7 +595,7 @@ async def opened(site: Serving, target: str) -> Client:
 
 @within(30)
 async def test_damage(tmp_path: Path) -> None:
-    """A file that is cut short on disk ends its connection; it is never sent as if complete."""
+    """A file truncated on disk ends its connection, and never looks complete."""
     size = 8 << 20
     async with serving(tmp_path, {"a.bin": b"x" * size}) as site:
         client = await opened(site, f"/{TAG}/a.bin")
@@ -615,7 +615,7 @@ async def test_damage(tmp_path: Path) -> None:
 
 @within(30)
 async def test_the_unexpected(tmp_path: Path) -> None:
-    """What nobody foresaw is 500 with an id that the log has, and shows nothing of itself."""
+    """An unexpected error is a 500 with an id that the log has, and no details."""
     async with serving(tmp_path, SITE) as site:
         site.source.fail("resolve", ZeroDivisionError("a secret"))  # type: ignore[arg-type]
         with capturedLogs() as events:

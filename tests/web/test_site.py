@@ -32,12 +32,12 @@ LARGE = bytes(index % 251 for index in range(3_000_000))
 
 
 def with_field(field: bytes, request: bytes = b"GET / HTTP/1.1") -> bytes:
-    """A head with a Host and one more field."""
+    """Return a head with a Host and one more field."""
     return request + b"\r\nHost: x\r\n" + field + b"\r\n\r\n"
 
 
 MARKER = b"marker\r\n\r\n"
-"""Stands where nothing may be read any more. A server that reads it answers once more."""
+"""A request after the point at which the server must stop reading; read, it gets an answer."""
 
 BAD = {
     "body by length": (400, with_field(b"Content-Length: 1")),
@@ -133,7 +133,7 @@ BAD = {
 
 @pytest.mark.parametrize("second", [b"0", b"1", b""])
 def test_one_content_length(second: bytes) -> None:
-    """A head says its length once, even where the second line says the same."""
+    """A repeated Content-Length is refused, even with the same value."""
     head = HeadCheck()
     for line in (b"POST / HTTP/1.1", b"Host: x", b"Content-Length: 0"):
         head.line(line)
@@ -143,7 +143,7 @@ def test_one_content_length(second: bytes) -> None:
 
 @within(60)
 async def test_bad_heads(tmp_path: Path) -> None:
-    """A head that is malformed is refused, once, and nothing after it on the connection is read."""
+    """A malformed head is refused once, and nothing after it is read."""
     async with serving(tmp_path, FILES) as site:
         for name, (status, raw) in BAD.items():
             answers = await site.exchange(raw + MARKER)
@@ -165,7 +165,7 @@ async def test_bad_heads(tmp_path: Path) -> None:
 
 @within(20)
 async def test_second_head_is_bad(tmp_path: Path) -> None:
-    """Of two heads in one segment, a good one and a bad one, each has its answer, in order."""
+    """A good and a bad head in one segment are answered in order."""
     async with serving(tmp_path, FILES) as site:
         answers = await site.exchange(GOOD + BAD["two Hosts"][1] + GOOD)
         first, second = answers.index(b" 200 OK"), answers.index(b" 400 Bad Request")
@@ -175,7 +175,7 @@ async def test_second_head_is_bad(tmp_path: Path) -> None:
 
 @within(20)
 async def test_good_heads(tmp_path: Path) -> None:
-    """What RFC 9112 allows is understood."""
+    """Heads that RFC 9112 allows are understood."""
     heads = [
         LAST,
         b"\r\n" + LAST,
@@ -204,7 +204,7 @@ async def test_good_heads(tmp_path: Path) -> None:
 
 @within(20)
 async def test_options_star(tmp_path: Path) -> None:
-    """``OPTIONS *`` asks for nothing and is told what there is."""
+    """``OPTIONS *`` gets the list of methods."""
     async with serving(tmp_path) as site:
         response = await site.fetch("*", "OPTIONS")
         assert (response.status, response.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
@@ -313,7 +313,7 @@ async def test_half_closed_and_gone(tmp_path: Path) -> None:
 
 @within(30)
 async def test_pipelining(tmp_path: Path) -> None:
-    """A hundred requests sent at once are answered one by one, in order."""
+    """A hundred requests sent at once are answered in order."""
     names = [f"{number}.txt" for number in range(100)]
     async with serving(tmp_path, {name: name.encode() for name in names}) as site:
         heads = [GOOD.replace(b"a.txt", name.encode()) for name in names[:-1]]
@@ -324,7 +324,7 @@ async def test_pipelining(tmp_path: Path) -> None:
 
 @within(30)
 async def test_split_heads(tmp_path: Path) -> None:
-    """It does not matter how a head is cut into segments."""
+    """A head gets the same answer in segments of any size."""
     async with serving(tmp_path, FILES) as site:
         for cut in range(1, len(LAST)):
             channel = await site.connect()
@@ -337,7 +337,7 @@ async def test_split_heads(tmp_path: Path) -> None:
 
 @within(20)
 async def test_drain(tmp_path: Path) -> None:
-    """A site that drains ends what has begun, refuses what has not, and closes what is idle."""
+    """A draining site finishes responses, refuses new requests, and closes idle connections."""
     async with serving(tmp_path, FILES) as site:
         idle, busy = await site.connect(), await site.connect()
         idle.send(GOOD)
@@ -359,7 +359,7 @@ async def test_drain(tmp_path: Path) -> None:
 
 @within(20)
 async def test_new_request_while_draining(tmp_path: Path) -> None:
-    """A new request on a connection that is still open gets 503, and the connection ends."""
+    """A new request on an open connection of a draining site gets a 503 and is the last."""
     async with serving(tmp_path, FILES) as site:
         client = await site.connect()
         client.send(GOOD + GOOD[:-2])
@@ -373,7 +373,7 @@ async def test_new_request_while_draining(tmp_path: Path) -> None:
 
 @within(240)
 async def test_drain_has_an_end(tmp_path: Path) -> None:
-    """What does not finish in time is aborted, and accounted for."""
+    """A response that does not finish in time is aborted and logged."""
     async with serving(tmp_path, {"a.txt": b"x" * (64 << 20)}) as site:
         client = await site.connect()
         client.send(GOOD)
@@ -387,7 +387,7 @@ async def test_drain_has_an_end(tmp_path: Path) -> None:
 
 @within(30)
 async def test_tls(tmp_path: Path) -> None:
-    """Over TLS, too, a large file arrives whole, and a bad head is refused."""
+    """Over TLS too a large file arrives whole, and a bad head is refused."""
     content = bytes(index % 251 for index in range(1_000_000))
     authority = Authority.make(tmp_path)
     root = ssl.Certificate.loadPEM(authority.write(tmp_path / "ca.pem").read_text())

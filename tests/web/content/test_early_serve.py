@@ -1,4 +1,4 @@
-"""``earlyServe``, over sockets: what is answered before an image is READY, what comes of it."""
+"""``earlyServe`` over sockets: answers before an image is READY, and the end of its pull."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.web.content.test_lazy_serve import CHUNKED, standing
 
 NOISE = random.Random(3).randbytes(12 * MIB)
 LARGE = NOISE[: 11 * MIB]
-"""More than sockets hold."""
+"""More bytes than sockets can buffer."""
 
 SITE: Files = {
     "index.html": b"<html>early</html>",
@@ -43,27 +43,27 @@ REST: Files = {"rest.bin": NOISE[: 600 * KIB], "late.txt": b"late"}
 
 @attrs.define
 class Early:
-    """A site whose one image is being pulled, its layer held in the middle."""
+    """A site with one image, which is being pulled, with its layer held in the middle."""
 
     site: Serving
     gate: Gate
     by_digest: str
     pull: Deferred[Response]
-    """The answer to a request that waits for all of it."""
+    """The answer to a request that waits for the whole layer."""
 
     async def fetch(self, path: str, method: str = "GET", **headers: str) -> Response:
-        """One request for a file of it."""
+        """Send one request for a file of the image."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.site.fetch(f"/{TAG}{path}", method, named)
 
     async def begin(self, path: str) -> Client:
-        """Send a request, and leave the answer to the caller."""
+        """Send a request; the caller reads the answer."""
         client = await self.site.connect()
         client.send(f"GET /{TAG}{path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
         return client
 
     async def waits(self, path: str) -> Client:
-        """Send a request that nothing answers yet."""
+        """Send a request that is not answered yet."""
         client, waiting = await self.begin(path), self.in_flight
         await until(lambda: self.in_flight > waiting or bool(client.received))
         for _ in range(3):
@@ -73,17 +73,17 @@ class Early:
 
     @property
     def in_flight(self) -> float:
-        """How many requests are being answered."""
+        """Return the number of requests in flight."""
         value = self.site.metrics.registry.get_sample_value("blobserve_requests_in_flight")
         return value or 0.0
 
     def counted(self, name: str, **labels: str) -> float:
-        """What a metric shows."""
+        """Return the value of a metric."""
         name = f"blobserve_early_{name}_total"
         return self.site.metrics.registry.get_sample_value(name, labels) or 0.0
 
     async def ready(self) -> Response:
-        """Let all of the layer come; what is then answered to the one who waited for that."""
+        """Let the whole layer arrive; return the answer to the request that waited for it."""
         self.gate.open()
         return await self.pull
 
@@ -97,9 +97,10 @@ async def early(
     rules: dict[str, Any] | None = None,
     **config: Any,
 ) -> AsyncIterator[Early]:
-    """A site that is asked for an image of which `after`, a share or a number of bytes, has come.
+    """Run a site with a running pull of an image, after a share or number of its bytes.
 
-    Byte `corrupt`, counted from the end, is another one, each time that the layer is fetched.
+    `after` says how much of the layer has arrived. Byte `corrupt`, counted from the end, is changed
+    in each download.
     """
     async with serving(directory, **config) as site:
         site.rule(early_serve=True, **(rules or {}))
@@ -110,7 +111,7 @@ async def early(
         if corrupt is not None:
             site.source.corrupt(digest, 9, len(blob) - corrupt)
         gate = site.source.hold("fetch", int(after if after > 1 else after * len(blob)))
-        # A directory without its slash is for READY images to answer.
+        # A directory without a slash is answered by a READY image only.
         pull = Deferred.fromCoroutine(site.fetch(f"/{TAG}"))
         await until(lambda: gate.waiting > 0)
         try:
@@ -122,7 +123,7 @@ async def early(
 
 @within(20)
 async def test_answered_before_ready(tmp_path: Path) -> None:
-    """What has passed is answered at once: 200, not to be kept, nothing to refer to it by."""
+    """A file that has arrived is answered at once with 200, no-store and no validator."""
     async with early(tmp_path) as pulled:
         answer = await pulled.fetch("/app.js")
         assert (answer.status, answer.body) == (200, b"0123456789")
@@ -158,7 +159,7 @@ async def test_answered_before_ready(tmp_path: Path) -> None:
 
 @within(20)
 async def test_ranges_and_conditions(tmp_path: Path) -> None:
-    """Ranges and conditions say nothing of what has no validators yet: the answer is 200, whole."""
+    """Ranges and conditions are ignored for a file without validators, which gets a whole 200."""
     async with early(tmp_path) as pulled:
         for headers in (
             {"Range": "bytes=2-3"},
@@ -176,7 +177,7 @@ async def test_ranges_and_conditions(tmp_path: Path) -> None:
 
 @within(20)
 async def test_by_digest(tmp_path: Path) -> None:
-    """Under a digest, or a tag that never moves, an early answer is not to be kept either."""
+    """An early answer is not cacheable, even under a digest or an immutable tag."""
     async with early(tmp_path, rules={"immutable_tags": ("v*",)}) as pulled:
         assert (await pulled.fetch("/app.js")).headers["cache-control"] == "no-store"
         target = f"/{pulled.by_digest}/app.js"
@@ -186,7 +187,7 @@ async def test_by_digest(tmp_path: Path) -> None:
 
 @within(20)
 async def test_who_comes_first_waits(tmp_path: Path) -> None:
-    """A request for a file that has not passed waits for it, and is answered when it has."""
+    """A request for a file that has not arrived waits, and is answered when it has."""
     image = Image.of({"first": b"1", **SITE, **REST}, "none")
     async with early(tmp_path, image, after=600) as pulled:
         waiting = await pulled.waits("/late.txt")
@@ -200,7 +201,7 @@ async def test_who_comes_first_waits(tmp_path: Path) -> None:
 
 @within(20)
 async def test_waits_to_the_end(tmp_path: Path) -> None:
-    """Links, directories without a slash, and what never comes are answered by the READY image."""
+    """Links, directories without a slash and missing files are answered by the READY image."""
     async with early(tmp_path, rules={"fallback": "/index.html"}) as pulled:
         waiting = {
             path: await pulled.waits(path)
@@ -224,7 +225,7 @@ async def test_waits_to_the_end(tmp_path: Path) -> None:
 
 @within(20)
 async def test_timeout(tmp_path: Path) -> None:
-    """Who waits for a file that does not come in time is told to come again; the pull goes on."""
+    """A request for a file that does not arrive in time gets a 503, and the pull goes on."""
     async with early(tmp_path, timeout=0.2) as pulled:
         answer = await pulled.fetch("/late.txt")
         assert (answer.status, answer.body) == (503, b"timeout")
@@ -233,7 +234,7 @@ async def test_timeout(tmp_path: Path) -> None:
 
 @within(20)
 async def test_rules_that_change_bytes(tmp_path: Path) -> None:
-    """What a rewriting rule or inline variables would change is not answered early."""
+    """A file that a rewriting rule or inline variables would change is not served early."""
     rules = {
         "replacements": (Replacement("/app.js", "0", "X"),),
         "inline_static": (InlineVariable("early", "${ide}"),),
@@ -249,7 +250,7 @@ async def test_rules_that_change_bytes(tmp_path: Path) -> None:
 
 @within(20)
 async def test_workdir_and_headers(tmp_path: Path) -> None:
-    """Paths are below the workdir; the repository's headers come, but none that lets it be kept."""
+    """Paths are below the workdir; configured headers are sent, except those for caching."""
     rules = {
         "workdir": "/docs",
         "headers": (
@@ -272,7 +273,7 @@ async def test_workdir_and_headers(tmp_path: Path) -> None:
 
 @within(20)
 async def test_only_where_it_is_wanted(tmp_path: Path) -> None:
-    """Without `earlyServe: true` no file of a repository is answered before its layer is whole."""
+    """Without `earlyServe: true` no file is served before its layer is READY."""
     async with early(tmp_path) as pulled:
         pulled.site.rule()
         client = await pulled.waits("/app.js")
@@ -285,7 +286,7 @@ async def test_only_where_it_is_wanted(tmp_path: Path) -> None:
 
 @within(20)
 async def test_the_first_of_several_layers(tmp_path: Path) -> None:
-    """Of an image whose first layer alone is served, it is that layer's files that come early."""
+    """An image of which only the first layer is served is served early."""
     image = Image((Layer.of({**SITE, **REST}, "none"), Layer.of({"app.js": b"later"})))
     async with early(tmp_path, image) as pulled:
         assert (await pulled.fetch("/app.js")).body == b"0123456789"
@@ -293,7 +294,7 @@ async def test_the_first_of_several_layers(tmp_path: Path) -> None:
 
 @within(20)
 async def test_all_of_several_layers(tmp_path: Path) -> None:
-    """Of several layers that are all served none is early: an upper one may say otherwise."""
+    """No file is served early if several layers are served, since an upper one may replace it."""
     image = Image((Layer.of({**SITE, **REST}, "none"), Layer.of({"app.js": b"later"}, "none")))
     async with early(tmp_path, image, rules={"layers": "all"}) as pulled:
         client = await pulled.waits("/app.js")
@@ -305,14 +306,14 @@ async def test_all_of_several_layers(tmp_path: Path) -> None:
 
 @within(20)
 async def test_all_of_one_layer(tmp_path: Path) -> None:
-    """An image of one layer is early whichever of its layers are served."""
+    """A file of an image with one layer is served early for any `layers`."""
     async with early(tmp_path, rules={"layers": "all"}) as pulled:
         assert (await pulled.fetch("/app.js")).headers["cache-control"] == "no-store"
 
 
 @within(20)
 async def test_read_only(tmp_path: Path) -> None:
-    """A request that may not pull is answered early from a pull that is under way."""
+    """A read-only request gets an early file from a running pull."""
     async with early(tmp_path) as pulled:
         answer = await pulled.fetch("/app.js", X_BlobServe_ReadOnly="true")
         assert answer.status == 200
@@ -320,7 +321,7 @@ async def test_read_only(tmp_path: Path) -> None:
 
 @within(20)
 async def test_a_tag_that_moves(tmp_path: Path) -> None:
-    """While the image that a tag moved to is pulled, the READY one answers, and nothing early."""
+    """While the new image of a tag is pulled, the old READY one is served, and nothing early."""
     async with serving(tmp_path) as site:
         site.rule(early_serve=True, tag_max_age=0.0)
         site.push({"app.js": b"old"})
@@ -337,17 +338,17 @@ async def test_a_tag_that_moves(tmp_path: Path) -> None:
 
 
 def tar_image(*entries: Entry) -> Image:
-    """An image of one layer with these entries, not compressed."""
+    """Return an image of one uncompressed layer with these entries."""
     return Image((Layer.of_tar(tar(entries), "none"),))
 
 
 def stalled(client: Client) -> None:
-    """Have a client read nothing more."""
+    """Make a client stop reading."""
     client.transport.pauseProducing()
 
 
 async def running_response(pulled: Early, path: str = "/d/large") -> Client:
-    """A response that has begun, and whose client does not read on."""
+    """Begin a response to a client that does not read on."""
     client = await pulled.begin(path)
     await client.some(1000)
     stalled(client)
@@ -355,7 +356,7 @@ async def running_response(pulled: Early, path: str = "/d/large") -> Client:
 
 
 async def aborted(client: Client) -> bool:
-    """Whether a connection ended by a reset, its response short of what it promised."""
+    """Return whether a connection was reset before its response was complete."""
     client.transport.resumeProducing()
     received = await client.all()
     assert client.ended is not None
@@ -364,14 +365,14 @@ async def aborted(client: Client) -> bool:
 
 @within(30)
 async def test_a_mismatch_aborts(tmp_path: Path) -> None:
-    """When the layer does not have its digest, what is being sent is reset, and nothing is kept."""
+    """A layer with a wrong digest resets responses from it, and is not stored."""
     image = tar_image(File(b"d/large", LARGE), File(b"rest", NOISE[: 600 * KIB]))
     async with early(tmp_path, image, 0.95, corrupt=300 * KIB) as pulled:
         client = await running_response(pulled)
         assert (await pulled.fetch("/d/large", "HEAD")).status == 200
         assert (await pulled.ready()).status == 502
         assert await aborted(client)
-        # The second download is held no longer, so only the first has given anything out.
+        # The second download is not held, so that only the first one served a file.
         assert pulled.counted("aborted", reason="damaged") == 1
         assert pulled.counted("unconfirmed", reason="damaged") == 1
         assert [*tmp_path.rglob("content"), *tmp_path.glob("space/ingest/*")] == []
@@ -390,7 +391,7 @@ OVERTAKING = {
 
 @within(60)
 async def test_overtaken(tmp_path: Path) -> None:
-    """What a later entry of the layer replaces, or cuts off, is reset while it is being sent."""
+    """A response is reset if a later entry of the layer replaces its file or a parent of it."""
     for number, (name, later) in enumerate(OVERTAKING.items()):
         image = tar_image(File(b"d/large", LARGE), *later, File(b"rest", NOISE[: 600 * KIB]))
         directory = tmp_path / str(number)
@@ -404,7 +405,7 @@ async def test_overtaken(tmp_path: Path) -> None:
 
 @within(30)
 async def test_sent_on_when_ready(tmp_path: Path) -> None:
-    """A response that is running when its layer becomes READY simply goes on to its end."""
+    """A response that is running when its layer becomes READY goes on to its end."""
     later = [File(b"d/.wh.large"), File(b".wh.d"), Directory(b"d")]
     image = tar_image(File(b"d/large", LARGE), *later, File(b"rest", NOISE[: 600 * KIB]))
     async with early(tmp_path, image, len(LARGE) + 600) as pulled:
@@ -420,7 +421,7 @@ async def test_sent_on_when_ready(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_client_that_leaves(tmp_path: Path) -> None:
-    """A client that leaves takes nothing with it: neither the pull nor the others who wait."""
+    """A client that leaves affects neither the pull nor other waiting clients."""
     image = tar_image(File(b"d/large", LARGE), File(b"rest", NOISE[: 600 * KIB]))
     async with early(tmp_path, image, len(LARGE) + 600) as pulled:
         leaving = await running_response(pulled)
@@ -438,7 +439,7 @@ async def test_a_client_that_leaves(tmp_path: Path) -> None:
 
 @within(30)
 async def test_drain(tmp_path: Path) -> None:
-    """At the end of a server, what was early and cannot be verified any more is reset at once."""
+    """At the end of a server, early responses that cannot be verified any more are reset."""
     image = tar_image(File(b"d/large", LARGE), File(b"rest", NOISE[: 600 * KIB]))
     async with early(tmp_path, image, len(LARGE) + 600) as pulled:
         client = await running_response(pulled)
@@ -451,7 +452,7 @@ async def test_drain(tmp_path: Path) -> None:
 
 @within(60)
 async def test_through_a_slow_link(tmp_path: Path, docker_registry: DockerRegistry) -> None:
-    """From a real registry, a layer's first file is there before a tenth of the layer has come."""
+    """A layer's first file is served before a tenth of the layer has arrived."""
     image = Image.of({"index.html": b"<html>", "first.js": b"first", "rest.bin": NOISE})
     docker_registry.push(image, "team/site:v1")
     async with faulty(docker_registry.port) as proxy:
@@ -472,7 +473,7 @@ async def test_through_a_slow_link(tmp_path: Path, docker_registry: DockerRegist
 
 @within(30)
 async def test_a_published_index_comes_first(tmp_path: Path) -> None:
-    """Where an image has a published index, its files are served by that: verified, and to keep."""
+    """Files with a table of contents are read lazily, verified and cacheable."""
     async with standing(tmp_path, CHUNKED, rules={"earlyServe": True}) as stand:
         for path, content in [each for each in CHUNKED.files.items() if each[0].isascii()]:
             answer = await stand.get(path)
@@ -483,7 +484,7 @@ async def test_a_published_index_comes_first(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_crowd(tmp_path: Path, docker_registry: DockerRegistry) -> None:
-    """Hundreds who ask while a layer comes in each get all of their file, from one download."""
+    """Hundreds of requests during a download each get their whole file, from one download."""
     chance = random.Random(4)
     files = {f"{n % 7}/{n}.bin": chance.randbytes(chance.randrange(10_000)) for n in range(300)}
     docker_registry.push(Image.of(files), "team/site:v1")
@@ -502,7 +503,7 @@ async def test_a_crowd(tmp_path: Path, docker_registry: DockerRegistry) -> None:
 
 @within(60)
 async def test_a_real_mismatch(tmp_path: Path, docker_registry: DockerRegistry) -> None:
-    """A real registry's layer that turns out wrong at its end resets what is being sent of it."""
+    """A layer of a real registry that is wrong at its end resets the responses from it."""
     files = {"large.bin": LARGE, "rest.bin": NOISE[: 4 * MIB]}
     docker_registry.push(Image.of(files), "team/site:v1")
     async with faulty(docker_registry.port) as proxy:

@@ -1,4 +1,4 @@
-"""Files of layers that are still being pulled, as HTTP has them: a service and real sockets."""
+"""Files of layers that are read lazily, over HTTP: a service and real sockets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHUNKED, CURRENT = LAYERS["chunked.tar.zst"], LAYERS["current.tar.gz"]
 
 
 def held(asked: Asked, usual: Answer) -> Answer:
-    """A whole blob of which nothing ever comes."""
+    """Answer with a whole blob that never arrives."""
     is_part = "range" in asked.headers
     return usual if is_part else attrs.evolve(usual, sent=0, end="silence")
 
@@ -41,23 +41,23 @@ class Stand:
     digest: str
 
     async def get(self, path: str, method: str = "GET", **fields: str) -> Any:
-        """One request for a file."""
+        """Send one request for a file."""
         headers = {name.replace("_", "-"): value for name, value in fields.items()}
         return await self.server.fetch(f"{self.image}/{path}", method, headers)
 
     @property
     def parts(self) -> list[Asked]:
-        """The parts of blobs that the registry was asked for."""
+        """The ranges of blobs that the registry was asked for."""
         return [each for each in self.registry.asked("/blobs/") if "range" in each.headers]
 
     def release(self) -> None:
-        """Let the layer come; connections that hold it are reset."""
+        """Let the layer arrive, and reset connections that hold it up."""
         self.registry._script.clear()
         for connection in list(self.registry.connections):
             connection.transport.abortConnection()
 
     async def ready(self) -> None:
-        """Wait until the layer is here."""
+        """Wait until the layer is READY."""
         await until(lambda: self.server.counted("blobserve_pulls_total", outcome="ready"), 20)
 
 
@@ -65,7 +65,7 @@ class Stand:
 async def standing(
     directory: Path, layer: Layer, is_held: bool = True, rules: Any = None, **own: Any
 ) -> AsyncIterator[Stand]:
-    """A service in front of a registry that holds back the layer, and gives out its parts."""
+    """Run a service with a registry that holds up the layer but serves its ranges."""
     async with listening() as registry:
         image = layer.image
         reference = registry.push("team/site:v1", image)
@@ -80,7 +80,7 @@ async def standing(
 @within(30)
 @pytest.mark.parametrize("name", NAMES)
 async def test_files(name: str, tmp_path: Path) -> None:
-    """A file by its published index is answered as it will be when its layer is here."""
+    """A lazily read file is answered in the same way as from the READY layer."""
     layer = LAYERS[name]
     async with standing(tmp_path, layer, rules={"codings": []}) as stand:
         early = {path: await stand.get(path) for path in layer.files if "ö" not in path}
@@ -99,7 +99,7 @@ async def test_files(name: str, tmp_path: Path) -> None:
 
 @within(30)
 async def test_what_needs_no_bytes(tmp_path: Path) -> None:
-    """Conditions, HEAD, redirects and what is missing are answered without a chunk."""
+    """Conditions, HEAD, redirects and missing files are answered without reading a chunk."""
     async with standing(tmp_path, CURRENT) as stand:
         page = await stand.get("index.html")
         asked = len(stand.parts)
@@ -117,7 +117,7 @@ async def test_what_needs_no_bytes(tmp_path: Path) -> None:
 
 @within(30)
 async def test_ranges(tmp_path: Path) -> None:
-    """A range of a file costs the chunks that it touches, and no others."""
+    """A range of a file causes reads of the chunks in it, and of no others."""
     async with standing(tmp_path, CURRENT) as stand:
         content = CURRENT.files["assets/large.txt"]
         for start, end in ((0, 9), (8190, 8195), (149_990, 149_999), (100, 149_000)):
@@ -129,7 +129,7 @@ async def test_ranges(tmp_path: Path) -> None:
 @within(30)
 @pytest.mark.parametrize("name", NAMES)
 async def test_round_trips(name: str, tmp_path: Path) -> None:
-    """With tokens, the first byte of any file of a layer that is not here takes five requests."""
+    """With tokens, the first byte of any file in an uncached layer takes five requests."""
     layer = LAYERS[name]
     async with standing(tmp_path, layer) as stand:
         stand.registry.has_tokens = True
@@ -141,7 +141,7 @@ async def test_round_trips(name: str, tmp_path: Path) -> None:
 @within(30)
 @pytest.mark.parametrize("name", NAMES)
 async def test_round_trips_with_storage(name: str, tmp_path: Path) -> None:
-    """With tokens and storage elsewhere, the first byte of any file takes six requests."""
+    """With tokens and separate storage, the first byte of any file takes six requests."""
     layer = LAYERS[name]
     async with listening() as storage, listening() as registry:
         storage.hold("team/site", layer.blob)
@@ -169,7 +169,7 @@ async def test_round_trips_with_storage(name: str, tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_registry_without_ranges(tmp_path: Path) -> None:
-    """A registry that answers a range with the whole layer is read as far as is needed."""
+    """A registry that answers a range with the whole layer is read as far as needed."""
     async with standing(tmp_path, CHUNKED, is_held=False) as stand:
 
         def whole(asked: Asked, usual: Answer) -> Answer:
@@ -185,7 +185,7 @@ async def test_a_registry_without_ranges(tmp_path: Path) -> None:
 @within(60)
 @pytest.mark.parametrize("ranges", ["", "max_ranges 0;"], ids=["ranges", "whole"])
 async def test_nginx(ranges: str, tmp_path: Path, part_directory: Any, running: Any) -> None:
-    """Storage that knows ranges, and storage that does not, both give out what is asked for."""
+    """Storage with ranges and storage without them both serve the requested bytes."""
     directory = part_directory()
     storage = running(Nginx(directory, f"{ranges} root {directory}/storage;"))
     registry = running(DockerRegistry(directory, redirect(f"http://{storage.host}/")))
@@ -200,7 +200,7 @@ async def test_nginx(ranges: str, tmp_path: Path, part_directory: Any, running: 
 
 @within(60)
 async def test_docker_registry(tmp_path: Path, docker_registry: Any) -> None:
-    """Out of a real registry, every file is the same by the index and by the layer."""
+    """Every file from a real registry is the same, read lazily or from the layer."""
     for name, layer in LAYERS.items():
         docker_registry.put(RigImage.of(layer.image), f"team/{name.partition('.')[0]}:v1")
     config = allowing(docker_registry.host, limits={"publishedIndexMinSize": 1})
@@ -216,7 +216,7 @@ async def test_docker_registry(tmp_path: Path, docker_registry: Any) -> None:
 
 @within(30)
 async def test_a_chunk_that_does_not_come(tmp_path: Path) -> None:
-    """A first chunk that does not come in time is a 503, as an image that does not."""
+    """A first chunk that does not arrive in time is a 503, as for a whole image."""
     async with standing(tmp_path, CURRENT, timeout="1s") as stand:
         assert (await stand.get("index.html")).status == 200
         stand.registry._script.clear()
@@ -227,7 +227,7 @@ async def test_a_chunk_that_does_not_come(tmp_path: Path) -> None:
 
 
 def _damaged(layer: Layer, at: int) -> Any:
-    """Parts of a blob that is another at one place."""
+    """Change one byte in the ranges of a blob."""
 
     def step(asked: Asked, usual: Answer) -> Answer:
         if "range" not in asked.headers:
@@ -243,7 +243,7 @@ def _damaged(layer: Layer, at: int) -> Any:
 
 @within(30)
 async def test_a_first_chunk_that_is_wrong(tmp_path: Path) -> None:
-    """A file whose first chunk is not what the index says is a 502, saying why in our words."""
+    """A file with a wrong first chunk is a 502 with a reason in our words."""
     async with standing(tmp_path, CHUNKED) as stand:
         stand.registry._script.clear()
         stand.registry.always("GET /v2/.*/blobs/", _damaged(CHUNKED, 150))
@@ -254,7 +254,7 @@ async def test_a_first_chunk_that_is_wrong(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_later_chunk_that_is_wrong(tmp_path: Path) -> None:
-    """A response is broken off before a chunk that is not what the index says."""
+    """A response is aborted before a later chunk that is wrong."""
     layer = large(40, 200_000)
     async with standing(tmp_path, layer) as stand:
         stand.registry._script.clear()
@@ -276,7 +276,7 @@ def _false_digest(entries: list[dict[str, Any]]) -> None:
 
 @within(30)
 async def test_a_file_with_another_digest(tmp_path: Path) -> None:
-    """A whole file that is not what the index says, though its chunks are, is never sent whole."""
+    """A file of right chunks with a wrong digest is never sent completely."""
     async with standing(tmp_path, retold(CURRENT, _false_digest)) as stand:
         client = await stand.server.begin(f"/{stand.image}/assets/holes.bin")
         received = await client.all()
@@ -285,7 +285,7 @@ async def test_a_file_with_another_digest(tmp_path: Path) -> None:
 
 @within(30)
 async def test_rules(tmp_path: Path) -> None:
-    """Rewriting, fallbacks and pages for what is missing work on layers that are not here."""
+    """Rewriting, fallbacks and not-found pages work on layers that are read lazily."""
     rules = {
         "replacements": [{"path": "index.html", "search": "published", "replacement": "edited"}],
         "inlineStatic": [{"search": "doctype", "replacement": "${word}"}],
@@ -309,7 +309,7 @@ async def test_rules(tmp_path: Path) -> None:
 
 @within(30)
 async def test_views_of_what_is_not_verified_are_not_kept(tmp_path: Path) -> None:
-    """What a rule made of a file by an index that was wrong is not shown when the layer is here."""
+    """A view of a lazily read file that was wrong is not served from the READY layer."""
 
     def swap(entries: list[dict[str, Any]]) -> None:
         for each in entries:
@@ -327,7 +327,7 @@ async def test_views_of_what_is_not_verified_are_not_kept(tmp_path: Path) -> Non
 
 @within(30)
 async def test_read_only(tmp_path: Path) -> None:
-    """A read-only request waits for the layer, and has nothing asked for it."""
+    """A read-only request waits for the layer and causes no lazy read."""
     async with standing(tmp_path, CURRENT, timeout="1s") as stand:
         await stand.get("index.html")
         asked = len(stand.parts)
@@ -351,7 +351,7 @@ async def test_clients_that_leave(tmp_path: Path) -> None:
 
 @within(30)
 async def test_draining(tmp_path: Path) -> None:
-    """A server that stops breaks off what it reads by an index, and does not wait for it."""
+    """A server that stops aborts lazy reads and does not wait for them."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     layer = large(40, 200_000)
@@ -371,7 +371,7 @@ async def test_draining(tmp_path: Path) -> None:
 
 @within(30)
 async def test_many_at_once(tmp_path: Path) -> None:
-    """A file that many ask for at once is read once."""
+    """Concurrent requests for a file read it once."""
     async with standing(tmp_path, CURRENT) as stand:
         await stand.get("index.html")
         before = len(stand.parts)

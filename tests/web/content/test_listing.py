@@ -43,7 +43,7 @@ TREE: Files = {
 
 
 class Shown(HTMLParser):
-    """What a page shows: its tags, its links, and its text without that of the style."""
+    """The content of a page: its tags, its links, and its text without styles."""
 
     def __init__(self, page: bytes) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Shown(HTMLParser):
 
 
 async def listed(site: Serving, target: str = f"/{TAG}/docs/") -> list[dict[str, Any]]:
-    """The JSON of a listing."""
+    """Return the JSON of a listing."""
     answer = await site.fetch(target, headers=JSON)
     assert answer.status == 200
     entries: list[dict[str, Any]] = json.loads(answer.body)
@@ -72,7 +72,7 @@ async def listed(site: Serving, target: str = f"/{TAG}/docs/") -> list[dict[str,
 
 @within(30)
 async def test_json(tmp_path: Path) -> None:
-    """JSON has all there is to know of each entry, directories first, then by name."""
+    """JSON has all facts about each entry, directories first, then by name."""
     async with serving(tmp_path, TREE) as site:
         site.rule(listing=True)
         answer = await both(site, f"/{TAG}/docs/", **JSON)
@@ -106,7 +106,7 @@ async def test_json(tmp_path: Path) -> None:
 
 @within(30)
 async def test_page(tmp_path: Path) -> None:
-    """A page links to each entry and to what is above, in a sandbox, and is asked for again."""
+    """A page links to each entry and to the parent, is sandboxed, and must be revalidated."""
     async with serving(tmp_path) as site:
         by_digest = site.push(TREE)
         site.rule(listing=True, content_location=True)
@@ -135,7 +135,7 @@ async def test_page(tmp_path: Path) -> None:
 
 @within(30)
 async def test_conditions(tmp_path: Path) -> None:
-    """A client that has a listing gets 304, and never one form for the other."""
+    """A client with a listing gets a 304, and never for the other format."""
     async with serving(tmp_path, TREE) as site:
         site.rule(listing=True)
         page = await site.fetch(f"/{TAG}/docs/")
@@ -149,7 +149,7 @@ async def test_conditions(tmp_path: Path) -> None:
 
 @within(30)
 async def test_never_kept_for_ever(tmp_path: Path) -> None:
-    """Even where the URL fixes what is listed, how it looks is a matter of the moment."""
+    """A listing is never immutable, even under a fixed URL, since its look may change."""
     async with serving(tmp_path) as site:
         by_digest = site.push(TREE)
         site.rule(listing=True, immutable_paths=("*",))
@@ -163,7 +163,7 @@ async def test_never_kept_for_ever(tmp_path: Path) -> None:
 
 @within(30)
 async def test_where(tmp_path: Path) -> None:
-    """Listed are directories without an index page, asked with a slash, where rules say so."""
+    """Directories without an index page are listed at a URL with a slash, if configured."""
     files = {**TREE, "odd/index.html/x": b"", "dangling/index.html": Link("nowhere")}
     async with serving(tmp_path, files) as site:
         answer = await site.fetch(f"/{TAG}/docs/")
@@ -180,7 +180,7 @@ async def test_where(tmp_path: Path) -> None:
 
 @within(30)
 async def test_other_rules(tmp_path: Path) -> None:
-    """A directory that is listed needs no fallback and no page of a 404; what is missing does."""
+    """A listed directory takes precedence over a fallback and a not-found page."""
     files = {"docs/a.txt": b"", "app.html": b"app", "404.html": b"none"}
     async with serving(tmp_path, files) as site:
         site.rule(listing=True, fallback="/app.html", not_found="/404.html")
@@ -191,7 +191,7 @@ async def test_other_rules(tmp_path: Path) -> None:
 
 @within(30)
 async def test_root(tmp_path: Path) -> None:
-    """The root of what is served is listed without a way up, and only with its slash."""
+    """The root is listed without a parent, and only with its slash."""
     async with serving(tmp_path, {"ide/a.txt": b"", "outside.txt": b""}) as site:
         site.rule(listing=True, workdir="/ide", inline_static=(InlineVariable("a", "b"),))
         assert Shown((await site.fetch(f"/{TAG}/")).body).links == ["./a.txt"]
@@ -201,7 +201,7 @@ async def test_root(tmp_path: Path) -> None:
 
 @within(30)
 async def test_what_is_listed(tmp_path: Path) -> None:
-    """Links are listed as what they lead to; what cannot be served is not listed at all."""
+    """Links are listed as their targets, and entries that cannot be served are omitted."""
     entries = [
         Directory(b"docs/", mtime=5),
         File(b"docs/a.txt", b"content", mtime=7),
@@ -268,7 +268,7 @@ NAMES = [
 
 @within(30)
 async def test_hostile_names(tmp_path: Path) -> None:
-    """Whatever its bytes, a name is text of the page, and its link leads to its file."""
+    """A name of any bytes is text on the page, with a link to its file."""
     entries = [File(b"docs/" + name, name) for name in NAMES]
     async with serving(tmp_path) as site:
         image = packed(Image((Layer.of_tar(layer(entries, "none")),)))
@@ -289,7 +289,7 @@ async def test_hostile_names(tmp_path: Path) -> None:
 
 @within(30)
 async def test_hostile_path(tmp_path: Path) -> None:
-    """The path in the title of a page is text as well."""
+    """The path in the title of a page is escaped text as well."""
     async with serving(tmp_path, {"<script>alert(1)</script>/x": b""}) as site:
         site.rule(listing=True)
         page = await site.fetch(f"/{TAG}/%3Cscript%3Ealert(1)%3C%2Fscript%3E/")
@@ -308,7 +308,7 @@ segments = st.binary(min_size=1, max_size=20).filter(
 
 @attrs.frozen
 class Holding:
-    """A file system with nothing but a directory of these names."""
+    """A filesystem with a directory of these names only."""
 
     names: list[bytes]
 
@@ -321,7 +321,7 @@ class Holding:
 @given(st.lists(segments, unique=True).map(sorted))
 @settings(max_examples=more(200))
 def test_any_names(names: list[bytes]) -> None:
-    """Of any names the page and the JSON are well-formed, and the links lead to those names."""
+    """For any names the page and the JSON are well-formed, and the links lead to the files."""
     directory = Entry(b"docs", EntryKind.DIRECTORY)
     page, found = (
         ListingRecipe(is_json, b"docs/", 1000).make(Holding(names), directory, b"")  # type: ignore[arg-type]
@@ -342,7 +342,7 @@ def test_any_names(names: list[bytes]) -> None:
 
 @given(segments)
 def test_links_are_relative(name: bytes) -> None:
-    """No name makes a link that leads to another host, scheme or directory."""
+    """A link of any name stays on the host, scheme and directory of the page."""
     for kind, slash in ((EntryKind.FILE, ""), (EntryKind.DIRECTORY, "/")):
         assert re.fullmatch(rf"\./[A-Za-z0-9%._~-]+{slash}", link(name, Entry(name, kind)))
 
@@ -369,20 +369,20 @@ def test_links_are_relative(name: bytes) -> None:
     ],
 )
 def test_accept(accept: bytes, expected: bool) -> None:
-    """JSON goes to those who prefer it, a page to everybody else."""
+    """A client that prefers JSON gets it, and others get a page."""
     assert prefers_json(accept) is expected
 
 
 @given(st.one_of(st.binary(max_size=200), st.text('json/html*;,=q.01" \t', max_size=60)))
 @settings(max_examples=more(300))
 def test_any_accept(accept: bytes | str) -> None:
-    """Whatever the field says, a request gets one of the two."""
+    """Any Accept field gets one of the two formats."""
     raw = accept if isinstance(accept, bytes) else accept.encode()
     assert prefers_json(raw) in (True, False)
 
 
 async def refused(site: Serving, target: str) -> Response:
-    """The answer to a request for what is too large to be listed."""
+    """Return the answer to a request for a directory that is too large."""
     answer = await site.fetch(target, headers=JSON)
     assert answer.status == 502
     assert answer.headers["cache-control"] == "no-store"
@@ -391,7 +391,7 @@ async def refused(site: Serving, target: str) -> Response:
 
 @within(30)
 async def test_bound(tmp_path: Path) -> None:
-    """A directory with more entries than the limit is not listed in part, but refused."""
+    """A directory with more entries than the limit is refused, not listed in part."""
     files = {f"docs/{number}.txt": b"" for number in range(11)}
     async with serving(tmp_path, {**files, "other/x": b""}) as site:
         site.rule(listing=True)
@@ -404,7 +404,7 @@ async def test_bound(tmp_path: Path) -> None:
 
 @within(30)
 async def test_size(tmp_path: Path) -> None:
-    """Names so long that a listing would exceed 32 MiB are not listed."""
+    """A listing above 32 MiB is refused."""
     names = [b"docs/" + b"%04d" % number + b"\xff" * 4000 for number in range(3000)]
     async with serving(tmp_path) as site:
         image = packed(Image((Layer.of_tar(layer([File(name) for name in names], "none")),)))
@@ -415,7 +415,7 @@ async def test_size(tmp_path: Path) -> None:
 
 @within(30)
 async def test_tangled_links(tmp_path: Path) -> None:
-    """Links that would take for ever to follow are no reason to follow them for ever."""
+    """A directory of links that are slow to follow is listed in bounded time."""
     steps = [Symlink(b"s%d" % number, b"s%d" % (number + 1)) for number in range(39)]
     links = [Symlink(b"docs/%d" % number, b"/s0") for number in range(100)]
     entries = [*steps, File(b"s39", b"end"), *links]
@@ -430,7 +430,7 @@ async def test_tangled_links(tmp_path: Path) -> None:
 
 
 def test_a_large_directory(tmp_path: Path, running: Callable[[Any], Any]) -> None:
-    """A directory of 100,000 files is listed while the reactor serves others."""
+    """Listing a directory of 100,000 files does not block the reactor."""
     entries = [File(b"docs/file-%06d.txt" % number, b"x") for number in range(100_000)]
     image = Image((Layer.of_tar(layer(entries, "none"), "none"),))
     layout = write_layout(tmp_path / "layout", {"v1": image})
@@ -444,7 +444,7 @@ def test_a_large_directory(tmp_path: Path, running: Callable[[Any], Any]) -> Non
 
 @within(30)
 async def test_configured_repositories_alone(tmp_path: Path) -> None:
-    """A repository without the rule shows nothing, whatever its neighbour shows."""
+    """A repository without the rule has no listings, even if another one with its layer has."""
     other = "registry.example/team/other"
     async with serving(tmp_path, TREE) as site:
         site.push(TREE, reference=f"{other}:v1")
@@ -458,7 +458,7 @@ async def test_configured_repositories_alone(tmp_path: Path) -> None:
 
 @within(30)
 async def test_merged_layers(tmp_path: Path) -> None:
-    """Of several layers what they make together is listed, and nothing that one of them hides."""
+    """The merged tree of several layers is listed, without files that a layer hides."""
     lower = [File(b"docs/a.txt", b"old"), File(b"docs/b.txt", b"b"), Symlink(b"docs/l", b"b.txt")]
     upper = [File(b"docs/a.txt", b"new!"), File(b"docs/.wh.b.txt", b""), File(b"docs/c", b"")]
     async with serving(tmp_path) as site:

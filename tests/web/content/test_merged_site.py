@@ -1,4 +1,4 @@
-"""What a browser sees of an image of several layers: bytes, validators, ranges, codings, errors."""
+"""Images of several layers over HTTP: bytes, validators, ranges, codings, errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAYERS = (
 
 @within(30)
 async def test_validators_are_those_of_the_file(tmp_path: Path) -> None:
-    """A file that upper layers leave alone has the same ETag served as first and merged."""
+    """A file that upper layers do not change has the same ETag with `layers` first and all."""
     async with serving(tmp_path, *LAYERS) as site:
         first = await site.fetch(f"/{TAG}/app.js")
         site.rule(layers="all")
@@ -39,7 +39,7 @@ async def test_validators_are_those_of_the_file(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_reload_counts_at_once(tmp_path: Path) -> None:
-    """From first to all and back, the next request gets what the rule now says, warm or not."""
+    """A changed `layers` applies to the next request, with or without cached answers."""
     async with serving(tmp_path, *LAYERS) as site:
         pages = {"first": b"old", "all": b"<html>new</html>"}
         for layers in ("first", "all", "first", "all"):
@@ -50,7 +50,7 @@ async def test_a_reload_counts_at_once(tmp_path: Path) -> None:
 
 @within(30)
 async def test_files_of_every_layer(tmp_path: Path) -> None:
-    """Files of any layer are served whole, by ranges, through links, large ones and rewritten."""
+    """Files of any layer are served whole, by range, through links, large and rewritten."""
     async with serving(tmp_path, *LAYERS) as site:
         site.rule(layers="all", replacements=(Replacement("index.html", "new", "rewritten"),))
         part = await site.fetch(f"/{TAG}/l", headers={"Range": "bytes=2-4"})
@@ -65,7 +65,7 @@ async def test_files_of_every_layer(tmp_path: Path) -> None:
 
 @within(30)
 async def test_what_is_not_there(tmp_path: Path) -> None:
-    """A 404 blames the layers only where not all of them are served."""
+    """A 404 mentions the other layers only if they are not served."""
     async with serving(tmp_path, *LAYERS) as site:
         assert b"the first of the image's 2 layers" in (await site.fetch(f"/{TAG}/no")).body
         site.rule(layers="all")

@@ -39,7 +39,7 @@ INDEX = Entry(b"ide/index.html", EntryKind.FILE)
     ],
 )
 def test_values(value: str) -> None:
-    """URLs, absolute paths and plain tokens are taken as they are."""
+    """URLs, absolute paths and plain tokens are accepted unchanged."""
     assert parse_variables(json.dumps({"ide": value}).encode()) == {"ide": value}
 
 
@@ -76,13 +76,13 @@ def test_bad_values(value: object) -> None:
     "header", [b"", b"ide", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000, b'{"a":"b"}, {"a":"c"}']
 )
 def test_bad_json(header: bytes) -> None:
-    """What is no JSON object is refused."""
+    """A value that is not a JSON object is refused."""
     with pytest.raises(BadRequest):
         parse_variables(header)
 
 
 def test_names() -> None:
-    """Any name can be filled in, once; names that are not given stay as they are."""
+    """Any name is replaced once, and names without a value stay unchanged."""
     rules = RepositoryRules(inline_static=(BASE,))
     edits = edits_for(b"ide/index.html", INDEX, rules, {"ide": "${other}", "x": "y"})
     assert edits == (Edit(b"{{BASE}}", b"${other}/${other}", "inlineStatic"),)
@@ -91,7 +91,7 @@ def test_names() -> None:
 
 
 def test_paths() -> None:
-    """A replacement names its file from the root of the image, however it was asked for."""
+    """A replacement names its file from the root of the image, for any path of the request."""
     rules = RepositoryRules(replacements=(Replacement("/ide/index.html", "a", "b"),))
     assert len(edits_for(b"link", INDEX, rules, None)) == 1
     assert len(edits_for(b"ide/index.html", attrs.evolve(INDEX, path=b"x"), rules, None)) == 1
@@ -102,7 +102,7 @@ PAGE = b"<base href='{{BASE}}'>\none\ntwo\n"
 
 
 async def page(site: Serving, **variables: str) -> bytes:
-    """The index with these variables, which it must show."""
+    """Request the index with these variables; return its body."""
     headers = {"X-BlobServe-InlineVars": json.dumps(variables)} if variables else {}
     response = await site.fetch(headers=headers)
     assert response.status == 200
@@ -113,7 +113,7 @@ async def page(site: Serving, **variables: str) -> bytes:
 
 @within(20)
 async def test_replacements(tmp_path: Path) -> None:
-    """Replacements of a file apply in their order, across lines, and others have none of them."""
+    """Replacements of a file apply in order, across lines, and not to other files."""
     async with serving(tmp_path, {"index.html": PAGE, "two.txt": b"one\ntwo"}) as site:
         site.rule(
             replacements=(
@@ -127,7 +127,7 @@ async def test_replacements(tmp_path: Path) -> None:
 
 @within(20)
 async def test_shared_layer(tmp_path: Path) -> None:
-    """Two repositories that share a layer see their own edits, and new rules count at once."""
+    """Repositories that share a layer have their own edits, and new rules apply at once."""
     async with serving(tmp_path, {"index.html": PAGE}) as site:
         other = "registry.example/team/other"
         site.push({"index.html": PAGE}, reference=f"{other}:v1")
@@ -144,7 +144,7 @@ async def test_shared_layer(tmp_path: Path) -> None:
 
 @within(20)
 async def test_inline_variables(tmp_path: Path) -> None:
-    """Variables are put into index.html, wherever it is, and into nothing else."""
+    """Variables are replaced in every index.html, and in no other file."""
     files = {"index.html": PAGE, "sub/index.html": PAGE, "main.html": PAGE}
     async with serving(tmp_path, files) as site:
         site.rule(inline_static=(BASE,))
@@ -158,7 +158,7 @@ async def test_inline_variables(tmp_path: Path) -> None:
 
 @within(20)
 async def test_index_caching(tmp_path: Path) -> None:
-    """Each index.html of such a repository says that variables decide, and is never fixed."""
+    """Each index.html of a repository with variables varies by them and is not immutable."""
     async with serving(tmp_path) as site:
         by_digest = site.push({"index.html": PAGE, "link": Link("index.html"), "a.js": b"x"})
         site.rule(inline_static=(BASE,), immutable_paths=("*",))
@@ -174,7 +174,7 @@ async def test_index_caching(tmp_path: Path) -> None:
 
 @within(20)
 async def test_variants_have_their_tags(tmp_path: Path) -> None:
-    """The tag of one variant gives no 304 for another."""
+    """The ETag of one variant gives no 304 for another."""
     async with serving(tmp_path, {"index.html": PAGE}) as site:
         site.rule(inline_static=(BASE,))
         asked = {"X-BlobServe-InlineVars": '{"ide": "/a"}'}
@@ -188,7 +188,7 @@ async def test_variants_have_their_tags(tmp_path: Path) -> None:
 
 @within(20)
 async def test_rewritten_ranges(tmp_path: Path) -> None:
-    """Parts and conditions of a rewritten file are those of the bytes that are sent."""
+    """Ranges and conditions of a rewritten file are those of the rewritten bytes."""
     async with serving(tmp_path, {"a.txt": b"0123456789"}) as site:
         site.rule(replacements=(Replacement("a.txt", "345", "-"),))
         target = f"/{TAG}/a.txt"
@@ -202,7 +202,7 @@ async def test_rewritten_ranges(tmp_path: Path) -> None:
 
 
 class CountedThreads:
-    """Real threads, and how often they were asked."""
+    """Real threads that count their jobs."""
 
     def __init__(self) -> None:
         from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
@@ -217,7 +217,7 @@ class CountedThreads:
 
 @within(20)
 async def test_made_once(tmp_path: Path) -> None:
-    """A rewritten file is made in a thread, once, however many ask, and outlives their patience."""
+    """A file is rewritten once in a thread for concurrent requests, and goes on without them."""
     disk = CountedThreads()
     disk.threads.start()
     try:
@@ -239,7 +239,7 @@ async def test_made_once(tmp_path: Path) -> None:
 
 @within(20)
 async def test_too_large(tmp_path: Path) -> None:
-    """A file that is too large for its rule, or would become so, is 502 and names the rule."""
+    """A file too large to be rewritten, before or after, is a 502 that names the rule."""
     async with serving(tmp_path, {"a.txt": b"x" * 1001, "b.txt": b"y" * 1000}) as site:
         site.config = attrs.evolve(site.config, limits=Limits(rewrite_size=1000))
         site.rule(
@@ -256,7 +256,7 @@ async def test_too_large(tmp_path: Path) -> None:
 
 @within(20)
 async def test_views_are_bounded(tmp_path: Path) -> None:
-    """However many variants are asked for, what is kept of them is bounded."""
+    """The cache of variants is bounded."""
     megabyte = b"x" * (1 << 20) + b"{{BASE}}"
     async with serving(tmp_path, {"index.html": megabyte}) as site:
         site.rule(inline_static=(BASE,))

@@ -1,4 +1,4 @@
-"""Siblings that an image brings along, over a connection: which are believed, and when."""
+"""Precompressed siblings in an image: their verification, over HTTP."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WIDE = {zstd.CompressionParameter.window_log: 24}
 
 
 def wide(content: bytes) -> bytes:
-    """A zstd frame with a window of 16 MiB."""
+    """Return a zstd frame with a window of 16 MiB."""
     compressor = zstd.ZstdCompressor(options=WIDE)
     return compressor.compress(content) + compressor.flush()
 
@@ -67,7 +67,7 @@ NAMES = {".br": "br", ".gz": "gzip", ".zst": "zstd"}
 
 
 def decoded(metrics: Metrics, outcome: str) -> float:
-    """How many siblings came to this."""
+    """Return the number of siblings with this outcome."""
     values = [
         metrics.registry.get_sample_value(
             "blobserve_siblings_total", {"coding": coding, "outcome": outcome}
@@ -78,7 +78,7 @@ def decoded(metrics: Metrics, outcome: str) -> float:
 
 
 async def settled(site: Serving, accept: str, name: str = "app.bin", tag: str = TAG) -> Response:
-    """The answer to a request once all that was to be found out for it is known."""
+    """Repeat a request until its siblings are verified; return the last answer."""
     for _ in range(3):
         found = await site.fetch(f"/{tag}/{name}", headers={"Accept-Encoding": accept})
         await site.turn()
@@ -88,7 +88,7 @@ async def settled(site: Serving, accept: str, name: str = "app.bin", tag: str = 
 @pytest.mark.parametrize("coding", RIGHT)
 @within(20)
 async def test_right(tmp_path: Path, coding: str) -> None:
-    """A sibling is served under its coding once it was found to decode to the file."""
+    """A sibling is served as a coding after it was found to decode to the file."""
     ending, content = RIGHT[coding]
     async with serving(tmp_path, {"app.bin": TEXT, f"app.bin{ending}": content}) as site:
         site.rule(precompressed=True)
@@ -104,7 +104,7 @@ async def test_right(tmp_path: Path, coding: str) -> None:
 @pytest.mark.parametrize("name", WRONG)
 @within(20)
 async def test_wrong(tmp_path: Path, name: str) -> None:
-    """A sibling that does not decode to the file is left out, and the log says so once."""
+    """A sibling that does not decode to the file is ignored, and logged once."""
     ending, content = WRONG[name]
     files = {"app.bin": TEXT, f"app.bin{ending}": content, "index.html": b"page"}
     with capturedLogs() as told:
@@ -127,7 +127,7 @@ async def test_wrong(tmp_path: Path, name: str) -> None:
 
 @within(20)
 async def test_made_here_instead(tmp_path: Path) -> None:
-    """A text with siblings that are left out is coded here like any other."""
+    """A text with ignored siblings is coded as any other."""
     files = {"app.js": TEXT, "app.js.gz": gzip.compress(OLD), "app.js.zst": wide(TEXT)}
     async with serving(tmp_path, files) as site:
         site.rule(precompressed=True)
@@ -142,7 +142,7 @@ async def test_made_here_instead(tmp_path: Path) -> None:
 
 @within(20)
 async def test_of_several_layers(tmp_path: Path) -> None:
-    """A sibling is compared with the file that is served, whichever layers the two are in."""
+    """A sibling is compared with the served file, even if they are in different layers."""
     layers = (
         {"a.bin": TEXT, "b.bin.br": brotli.compress(TEXT), "a.bin.br": brotli.compress(TEXT)},
     )
@@ -156,7 +156,7 @@ async def test_of_several_layers(tmp_path: Path) -> None:
 
 @within(20)
 async def test_equal_pairs_are_decoded_once(tmp_path: Path) -> None:
-    """What is known of two contents holds for every image that has both, at once."""
+    """The result for two contents applies at once to every image with both."""
     files = {"app.bin": TEXT, "app.bin.br": RIGHT["br"][1], "app.bin.gz": b"junk"}
     with capturedLogs() as told:
         async with serving(tmp_path, {**files, "x": b"1"}) as site:
@@ -167,13 +167,13 @@ async def test_equal_pairs_are_decoded_once(tmp_path: Path) -> None:
             found = await site.fetch(target, headers={"Accept-Encoding": "br, gzip"})
             assert found.headers["content-encoding"] == "br"
             assert decoded(site.metrics, "right") == decoded(site.metrics, "wrong") == 1
-    # The log is about the files of both images.
+    # The log names the files of both images.
     assert len({each["digest"] for each in told if "is not served as" in each["log_format"]}) == 2
 
 
 @within(20)
 async def test_without_the_rule(tmp_path: Path) -> None:
-    """Where a repository does not ask for siblings, none is decoded."""
+    """Without the rule of a repository no sibling is decoded."""
     async with serving(tmp_path, {"app.bin": TEXT, "app.bin.br": RIGHT["br"][1]}) as site:
         assert "content-encoding" not in (await settled(site, "br")).headers
         assert decoded(site.metrics, "right") == 0
@@ -188,13 +188,13 @@ SITE = of_files(
 
 
 def ask(blob: BlobLease, name: bytes = b"a.gz", coding: bytes = b"gzip") -> bool | None:
-    """Whether a file is the coding of ``a`` that it should be."""
+    """Ask whether a file is the stated coding of ``a``."""
     return blob.is_coding(blob.filesystem.lookup(name), coding, blob.filesystem.lookup(b"a"))
 
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_waits_for_it(tmp_path: Path) -> None:
-    """While a sibling is decoded in a thread, it is just not known yet; it is decoded once."""
+    """While a sibling is decoded in a thread its state is unknown; it is decoded once."""
     metrics, threads = Metrics(), Held()
     async with opened(tmp_path, threads=threads, disk=InlineThreads(), metrics=metrics) as space:
         taken_in = Deferred.fromCoroutine(take_in(space, SITE))
@@ -214,7 +214,7 @@ async def test_nothing_waits_for_it(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closing(tmp_path: Path) -> None:
-    """A blob space that closes ends what is being decoded, and says nothing of it any more."""
+    """A blob space that closes ends a decoding and reports nothing."""
     threads, metrics = Held(), Metrics()
     async with opened(tmp_path, threads=threads, disk=InlineThreads(), metrics=metrics) as space:
         taken_in = Deferred.fromCoroutine(take_in(space, SITE))
@@ -233,7 +233,7 @@ async def test_closing(tmp_path: Path) -> None:
 
 
 class Failing(InlineThreads):
-    """Threads on a disk that fails, while `error` is set."""
+    """Threads on a disk that fails while `error` is set."""
 
     error: Exception | None = None
 
@@ -244,7 +244,7 @@ class Failing(InlineThreads):
 
 @pytest_twisted.ensureDeferred
 async def test_failing(tmp_path: Path) -> None:
-    """A sibling that could not be decoded is left out for a while, and then tried again."""
+    """A sibling that could not be decoded is ignored for a while and then tried again."""
     clock, metrics, threads = Clock(), Metrics(), Failing()
     async with opened(
         tmp_path, threads=threads, disk=InlineThreads(), reactor=clock, metrics=metrics
@@ -263,7 +263,7 @@ async def test_failing(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_too_large(tmp_path: Path) -> None:
-    """A file beyond the bound is not decoded at all."""
+    """A file above the limit is not decoded."""
     metrics = Metrics()
     async with opened(tmp_path, metrics=metrics) as space:
         await take_in(space, SITE)
@@ -278,7 +278,7 @@ async def test_what_is_too_large(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_few_may_wait(tmp_path: Path) -> None:
-    """If too many siblings wait, the one asked for longest ago waits no longer."""
+    """Beyond a limit the sibling that was requested longest ago is dropped from the queue."""
     count = MOST_WAITING + 2
     files = [File(b"%d" % n, b"%d" % n) for n in range(count)]
     many, metrics, threads = of_files(File(b"a", PLAIN), *files), Metrics(), Held()
@@ -287,7 +287,7 @@ async def test_few_may_wait(tmp_path: Path) -> None:
         threads.go_all()
         await taken_in
         blob = lease(space, many)
-        for n in range(count):  # the first is begun at once
+        for n in range(count):  # the first begins at once
             assert ask(blob, b"%d" % n) is None
         threads.go_all()
         assert decoded(metrics, "wrong") == MOST_WAITING + 1

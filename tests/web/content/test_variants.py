@@ -1,4 +1,4 @@
-"""Content codings over a connection: which one a request gets, and what caches are told of it."""
+"""Content codings over HTTP: their choice, and the headers for caches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BROWSER = {"Accept-Encoding": "gzip, deflate, br, zstd"}
 
 
 async def settled(site: Serving, name: str, accept: str, **headers: str) -> Response:
-    """The answer to a request once all that was to be made for it has been made."""
+    """Repeat a request until its codings are made; return the last answer."""
     for _ in range(3):
         found = await site.fetch(f"/{TAG}/{name}", headers={"Accept-Encoding": accept, **headers})
         await site.turn()
@@ -44,7 +44,7 @@ async def settled(site: Serving, name: str, accept: str, **headers: str) -> Resp
 
 @within(20)
 async def test_made_here(tmp_path: Path) -> None:
-    """The first who asks for a coding gets the file as it is, the next get it coded."""
+    """The first request for a coding gets the uncoded file, and later ones get the coding."""
     async with serving(tmp_path, FILES) as site:
         first = await site.fetch(f"/{TAG}/app.js", headers=BROWSER)
         assert "content-encoding" not in first.headers
@@ -73,7 +73,7 @@ async def test_made_here(tmp_path: Path) -> None:
 
 @within(20)
 async def test_what_is_not_coded(tmp_path: Path) -> None:
-    """Small files, files that gain nothing by it, and files of other types are sent as they are."""
+    """Small files, incompressible files, and files of other types are sent uncoded."""
     async with serving(tmp_path, FILES) as site:
         for name in ("small.js", "image.png"):
             found = await settled(site, name, "gzip, zstd")
@@ -89,7 +89,7 @@ async def test_what_is_not_coded(tmp_path: Path) -> None:
 
 @within(20)
 async def test_weights(tmp_path: Path) -> None:
-    """The weights of Accept-Encoding decide, and our order where they are equal."""
+    """The weights of Accept-Encoding decide, and our order for equal weights."""
     async with serving(tmp_path, FILES) as site:
         for accept, coding in {
             "gzip;q=0.5, zstd": "zstd",
@@ -112,7 +112,7 @@ PATHS = pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "parsed"]
 @PATHS
 @within(20)
 async def test_conditions_on_codings(tmp_path: Path, hot_path: bool) -> None:
-    """A condition holds for the entity tag that a 200 would carry, and for no other."""
+    """A condition is evaluated on the ETag that a 200 would have."""
     async with serving(tmp_path, FILES, hot_path=hot_path) as site:
         site.rule(precompressed=True)
         tags = {}
@@ -147,7 +147,7 @@ async def test_conditions_on_codings(tmp_path: Path, hot_path: bool) -> None:
 @PATHS
 @within(20)
 async def test_conditions_on_ranges(tmp_path: Path, hot_path: bool) -> None:
-    """The conditions of a range are on the file as it is, or on the coding of its If-Range."""
+    """The conditions of a range are on the uncoded file, or on the coding in its If-Range."""
     async with serving(tmp_path, FILES, hot_path=hot_path) as site:
         coded = (await settled(site, "app.js", "gzip")).headers["etag"]
         plain = (await site.fetch(f"/{TAG}/app.js")).headers["etag"]
@@ -176,10 +176,10 @@ async def test_conditions_on_ranges(tmp_path: Path, hot_path: bool) -> None:
 async def test_an_unchanged_file_after_an_upgrade(
     tmp_path: Path, hot_path: bool, coding: str
 ) -> None:
-    """A text that a new image leaves unchanged keeps its coding, its entity tag and its 304.
+    """A text that a new image leaves unchanged keeps its coding, its ETag and its 304.
 
-    The first request for it is answered so, and nothing is compressed again; also where both images
-    were there before the coding was made.
+    The first request gets a 304 without a new compression, also if both images were pulled before
+    the coding was made.
     """
     new = {**FILES, "index.html": b"another page"}
     names = {"coding": coding, "outcome": "made"}
@@ -201,7 +201,7 @@ async def test_an_unchanged_file_after_an_upgrade(
 
 @within(20)
 async def test_ranges(tmp_path: Path) -> None:
-    """A range is of the file as it is, unless If-Range names a coding that is accepted."""
+    """A range is of the uncoded file, unless If-Range names an accepted coding."""
     async with serving(tmp_path, FILES) as site:
         coded = await settled(site, "app.js", "zstd")
         asked = {**BROWSER, "Range": "bytes=5-14"}
@@ -218,7 +218,7 @@ async def test_ranges(tmp_path: Path) -> None:
 @PATHS
 @within(20)
 async def test_several_ranges(tmp_path: Path, hot_path: bool) -> None:
-    """Several ranges are those of the file as it is; of a coding, all of it is sent."""
+    """Several ranges are of the uncoded file; for a coding the whole of it is sent."""
     async with serving(tmp_path, FILES, hot_path=hot_path) as site:
         coded = await settled(site, "app.js", "zstd")
         asked = {**BROWSER, "Range": "bytes=5-14,20-29"}
@@ -240,7 +240,7 @@ async def test_several_ranges(tmp_path: Path, hot_path: bool) -> None:
 
 @within(30)
 async def test_several_ranges_of_a_large_file(tmp_path: Path) -> None:
-    """Ranges of a file that is read from the disk piece by piece come out whole."""
+    """Several ranges of a file that is read from disk in pieces are sent completely."""
     content = bytes(range(251)) * 4000
     with pool() as disk:
         async with serving(tmp_path, {"large.bin": content}, disk=disk) as site:
@@ -260,7 +260,7 @@ async def test_several_ranges_of_a_large_file(tmp_path: Path) -> None:
 
 @within(20)
 async def test_siblings(tmp_path: Path) -> None:
-    """Where a repository says so, codings of a file that the image brings are used as they are."""
+    """With the rule of a repository, precompressed siblings are sent unchanged."""
     async with serving(tmp_path, FILES) as site:
         assert "br" not in (await settled(site, "lib.js", "br")).headers.get("content-encoding", "")
         site.rule(precompressed=True)
@@ -283,7 +283,7 @@ async def test_siblings(tmp_path: Path) -> None:
 
 @within(20)
 async def test_inlined_pages(tmp_path: Path) -> None:
-    """A page that is rewritten for a request is sent as it is; other requests may get it coded."""
+    """A page that is rewritten by a request is sent uncoded, and may be coded for others."""
     from blobserve.config import InlineVariable
 
     async with serving(tmp_path, FILES) as site:
@@ -299,7 +299,7 @@ async def test_inlined_pages(tmp_path: Path) -> None:
 
 @within(20)
 async def test_fixed_urls(tmp_path: Path) -> None:
-    """Under a digest a coded file may be kept as long as the file itself."""
+    """Under a digest a coded file may be cached as long as the file itself."""
     async with serving(tmp_path) as site:
         digest = site.push(FILES)
         for _ in range(2):

@@ -44,12 +44,12 @@ from blobserve.web.http.media_types import content_type, is_compressible, is_htm
     ],
 )
 def test_types(name: bytes, expected: bytes) -> None:
-    """A type depends on the last extension of the file's own name, in any case."""
+    """The type depends on the last extension of the file name, in any case."""
     assert content_type(name) == expected
 
 
 def test_pages() -> None:
-    """HTML is told from what only sounds like it."""
+    """HTML types are distinguished from similar names."""
     assert is_html(content_type(b"a.htm"))
     assert not is_html(content_type(b"a.xhtml"))
 
@@ -67,6 +67,6 @@ def test_pages() -> None:
     ],
 )
 def test_what_is_compressed(names: bytes, expected: bool) -> None:
-    """What is text at heart is worth compressing, and what is compressed in itself is not."""
+    """Text types are worth compressing, and compressed types are not."""
     for name in names.split():
         assert is_compressible(content_type(name)) is expected, name

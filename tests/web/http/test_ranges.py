@@ -13,7 +13,7 @@ UNSATISFIABLE = Verdict(416)
 
 
 def part(start: int, length: int) -> Verdict:
-    """The verdict for a satisfiable range."""
+    """Return the verdict for a satisfiable range."""
     return Verdict(206, Range(start, length))
 
 
@@ -55,7 +55,7 @@ def test_satisfiable(asked: bytes, verdict: Verdict) -> None:
     ],
 )
 def test_unsatisfiable(asked: bytes) -> None:
-    """A range that has nothing of the file is 416."""
+    """A range beyond the end of the file is a 416."""
     assert select(asked, 11) == UNSATISFIABLE
 
 
@@ -83,7 +83,7 @@ def test_unsatisfiable(asked: bytes) -> None:
     ],
 )
 def test_junk(asked: bytes) -> None:
-    """What is no byte range is ignored."""
+    """An invalid byte range is ignored."""
     assert select(asked, 11) == WHOLE
 
 
@@ -105,7 +105,7 @@ def test_junk(asked: bytes) -> None:
     ],
 )
 def test_too_tangled(asked: bytes) -> None:
-    """Ranges that are many, overlap or do not ascend are answered with the whole file."""
+    """Ranges that are many, overlap or do not ascend get the whole file."""
     assert select(asked, 1000) == WHOLE
 
 
@@ -121,12 +121,12 @@ def test_too_tangled(asked: bytes) -> None:
     ],
 )
 def test_several(asked: bytes, slices: list[tuple[int, int]]) -> None:
-    """Several ranges that ascend are parts, without those that have nothing of the file."""
+    """Several ascending ranges are parts, without those beyond the end."""
     assert select(asked, 1000) == Verdict(206, None, tuple(Range(*each) for each in slices))
 
 
 def test_several_of_which_few_are_left() -> None:
-    """One range that is left of several is a part as if it were alone, and none is 416."""
+    """A single remaining range is sent as a single part, and no remaining range is a 416."""
     assert select(b"bytes=0-1,1000-", 1000) == part(0, 2)
     assert select(b"bytes=1000-,-0", 1000) == UNSATISFIABLE
     assert select(b"bytes=1000-,1000-", 1000) == UNSATISFIABLE
@@ -143,7 +143,7 @@ def test_empty_file(asked: bytes) -> None:
 
 @pytest.mark.parametrize("boundary", [1 << 31, 1 << 32, 1 << 40])
 def test_large_files(boundary: int) -> None:
-    """Offsets around the powers of two at which integers end are exact."""
+    """Offsets around the powers of two at the limits of integers are exact."""
     size = boundary + 10
     for at in (boundary - 1, boundary, boundary + 1):
         assert select(b"bytes=%d-%d" % (at, at), size) == part(at, 1)
@@ -151,7 +151,7 @@ def test_large_files(boundary: int) -> None:
 
 
 def test_head() -> None:
-    """Ranges are defined for GET alone."""
+    """Ranges apply to GET alone."""
     fields = {b"range": b"bytes=0-1"}
     assert evaluate(b"HEAD", fields, b'"A"', 11, None) == WHOLE
     assert evaluate(b"GET", fields, b'"A"', 11, None) == part(0, 2)
@@ -159,7 +159,7 @@ def test_head() -> None:
 
 @given(st.binary(max_size=40), st.integers(0, 50))
 def test_any_bytes(junk: bytes, size: int) -> None:
-    """Whatever a client sends, a part lies within the file and is not empty."""
+    """A part lies within the file and is not empty, for any field."""
     verdict = select(b"bytes=" + junk, size)
     end = 0
     for each in (verdict.range, *verdict.ranges):
@@ -170,7 +170,7 @@ def test_any_bytes(junk: bytes, size: int) -> None:
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 50))
 def test_as_slices(first: int, last: int, size: int) -> None:
-    """A range is the slice that Python would take, or nothing at all."""
+    """A range is the same slice that Python takes, or none."""
     verdict = select(b"bytes=%d-%d" % (first, last), size)
     expected = range(size)[first : last + 1]
     if first > last:

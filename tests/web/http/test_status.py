@@ -1,4 +1,4 @@
-"""What a refusal looks like."""
+"""The responses for errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blobserve.web.http.status import is_unexpected, refusal
 
 
 def text(answer: Answer) -> str:
-    """The body of a refusal."""
+    """Return the body of an error response."""
     return bytes(answer.body.read_cached(0, answer.body.size) or b"").decode()
 
 
@@ -47,7 +47,7 @@ def text(answer: Answer) -> str:
     ],
 )
 def test_statuses(error: Exception, status: int) -> None:
-    """Every error has its status; each refusal is plain text that nothing stores or sniffs."""
+    """Every error has its status, as plain text with no-store and nosniff."""
     answer = refusal(error, "the-id")
     headers = dict(answer.headers)
     assert answer.status == status
@@ -58,14 +58,14 @@ def test_statuses(error: Exception, status: int) -> None:
 
 
 def test_forbidden() -> None:
-    """Who asks for a repository that is not allowed reads which one."""
+    """The response for a forbidden repository names it."""
     assert text(refusal(errors.Forbidden("r.example/x"), "id")) == (
         'forbidden repo: "r.example/x"\n'
     )
 
 
 def test_come_again() -> None:
-    """All that is worth another try has the same body, and says when to come again."""
+    """All retryable errors have the same body and a Retry-After."""
     answer = refusal(errors.RegistryBusy("r", 2.2), "id")
     assert text(answer) == "timeout"
     assert dict(answer.headers)[b"Retry-After"] == b"3"
@@ -73,20 +73,20 @@ def test_come_again() -> None:
 
 
 def test_navigation() -> None:
-    """A page that is not ready yet loads itself again; a script does not."""
+    """A page that is not ready reloads itself, and a script does not."""
     assert dict(refusal(errors.PullTimeout(), "id", True).headers)[b"Refresh"] == b"2"
     assert b"Refresh" not in dict(refusal(errors.PullTimeout(), "id").headers)
     assert b"Refresh" not in dict(refusal(errors.Forbidden("r"), "id", True).headers)
 
 
 def test_allow() -> None:
-    """A method that is refused comes with those that are not."""
+    """A refused method gets the list of allowed ones."""
     answer = refusal(errors.MethodNotAllowed("no"), "id")
     assert dict(answer.headers)[b"Allow"] == b"GET, HEAD, OPTIONS"
 
 
 def test_unexpected() -> None:
-    """An error nobody foresaw shows its id in the log, and nothing of itself."""
+    """An unexpected error has an id for the log and no details."""
     assert text(refusal(ZeroDivisionError("secret"), "the-id")) == (
         "internal error; the server's log has it as the-id\n"
     )

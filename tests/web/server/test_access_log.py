@@ -1,4 +1,4 @@
-"""The access log: one line per request, whatever clients send."""
+"""The access log: one line for each request, with any content."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Stand:
         self.log.open()
 
     def lines(self) -> list[str]:
-        """What has been written."""
+        """Return the lines written so far."""
         return self.file.read_text("ascii").splitlines()
 
 
 def test_a_line_of_text(tmp_path: Path) -> None:
-    """A line has what common log readers expect, and duration, cache result, digest and id."""
+    """A line has the common fields, and duration, cache result, digest and id."""
     stand = Stand(tmp_path)
     stand.log.write(SERVED)
     stand.log.close()
@@ -72,7 +72,7 @@ def test_a_line_of_text(tmp_path: Path) -> None:
 
 
 def test_a_line_of_json(tmp_path: Path) -> None:
-    """As JSON a line is one object with a field for everything."""
+    """A JSON line is one object with a member for every field."""
     stand = Stand(tmp_path, "json")
     stand.log.write(attrs.evolve(SERVED, agent=b'"\xff\n', digest=None))
     stand.log.close()
@@ -83,7 +83,7 @@ def test_a_line_of_json(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_off(tmp_path: Path) -> None:
-    """An access log that is off makes no file."""
+    """An access log that is off creates no file."""
     stand = Stand(tmp_path, "off")
     stand.log.write(SERVED)
     stand.log.reopen()
@@ -133,7 +133,7 @@ odd_text = odd.map(lambda each: each.decode("utf-8", "surrogateescape")) | st.te
 def test_nothing_that_is_logged_ends_a_line_or_a_field(
     tmp_path_factory: pytest.TempPathFactory, fields: dict[str, bytes | str | None]
 ) -> None:
-    """Whatever bytes are in a field, each line matches one expression, and the field is in it."""
+    """For any bytes in a field each line matches one expression with the escaped field in it."""
     for form, expression in (("text", TEXT_LINE), ("json", JSON_LINE)):
         stand = Stand(tmp_path_factory.mktemp("log"), form)  # type: ignore[arg-type]
         served = attrs.evolve(SERVED, **fields)
@@ -161,14 +161,14 @@ forwarded_hops = st.lists(
 
 @given(hops=forwarded_hops)
 def test_an_address_is_written_as_one(hops: list[bytes]) -> None:
-    """Whatever X-Forwarded-For holds, the client is an address in its one spelling."""
+    """The client is an address in canonical form, for any X-Forwarded-For."""
     address = client_address("10.0.0.1", [b",".join(hops)], TRUSTED)
     assert address == str(ipaddress.ip_address(address))
     assert re.fullmatch("[0-9a-f.:]+", address)
 
 
 def test_lines_are_written_within_a_second(tmp_path: Path) -> None:
-    """Lines are gathered and written together, a second after the first at the latest."""
+    """Lines are written in batches, within a second of the first."""
     stand = Stand(tmp_path)
     stand.log.write(SERVED)
     stand.clock.advance(0.9)
@@ -180,7 +180,7 @@ def test_lines_are_written_within_a_second(tmp_path: Path) -> None:
 
 
 def test_a_full_buffer_is_written_at_once(tmp_path: Path) -> None:
-    """No more than 64 KiB wait to be written."""
+    """At most 64 KiB are buffered."""
     stand = Stand(tmp_path)
     for _ in range(10):
         stand.log.write(attrs.evolve(SERVED, target=b"x" * 10_000))
@@ -191,7 +191,7 @@ def test_a_full_buffer_is_written_at_once(tmp_path: Path) -> None:
 
 
 def test_reopening_follows_a_rotation(tmp_path: Path) -> None:
-    """After the file was moved away, a log that is reopened goes on in a new one; none is lost."""
+    """A log that is reopened after a rotation goes on in a new file, without losing a line."""
     stand = Stand(tmp_path)
     stand.log.write(SERVED)
     moved = stand.file.rename(tmp_path / "access.log.1")
@@ -203,7 +203,7 @@ def test_reopening_follows_a_rotation(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_reopened_goes_on(tmp_path: Path) -> None:
-    """When the new file cannot be made, lines go on into the old one."""
+    """A log that cannot create its new file goes on in the old one."""
     (tmp_path / "d").mkdir()
     stand = Stand(tmp_path / "d")
     moved = (tmp_path / "d").rename(tmp_path / "e")
@@ -214,7 +214,7 @@ def test_a_log_that_cannot_be_reopened_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
-    """A file that cannot be made is an error before anything is served."""
+    """A log that cannot be opened is an error before the server starts."""
     log = AccessLog(AccessLogRules("text", str(tmp_path / "none" / "a.log")), Clock())
     with pytest.raises(OSError, match="No such file"):
         log.open()
@@ -222,7 +222,7 @@ def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
 
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    """What is logged about the access log."""
+    """The messages about the access log."""
     events: list[str] = []
 
     def observe(event: LogEvent) -> None:
@@ -234,7 +234,7 @@ def said() -> Iterator[list[str]]:
 
 
 def test_a_disk_that_is_full_loses_lines_and_nothing_else(said: list[str]) -> None:
-    """Lines that cannot be written are lost, none gathers in memory, and the log says so once."""
+    """On a full disk lines are lost, do not fill the memory, and are reported once."""
     clock = Clock()
     log = AccessLog(AccessLogRules("text", "/dev/full"), clock)
     log.open()
@@ -248,14 +248,14 @@ def test_a_disk_that_is_full_loses_lines_and_nothing_else(said: list[str]) -> No
 
 
 def test_a_line_that_an_error_has_cut_is_completed(tmp_path: Path, said: list[str]) -> None:
-    """When a disk takes a part of a line and the rest later, the line is whole in the end."""
+    """A line that was written in part is completed later."""
     stand = Stand(tmp_path)
     stand.log.write(attrs.evolve(SERVED, request_id="first"))
     stand.clock.advance(1)
     size = stand.file.stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        # One line and a half fit, then a quarter more, then nothing.
+        # One and a half lines fit, then a quarter more, then nothing.
         for limit in (size * 5 // 2, size * 11 // 4, size * 11 // 4):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
             for name in ("second", "third", "lost"):
@@ -275,7 +275,7 @@ def test_a_line_that_an_error_has_cut_is_completed(tmp_path: Path, said: list[st
 
 
 def test_a_line_that_cannot_be_made_is_lost_alone(tmp_path: Path, said: list[str]) -> None:
-    """A line that cannot be made raises nothing, and the lines around it are written."""
+    """An error in formatting a line loses that line alone."""
     stand = Stand(tmp_path)
     stand.log.write(SERVED)
     stand.log.write(attrs.evolve(SERVED, time=math.inf))
@@ -286,7 +286,7 @@ def test_a_line_that_cannot_be_made_is_lost_alone(tmp_path: Path, said: list[str
 
 
 def test_a_log_with_a_descriptor_that_takes_nothing(tmp_path: Path, said: list[str]) -> None:
-    """A log that cannot write at all raises nothing, at no call, and goes on in the next file."""
+    """A log that cannot write raises no error, and goes on in the next file."""
     stand = Stand(tmp_path)
     fd = stand.log._fd
     assert fd is not None
@@ -305,7 +305,7 @@ def test_a_log_with_a_descriptor_that_takes_nothing(tmp_path: Path, said: list[s
 
 
 def test_the_file_is_not_for_everybody(tmp_path: Path) -> None:
-    """An access log is made readable by its owner and group alone."""
+    """An access log is readable by its owner and group alone."""
     previous = os.umask(0)
     try:
         assert Stand(tmp_path).file.stat().st_mode & 0o777 == 0o640
@@ -343,12 +343,12 @@ TRUSTED = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")]
     ],
 )
 def test_who_asks(peer: str, forwarded: list[bytes], address: str) -> None:
-    """X-Forwarded-For is believed as far as proxies that are trusted have written it."""
+    """X-Forwarded-For counts as far as trusted proxies have written it."""
     assert client_address(peer, forwarded, TRUSTED) == address
 
 
 def test_nobody_is_trusted_unasked() -> None:
-    """Without trustedProxies the header says nothing."""
+    """Without trustedProxies the header is ignored."""
     assert client_address("10.0.0.1", [b"198.51.100.1"], []) == "10.0.0.1"
 
 
@@ -360,7 +360,7 @@ def test_nobody_is_trusted_unasked() -> None:
         (IPv6Address("TCP", "::ffff:192.0.2.1", 1), "192.0.2.1"),
         (IPv6Address("TCP", "fe80::1%eth0", 1), "fe80::1"),
         (IPv6Address("TCP", "fe80::1%\u0661 - -", 1), "fe80::1"),
-        # As Twisted reads it out of a PROXY header.
+        # In the form that Twisted reads from a PROXY header.
         (IPv4Address("TCP", '"\u0661', 1), "-"),
         (UNIXAddress("/run/site.sock"), "-"),
         (UNIXAddress(None), "-"),
@@ -368,14 +368,14 @@ def test_nobody_is_trusted_unasked() -> None:
     ],
 )
 def test_the_other_end_of_a_connection(address: object, peer: str) -> None:
-    """A peer is written as its address, without a zone, or as a dash."""
+    """A peer is logged by its address without a zone, or as a dash."""
     assert peer_of(address) == peer
 
 
 @within(30)
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_zones_of_a_trusted_proxy(tmp_path: Path, form: str) -> None:
-    """No address that a proxy passes on ends a connection or the log, on the hot path or off it."""
+    """An address with a zone from a proxy does not end the connection or the log, on both paths."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image({"a": b"content"}))
         file = tmp_path / "access.log"

@@ -1,4 +1,4 @@
-"""The hot path: that nothing but time tells it from the parser's way."""
+"""The fast path: its answers differ from those of the parser in time alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ETAG = re.compile(rb"\r\nETag: ([^\r]+)\r\n")
 
 
 class Socket:
-    """One end of a connection that takes only so many bytes at a time from those who send."""
+    """One end of a connection that accepts a limited number of bytes at a time."""
 
     def __init__(self, takes: Iterable[int] = ()) -> None:
         self._takes = list(takes)
@@ -61,35 +61,35 @@ class Socket:
 
     @property
     def sent(self) -> bytes:
-        """All that has come through."""
+        """Return all bytes sent so far."""
         with suppress(OSError):
             while piece := self._there.recv(1 << 20):
                 self._received += piece
         return self._received
 
     def send(self, content: bytes) -> int:
-        """Take some of it; as a full buffer does when it is nothing."""
+        """Accept some of the bytes, or none as with a full buffer."""
         most = self._takes.pop(0) if self._takes else len(content)
         if not most and content:
             raise BlockingIOError(errno.EWOULDBLOCK, "full")
         return self._here.send(content[:most])
 
     def getsockname(self) -> tuple[str, int]:
-        """Where it is."""
+        """Return the address."""
         return ("127.0.0.1", 80)
 
     def setsockopt(self, *_: object) -> None:
-        """Take any option."""
+        """Accept any option."""
 
     def close(self) -> None:
-        """End it, and keep what has come through."""
+        """Close, and keep the bytes that were sent."""
         self._here.close()
         assert self.sent is not None
         self._there.close()
 
 
 class Connection:
-    """A client of a site, on Twisted's own transport over a socket of ours."""
+    """A client of a site, on Twisted's own transport over our socket."""
 
     def __init__(self, reactor: Any, site: ImageSite, takes: Iterable[int] = ()) -> None:
         self.socket = Socket(takes)
@@ -103,20 +103,20 @@ class Connection:
         self.channel.makeConnection(self.transport)
 
     def receive(self, content: bytes) -> None:
-        """Have the channel read this, and write what it has to write."""
+        """Let the channel read these bytes, and write its answers."""
         if self.is_over:
             return
         self.channel.dataReceived(content)
         self.write()
 
     def write(self) -> None:
-        """Have it write all that it wants to."""
+        """Let it write everything."""
         while not self.is_over and self.transport in self._reactor.writers:
             self._end(self.transport.doWrite())
-            assert self.socket.sent is not None  # which makes room for more
+            assert self.socket.sent is not None  # makes space for more
 
     def leave(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if not self.is_over:
             self._end(ConnectionResetError())
 
@@ -129,7 +129,7 @@ class Connection:
 
 @attrs.define
 class Pair:
-    """Two sites on one store, one of which has the hot path."""
+    """Two sites on one store, one of them with the fast path."""
 
     reactor: Any
     stand: Stand
@@ -144,7 +144,7 @@ class Pair:
     def exchange(
         self, segments: Iterable[bytes], takes: Iterable[int] = ()
     ) -> list[tuple[bytes, bool]]:
-        """What comes back from each for the same segments, and whether it closed."""
+        """Send the same segments to both; return the answers, and whether each closed."""
         found = []
         for site in (self.hot, self.parsed):
             connection = Connection(self.reactor, site, list(takes))
@@ -157,13 +157,13 @@ class Pair:
 
 
 def a_site(stand: Stand, reactor: Any, config: Config, log: MemoryLog) -> ImageSite:
-    """A site on the store of `stand`."""
+    """Return a site on the store of `stand`."""
     return make_site(stand.store, lambda: config, reactor, InlineThreads(), stand.metrics, log)
 
 
 @pytest_twisted.async_yield_fixture(scope="module")
 async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
-    """Sites that have an answer to everything ready."""
+    """Run both sites, with every answer cached."""
     reactor: Any = MemoryReactorClock()
     reactor.advance(1_790_000_000)
     directory = tmp_path_factory.mktemp("hot") / "space"
@@ -183,13 +183,13 @@ async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
 
 
 def paths(digest: str) -> list[str]:
-    """Every path that there is, and some that there are not."""
+    """Return every existing path and some missing ones."""
     names = [*FILES, "", "docs/", "docs", "none.txt", "none/"]
     return [f"{image}/{name}" for image in (str(SITE), digest) for name in names] + [str(SITE)]
 
 
 def tags(pair: Pair, path: str) -> set[bytes]:
-    """Have every variant of a file made, and their entity tags."""
+    """Make every variant of a file; return their ETags."""
     found = set()
     for coding in ("", "gzip", "zstd", "br", "gzip, br", "zstd, gzip"):
         head = f"GET /{path} HTTP/1.1\r\nHost: x\r\nAccept-Encoding: {coding}\r\n\r\n"
@@ -200,19 +200,19 @@ def tags(pair: Pair, path: str) -> set[bytes]:
 
 
 def spelled(name: str) -> st.SearchStrategy[str]:
-    """A field's name as clients spell it."""
+    """Draw a spelling of a field's name."""
     return st.sampled_from([name, name.lower(), name.upper()])
 
 
 @st.composite
 def field(draw: st.DrawFn, name: str, values: st.SearchStrategy[str]) -> str:
-    """A header field, with blanks around its value as they are allowed."""
+    """Draw a header field with allowed blanks around its value."""
     blank = st.sampled_from(["", " ", "\t", "  "])
     return f"{draw(spelled(name))}:{draw(blank)}{draw(values)}{draw(blank)}"
 
 
 def fields(etags: list[bytes]) -> st.SearchStrategy[list[str]]:
-    """Header fields that mean something here, and some that do not, in any order."""
+    """Draw header fields, significant and others, in any order."""
     tag = st.sampled_from([each.decode() for each in etags] + ['"none"', "*", 'W/"none"', "x"])
     tag = st.one_of(tag, tag.map("W/{}".format), st.lists(tag, max_size=3).map(", ".join))
     date = st.sampled_from(
@@ -242,7 +242,7 @@ def fields(etags: list[bytes]) -> st.SearchStrategy[list[str]]:
         "Bad Name": st.just("x"),
         "X-Bad": some(["a\x01b", "a\nb"]),
     }
-    # What ends the conversation, or ends in an error, is rarer than the rest.
+    # Fields that end the conversation or cause an error are rarer.
     often = [field(name, known[name]) for name in [*list(known)[:8], "Cookie", "User-Agent"]]
     rarely = [field(name, values) for name, values in known.items()]
     return st.lists(st.one_of(*often * 3, *rarely), max_size=5, unique_by=lambda each: each.lower())
@@ -250,7 +250,7 @@ def fields(etags: list[bytes]) -> st.SearchStrategy[list[str]]:
 
 @st.composite
 def request(draw: st.DrawFn, pair: Pair) -> bytes:
-    """A request, its fields in any order, now and then not quite right."""
+    """Draw a request, which is sometimes slightly wrong."""
     method = draw(st.sampled_from(["GET"] * 6 + ["HEAD"] * 3 + ["POST", "OPTIONS", "get"]))
     target = "/" + draw(st.sampled_from(pair.paths))
     target = draw(
@@ -266,7 +266,7 @@ def request(draw: st.DrawFn, pair: Pair) -> bytes:
 
 
 def cut(stream: bytes, places: list[float]) -> list[bytes]:
-    """The stream in segments."""
+    """Draw the segments of the stream."""
     at = sorted({round(place * len(stream)) for place in places} - {0, len(stream)})
     return [stream[start:end] for start, end in zip([0, *at], [*at, len(stream)], strict=True)]
 
@@ -274,13 +274,13 @@ def cut(stream: bytes, places: list[float]) -> list[bytes]:
 @settings(max_examples=more(600))
 @given(data=st.data())
 def test_both_ways_say_the_same(pair: Pair, data: st.DataObject) -> None:
-    """Whatever heads come, in whatever pieces, the hot path and the parser write the same bytes.
+    """For any heads in any segments the fast path and the parser write the same bytes.
 
-    And the log has the same lines.
+    The lines of the log are the same as well.
     """
     requests = data.draw(st.lists(request(pair), min_size=1, max_size=4))
     if data.draw(st.booleans()):
-        segments = requests  # each alone, as clients send them that wait for replies
+        segments = requests  # each alone, as from clients that wait for replies
     else:
         places = st.lists(st.floats(0, 1), max_size=4)
         segments = cut(b"".join(requests), data.draw(places))
@@ -297,7 +297,7 @@ def test_both_ways_say_the_same(pair: Pair, data: st.DataObject) -> None:
 
 
 def test_heads_split_at_every_byte(pair: Pair) -> None:
-    """A head that comes in two pieces, wherever it is parted, is answered as one in one piece."""
+    """A head in two segments, divided anywhere, is answered as one in one segment."""
     head = f"GET /{SITE}/app.js HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n".encode()
     [whole, _] = pair.exchange([head])
     for at in range(1, len(head)):
@@ -305,7 +305,7 @@ def test_heads_split_at_every_byte(pair: Pair) -> None:
 
 
 def asked(name: str, *lines: str, version: str = "HTTP/1.1", image: Reference = SITE) -> bytes:
-    """A request with a Host and these lines."""
+    """Return a request with a Host and these lines."""
     return "\r\n".join([f"GET /{image}/{name} {version}", "Host: x", *lines, "", ""]).encode()
 
 
@@ -339,7 +339,7 @@ ODD = [
 
 @pytest.mark.parametrize("head", ODD, ids=[str(number) for number in range(len(ODD))])
 def test_odd_heads(pair: Pair, head: bytes) -> None:
-    """What is seldom generated and easily read in two ways is read in one."""
+    """Unusual and ambiguous heads are read in the same way on both paths."""
     for etag in pair.etags:
         hot, parsed = pair.exchange([head.replace(b"{}", etag)])
         assert hot == parsed
@@ -372,7 +372,7 @@ def test_odd_heads(pair: Pair, head: bytes) -> None:
     ],
 )
 def test_what_is_answered_at_once(pair: Pair, head: bytes, is_hot: bool) -> None:
-    """A plain request whose answer is ready takes the short way, and no other does."""
+    """The fast path answers a plain request with a cached answer, and no other."""
     connection = Connection(pair.reactor, pair.hot)
     connection.receive(asked("app.js"))
     assert pair.hot.fast_path.answer(connection.channel, head) is is_hot
@@ -383,7 +383,7 @@ def test_what_is_answered_at_once(pair: Pair, head: bytes, is_hot: bool) -> None
 
 
 def test_when_a_connection_is_between_requests(pair: Pair) -> None:
-    """What is asked of Twisted's private names still means what it meant."""
+    """The private names of Twisted that detect a pause between requests have kept their meaning."""
     connection = Connection(pair.reactor, pair.parsed)
     channel: ImageChannel = connection.channel
 
@@ -415,7 +415,7 @@ def test_when_a_connection_is_between_requests(pair: Pair) -> None:
 
 
 def test_a_request_under_way_is_not_overtaken(pair: Pair) -> None:
-    """While a client has not taken what it asked for, what it asks next waits its turn."""
+    """The next request waits until the client has taken the previous answer."""
     connection = Connection(pair.reactor, pair.hot, takes=[1000] + [0] * 50)
     channel = connection.channel
     channel.dataReceived(asked("large.bin"))
@@ -429,7 +429,7 @@ def test_a_request_under_way_is_not_overtaken(pair: Pair) -> None:
 
 
 def test_what_is_too_large_is_looked_for_once(pair: Pair) -> None:
-    """A file that cannot be kept ready is looked for once, until its tag may have moved."""
+    """A file too large for the cache is looked up once, until its tag may have moved."""
     ready = pair.hot.images.responder._ready
     key = (f"{SITE}/large.bin".encode(), ())
     pair.hot.flush()
@@ -443,14 +443,14 @@ def test_what_is_too_large_is_looked_for_once(pair: Pair) -> None:
 
 @asynccontextmanager
 async def moving(directory: Path, timeout: float = 5) -> AsyncIterator[tuple[Stand, ImageSite]]:
-    """A site of two tags, whose app.js are ready, and from here on have others in the registry."""
+    """Run a site of two tags with cached app.js that have moved in the registry."""
     reactor: Any = MemoryReactorClock()
     async with standing(directory, clock=reactor) as stand:
         config = Config(repos={REPOSITORY: RepositoryRules(REPOSITORY)}, timeout=timeout)
         site = a_site(stand, reactor, config, MemoryLog())
         for tag in (SITE, SECOND):
             stand.source.push(tag, made({"app.js": str(tag).encode()}))
-            for _ in range(2):  # pulled, and made ready
+            for _ in range(2):  # pulled, and cached
                 assert answered(site, asked("app.js", image=tag)) == str(tag).encode()
         for tag in (SITE, SECOND):
             stand.source.push(tag, made({"app.js": b"new"}))
@@ -458,7 +458,7 @@ async def moving(directory: Path, timeout: float = 5) -> AsyncIterator[tuple[Sta
 
 
 def answered(site: ImageSite, request: bytes) -> bytes:
-    """The body that somebody gets who connects and asks."""
+    """Return the body for a new client."""
     connection = Connection(site.reactor, site)
     connection.receive(request)
     sent = connection.socket.sent
@@ -468,7 +468,7 @@ def answered(site: ImageSite, request: bytes) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_a_tag_that_is_looked_up_stays_hot(tmp_path: Path) -> None:
-    """While a tag is ageing, and until its look-up is answered, requests take the short way."""
+    """A tag stays on the fast path while it is ageing and looked up."""
     async with moving(tmp_path) as (stand, site):
         stand.clock.advance(61)
         gate = stand.source.hold("refresh")
@@ -483,7 +483,7 @@ async def test_a_tag_that_is_looked_up_stays_hot(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_tag_is_not_answered_from_memory(tmp_path: Path) -> None:
-    """What is ready of a tag that has grown old is not sent before the tag is looked up."""
+    """The cached answer of an old tag is not sent before the tag is looked up."""
     async with moving(tmp_path) as (stand, site):
         stand.clock.advance(1000)
         gates = [stand.source.hold("refresh"), stand.source.hold("fetch")]
@@ -503,7 +503,7 @@ async def test_an_old_tag_is_not_answered_from_memory(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_tag_and_a_short_timeout(tmp_path: Path) -> None:
-    """Where the configured time-out ends before the pull does, the old image is sent in time."""
+    """The old image is sent in time if the timeout ends before the pull does."""
     async with moving(tmp_path, timeout=1) as (stand, site):
         stand.clock.advance(1000)
         stand.source.hold("fetch")
@@ -519,7 +519,7 @@ async def test_an_old_tag_and_a_short_timeout(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_switch_elsewhere_costs_nothing(tmp_path: Path) -> None:
-    """When a tag moves, what is ready of others stays so, and nothing old is answered of it."""
+    """A tag that moves keeps the cached answers of others, and loses its own."""
     async with moving(tmp_path) as (stand, site):
         kept = site.images.responder._ready._kept
         before = dict(kept)
@@ -536,7 +536,7 @@ async def test_a_switch_elsewhere_costs_nothing(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_hot_is_kept(tmp_path: Path) -> None:
-    """An image whose files come from memory alone outlives those that are pulled meanwhile."""
+    """An image served only from memory outlives those that are pulled meanwhile."""
     reactor: Any = MemoryReactorClock()
     async with standing(tmp_path, clock=reactor, max_size=16 << 20) as stand:
         config = Config(repos={REPOSITORY: RepositoryRules(REPOSITORY)})
@@ -554,13 +554,13 @@ async def test_what_is_hot_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_client_that_takes_little_gets_all(pair: Pair) -> None:
-    """What the socket does not take at once is sent when it does."""
+    """Bytes that the socket does not accept at once are sent later."""
     [(whole, _), _] = pair.exchange([asked("app.js")])
     assert pair.exchange([asked("app.js")], [0, 7, 0, 100]) == [(whole, False), (whole, False)]
 
 
 def test_a_lost_connection_is_noticed(pair: Pair) -> None:
-    """A client that is gone when it is answered is gone for the parser's way, too."""
+    """A client that is lost during a fast answer is lost for the parser too."""
     connection = Connection(pair.reactor, pair.hot)
 
     def lost(_: bytes) -> int:
@@ -573,7 +573,7 @@ def test_a_lost_connection_is_noticed(pair: Pair) -> None:
 
 
 def test_a_site_that_drains_takes_no_short_way(pair: Pair) -> None:
-    """A server that is about to end keeps no connection, however ready the answer."""
+    """A draining server closes each connection, even after a cached answer."""
     site = a_site(pair.stand, pair.reactor, Config(repos=pair.repos), MemoryLog())
     connection = Connection(pair.reactor, site)
     connection.receive(asked("app.js"))
@@ -586,12 +586,12 @@ def test_a_site_that_drains_takes_no_short_way(pair: Pair) -> None:
     connection.leave()
 
 
-# --- When there is much to do ---------------------------------------------------------------------
+# --- Under load -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def busy(pair: Pair) -> Iterator[ImageSite]:
-    """A site that has done so much that what is to be read waits for the next turn."""
+    """Make a site so busy that reads wait for the next iteration."""
     site = a_site(pair.stand, pair.reactor, Config(repos=pair.repos), MemoryLog())
     site.portions.do(lambda: pair.reactor.advance(2 * PORTION))
     yield site
@@ -599,7 +599,7 @@ def busy(pair: Pair) -> Iterator[ImageSite]:
 
 
 def test_what_is_hot_does_not_wait(pair: Pair, busy: ImageSite) -> None:
-    """A site that has much to read answers at once what is ready, and the rest a turn later."""
+    """A busy site answers cached requests at once, and others an iteration later."""
     cold, hot = Connection(pair.reactor, busy), Connection(pair.reactor, busy)
     pair.reactor.rightNow += PORTION / 2
     cold.receive(asked("large.bin"))
@@ -620,7 +620,7 @@ def test_what_is_hot_does_not_wait(pair: Pair, busy: ImageSite) -> None:
 
 
 def test_what_comes_meanwhile_is_read_after_it(pair: Pair, busy: ImageSite) -> None:
-    """A transport that hands out more although it was paused loses nothing."""
+    """A transport that delivers more after a pause loses nothing."""
     connection = Connection(pair.reactor, busy)
     stream = asked("large.bin") + asked("small.txt") + asked("empty.bin", "Connection: close")
     for at in range(0, len(stream), 50):
@@ -635,7 +635,7 @@ def test_what_comes_meanwhile_is_read_after_it(pair: Pair, busy: ImageSite) -> N
 def test_who_left_meanwhile_is_forgotten(
     pair: Pair, busy: ImageSite, failures: list[type[BaseException]]
 ) -> None:
-    """A client that has gone before it was read is not answered, and nothing of it stays."""
+    """A client that left before its request was read is not answered, and leaves nothing."""
     connection = Connection(pair.reactor, busy)
     connection.receive(asked("app.js", "Connection: close"))
     connection.leave()
@@ -645,7 +645,7 @@ def test_who_left_meanwhile_is_forgotten(
 
 
 def test_a_site_that_drains_answers_what_was_not_read_yet(pair: Pair, busy: ImageSite) -> None:
-    """Who asked just before the end is told that it is near."""
+    """A request that was not read before a drain gets a 503."""
     connection = Connection(pair.reactor, busy)
     connection.receive(asked("app.js", "Connection: close"))
     busy.drain(1)

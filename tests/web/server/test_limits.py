@@ -1,4 +1,4 @@
-"""What one client may take: time for a head, silence, connections."""
+"""The limits for one client: time for a head, silence, connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.source_fixtures import until
 from tests.support.within import within
 
 HEAD = b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"
-"""What is answered without any image."""
+"""A request that is answered without an image."""
 ANSWER = b"HTTP/1.1 204 No Content\r\n"
 PATH = f"/{TAG}/a.txt".encode()
 GOOD = b"GET " + PATH + b" HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -37,7 +37,7 @@ FILES = {"a.txt": b"content"}
 
 
 class Wire(StringTransport):
-    """The server's end of a connection; `stuck`: its client takes nothing, and never closes."""
+    """The server's end of a connection; with `stuck` its client takes nothing and never closes."""
 
     def __init__(self, stand: Stand, peer: IAddress, stuck: bool) -> None:
         super().__init__(peerAddress=peer, lenient=True)
@@ -48,7 +48,7 @@ class Wire(StringTransport):
         self.channel.makeConnection(self)
 
     def send(self, content: bytes) -> bytes:
-        """What is answered to bytes from the client, at once."""
+        """Deliver bytes from the client; return the answer."""
         self.clear()
         self.channel.dataReceived(content)
         return self.value()
@@ -76,7 +76,7 @@ class Wire(StringTransport):
 
 
 class Stand:
-    """A site that is asked nothing of images, and its clock."""
+    """A site without images, and its clock."""
 
     def __init__(self, trusted: str | None = None, **limits: Any) -> None:
         self.clock = Clock()
@@ -101,29 +101,29 @@ class Stand:
         self.site.flush()
 
     def connect(self, peer: IAddress | None = None, stuck: bool = False) -> Wire:
-        """A new connection."""
+        """Open a connection."""
         wire = Wire(self, peer or IPv4Address("TCP", "192.0.2.1", 1024), stuck)
         self.turn()
         return wire
 
     def used(self, peer: IAddress | None = None) -> Wire:
-        """A connection on which a request has been answered just now."""
+        """Open a connection on which a request has just been answered."""
         wire = self.connect(peer)
         assert wire.send(HEAD).startswith(ANSWER)
         return wire
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Let time pass, and the reactor do what is due."""
+        """Let time pass, and the reactor run the calls that are due."""
         self.clock.advance(seconds)
         self.clock.advance(0)
 
     def counted(self, name: str, **labels: str) -> float:
-        """What one of its metrics shows."""
+        """Return the value of one of its metrics."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 def is_come_again(raw: bytes) -> bool:
-    """Whether that is the refusal of a connection, whole."""
+    """Return whether the bytes are a whole refusal of a connection."""
     response = Response.parse(raw)
     assert (response.status, response.body) == (503, b"timeout")
     assert response.headers["retry-after"] == "1"
@@ -136,7 +136,7 @@ def is_come_again(raw: bytes) -> bool:
 
 @pytest.mark.parametrize("before", [b"", b"\r\n", HEAD, HEAD + b"\r\n"])
 def test_a_head_that_trickles(before: bytes) -> None:
-    """A head that is not whole 10 s after its first byte is 408, however steadily it comes."""
+    """A head that is not complete 10 s after its first byte gets a 408, however it arrives."""
     stand = Stand()
     wire = stand.connect()
     stand.turn(30)
@@ -158,7 +158,7 @@ def test_a_head_that_trickles(before: bytes) -> None:
 
 
 def test_a_blank_line_is_the_beginning_of_a_head() -> None:
-    """An empty line in front of a request is enough for its deadline, and not for a request."""
+    """An empty line before a request starts the deadline of its head."""
     stand = Stand()
     wire = stand.connect()
     wire.send(b"\r\n")
@@ -167,7 +167,7 @@ def test_a_blank_line_is_the_beginning_of_a_head() -> None:
 
 
 def test_every_head_has_its_own_deadline() -> None:
-    """Heads that each take less than 10 s are all answered, whatever they take together."""
+    """Each head has its own deadline of 10 s."""
     stand = Stand()
     wire = stand.connect()
     for _ in range(3):
@@ -182,7 +182,7 @@ def test_every_head_has_its_own_deadline() -> None:
 
 
 def test_a_whole_head_costs_no_timer() -> None:
-    """Requests whose heads come in one piece leave the clock alone."""
+    """A request with a head in one piece starts no timer."""
     stand = Stand()
     wire = stand.connect()
     before = stand.clock.getDelayedCalls()
@@ -198,14 +198,14 @@ def test_a_whole_head_costs_no_timer() -> None:
 
 
 def test_a_head_with_bare_line_ends() -> None:
-    """A head whose lines end with LF alone is refused at once, and not when its time is up."""
+    """A head with bare LF line ends is refused at once, before its deadline."""
     for head in (b"GET / HTTP/1.1\nHost: x\n\n", b"GET / HTTP/1.1\r\nHost: x\n\n", b"\n"):
         assert Response.parse(Stand().connect().send(head)).status == 400
 
 
 @within(20)
 async def test_a_head_behind_a_request_that_is_under_way(tmp_path: Path) -> None:
-    """While we are the ones who are waited for, no deadline runs."""
+    """No deadline runs while the client waits for the server."""
     limits = Limits(client_head_timeout=0.1, client_idle_timeout=0.1)
     async with serving(tmp_path, FILES, limits=limits) as site:
         gate = site.source.hold("resolve")
@@ -224,7 +224,7 @@ async def test_a_head_behind_a_request_that_is_under_way(tmp_path: Path) -> None
 
 
 def test_silence() -> None:
-    """A connection on which nothing is asked for 60 s is closed without a word."""
+    """A connection without a request for 60 s is closed silently."""
     stand = Stand()
     silent, used = stand.connect(), stand.connect()
     stand.turn(30)
@@ -245,7 +245,7 @@ def test_silence() -> None:
 
 @within(20)
 async def test_silence_begins_with_the_end_of_a_response(tmp_path: Path) -> None:
-    """However long a request took, there is as much time for the next."""
+    """The time for the next request starts at the end of a response."""
     async with serving(tmp_path, FILES) as site:
         gate = site.source.hold("resolve")
         client = await site.connect()
@@ -259,7 +259,7 @@ async def test_silence_begins_with_the_end_of_a_response(tmp_path: Path) -> None
 
 
 def test_limits_follow_a_reload() -> None:
-    """A reload moves the deadlines of open connections, too, all but those of heads begun."""
+    """A reload changes the deadlines of open connections, except those of heads that have begun."""
     stand = Stand()
     silent, begun = stand.connect(), stand.connect()
     begun.send(HEAD[:5])
@@ -280,7 +280,7 @@ def test_limits_follow_a_reload() -> None:
 
 
 def test_who_is_refused_does_not_stay() -> None:
-    """What a refused client still sends is read for two seconds; it has 15 s for the rest."""
+    """After a refusal the server reads for two seconds, and waits 15 s for the client to close."""
     stand = Stand()
     wire = stand.connect(stuck=True)
     assert Response.parse(wire.send(b"nonsense\r\n\r\n")).status == 400
@@ -294,7 +294,7 @@ def test_who_is_refused_does_not_stay() -> None:
 
 
 def test_a_last_response_that_is_not_taken() -> None:
-    """A client that leaves the end of its last response unread is waited for no longer."""
+    """A client that does not take its last response is disconnected at the idle limit."""
     stand = Stand()
     wire = stand.connect(stuck=True)
     wire.send(HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
@@ -307,11 +307,11 @@ def test_a_last_response_that_is_not_taken() -> None:
     assert wire.is_lost
 
 
-# --- Connections in all ---------------------------------------------------------------------------
+# --- All connections ------------------------------------------------------------------------------
 
 
 def test_the_longest_idle_makes_room() -> None:
-    """At the bound, the connection that has been idle longest is closed for a new one."""
+    """At the limit the connection that has been idle longest is closed for a new one."""
     stand = Stand(client_connections=3)
     first, second, third = [stand.used() for _ in range(3) if stand.turn(1) is None]
     stand.turn(1)
@@ -328,7 +328,7 @@ def test_the_longest_idle_makes_room() -> None:
 
 
 def test_nobody_is_idle() -> None:
-    """Where all are busy, and where they have only just come, a new connection is told 503."""
+    """A new connection gets a 503 if all others are busy or have just been opened."""
     stand = Stand(client_connections=2)
     newcomer, reading = stand.connect(), stand.connect()
     reading.send(HEAD[:5])
@@ -346,7 +346,7 @@ def test_nobody_is_idle() -> None:
 
 
 def test_silent_connections_make_room() -> None:
-    """Who connects and says nothing is in nobody's way for longer than a second."""
+    """A silent connection can be replaced by a new one after a second."""
     stand = Stand(client_connections=2)
     silent = [stand.connect(), stand.connect()]
     stand.turn(1)
@@ -355,7 +355,7 @@ def test_silent_connections_make_room() -> None:
 
 
 def test_room_after_an_end() -> None:
-    """A connection that ends makes room for another."""
+    """A connection that ends makes space for another."""
     stand = Stand(client_connections=1)
     reading = stand.connect()
     reading.send(HEAD[:5])
@@ -365,7 +365,7 @@ def test_room_after_an_end() -> None:
 
 
 def test_the_bound_follows_a_reload() -> None:
-    """A bound that is lowered lets nobody in until there is room; raised, it lets in at once."""
+    """A lowered limit refuses connections until others end; a raised one applies at once."""
     stand = Stand(client_connections=5)
     for _ in range(5):
         stand.connect().send(HEAD[:5])
@@ -376,7 +376,7 @@ def test_the_bound_follows_a_reload() -> None:
 
 
 def test_the_dismissed_are_bounded_too() -> None:
-    """Clients that do not go when they are sent away are few: beyond that they are cut off."""
+    """The number of refused clients that stay connected is bounded, and others are cut off."""
     stand = Stand(client_connections=1)
     stand.connect().send(HEAD[:5])
     lingering = [stand.connect(stuck=True) for _ in range(15)]
@@ -395,7 +395,7 @@ def test_the_dismissed_are_bounded_too() -> None:
 
 
 def test_a_search_for_idle_connections_is_not_repeated_at_once() -> None:
-    """While many are open and none is idle, newcomers do not make us look at all of them each."""
+    """The search for idle connections runs once an iteration, not for each new connection."""
     stand = Stand(client_connections=3)
     wires = [stand.connect() for _ in range(3)]
     for wire in wires:
@@ -420,7 +420,7 @@ def test_a_search_for_idle_connections_is_not_repeated_at_once() -> None:
 
 @within(30)
 async def test_tls_at_the_bound(tmp_path: Path) -> None:
-    """Over TLS, too, a connection too many reads why it is refused."""
+    """Over TLS too a refused connection gets the reason."""
     authority = Authority.make(tmp_path)
     root = ssl.Certificate.loadPEM(authority.write(tmp_path / "ca.pem").read_text())
     trusted = ssl.optionsForClientTLS("localhost", ssl.trustRootFromCertificates([root]))
@@ -442,7 +442,7 @@ async def test_tls_at_the_bound(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_handshake_that_never_ends(tmp_path: Path) -> None:
-    """A client that is silent, or trickles, within its TLS handshake is closed as a silent one."""
+    """A client that is silent or slow in its TLS handshake is closed like a silent one."""
     authority = Authority.make(tmp_path)
     async with serving(tmp_path, limits=Limits(client_idle_timeout=0.3)) as site:
         port = site.reactor.listenSSL(
@@ -463,12 +463,12 @@ async def test_a_handshake_that_never_ends(tmp_path: Path) -> None:
 
 
 def v4(host: str) -> IPv4Address:
-    """A peer."""
+    """Return an IPv4 peer."""
     return IPv4Address("TCP", host, 1024)
 
 
 def v6(host: str) -> IPv6Address:
-    """A peer."""
+    """Return an IPv6 peer."""
     return IPv6Address("TCP", host, 1024)
 
 
@@ -482,7 +482,7 @@ def v6(host: str) -> IPv6Address:
     ],
 )
 def test_connections_of_one_client(first: IAddress, same: IAddress, other: IAddress) -> None:
-    """An IPv4 address, and an IPv6 /64, has as many connections as it may, others have theirs."""
+    """The limit applies to each IPv4 address and each IPv6 /64."""
     stand = Stand(client_connections_per_address=2)
     wires = [stand.used(first), stand.used(same)]
     refused = stand.connect(same)
@@ -490,7 +490,7 @@ def test_connections_of_one_client(first: IAddress, same: IAddress, other: IAddr
     assert stand.counted("blobserve_refused_connections_total", reason="address") == 1
     assert stand.log[-1].status == 503
     assert stand.used(other)
-    # Not even who has been refused and is still here counts.
+    # A refused connection that is still open does not count.
     wires[0].lose(Failure(ConnectionDone()))
     assert stand.used(first)
     for wire in (*wires, refused):
@@ -498,7 +498,7 @@ def test_connections_of_one_client(first: IAddress, same: IAddress, other: IAddr
 
 
 def test_who_is_not_counted() -> None:
-    """Trusted proxies and Unix sockets have as many as they like; without the key, everybody."""
+    """Trusted proxies and Unix sockets have no such limit, and without the key no client has."""
     stand = Stand("192.0.2.0/24", client_connections_per_address=1)
     for _ in range(5):
         stand.used(v4("192.0.2.1"))
@@ -508,13 +508,13 @@ def test_who_is_not_counted() -> None:
     stand.limit()
     for _ in range(5):
         stand.used(v4("198.51.100.1"))
-    # What came while there was no bound is counted when there is one again.
+    # Connections opened without a limit count when there is one again.
     stand.limit(client_connections_per_address=6)
     assert is_come_again(stand.connect(v4("198.51.100.1")).value())
 
 
 def test_link_local_clients_are_counted_without_their_zone() -> None:
-    """Link-local clients are counted by their /64, on whatever interface; a proxy is trusted."""
+    """Link-local clients are counted by their /64 on any interface, and a proxy may be one."""
     stand = Stand("fe80::aaaa/128", client_connections_per_address=1)
     stand.used(IPv6Address("TCP", "fe80::1%eth0", 1))
     refused = stand.connect(IPv6Address("TCP", "fe80::2%eth\u0661", 1))
@@ -524,14 +524,14 @@ def test_link_local_clients_are_counted_without_their_zone() -> None:
 
 
 def asking(client: str | None, path: bytes = PATH) -> bytes:
-    """A request that a proxy passes on."""
+    """Return a request that a proxy passes on."""
     forwarded = b"" if client is None else b"X-Forwarded-For: " + client.encode() + b"\r\n"
     return b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n" + forwarded + b"\r\n"
 
 
 @within(20)
 async def test_requests_of_one_client_through_a_proxy(tmp_path: Path) -> None:
-    """Through a trusted proxy a client has so many requests under way; the proxy loses nothing."""
+    """Through a trusted proxy a client's requests in flight are limited, not the proxy's."""
     limits = Limits(client_connections_per_address=2)
     trusted = (ip_network("127.0.0.0/8"),)
     async with serving(tmp_path, FILES, limits=limits, trusted_proxies=trusted) as site:
@@ -556,11 +556,11 @@ async def test_requests_of_one_client_through_a_proxy(tmp_path: Path) -> None:
         name = "blobserve_refused_connections_total"
         assert counted(name, {"reason": "address"}) == 1
 
-        # The same connection of the proxy, another client's request.
+        # A request of another client on the same connection of the proxy.
         others = [await ask(client) for client in (None, None, None, "127.0.0.9", "2001:db8:1::1")]
         proxy.received = b""
         proxy.send(asking("192.0.2.9"))
-        # One who leaves makes room for his next.
+        # A client that leaves makes space for its next request.
         held.pop().transport.abortConnection()
         await until(lambda: len(site.log) == 2)
         held.append(await ask("2001:db8::4"))
@@ -574,7 +574,7 @@ async def test_requests_of_one_client_through_a_proxy(tmp_path: Path) -> None:
 
 @within(20)
 async def test_a_client_leaves_before_its_refusal_is_sent(tmp_path: Path) -> None:
-    """Of a refusal nobody waits for, nothing is left."""
+    """Refusals that a client no longer waits for leave nothing behind."""
     limits = Limits(client_connections_per_address=1)
     trusted = (ip_network("127.0.0.0/8"),)
     repos = {REPOSITORY: RepositoryRules(REPOSITORY)}
@@ -590,7 +590,7 @@ async def test_a_client_leaves_before_its_refusal_is_sent(tmp_path: Path) -> Non
         client.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.transport.pauseProducing()
         client.send(asking("192.0.2.1") * 2000)
-        # The connection is full, and the server waits for it to take one of the refusals.
+        # The connection is full, and the server waits to send one of the refusals.
         await until(lambda: channel._waitingForTransport)
         assert len(site.log) < 2000
         client.transport.abortConnection()

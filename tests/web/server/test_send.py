@@ -1,4 +1,4 @@
-"""How answers go over the wire."""
+"""The sending of answers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tests.support.twisted_answers import GET, SlowBody, connected
 
 
 def body_of(raw: bytes) -> bytes:
-    """What follows the first head."""
+    """Return the bytes after the first head."""
     return raw.partition(b"\r\n\r\n")[2]
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 1_000_000])
 def test_back_pressure(size: int) -> None:
-    """However large a file and however slow its reader, two pieces at most wait in memory."""
+    """At most two pieces of a file are in memory, for any size and any slow client."""
     content = bytes(index % 251 for index in range(size))
     channel, wire, resource = connected(Answer(200, (), BytesBody(content)))
     channel.dataReceived(GET)
@@ -49,7 +49,7 @@ def test_back_pressure(size: int) -> None:
 
 
 def test_not_finished_before_sent() -> None:
-    """A response ends when its bytes are gone, so that no idle timeout can cut it."""
+    """A response ends when its bytes are sent, so that no idle timeout cuts it off."""
     channel, wire, resource = connected(Answer(200, (), BytesBody(b"x" * PIECE)))
     channel.dataReceived(GET)
     assert resource.outcomes == []
@@ -58,7 +58,7 @@ def test_not_finished_before_sent() -> None:
 
 
 def test_pipelining() -> None:
-    """A client that asks and does not read is not answered again."""
+    """The next answer is not sent to a client that does not read."""
     answers = [Answer(200, (), BytesBody(b"x" * PIECE)) for _ in range(20)]
     channel, wire, resource = connected(*answers)
     channel.dataReceived(GET * 20)
@@ -70,7 +70,7 @@ def test_pipelining() -> None:
 
 
 def test_cold_pieces() -> None:
-    """What is not in memory is read elsewhere, piece by piece, in order, and short reads go on."""
+    """Uncached bytes are read in threads, in order, and short reads are continued."""
     body = SlowBody(bytes(range(256)) * 1024)
     channel, wire, resource = connected(Answer(206, (), body, Range(1000, 2 * PIECE)))
     channel.dataReceived(GET)
@@ -100,7 +100,7 @@ def test_lost_content(outcome: Exception | bytes) -> None:
 
 
 def test_client_leaves() -> None:
-    """A client that leaves is read for no longer."""
+    """Reading stops when the client has left."""
     body = SlowBody(b"x" * 100)
     channel, _wire, resource = connected(Answer(200, (), body))
     channel.dataReceived(GET)
@@ -119,7 +119,7 @@ def test_client_leaves() -> None:
     ],
 )
 def test_head(answer: Answer, length: bytes) -> None:
-    """HEAD has the length of what GET would send, and nothing of it."""
+    """HEAD has the Content-Length of GET and no body."""
     channel, wire, _ = connected(answer)
     channel.dataReceived(GET.replace(b"GET", b"HEAD"))
     assert b"Content-Length: " + length + b"\r\n" in wire.value()
@@ -138,7 +138,7 @@ def test_bodiless(status: int) -> None:
 
 
 class HeldThreads:
-    """Threads whose jobs end when they are told to."""
+    """Threads with jobs that end when the test says so."""
 
     def __init__(self) -> None:
         self.jobs: list[Callable[[], None]] = []
@@ -171,7 +171,7 @@ def held(filesystem: Any = None) -> tuple[SharedLease, FakeBlob, HeldThreads]:
 
 
 def test_a_thread_keeps_the_lease() -> None:
-    """An image is not given up while a thread reads it, though nobody waits for that any more."""
+    """A lease is kept while a thread reads, even if no client waits for the bytes."""
     hold, blob, threads = held()
     waiting = hold.run(lambda: b"late")
     failures: list[Failure] = []
@@ -184,7 +184,7 @@ def test_a_thread_keeps_the_lease() -> None:
 
 
 def test_a_body_keeps_the_lease() -> None:
-    """A body can be read until it is closed, and then gives its image up."""
+    """A body can be read until it is closed, which releases its lease."""
     hold, blob, _ = held()
     body: Body = FileBody(hold, StoredFile(cast("Any", None), Entry(b"a", EntryKind.FILE, size=7)))
     hold.release()

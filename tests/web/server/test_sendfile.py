@@ -1,4 +1,4 @@
-"""Large files on plain TCP, and on everything else."""
+"""Large files on plain TCP by sendfile, and on other transports."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ NOISE = random.Random(1).randbytes(BIG)
 
 
 async def connected(port: Any) -> Client:
-    """A client of a port."""
+    """Connect to a port."""
     endpoint = TCP4ClientEndpoint(the_reactor(), "127.0.0.1", port.getHost().port)
     return await connectProtocol(endpoint, Client())
 
 
 def parted(raw: bytes) -> list[bytes]:
-    """The bodies of the answers that came, one after another, each of its own length."""
+    """Return the bodies of consecutive answers, each by its length."""
     bodies = []
     while raw:
         head, _, rest = raw.partition(b"\r\n\r\n")
@@ -82,7 +82,7 @@ def parted(raw: bytes) -> list[bytes]:
 @pytest.mark.parametrize("size", [PIECE + 1, TURN - 1, TURN, TURN + 1, BIG])
 @pytest.mark.parametrize("start", [0, 513, 4096])
 async def test_whole_files(tmp_path: Path, size: int, start: int) -> None:
-    """A file of more than a piece is sent as it lies in the content, and not one byte beside it."""
+    """A file larger than a piece is sent with exactly its bytes."""
     with stored(tmp_path, NOISE[:size], start) as body:
         async with sending(Answer(200, (), body)) as (site, port):
             client = await connected(port)
@@ -95,7 +95,7 @@ async def test_whole_files(tmp_path: Path, size: int, start: int) -> None:
 @within(30)
 @pytest.mark.parametrize("length", [PIECE + 1, TURN, 2 * TURN + 5])
 async def test_parts(tmp_path: Path, length: int) -> None:
-    """A range of a file is that part of it."""
+    """A range of a file is sent with exactly its bytes."""
     with stored(tmp_path, NOISE, 512) as body:
         async with sending(Answer(206, (), body, Range(77_777, length))) as (site, port):
             client = await connected(port)
@@ -106,7 +106,7 @@ async def test_parts(tmp_path: Path, length: int) -> None:
 
 @within(30)
 async def test_no_more_than_a_turn(tmp_path: Path) -> None:
-    """Between two turns of a large response the reactor does what else is to be done."""
+    """Between the steps of a large response the reactor does other work."""
     seen: list[int] = []
     with stored(tmp_path, NOISE * 3) as body:
         rounds = LoopingCall(lambda: seen.append(len(body.asked)))
@@ -123,7 +123,7 @@ async def test_no_more_than_a_turn(tmp_path: Path) -> None:
 
 @within(30)
 async def test_nothing_is_kept_in_memory(tmp_path: Path) -> None:
-    """Of a file that its client does not read, nothing is in the process's memory."""
+    """A file that its client does not read takes no memory."""
     with stored(tmp_path, NOISE * 8) as body:
         async with sending(Answer(200, (), body)) as (site, port):
             with SlowReader(port.getHost().port) as reader:
@@ -145,7 +145,7 @@ async def test_nothing_is_kept_in_memory(tmp_path: Path) -> None:
 
 @within(30)
 async def test_kept_alive(tmp_path: Path) -> None:
-    """A connection that a large file went over serves the next request, large or small."""
+    """A connection serves other requests, large or small, after a large file."""
     with stored(tmp_path, NOISE) as body:
         big, small = Answer(200, (), body), Answer(200, (), BytesBody(b"small"))
         async with sending(big, small, big, big, small) as (site, port):
@@ -161,7 +161,7 @@ async def test_kept_alive(tmp_path: Path) -> None:
 
 @within(30)
 async def test_pipelined(tmp_path: Path) -> None:
-    """Requests behind a large file are answered in order, more of them than are read at once."""
+    """Requests behind a large file are answered in order, even more than one read delivers."""
     count = 1000
     with stored(tmp_path, NOISE) as body:
         big, small = Answer(200, (), body), Answer(200, (), BytesBody(b"small"))
@@ -174,7 +174,7 @@ async def test_pipelined(tmp_path: Path) -> None:
 
 
 class Floods(Resource):
-    """Answers with more than a transport likes to hold, all at once, and then as `sends` does."""
+    """A resource that fills the transport at once, and then sends as `sends` does."""
 
     isLeaf = True  # noqa: N815
 
@@ -192,7 +192,7 @@ class Floods(Resource):
 
 @within(30)
 async def test_behind_a_flood(tmp_path: Path) -> None:
-    """After a response that filled the transport, as before, a client cannot send without end."""
+    """After a response that filled the transport, reading from the client is still limited."""
     with stored(tmp_path, NOISE) as body:
         body.cached = False
         answers = [Answer(200, (), body), *[Answer(200, (), BytesBody(b"small"))] * 3_001]
@@ -222,7 +222,7 @@ async def test_behind_a_flood(tmp_path: Path) -> None:
 async def test_a_client_that_leaves(
     tmp_path: Path, leave: Callable[[SlowReader], None], after: int
 ) -> None:
-    """Whenever and however a client leaves, the file is given up, once."""
+    """A file is released once when its client leaves, at any time and in any way."""
     with stored(tmp_path, NOISE * 3) as body:
         async with sending(Answer(200, (), body)) as (site, port):
             with SlowReader(port.getHost().port) as reader:
@@ -238,7 +238,7 @@ async def test_a_client_that_leaves(
 
 @within(30)
 async def test_a_client_that_leaves_while_the_disk_works(tmp_path: Path) -> None:
-    """A client that leaves while its file is read ahead is not sent to when that has ended."""
+    """A client that leaves during read-ahead is sent nothing afterwards."""
     with stored(tmp_path, NOISE) as body:
         body.cached = False
         async with sending(Answer(200, (), body)) as (site, port):
@@ -253,7 +253,7 @@ async def test_a_client_that_leaves_while_the_disk_works(tmp_path: Path) -> None
 
 @within(30)
 async def test_a_client_that_has_just_left(tmp_path: Path) -> None:
-    """A socket that turns out to be gone is a client that left, and no error of ours."""
+    """A socket that was reset counts as a client that left, not as an error."""
     with stored(tmp_path, NOISE) as body:
         body.cached = False
         async with sending(Answer(200, (), body)) as (site, port):
@@ -269,7 +269,7 @@ async def test_a_client_that_has_just_left(tmp_path: Path) -> None:
 
 @within(30)
 async def test_reading_ahead(tmp_path: Path) -> None:
-    """What is not in memory is read ahead, a turn's worth at a time, and sent when it is there."""
+    """Uncached bytes are read ahead, a portion at a time, and then sent."""
     with stored(tmp_path, NOISE) as body:
         body.cached = False
         async with sending(Answer(200, (), body)) as (site, port):
@@ -288,7 +288,7 @@ async def test_reading_ahead(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
-    """A file of which the end is gone is an error when its last byte has been sent."""
+    """A truncated file is an error after its last byte was sent."""
     with stored(tmp_path, NOISE) as body:
         os.truncate(tmp_path / "content", 3_000_000)
         async with sending(Answer(200, (), body)) as (site, port):
@@ -302,7 +302,7 @@ async def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_disk_that_fails(tmp_path: Path) -> None:
-    """What the disk says instead of the content is raised, be it on the way or in advance."""
+    """An error of the disk is raised, in sending and in read-ahead."""
     with stored(tmp_path, NOISE) as body:
         broken = FileBody(NOISE, os.open(tmp_path / "new", os.O_WRONLY | os.O_CREAT))
         body.cached = False
@@ -320,7 +320,7 @@ async def test_a_disk_that_fails(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_connection_that_is_told_to_end(tmp_path: Path) -> None:
-    """An application that closes a connection in mid-response is obeyed."""
+    """An application may close a connection during a response."""
     with stored(tmp_path, NOISE * 3) as body:
         async with sending(Answer(200, (), body)) as (site, port):
             client = await connected(port)
@@ -334,12 +334,12 @@ async def test_a_connection_that_is_told_to_end(tmp_path: Path) -> None:
             assert (bool(site.outcomes[0].check(CancelledError)), body.closed) == (True, 1)
 
 
-# --- Where there is no sendfile -------------------------------------------------------------------
+# --- Without sendfile -----------------------------------------------------------------------------
 
 
 @within(30)
 async def test_a_file_that_cannot_be_sent_so(tmp_path: Path) -> None:
-    """Where the file system knows no sendfile, the file is read."""
+    """On a file system without sendfile the file is read."""
     descriptor = os.open("/proc/self/cmdline", os.O_RDONLY)
     try:
         body = ReadableBody(NOISE, descriptor)
@@ -354,7 +354,7 @@ async def test_a_file_that_cannot_be_sent_so(tmp_path: Path) -> None:
 
 @within(30)
 async def test_small_files(tmp_path: Path) -> None:
-    """What is no more than a piece is read, and goes out with its head."""
+    """A file of at most one piece is read, and sent with its head."""
     with stored(tmp_path, NOISE[:PIECE], kind=ReadableBody) as body:
         async with sending(Answer(200, (), body)) as (_, port):
             client = await connected(port)
@@ -365,7 +365,7 @@ async def test_small_files(tmp_path: Path) -> None:
 
 @within(30)
 async def test_unix_sockets(tmp_path: Path) -> None:
-    """A site behind a Unix socket sends files as one on TCP does."""
+    """A site on a Unix socket sends files by sendfile too."""
     path = str(tmp_path / "socket")
     with stored(tmp_path, NOISE) as body:
         listen = lambda reactor, site: reactor.listenUNIX(path, site)  # noqa: E731
@@ -377,7 +377,7 @@ async def test_unix_sockets(tmp_path: Path) -> None:
 
 @within(30)
 async def test_wrapped_transports(tmp_path: Path) -> None:
-    """What lies between a site and its socket sees every byte."""
+    """A wrapper between a site and its socket gets every byte."""
     with stored(tmp_path, NOISE, kind=ReadableBody) as body:
         listen = lambda reactor, site: on_tcp(reactor, WrappingFactory(site))  # noqa: E731
         async with sending(Answer(200, (), body), listen=listen) as (_, port):
@@ -389,7 +389,7 @@ async def test_wrapped_transports(tmp_path: Path) -> None:
 
 @within(30)
 async def test_tls(tmp_path: Path) -> None:
-    """Over TLS, files are read and encrypted; what the client's TCP has not taken is known."""
+    """Over TLS files are read and encrypted, and the unsent bytes of TCP are known."""
     context = Authority.make(tmp_path).issue("localhost")
     with stored(tmp_path, NOISE, kind=ReadableBody) as body:
         listen = lambda reactor, site: reactor.listenSSL(  # noqa: E731
@@ -408,7 +408,7 @@ async def test_tls(tmp_path: Path) -> None:
 
 
 class Upgrades(Protocol):
-    """Starts TLS on a connection before the protocol that it is for sees it."""
+    """Starts TLS on a connection before the protocol above sees it."""
 
     def __init__(self, protocol: Any, context: Any) -> None:
         self._protocol = protocol
@@ -423,7 +423,7 @@ class Upgrades(Protocol):
 
 @within(30)
 async def test_tls_that_was_started_later(tmp_path: Path) -> None:
-    """Nothing goes out in the clear over a TCP connection that TLS was started on."""
+    """After TLS was started on a TCP connection nothing is sent in the clear."""
     context = Authority.make(tmp_path).issue("localhost")
 
     def listen(reactor: Any, site: Site) -> Any:
@@ -440,12 +440,12 @@ async def test_tls_that_was_started_later(tmp_path: Path) -> None:
             assert body.asked == []
 
 
-# --- What is assumed of Twisted -------------------------------------------------------------------
+# --- Assumptions about Twisted --------------------------------------------------------------------
 
 
 @within(30)
 async def test_what_twisted_does(tmp_path: Path) -> None:
-    """Twisted's transports treat their producers as the room of sendfile assumes."""
+    """Twisted's transports treat their producers as sendfile assumes."""
 
     class Pulls:
         count = 0
@@ -485,17 +485,17 @@ async def test_what_twisted_does(tmp_path: Path) -> None:
         assert transport.producer is None
 
 
-# --- All of it ------------------------------------------------------------------------------------
+# --- The whole ------------------------------------------------------------------------------------
 
 
 def contents(space: Path) -> list[Path]:
-    """The content files of a blob space."""
+    """Return the content files of a blob space."""
     return list(space.rglob("content"))
 
 
 @within(60)
 async def test_a_cold_file(tmp_path: Path) -> None:
-    """A file that is not in memory is served without the reactor's thread reading the disk."""
+    """An uncached file is served without disk reads in the reactor's thread."""
 
     def blocks() -> int:
         return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
@@ -527,7 +527,7 @@ async def test_a_cold_file(tmp_path: Path) -> None:
 
 @within(60)
 async def test_content_that_is_cut_short_under_the_server(tmp_path: Path) -> None:
-    """When content is lost while it is sent, the connection is reset, and the log tells so."""
+    """A loss of content during a response resets the connection and is logged."""
     async with serving(tmp_path, {"big": NOISE * 3}) as site:
         client = await site.connect()
         client.send(f"GET /{TAG}/big HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -543,7 +543,7 @@ async def test_content_that_is_cut_short_under_the_server(tmp_path: Path) -> Non
 
 @within(60)
 async def test_a_drain_that_takes_too_long(tmp_path: Path) -> None:
-    """A server that has waited long enough for its clients ends connections and leases."""
+    """A server that has drained long enough ends its connections and leases."""
     async with serving(tmp_path, {"big": NOISE * 3}) as site:
         with SlowReader(site.port) as reader:
             await reader.send(f"GET /{TAG}/big HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -558,7 +558,7 @@ async def test_a_drain_that_takes_too_long(tmp_path: Path) -> None:
 
 @within(60)
 async def test_a_drain_that_a_client_is_in_time_for(tmp_path: Path) -> None:
-    """A server that drains sends a large file to its end, and closes then."""
+    """A draining server sends a large file to its end and then closes."""
     async with serving(tmp_path, {"big": NOISE}) as site:
         client = await site.connect()
         client.send(f"GET /{TAG}/big HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -571,7 +571,7 @@ async def test_a_drain_that_a_client_is_in_time_for(tmp_path: Path) -> None:
 
 @within(120)
 async def test_nothing_is_left_open(tmp_path: Path) -> None:
-    """However many clients leave at whatever moment, no descriptor and no lease is left."""
+    """Clients that leave at any moment leave no descriptor and no lease."""
     chance = random.Random(2)
     async with serving(tmp_path, {"big": NOISE}) as site:
         await site.fetch(f"/{TAG}/big")

@@ -32,11 +32,11 @@ from tests.support.within import within
 
 BIG = bytes(range(256)) * 20_000
 SECONDS = int(PATIENCE) + 5
-"""In which one that takes nothing is certainly found."""
+"""The time after which a client that takes nothing is certainly dropped."""
 
 
 class Slow:
-    """A response on a transport that sends what it is told to, by a clock that is moved."""
+    """A response on a transport that the test drains, under a clock that the test moves."""
 
     def __init__(self, body: Any, minimum: int = 1024) -> None:
         self.clock = Clock()
@@ -47,12 +47,12 @@ class Slow:
         self.channel.dataReceived(GET)
 
     def wait(self, seconds: int) -> None:
-        """Let so much time go by."""
+        """Let this much time pass."""
         self.clock.pump([1] * seconds)
 
     @property
     def is_dropped(self) -> bool:
-        """Whether the connection was aborted; it is also counted then, once."""
+        """Return whether the connection was aborted, and so counted once."""
         dropped = self.wire.disconnected
         assert self.counted._value.get() == int(dropped)
         return dropped
@@ -68,7 +68,7 @@ def test_one_that_takes_nothing() -> None:
 
 
 def test_one_that_pauses() -> None:
-    """A client that pauses now and then for less, and takes something in between, is served."""
+    """A client with shorter pauses that takes some bytes in between is served."""
     slow = Slow(BytesBody(BIG))
     while slow.wire.drain():
         slow.wait(int(PATIENCE) - 5)
@@ -77,19 +77,19 @@ def test_one_that_pauses() -> None:
 
 
 def test_one_that_is_too_slow_on_average() -> None:
-    """A client that takes a little now and then, but less than it must, is dropped."""
+    """A client that takes less than the minimum on average is dropped."""
     slow = Slow(BytesBody(BIG), minimum=8192)
     pieces = 0
     while not slow.is_dropped and pieces < 100:
         slow.wait(25)
         slow.wire.drain()
         pieces += 1
-    # Of eight seconds' worth each, every 25 seconds.
+    # Bytes for eight seconds at the minimum, every 25 seconds.
     assert 1 < pieces < 5
 
 
 def test_one_that_is_just_fast_enough() -> None:
-    """A client that takes just what it must is served to the end."""
+    """A client that takes just the minimum is served to the end."""
     slow = Slow(BytesBody(BIG), minimum=PIECE // 5)
     while slow.wire.drain():
         slow.wait(5)
@@ -98,7 +98,7 @@ def test_one_that_is_just_fast_enough() -> None:
 
 
 def test_a_minimum_that_changes() -> None:
-    """The minimum is that of the configuration in force; with 0, any pace will do."""
+    """The minimum of the configuration in force applies; 0 means no minimum."""
     slow = Slow(BytesBody(BIG), minimum=0)
     slow.wait(1000)
     assert not slow.is_dropped
@@ -108,7 +108,7 @@ def test_a_minimum_that_changes() -> None:
 
 
 def test_a_slow_disk() -> None:
-    """While it is the disk that is waited for, no client is too slow."""
+    """The time of waiting for the disk does not count."""
     body = SlowBody(BIG)
     slow = Slow(body)
     slow.wait(1000)
@@ -127,7 +127,7 @@ def test_a_slow_disk() -> None:
 
 
 def test_fast_clients_cost_nothing() -> None:
-    """A response that never waits for its client is not looked at, one that has ended no more."""
+    """A response that never waits starts no timer, and one that has ended stops it."""
     fast = Slow(BytesBody(b"small"))
     assert (fast.site.outcomes, fast.clock.getDelayedCalls()) == ([None], [])
     slow = Slow(BytesBody(BIG))
@@ -138,7 +138,7 @@ def test_fast_clients_cost_nothing() -> None:
 
 
 def test_stopping() -> None:
-    """A pace that is stopped waits for nothing more."""
+    """No timer is left when the check is stopped."""
     slow = Slow(BytesBody(BIG))
     slow.pace.stop()
     assert slow.clock.getDelayedCalls() == []
@@ -152,7 +152,7 @@ def test_stopping() -> None:
 async def is_slow_at(
     directory: Path, kind: type[FileBody], each_look: int, minimum: int = 20_000, looks: int = 40
 ) -> bool:
-    """Whether a client that takes so much between two looks is dropped."""
+    """Return whether a client that takes this many bytes between two looks is dropped."""
     clock = Clock()
     counted = Counter("slow", "", registry=CollectorRegistry())
     pace = SlowClients(lambda: minimum, clock, counted)
@@ -175,7 +175,7 @@ async def is_slow_at(
 @within(30)
 @pytest.mark.parametrize("kind", [FileBody, ReadableBody])
 async def test_by_what_a_socket_has_taken(tmp_path: Path, kind: type[FileBody]) -> None:
-    """A client is judged by what its TCP takes, and not by when the kernel takes more."""
+    """The measure is the number of bytes that the client's TCP accepts."""
     assert await is_slow_at(tmp_path, kind, 0)
     assert await is_slow_at(tmp_path, kind, 40_000)
     assert not await is_slow_at(tmp_path, kind, 110_000)
@@ -184,7 +184,7 @@ async def test_by_what_a_socket_has_taken(tmp_path: Path, kind: type[FileBody]) 
 
 @asynccontextmanager
 async def by_a_clock(site: Serving) -> AsyncIterator[tuple[Clock, int]]:
-    """The same images on another port, served by a clock that is moved."""
+    """Serve the same images on another port, under a clock that the test moves."""
     clock = Clock()
     other = make_site(
         site.store,
@@ -206,7 +206,7 @@ async def by_a_clock(site: Serving) -> AsyncIterator[tuple[Clock, int]]:
 @within(30)
 @pytest.mark.parametrize("is_dropped", [True, False])
 async def test_one_that_is_dropped_by_a_server(tmp_path: Path, is_dropped: bool) -> None:
-    """A client that is dropped leaves its line in the log, its count, and nothing to wait for."""
+    """A client that is dropped is logged and counted, and leaves no wait."""
     async with serving(tmp_path, {"big": BIG}) as site:
         sample = site.metrics.registry.get_sample_value
         async with by_a_clock(site) as (clock, port):
