@@ -18,7 +18,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.portions = FairQueue(self.clock)
+        self.queue = FairQueue(self.clock)
         self.done: list[object] = []
 
     def work(self, name: object, seconds: float = 0.0) -> Callable[[], None]:
@@ -43,7 +43,7 @@ class Desk:
 def test_little_is_done_at_once() -> None:
     """Work runs at once until it has taken a whole portion of time."""
     desk = Desk()
-    assert all(desk.portions.do(desk.work(n, PORTION / 4)) for n in range(4))
+    assert all(desk.queue.do(desk.work(n, PORTION / 4)) for n in range(4))
     assert desk.done == [0, 1, 2, 3]
     assert not desk.clock.calls
 
@@ -54,7 +54,7 @@ def test_much_is_done_in_turns() -> None:
     The reactor polls its sockets before the first of these iterations and between them.
     """
     desk = Desk()
-    said = [desk.portions.do(desk.work(n, PORTION * 0.4)) for n in range(10)]
+    said = [desk.queue.do(desk.work(n, PORTION * 0.4)) for n in range(10)]
     assert said == [True] * 3 + [False] * 7
     assert [desk.turn() for _ in range(5)] == [[], [3, 4, 5], [6, 7, 8], [9], []]
 
@@ -63,29 +63,29 @@ def test_what_is_long_is_done_whole() -> None:
     """A piece of work that takes long is done whole, one in an iteration."""
     desk = Desk()
     for n in range(3):
-        desk.portions.do(desk.work(n, PORTION * 9))
+        desk.queue.do(desk.work(n, PORTION * 9))
     assert [desk.turn() for _ in range(4)] == [[], [1], [2], []]
 
 
 def test_rest_makes_up_for_work() -> None:
     """After a pause as long as the work, a whole portion of time is available again."""
     desk = Desk()
-    desk.portions.do(desk.work("long", PORTION * 3))
+    desk.queue.do(desk.work("long", PORTION * 3))
     desk.clock.rightNow += PORTION * 1.5
-    assert not desk.portions.do(desk.work("early"))
+    assert not desk.queue.do(desk.work("early"))
     assert desk.turn() + desk.turn() == ["early"]
-    desk.portions.do(desk.work("long", PORTION * 3))
+    desk.queue.do(desk.work("long", PORTION * 3))
     desk.clock.rightNow += PORTION * 3
-    assert desk.portions.do(desk.work("late"))
+    assert desk.queue.do(desk.work("late"))
 
 
 def test_a_clock_that_is_set_back_stops_nothing() -> None:
     """A clock that is set back counts neither as work nor as a pause."""
     desk = Desk()
-    assert desk.portions.do(desk.work("first", -3600))
-    assert desk.portions.do(desk.work("second", PORTION * 2))
+    assert desk.queue.do(desk.work("first", -3600))
+    assert desk.queue.do(desk.work("second", PORTION * 2))
     desk.clock.rightNow -= 3600
-    desk.portions.do(desk.work("third"))
+    desk.queue.do(desk.work("third"))
     assert desk.turn() + desk.turn() == ["third"]
 
 
@@ -94,13 +94,13 @@ def test_work_that_makes_work() -> None:
     desk = Desk()
 
     def both() -> None:
-        desk.portions.do(desk.work("inner", PORTION * 0.4))
+        desk.queue.do(desk.work("inner", PORTION * 0.4))
         desk.done.append("outer")
 
-    assert desk.portions.do(both)
-    assert desk.portions.do(desk.work("next", PORTION * 0.7))
-    desk.portions.do(both)
-    desk.portions.do(desk.work("last"))
+    assert desk.queue.do(both)
+    assert desk.queue.do(desk.work("next", PORTION * 0.7))
+    desk.queue.do(both)
+    desk.queue.do(desk.work("last"))
     assert desk.done == ["inner", "outer", "next"]
     assert desk.turn() + desk.turn() == ["outer", "last", "inner"]
 
@@ -109,10 +109,10 @@ def test_an_error_is_told_to_who_can_hear_it(failures: list[type[BaseException]]
     """An error of work that runs at once is raised, and one of delayed work is logged."""
     desk = Desk()
     with pytest.raises(ZeroDivisionError):
-        desk.portions.do(lambda: 1 / 0)
-    desk.portions.do(desk.work("long", PORTION * 2))
-    desk.portions.do(lambda: 1 / 0)
-    desk.portions.do(desk.work("rest"))
+        desk.queue.do(lambda: 1 / 0)
+    desk.queue.do(desk.work("long", PORTION * 2))
+    desk.queue.do(lambda: 1 / 0)
+    desk.queue.do(desk.work("rest"))
     assert desk.turn() + desk.turn() == ["rest"]
     assert failures == [ZeroDivisionError]
 
@@ -120,7 +120,7 @@ def test_an_error_is_told_to_who_can_hear_it(failures: list[type[BaseException]]
 def test_many_who_wait_for_one_thing() -> None:
     """The waiters of a single flight continue in order, and then its cleanup runs."""
     desk = Desk()
-    flights: SingleFlight[str, str] = SingleFlight(lambda: desk.portions.do)
+    flights: SingleFlight[str, str] = SingleFlight(lambda: desk.queue.do)
     work: Deferred[str] = Deferred()
 
     async def working(_: Call[str]) -> str:

@@ -14,20 +14,20 @@ WITHIN = 20
 PIECE = bytes(256 * KIB)
 
 
-def give(belt: ThreadPipe, pieces: list[bytes]) -> list[bytes]:
+def give(pipe: ThreadPipe, pieces: list[bytes]) -> list[bytes]:
     """Put pieces until the pipe is full; return the rest."""
     left = list(pieces)
-    with belt.giving():
+    with pipe.giving():
         while left:
-            if not belt.put(left.pop(0)):
+            if not pipe.put(left.pop(0)):
                 break
     return left
 
 
-def take(belt: ThreadPipe) -> list[bytes]:
+def take(pipe: ThreadPipe) -> list[bytes]:
     """Take the pieces that are there, and those that arrive meanwhile."""
-    with belt.taking():
-        return list(belt.pieces())
+    with pipe.taking():
+        return list(pipe.pieces())
 
 
 def both(*jobs: Callable[[], list[bytes]]) -> list[list[bytes]]:
@@ -38,22 +38,22 @@ def both(*jobs: Callable[[], list[bytes]]) -> list[list[bytes]]:
 
 def test_nobody_is_waited_for_who_is_not_there() -> None:
     """Without its other side a writer ends when the pipe is full, a reader when it is empty."""
-    belt = ThreadPipe()
-    assert take(belt) == []
-    left = give(belt, [PIECE] * 40)
+    pipe = ThreadPipe()
+    assert take(pipe) == []
+    left = give(pipe, [PIECE] * 40)
     assert 40 - len(left) == MIB // len(PIECE)
-    assert len(take(belt)) == 40 - len(left)
-    assert belt.is_empty
+    assert len(take(pipe)) == 40 - len(left)
+    assert pipe.is_empty
 
 
 def test_all_of_it_arrives_in_order() -> None:
     """Pieces arrive once and in order, whichever side begins."""
     chance = random.Random(1)
     pieces = [b"%d" % n + bytes(chance.randrange(MIB)) for n in range(200)]
-    belt, left, got = ThreadPipe(), pieces, list[bytes]()
+    pipe, left, got = ThreadPipe(), pieces, list[bytes]()
     giver_first = True
-    while left or not belt.is_empty:
-        sides = [partial(give, belt, left), partial(take, belt)]
+    while left or not pipe.is_empty:
+        sides = [partial(give, pipe, left), partial(take, pipe)]
         outcomes = both(*(sides if giver_first else sides[::-1]))
         left, new = outcomes if giver_first else outcomes[::-1]
         got += new
@@ -63,23 +63,23 @@ def test_all_of_it_arrives_in_order() -> None:
 
 def test_who_takes_may_go_away() -> None:
     """A writer that waits for space ends when the reader ends."""
-    belt = ThreadPipe()
+    pipe = ThreadPipe()
 
     def one_piece() -> list[bytes]:
-        with belt.taking():
-            while belt.is_empty:
+        with pipe.taking():
+            while pipe.is_empty:
                 pass
-            return [next(belt.pieces())]
+            return [next(pipe.pieces())]
 
-    left, got = both(partial(give, belt, [PIECE] * 40), one_piece)
+    left, got = both(partial(give, pipe, [PIECE] * 40), one_piece)
     assert len(got) == 1
     assert 40 - len(left) in (4, 5)
 
 
 def test_cleared() -> None:
     """A cleared pipe has space again."""
-    belt = ThreadPipe()
-    give(belt, [PIECE] * 40)
-    belt.clear()
-    assert belt.is_empty
-    assert len(give(belt, [PIECE] * 40)) == 36
+    pipe = ThreadPipe()
+    give(pipe, [PIECE] * 40)
+    pipe.clear()
+    assert pipe.is_empty
+    assert len(give(pipe, [PIECE] * 40)) == 36

@@ -410,7 +410,7 @@ FORGED = '127.0.0.1 - - [01/Jan/2030:00:00:00 +0000] "GET /forged HTTP/1.1" 200 
 
 @pytest.mark.parametrize("log", ["text", "json"])
 def test_s13_lines_that_are_injected(target: Callable[..., Target], log: str) -> None:
-    """A request is one line of the log, whatever bytes the client puts into logged fields."""
+    """A request is one line of the log, for any bytes that the client puts into logged fields."""
     it = target(log=log)
     poison = [
         b"\n" + FORGED.encode(),

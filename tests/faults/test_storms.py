@@ -39,7 +39,7 @@ def content_of(n: int) -> bytes:
     return random.Random(n).randbytes(KIB) * KIB
 
 
-class Shelf:
+class ImageHistory:
     """The images of a registry, and the order of their last use."""
 
     def __init__(self, registry: Scripted, count: int) -> None:
@@ -69,16 +69,16 @@ async def test_g09_g11_a_thousand_images_where_ten_fit(tmp_path: Path) -> None:
     """
     count, chance = sized(60, 1000), random.Random(11)
     async with listening() as registry:
-        shelf = Shelf(registry, count)
+        history = ImageHistory(registry, count)
         async with storming(tmp_path, registry.host, BOUND) as storm:
             for fresh in range(count):
                 # A new image, and two that may be cached or evicted.
-                for n in (fresh, *(chance.choice(shelf.used or [0]) for _ in range(2))):
-                    answer = await storm.door.fetch(f"{shelf.names[n]}/a")
+                for n in (fresh, *(chance.choice(history.used or [0]) for _ in range(2))):
+                    answer = await storm.door.fetch(f"{history.names[n]}/a")
                     assert (answer.status, answer.body == content_of(n)) == (200, True)
-                    shelf.use(n, storm)
-        assert max(shelf.fits) == FITS
-        assert min(shelf.fits[3 * FITS :]) >= FITS - 2
+                    history.use(n, storm)
+        assert max(history.fits) == FITS
+        assert min(history.fits[3 * FITS :]) >= FITS - 2
         assert storm.counted("evictions_total") >= count - FITS
         for seen, booked in zip(storm.seen, storm.booked, strict=True):
             assert seen <= booked <= BOUND
@@ -92,9 +92,9 @@ KINDS = (Deferred, Lease, BlobLease, Call, Ingest, SharedLease, Client)
 class Crowd:
     """Clients of a storm, which mostly leave before they are served."""
 
-    def __init__(self, storm: Storm, shelf: Shelf, location: Path) -> None:
+    def __init__(self, storm: Storm, history: ImageHistory, location: Path) -> None:
         self.storm = storm
-        self._shelf = shelf
+        self._history = history
         self._location = location
         self._chance = random.Random(9)
         self.stayed = 0
@@ -114,9 +114,9 @@ class Crowd:
     async def _come_and_go(self) -> None:
         from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
-        chance, n = self._chance, self._chance.randrange(len(self._shelf.names))
+        chance, n = self._chance, self._chance.randrange(len(self._history.names))
         client = await self.storm.door.connect()
-        head = f"GET /{self._shelf.names[n]}/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        head = f"GET /{self._history.names[n]}/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         stays, whole = chance.random() < 0.1, chance.random() < 0.8
         client.send(head.encode()[: None if stays or whole else chance.randrange(len(head))])
         if not stays:
@@ -139,14 +139,14 @@ class Crowd:
         )
         storm.space.reconfigure(BlobSpaceRules(self._location, 1))
         # A leased image would stay, with its files.
-        await until(lambda: not any(map(storm.is_ready, self._shelf.layers)), 60)
+        await until(lambda: not any(map(storm.is_ready, self._history.layers)), 60)
         await until(lambda: not open_layers(self._location), 60)
         storm.space.reconfigure(BlobSpaceRules(self._location, BOUND))
         await until(lambda: storm.counted("connections") == 0)
         # Idle connections to a registry are kept on purpose.
-        for connection in list(self._shelf.registry.connections):
+        for connection in list(self._history.registry.connections):
             connection.transport.loseConnection()
-        await until(lambda: not self._shelf.registry.connections)
+        await until(lambda: not self._history.registry.connections)
         assert storm.counted("requests_in_flight") == 0
         assert names_in(self._location, "ingest") == []
         gc.collect()
@@ -173,9 +173,9 @@ async def test_s09_clients_that_leave_a_pull(tmp_path: Path) -> None:
     Row S09: no descriptor, lease, temporary file, wait or connection.
     """
     async with listening() as registry:
-        shelf = Shelf(registry, 3 * FITS)
+        history = ImageHistory(registry, 3 * FITS)
         async with storming(tmp_path, registry.host, BOUND) as storm:
-            crowd = Crowd(storm, shelf, tmp_path)
+            crowd = Crowd(storm, history, tmp_path)
             await crowd.come(200)
             before = await crowd.gone()
             await crowd.come(sized(1000, 10_000))

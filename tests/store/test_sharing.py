@@ -86,7 +86,7 @@ async def refused(stand: Stand, reference: Reference, error: type[BlobserveError
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest_twisted.ensureDeferred
 async def test_a_manifest_by_digest(tmp_path: Path, kind: str) -> None:
-    """A repository whose registry lacks a manifest does not get the image by its digest."""
+    """A repository does not get an image by its digest if its registry lacks the manifest."""
     rules = {OTHER.repository: OTHERS[kind]}
     async with standing(tmp_path, rules=rules) as stand:
         exact = stand.source.push(SITE, an_image())
@@ -570,7 +570,7 @@ async def test_an_old_tag_in_pre_pull(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_tag_that_has_moved(tmp_path: Path) -> None:
-    """A tag of an older release whose digest is missing is resolved again."""
+    """A tag of an older release is resolved again when its digest is missing."""
     source, clock = MemorySource(), Clock()
     exact = await left_by_the_build_before(tmp_path, source, clock)
     source.remove(exact)
@@ -756,7 +756,7 @@ async def test_early_files(tmp_path: Path, kind: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_early_files_of_a_listed_repository_that_has_shown_the_layer(tmp_path: Path) -> None:
-    """A repository whose registry has the layer gets early files of another one's download."""
+    """A repository gets early files of another one's download if its registry has the layer."""
     image = packed(Image.of({"index.html": b"one", "z": NOISE}, "none"))
     early = RepositoryRules(early_serve=True)
     rules = {SITE.repository: early, OTHER.repository: early}

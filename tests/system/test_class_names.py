@@ -1,4 +1,4 @@
-"""The names of classes: each is used once, and says what a thing is."""
+"""The names of classes: each is used once, and is a noun."""
 
 from __future__ import annotations
 

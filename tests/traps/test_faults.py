@@ -206,22 +206,22 @@ async def test_g13_eviction_of_a_shared_layer(tmp_path: Path) -> None:
 
 def test_g14_a_hundred_thousand_blobs() -> None:
     """Choosing among a hundred thousand leased blobs takes little time on the reactor."""
-    shelf, bound = BlobLru(), Quota(None)
+    lru, quota = BlobLru(), Quota(None)
     for n in range(100_000):
         kept = ReadyBlob(Record(Digest("sha256", f"{n:064}"), 0, 0, b"", 0.0), 4096)
         kept.leases = 1
-        shelf.add(kept)
-        bound.take(kept.size)
-    bound.limit = bound.size - 1
+        lru.add(kept)
+        quota.take(kept.size)
+    quota.limit = quota.size - 1
     evicted: list[list[ReadyBlob]] = []
 
     async def evict(blobs: list[ReadyBlob]) -> None:
         evicted.append(blobs)
 
-    room, took = Allocator(bound, shelf, evict), []
+    allocator, took = Allocator(quota, lru, evict), []
     for _ in range(5):
         begun = time.thread_time()
-        now(Deferred.fromCoroutine(room.shrink()))
+        now(Deferred.fromCoroutine(allocator.shrink()))
         took.append(time.thread_time() - begun)
     assert evicted == []
     # Fifty times less without coverage measurement.

@@ -178,7 +178,7 @@ async def test_n04_nothing_is_asked_for_no_name(tmp_path: Path) -> None:
 
 @within(10)
 async def test_n03_tag_and_digest(tmp_path: Path) -> None:
-    """A reference with a tag and a digest is requested by digest, wherever the tag points."""
+    """A reference with a tag and a digest is requested by digest, even if the tag has moved."""
     async with (
         listening() as scripted,
         running(configured(tmp_path, allowing(scripted.host))) as server,

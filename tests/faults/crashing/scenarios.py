@@ -153,7 +153,7 @@ async def _crashed(location: Path) -> None:
 
 
 async def _lost_index(location: Path) -> None:
-    """Make a blob space with an image whose index is damaged."""
+    """Make a blob space with an image and a damaged index."""
     await _hot(location)
     index = location / "blobs" / "sha256" / layer(HOT).hex / "index"
     content = bytearray(index.read_bytes())

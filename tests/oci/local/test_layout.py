@@ -52,7 +52,7 @@ def blob_file(directory: Path, digest: Digest) -> Path:
 
 @within(10)
 async def test_any_repository(directory: Path) -> None:
-    """An image whose name has only a tag belongs to every repository."""
+    """An image with a tag and no repository in its name belongs to every repository."""
     source = layout(directory)
     for name in ("registry.example/a:v1", "localhost:5000/b/c:v1"):
         assert (await source.resolve(Reference.parse(name))).digest == DIGEST

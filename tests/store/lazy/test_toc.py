@@ -223,7 +223,7 @@ def _made(directory: Path) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_little_is_read_for_a_file(name: str, tmp_path: Path) -> None:
-    """A chunk needs hardly more bytes of the layer than it has, wherever the next one is."""
+    """A chunk needs hardly more bytes of the layer than it has, however far the next one is."""
     layer = LAYERS[name]
     filesystem = build(tmp_path, layer)
     for path in layer.files:

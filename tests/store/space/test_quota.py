@@ -31,7 +31,7 @@ def kept(name: str, size: int = 10) -> ReadyBlob:
 class Asker:
     """A pull that gives everything back when asked."""
 
-    room: Allocator
+    allocator: Allocator
     digest: Digest = attrs.field(factory=lambda: Digest.of(b"a layer"))
     held: int = 0
     error: BlobserveError | None = None
@@ -39,51 +39,51 @@ class Asker:
     async def give_up(self, error: BlobserveError) -> None:
         """See `blobserve.store.space.allocator.ReservationOwner`."""
         self.error = error
-        self.room.leave(self, 0)
+        self.allocator.leave(self, 0)
 
     def ask(self, least: int, wish: int = 0) -> Deferred[int]:
         """Request a reservation."""
-        return self.room.reserve(self, least, wish)
+        return self.allocator.reserve(self, least, wish)
 
 
 class Stand:
     """An allocator with a quota of 100 bytes and READY blobs of 10 bytes, the oldest first."""
 
     def __init__(self, *blobs: str, limit: int | None = 100) -> None:
-        self.bound, self.shelf = Quota(limit), BlobLru()
-        self.room = Allocator(self.bound, self.shelf, self.evict)
+        self.quota, self.lru = Quota(limit), BlobLru()
+        self.allocator = Allocator(self.quota, self.lru, self.evict)
         self.blobs = [kept(name) for name in blobs]
         self.evicting: Deferred[None] | None = None
         for blob in self.blobs:
-            self.bound.take(blob.size)
-            self.shelf.add(blob)
+            self.quota.take(blob.size)
+            self.lru.add(blob)
 
     async def evict(self, victims: list[ReadyBlob]) -> None:
         """Remove blobs, after `evicting` fires if it is set."""
         for blob in victims:
-            self.shelf.remove(blob)
+            self.lru.remove(blob)
         if self.evicting is not None:
             await self.evicting
-        self.bound.give(sum(blob.size for blob in victims))
+        self.quota.give(sum(blob.size for blob in victims))
 
     def pull(self) -> Asker:
         """Begin a pull, younger than all before it."""
-        asker = Asker(self.room)
-        self.room.enter(asker)
+        asker = Asker(self.allocator)
+        self.allocator.enter(asker)
         return asker
 
     def left(self) -> list[int]:
         """Return the numbers of the remaining blobs."""
-        return [n for n, blob in enumerate(self.blobs) if blob in self.shelf]
+        return [n for n, blob in enumerate(self.blobs) if blob in self.lru]
 
 
 def test_the_longest_unused_goes_first() -> None:
     """The least recently used blobs are evicted, and no more of them than needed."""
     stand = Stand(*"abcdefghij")
-    stand.shelf.touch(stand.blobs[0])
+    stand.lru.touch(stand.blobs[0])
     assert now(stand.pull().ask(15)) == 15
     assert stand.left() == [0, 3, 4, 5, 6, 7, 8, 9]
-    assert stand.bound.size == 95
+    assert stand.quota.size == 95
 
 
 def test_what_is_used_again_goes_last() -> None:
@@ -101,9 +101,9 @@ def test_what_is_used_again_stays_open() -> None:
     """A blob that is used again is not closed if another can be."""
     stand = Stand(*"abc")
     for blob in stand.blobs:
-        stand.shelf.opened(blob, cast("Any", Nothing()))
+        stand.lru.opened(blob, cast("Any", Nothing()))
     stand.blobs[0].use_again()
-    stand.shelf.close(1)
+    stand.lru.close(1)
     assert [blob.filesystem is not None for blob in stand.blobs] == [True, False, False]
 
 
@@ -125,7 +125,7 @@ def test_what_is_read_stays() -> None:
 def test_what_tags_serve_goes_last() -> None:
     """A blob that a tag serves is evicted after all others, even if it is the oldest."""
     stand = Stand(*"abcdefghij")
-    stand.shelf.current = frozenset(blob.digest for blob in stand.blobs[:9])
+    stand.lru.current = frozenset(blob.digest for blob in stand.blobs[:9])
     now(stand.pull().ask(20))
     assert stand.left() == [1, 2, 3, 4, 5, 6, 7, 8]
 
@@ -133,7 +133,7 @@ def test_what_tags_serve_goes_last() -> None:
 def test_too_large_flushes_nothing() -> None:
     """A pull that cannot fit into an empty blob space is refused before any eviction."""
     stand = Stand(*"abcdefghij")
-    stand.bound.take(5)  # not evictable
+    stand.quota.take(5)  # not evictable
     pull = stand.pull()
     with pytest.raises(ImageTooLarge):
         now(pull.ask(96))
@@ -199,7 +199,7 @@ def test_a_cancelled_wait_takes_nothing() -> None:
     gate.callback(None)
     assert now(waiting) == 10
     assert first.held == 0
-    assert stand.bound.size == 100
+    assert stand.quota.size == 100
 
 
 def test_without_a_bound_nothing_is_removed() -> None:
@@ -213,18 +213,18 @@ def test_a_full_disk_is_relieved_by_last_use() -> None:
     """On a disk that is full before the quota is, blobs are evicted until none is left."""
     stand = Stand("a", "b", "c", limit=None)
     stand.blobs[2].leases = 1
-    assert now(Deferred.fromCoroutine(stand.room.relieve(5)))
+    assert now(Deferred.fromCoroutine(stand.allocator.relieve(5)))
     assert stand.left() == [1, 2]
-    assert now(Deferred.fromCoroutine(stand.room.relieve(50)))
-    assert not now(Deferred.fromCoroutine(stand.room.relieve(5)))
+    assert now(Deferred.fromCoroutine(stand.allocator.relieve(50)))
+    assert not now(Deferred.fromCoroutine(stand.allocator.relieve(5)))
     assert stand.left() == [2]
 
 
 def test_a_lowered_bound_is_kept() -> None:
     """After the quota was lowered blobs are evicted down to it, the oldest first."""
     stand = Stand(*"abcdefghij")
-    stand.bound.limit = 35
-    now(Deferred.fromCoroutine(stand.room.shrink()))
+    stand.quota.limit = 35
+    now(Deferred.fromCoroutine(stand.allocator.shrink()))
     assert stand.left() == [7, 8, 9]
 
 
@@ -238,18 +238,18 @@ def test_the_books_balance(steps: list[tuple[int, int, bool]]) -> None:
         if pull is None or pull.error is not None:
             pull = pulls[who] = stand.pull()
         if ends:
-            stand.room.leave(pulls.pop(who), 0)
+            stand.allocator.leave(pulls.pop(who), 0)
         else:
             pull.ask(size // 2, size).addErrback(lambda failure: failure.trap(BlobserveError))
         held = sum(each.held for each in pulls.values() if each.error is None)
-        assert stand.bound.size == held + stand.shelf.size <= 100
+        assert stand.quota.size == held + stand.lru.size <= 100
 
 
 def test_what_gives_way() -> None:
     """Work that gives way fails before every pull, even a younger one, and is served last."""
     stand = Stand(*"abcdefghij")
-    lesser = Asker(stand.room)
-    stand.room.enter(lesser, gives_way=True)
+    lesser = Asker(stand.allocator)
+    stand.allocator.enter(lesser, gives_way=True)
     now(lesser.ask(40))
     pull = stand.pull()
     stand.evicting = gate = Deferred()
@@ -268,7 +268,7 @@ def test_work_that_waits_for_room() -> None:
     """Work that must give up does so at once, even while it waits for space, and closes."""
     stand = Stand(*"abcdefghij")
     stand.evicting = gate = Deferred()
-    work, seen = SteppedJob(Digest.of(b"a layer"), stand.room, InlineThreads()), []
+    work, seen = SteppedJob(Digest.of(b"a layer"), stand.allocator, InlineThreads()), []
 
     def steps() -> Generator[int, None, None]:
         try:
@@ -278,12 +278,12 @@ def test_work_that_waits_for_room() -> None:
             seen.append("closed")
 
     async def do() -> None:
-        stand.room.enter(work, gives_way=True)
+        stand.allocator.enter(work, gives_way=True)
         try:
             await work.run(steps())
         except SpaceContended:
             seen.append("gave up")
-        stand.room.leave(work, 0)
+        stand.allocator.leave(work, 0)
         work.ended.succeed(None)
 
     done = Deferred.fromCoroutine(do())
@@ -292,46 +292,46 @@ def test_work_that_waits_for_room() -> None:
     now(giving_up)
     now(done)
     gate.callback(None)
-    assert (work.held, stand.bound.size) == (0, 90)
+    assert (work.held, stand.quota.size) == (0, 90)
 
 
 def test_a_blob_that_grows() -> None:
     """Additional files of a blob are counted with it."""
     stand = Stand("a", "b")
-    stand.shelf.grow(stand.blobs[0], 5)
-    assert (stand.shelf.size, stand.blobs[0].size) == (25, 15)
-    stand.shelf.remove(stand.blobs[0])
-    stand.shelf.grow(stand.blobs[0], 5)
-    assert (stand.shelf.size, stand.blobs[0].size) == (10, 20)
+    stand.lru.grow(stand.blobs[0], 5)
+    assert (stand.lru.size, stand.blobs[0].size) == (25, 15)
+    stand.lru.remove(stand.blobs[0])
+    stand.lru.grow(stand.blobs[0], 5)
+    assert (stand.lru.size, stand.blobs[0].size) == (10, 20)
 
 
 def test_the_parts_of_an_image_are_as_old_as_it() -> None:
     """A late layer has the age of its image, and layers of younger images give up first."""
     stand = Stand()
     parts = [Digest.of(name) for name in (b"one", b"two", b"other")]
-    image = stand.room.begin(Digest.of(b"image"), frozenset(parts[:2]))
-    younger = stand.room.begin(Digest.of(b"younger"), frozenset(parts[2:]))
-    one, other, two = (Asker(stand.room, parts[n]) for n in (0, 2, 1))
+    image = stand.allocator.begin(Digest.of(b"image"), frozenset(parts[:2]))
+    younger = stand.allocator.begin(Digest.of(b"younger"), frozenset(parts[2:]))
+    one, other, two = (Asker(stand.allocator, parts[n]) for n in (0, 2, 1))
     for asker in (one, other, two):
-        stand.room.enter(asker)
+        stand.allocator.enter(asker)
         now(asker.ask(30))
     assert now(two.ask(30)) == 30
     assert isinstance(other.error, SpaceContended)
     assert (one.error, one.held, two.held) == (None, 30, 60)
-    stand.room.end(younger)
-    stand.room.end(image)
+    stand.allocator.end(younger)
+    stand.allocator.end(image)
 
 
 def test_the_parts_of_an_image_fit_together_or_all_end() -> None:
     """A layer that makes its image too large ends the image's other layers, and no others."""
     stand = Stand("ready", *"abcd")
     parts = [Digest.of(name) for name in (b"ready", b"one", b"two", b"shared")]
-    large = stand.room.begin(Digest.of(b"large"), frozenset(parts))
-    stand.room.begin(Digest.of(b"small"), frozenset(parts[3:]))
-    one, two, shared, foreign = (Asker(stand.room, each) for each in (*parts[1:], parts[0]))
+    large = stand.allocator.begin(Digest.of(b"large"), frozenset(parts))
+    stand.allocator.begin(Digest.of(b"small"), frozenset(parts[3:]))
+    one, two, shared, foreign = (Asker(stand.allocator, each) for each in (*parts[1:], parts[0]))
     foreign.digest = Digest.of(b"foreign")
     for asker in (one, two, shared, foreign):
-        stand.room.enter(asker)
+        stand.allocator.enter(asker)
         now(asker.ask(10))
     with pytest.raises(ImageTooLarge, match=str(large.image)):
         now(one.ask(61))  # 10 bytes are READY, and 10 of each part are held: 101 in all
@@ -347,10 +347,10 @@ def test_an_image_alone_among_readers() -> None:
     for blob in stand.blobs:
         blob.leases = 1
     parts = [Digest.of(b"one"), Digest.of(b"two")]
-    stand.room.begin(Digest.of(b"image"), frozenset(parts))
-    one, two = (Asker(stand.room, each) for each in parts)
+    stand.allocator.begin(Digest.of(b"image"), frozenset(parts))
+    one, two = (Asker(stand.allocator, each) for each in parts)
     for asker in (one, two):
-        stand.room.enter(asker)
+        stand.allocator.enter(asker)
         now(asker.ask(20))
     with pytest.raises(DiskFull):
         now(one.ask(20))

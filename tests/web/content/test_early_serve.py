@@ -286,7 +286,7 @@ async def test_only_where_it_is_wanted(tmp_path: Path) -> None:
 
 @within(20)
 async def test_the_first_of_several_layers(tmp_path: Path) -> None:
-    """An image of which only the first layer is served is served early."""
+    """The first layer of several is served early if it alone is served."""
     image = Image((Layer.of({**SITE, **REST}, "none"), Layer.of({"app.js": b"later"})))
     async with early(tmp_path, image) as pulled:
         assert (await pulled.fetch("/app.js")).body == b"0123456789"
