@@ -200,7 +200,7 @@ def failures() -> Iterator[list[type[BaseException]]]:
 
 @implementer(IHostnameResolver)
 class Inward:
-    """Resolves every name that ends in `.example` to loopback, as an attacker's own zone would."""
+    """A resolver that gives a loopback address for `.example`, as an attacker's zone could."""
 
     def __init__(self, other: IHostnameResolver) -> None:
         self._other = other
@@ -219,7 +219,7 @@ class Inward:
 
 @pytest.fixture
 def inward() -> Iterator[None]:
-    """Let the reactor resolve names as `Inward` does."""
+    """Install `Inward` as the resolver of the reactor."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     before = reactor.nameResolver

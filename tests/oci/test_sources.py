@@ -84,12 +84,12 @@ class Stand:
         await self.sources.for_repository(reference.repository).resolve(reference)
 
     async def resolve_at(self, repository: str) -> None:
-        """Ask for an image of a repository of any registry."""
+        """Resolve an image of a repository at any registry."""
         reference = Reference.parse(f"{repository}:v1")
         await self.sources.for_repository(reference.repository).resolve(reference)
 
     async def resolve_none(self, path: str) -> None:
-        """Ask for an image that is not there."""
+        """Resolve an image that does not exist."""
         with pytest.raises(ImageNotFound):
             await self.resolve(path)
 
@@ -148,9 +148,9 @@ async def test_health_shows_how_registries_answered(tmp_path: Path) -> None:
 
 @within(30)
 async def test_a_reload_leaves_no_connections(tmp_path: Path) -> None:
-    """After a reload a registry keeps no connection but those on which a pull goes on.
+    """After a reload a retired registry keeps only the connections of running pulls.
 
-    The pull comes to its end by them, and by new ones.
+    Such a pull ends successfully, over these connections and new ones.
     """
     async with listening() as scripted:
         stand = Stand(tmp_path)
@@ -182,7 +182,7 @@ async def test_a_reload_leaves_no_connections(tmp_path: Path) -> None:
 
 @within(30)
 async def test_the_end_of_a_pull_from_a_retired_registry(tmp_path: Path) -> None:
-    """A pull that began before a reload is ended with the sources, as any other."""
+    """A pull that began before a reload is ended with the sources."""
     async with listening() as scripted:
         stand = Stand(tmp_path)
         stand.name = scripted.host
@@ -202,7 +202,7 @@ async def test_the_end_of_a_pull_from_a_retired_registry(tmp_path: Path) -> None
 @within(60)
 @pytest.mark.usefixtures("inward")
 async def test_registries_that_are_not_listed_are_bounded(tmp_path: Path) -> None:
-    """Of registries that anybody can name, sixty-four are kept: those asked for last."""
+    """The number of unlisted registries is bounded by sixty-four, the last used ones."""
     stand = Stand(tmp_path)
     await stand.resolve_none("listed")
     for n in range(70):
@@ -219,7 +219,7 @@ async def test_registries_that_are_not_listed_are_bounded(tmp_path: Path) -> Non
 
 @within(60)
 async def test_labels_of_statuses_are_bounded() -> None:
-    """Whatever statuses a registry makes up, few labels come of them."""
+    """A registry that sends any statuses causes a bounded number of labels."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     metrics, threads = Metrics(), InlineThreads()

@@ -236,7 +236,7 @@ async def test_d10_a_malformed_auth_file_keeps_the_last_good_one(tmp_path: Path)
 
 @within(30)
 async def test_d11_a_registry_outage_leaves_the_server_ready(tmp_path: Path) -> None:
-    """A server whose registry is down is ready and serves cached images, also after a restart."""
+    """A server without its registry is ready and serves cached images, also after a restart."""
     async with listening() as registry:
         site = registry.push("team/site:v1", make_image(FILES))
         repos = {str(site.repository): {"prePull": ["v1"], "tagMaxAge": "0s"}}

@@ -42,7 +42,7 @@ def done(work: Coroutine[Deferred[Any], Any, Any]) -> Any:
 
 
 def file_of(blob: BlobLease) -> bytes:
-    """The file of a layer."""
+    """Return the file of a layer."""
     return blob.filesystem.file(blob.filesystem.lookup(b"index.html")).read(0, 1 << 30)
 
 

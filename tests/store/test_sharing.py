@@ -584,7 +584,7 @@ async def test_an_old_tag_that_has_moved(tmp_path: Path) -> None:
 async def moved_after_the_build_before(
     location: Path, source: MemorySource, clock: Clock, ages: float
 ) -> Reference:
-    """A blob space as above, `ages` times `tagMaxAge` later, when the tag has moved."""
+    """Make a blob space of an older release, let `ages` maximum ages pass, and move its tag."""
     exact = await left_by_the_build_before(location, source, clock)
     source.push(SITE, an_image("two"))
     clock.advance(ages * RepositoryRules().tag_max_age)
@@ -596,7 +596,7 @@ async def moved_after_the_build_before(
 async def test_an_old_tag_that_moved_is_confirmed_by_its_digest(
     tmp_path: Path, ages: float
 ) -> None:
-    """While a new image is pulled, the source is asked about the old one, and both are proved."""
+    """While a new image is pulled, the source confirms the old one, and both are proved."""
     source, clock = MemorySource(), Clock()
     exact = await moved_after_the_build_before(tmp_path, source, clock, ages)
     gate = source.hold("fetch")
@@ -648,7 +648,7 @@ async def test_an_old_tag_that_moved_and_is_denied(
 async def test_an_old_tag_that_is_denied_while_the_new_image_fails(
     tmp_path: Path, is_pre_pulled: bool
 ) -> None:
-    """An old image that its source denies is not served when the new one cannot be pulled."""
+    """An old image that its source denies is not served even if the new one cannot be pulled."""
     source, clock = MemorySource(), Clock()
     exact = await moved_after_the_build_before(tmp_path, source, clock, 3)
     source.remove(exact)
@@ -668,7 +668,7 @@ async def test_an_old_tag_that_is_denied_while_the_new_image_fails(
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_tag_that_moved_while_its_registry_is_slow(tmp_path: Path) -> None:
-    """A request for an old tag waits two seconds in all, for the look-up and the question."""
+    """A request for an old tag waits two seconds in all for its look-up and its confirmation."""
     source, clock = MemorySource(), Clock()
     await moved_after_the_build_before(tmp_path, source, clock, 3)
     gates = [source.hold("refresh"), source.hold("resolve")]
@@ -687,7 +687,7 @@ async def test_an_old_tag_that_moved_while_its_registry_is_slow(tmp_path: Path) 
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_that_may_not_be_served_is_not_waited_for(tmp_path: Path) -> None:
-    """A READY image that may not be served keeps no request from the files of a new pull."""
+    """A READY image that may not be served does not prevent early files of a new pull."""
     image = packed(Image.of({"index.html": b"two", "z": NOISE}, "none"))
     async with standing(tmp_path) as stand:
         stand.source.push(SITE, an_image())

@@ -352,7 +352,7 @@ def test_stalled_pulls_do_not_delay_the_end(
     assert not list((server.space / "ingest").iterdir())
 
 
-# Python runs this before everything else: some names are not answered for within half a minute.
+# Python runs this at its start; some names then get no answer for half a minute.
 SLOW_NAMES = """
 import socket, time
 usual = socket.getaddrinfo
@@ -368,14 +368,14 @@ socket.getaddrinfo = getaddrinfo
 
 @pytest.fixture
 def slow_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a server resolve names as above."""
+    """Make a server resolve names by `SLOW_NAMES`."""
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(SLOW_NAMES)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"))
 
 
 def seconds_of(act: Callable[[], object]) -> float:
-    """Return how many seconds something takes."""
+    """Return the duration of a call in seconds."""
     began = time.monotonic()
     act()
     return time.monotonic() - began
@@ -385,9 +385,9 @@ def seconds_of(act: Callable[[], object]) -> float:
 def test_names_that_do_not_resolve(
     serve: Callable[..., Server], docker_registry: DockerRegistry
 ) -> None:
-    """Look-ups that hang for names that anybody asks for delay nothing else.
+    """Look-ups that hang for names in requests delay nothing else.
 
-    A listed registry is found by its name meanwhile, a reload is read, and the end comes at once.
+    Meanwhile a listed registry is resolved, a reload succeeds, and the end is immediate.
     """
     registry = docker_registry.host.replace("127.0.0.1", "localhost")
     docker_registry.push(Image.of({"a": b"of a listed registry"}), "site:v1")
@@ -401,7 +401,7 @@ def test_names_that_do_not_resolve(
     with ThreadPoolExecutor(20) as clients:
         slow = [f"/r{n}.slow.example/x:v1/" for n in range(20)]
         waiting = [clients.submit(server.fetch, target) for target in slow]
-        for each in waiting:  # all have been sent, and hang
+        for each in waiting:  # all requests are sent, and hang
             with pytest.raises(Unfinished):
                 each.result(0.1)
         assert server.fetch(f"/{registry}/site:v1/a").body == b"of a listed registry"

@@ -486,7 +486,7 @@ def test_many_ask_at_once(helper, tmp_path: Path) -> None:
 
 @pytest.fixture
 def pool() -> Iterator[OwnThreads]:
-    """The threads in which credentials are looked up."""
+    """Start the threads that look up credentials."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     pool = OwnThreads(reactor, CREDENTIAL_THREADS, "credentials", is_awaited=False)  # type: ignore[arg-type]
@@ -497,7 +497,7 @@ def pool() -> Iterator[OwnThreads]:
 
 @within(30)
 async def test_one_helper_for_all_that_ask(helper, tmp_path: Path, pool: OwnThreads) -> None:
-    """However many ask, one helper runs for a server, and one that leaves takes nothing along."""
+    """Concurrent callers share one helper, and a caller that is cancelled affects no other."""
     environ = helper(f"sleep 0.3; {ANSWER}") | {"DOCKER_AUTH_CONFIG": '{"credsStore": "test"}'}
     shared = SharedKeychain(Keychain(None, environ), pool)
     asking = [Deferred.fromCoroutine(shared.for_repository(SITE)) for _ in range(100)]
@@ -513,7 +513,7 @@ async def test_one_helper_for_all_that_ask(helper, tmp_path: Path, pool: OwnThre
 async def test_a_helper_that_hangs_delays_no_other_registry(
     helper, tmp_path: Path, pool: OwnThreads
 ) -> None:
-    """While a helper hangs for many servers, what files and answers say of others is known.
+    """Helpers that hang for some registries do not delay the credentials of others.
 
     The end of the keychain ends the helpers.
     """

@@ -1,4 +1,4 @@
-"""Names: looked up in threads of their own, once at a time, and never for longer than allowed."""
+"""Look-ups of names: in their own threads, once at a time, and within a time limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.within import within
 
 @attrs.define
 class SlowResolver:
-    """The system's resolver, which does not answer for names that end in ``.slow``."""
+    """A resolver that gives no answer for names that end in ``.slow`` until the test says so."""
 
     asked: list[str] = attrs.field(factory=list)
     answer: threading.Event = attrs.field(factory=threading.Event)
@@ -40,7 +40,7 @@ class SlowResolver:
 
 @pytest.fixture
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowResolver]:
-    """Stand in for the system's resolver."""
+    """Install a fake of the system's resolver."""
     resolver = SlowResolver()
     monkeypatch.setattr(socket, "getaddrinfo", resolver.getaddrinfo)
     yield resolver
@@ -49,7 +49,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowResolver]:
 
 @pytest.fixture
 def threads() -> Iterator[OwnThreads]:
-    """Two threads."""
+    """Start two threads."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     threads = OwnThreads(reactor, 2, "names", is_awaited=False)  # type: ignore[arg-type]
@@ -60,14 +60,14 @@ def threads() -> Iterator[OwnThreads]:
 
 @pytest.fixture
 def names(threads: OwnThreads) -> Names:
-    """Names that are looked up in two threads."""
+    """Return a look-up of names in two threads."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
     return Names(reactor, threads)
 
 
 def looking(names: Names, host: str, seconds: float = 20.0) -> Deferred[list[str]]:
-    """Look up a name; fires with its addresses as text, or with what went wrong as such."""
+    """Look up a name; the Deferred fires with its addresses as text, or with the error as text."""
     found = Deferred.fromCoroutine(names.addresses(host, 443, seconds))
     return found.addCallbacks(
         lambda addresses: [f"{each.host} {each.port}" for each in addresses],
@@ -77,7 +77,7 @@ def looking(names: Names, host: str, seconds: float = 20.0) -> Deferred[list[str
 
 @within(20)
 async def test_addresses(names: Names, resolver: SlowResolver) -> None:
-    """A name has all its addresses; an absent one has none; an address is looked up nowhere."""
+    """A name gives all its addresses, a missing one none, and an address is not looked up."""
     assert await looking(names, "a.example") == ["2606:4700::1 443", "93.184.216.34 443"]
     assert await looking(names, "absent.example") == []
     assert await looking(names, "192.0.2.1") == ["192.0.2.1 443"]
@@ -87,9 +87,9 @@ async def test_addresses(names: Names, resolver: SlowResolver) -> None:
 
 @within(20)
 async def test_a_look_up_has_an_end(names: Names, resolver: SlowResolver) -> None:
-    """A name that is not resolved in time is an error of its own, and looked up no second time.
+    """A name that is not resolved in time is an error, and is not looked up a second time.
 
-    A look-up that is under way is waited for by all that ask for the name meanwhile.
+    Callers that need the same name share a running look-up.
     """
     with pytest.raises(NameTooSlow):
         await names.addresses("a.slow", 443, 0.05)
@@ -103,7 +103,7 @@ async def test_a_look_up_has_an_end(names: Names, resolver: SlowResolver) -> Non
 
 @within(20)
 async def test_what_nothing_waits_for_is_not_begun(names: Names, resolver: SlowResolver) -> None:
-    """A look-up whose turn comes when nothing waits for it any more takes no thread."""
+    """A queued look-up without waiters takes no thread."""
     slow = [looking(names, "a.slow"), looking(names, "b.slow")]
     assert await looking(names, "given.up", 0.05) == ["its name was not resolved within 0.05 s"]
     given_up_and_wanted = looking(names, "wanted.again", 0.05)
@@ -118,7 +118,7 @@ async def test_what_nothing_waits_for_is_not_begun(names: Names, resolver: SlowR
 
 @within(20)
 async def test_waiting_names_are_bounded(names: Names, resolver: SlowResolver) -> None:
-    """A thousand names may wait for being looked up; one more fails at once, others go on."""
+    """A thousand names may wait for a look-up; one more fails at once, and the others go on."""
     waiting = [looking(names, f"{n}.slow") for n in range(1000)]
     with pytest.raises(TooManyNames):
         await names.addresses("one.more", 443, 20)
@@ -133,7 +133,7 @@ async def test_waiting_names_are_bounded(names: Names, resolver: SlowResolver) -
 async def test_a_pool_that_asks_others_ends_at_once(
     names: Names, threads: OwnThreads, resolver: SlowResolver
 ) -> None:
-    """The end of a pool of look-ups does not wait for the one that hangs."""
+    """The end of a pool of look-ups does not wait for one that hangs."""
     ended = looking(names, "a.slow")
     await until(lambda: resolver.asked)
     await threads.stopped()

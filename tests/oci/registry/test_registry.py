@@ -529,7 +529,7 @@ BLOB_HEADS = {
 @pytest.mark.parametrize("is_there", [False, True], ids=["missing", "there"])
 @pytest.mark.parametrize("broken", BLOB_HEADS.values(), ids=BLOB_HEADS.keys())
 async def test_head_of_a_blob_that_fails(broken: Step, is_there: bool) -> None:
-    """Whatever a HEAD of a blob fails with, a GET of one byte decides whether it is there."""
+    """After any failure of a HEAD of a blob, a GET of one byte tells whether the blob exists."""
     async with listening() as scripted, registry_at(scripted.host, limits=QUICK) as registry:
         repository = scripted.push("team/site:v1", IMAGE).repository
         scripted.always("HEAD", broken)
@@ -544,9 +544,9 @@ async def test_head_of_a_blob_that_fails(broken: Step, is_there: bool) -> None:
 @within(20)
 @pytest.mark.parametrize("name", ["500", "404", "closed"])
 async def test_broken_head_of_a_blob_is_remembered(name: str) -> None:
-    """A registry with a broken HEAD of blobs is asked for them by GET alone for ten minutes.
+    """A registry with a broken HEAD of blobs gets only GET requests for them for ten minutes.
 
-    The HEAD of manifests has a memory of its own: its requests count less for rate limits.
+    The HEAD of manifests is remembered separately, since it counts less for rate limits.
     """
     ahead = Ahead()
     async with listening() as scripted, registry_at(scripted.host, ahead=ahead) as registry:
@@ -566,7 +566,7 @@ async def test_broken_head_of_a_blob_is_remembered(name: str) -> None:
 
 @within(10)
 async def test_head_of_a_blob_that_fails_as_get_does() -> None:
-    """A HEAD of a blob that fails where GET fails too is not taken for broken."""
+    """A HEAD of a blob that fails as the GET does is not considered broken."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         repository = scripted.push("team/site:v1", IMAGE).repository
         scripted.script("blobs", status(400), status(400))
@@ -588,7 +588,7 @@ async def test_head_of_a_blob_that_fails_as_get_does() -> None:
     ],
 )
 async def test_head_of_a_blob_that_asks_for_time(code: int, fields: dict[str, str]) -> None:
-    """A HEAD of a blob that asks to come again is not followed by a GET."""
+    """A HEAD of a blob that gets a Retry-After is not followed by a GET."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         repository = scripted.push("team/site:v1", IMAGE).repository
         scripted.script("HEAD", status(code, **fields))
@@ -600,7 +600,7 @@ async def test_head_of_a_blob_that_asks_for_time(code: int, fields: dict[str, st
 
 @within(10)
 async def test_empty_blob() -> None:
-    """An empty blob, from which no byte can be asked for, is there if a GET says so."""
+    """An empty blob, which has no range to request, exists if a GET says so."""
     async with listening() as scripted, registry_at(scripted.host) as registry:
         digest = scripted.hold("team/site", b"")
         repository = Reference.parse(f"{scripted.host}/team/site:v1").repository

@@ -45,7 +45,7 @@ CHUNKED, CURRENT = LAYERS["chunked.tar.zst"], LAYERS["current.tar.gz"]
 
 
 async def read(reading: LazyFile, size: int, start: int = 0, piece: int = 4096) -> bytes:
-    """Bytes of a file, read in order."""
+    """Read a file in order."""
     content = b""
     while len(content) < size:
         content += await reading.read(start + len(content), min(piece, size - len(content)))
@@ -534,7 +534,7 @@ def large(count: int, size: int) -> Layer:
 
 @within(20)
 async def test_nothing_is_read_from_the_records(tmp_path: Path) -> None:
-    """The records of chunks are never taken for the bytes of a file."""
+    """The records of chunks are never returned as the bytes of a file."""
     async with standing(tmp_path, limits=ANY_SIZE, pulls_behind=False) as stand:
         stand.source.push(SITE, CURRENT.image)
         with now(stand.ask()) as lease:
@@ -597,9 +597,8 @@ async def test_chunks_are_bounded(tmp_path: Path) -> None:
             waiting = Deferred.fromCoroutine(third.read(100_000, 10))
             assert not waiting.called
             assert cache.held == 20_000
-            now(
-                Deferred.fromCoroutine(lease.filesystem.file(entry).read(0, 10))
-            )  # a chunk that is held
+            # A cached chunk needs no space.
+            now(Deferred.fromCoroutine(lease.filesystem.file(entry).read(0, 10)))
             second.close()
             assert len(now(waiting)) == 10
             assert cache.size <= 25_000

@@ -44,7 +44,7 @@ def placed(layer: Layer, limits: Limits = USUAL) -> TocLocation:
 
 
 def build(directory: Path, layer: Layer, limits: Limits = USUAL) -> LazyIndex:
-    """The files of a layer by its index."""
+    """Build the index of a layer from its table."""
     place = placed(layer, limits)
     return made(directory, layer, WholeToc(place, packed_of(layer, place), limits), limits)
 
@@ -55,13 +55,13 @@ def packed_of(layer: Layer, place: TocLocation) -> bytes:
 
 
 def glanced(directory: Path, layer: Layer, *names: bytes, limits: Limits = USUAL) -> LazyIndex:
-    """What a glance at its index says of a layer's files."""
+    """Build the index of a layer from a search in its table for these names."""
     place = placed(layer, limits)
     return made(directory, layer, TocSearch(place, packed_of(layer, place), names, limits), limits)
 
 
 def made(directory: Path, layer: Layer, source: EntrySource, limits: Limits = USUAL) -> LazyIndex:
-    """The files of a layer by what a source says of it."""
+    """Build the index of a layer from a source of entries."""
     builder, granted = IndexBuilder(directory, source, limits), 0
     try:
         while (lacking := builder.go_on()) is not None:
@@ -76,13 +76,13 @@ def made(directory: Path, layer: Layer, source: EntrySource, limits: Limits = US
 
 
 def chunks_of(filesystem: LazyIndex, entry: Entry) -> list[Chunk]:
-    """All chunks of a file, in order."""
+    """Return all chunks of a file in order."""
     first = filesystem.chunk(entry, 0)
     return [filesystem.chunk(entry, number) for number in range(first.left + 1)]
 
 
 def content_of(filesystem: LazyIndex, entry: Entry, layer: Layer) -> bytes:
-    """A file out of its chunks."""
+    """Return the content of a file from its chunks."""
     if not entry.size:
         return b""
     chunks = chunks_of(filesystem, entry)
@@ -153,7 +153,7 @@ def test_a_glance(name: str, tmp_path: Path) -> None:
     for number, path in enumerate(map(str.encode, layer.files)):
         one = glanced(_made(tmp_path / str(number)), layer, path)
         other = whole.tree.lookup(path)
-        with suppress(PathNotFound):  # as of a hard link: what it leads to was not looked for
+        with suppress(PathNotFound):  # a hard link, without its target
             entry = one.tree.lookup(path)
             found += 1
             assert attrs.evolve(entry, offset=0) == attrs.evolve(other, offset=0)

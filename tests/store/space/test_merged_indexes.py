@@ -79,7 +79,7 @@ def names(lease: Lease) -> list[bytes]:
 
 
 def read(lease: Lease, path: bytes) -> bytes:
-    """A file of an image."""
+    """Return a file of an image."""
     return lease.filesystem.file(lease.filesystem.lookup(path)).read(0, 1 << 30)
 
 

@@ -54,7 +54,7 @@ class Call:
 
     @property
     def creates(self) -> bool:
-        """Whether the call may create a file."""
+        """Return whether the call may create a file."""
         return "O_CREAT" in self.arguments
 
     def __str__(self) -> str:

@@ -25,7 +25,7 @@ class Attack:
 
     @property
     def was_repelled(self) -> bool:
-        """Whether the server closed every connection before the time of the attack was up."""
+        """Return whether the server closed every connection before the attack was over."""
         return self.ending == "No open connections left"
 
 

@@ -164,7 +164,7 @@ class FakeBlob:
 
 
 def held(filesystem: Any = None) -> tuple[SharedLease, FakeBlob, HeldThreads]:
-    """A hold on a lease, the blob behind it, and the threads that read it."""
+    """Return a shared lease, its blob, and the threads that read it."""
     blob, threads = FakeBlob(filesystem), HeldThreads()
     lease = Lease(cast("Any", blob), Digest.of(b""), 1, "hit", 0.0)
     return SharedLease(lease, threads, Clock(), 0.0), blob, threads
@@ -194,7 +194,7 @@ def test_a_body_keeps_the_lease() -> None:
 
 
 def test_a_rewritten_file_keeps_the_lease(tmp_path: Path) -> None:
-    """An image stays open until a file of it is rewritten, though the first request has left."""
+    """A lease lasts until a file is rewritten, although the first request was cancelled."""
     filesystem = serve(tmp_path, layer([File(b"a", b"one")], "none"))
     hold, blob, threads = held(filesystem)
     views, recipe = DerivedCache(), RewriteRecipe((Edit(b"one", b"two", "replacements"),), 100)
