@@ -17,6 +17,7 @@ import attrs
 
 from blobserve.names.platform import Platform
 from blobserve.names.reference import Repository
+from blobserve.oci.http.proxy import Proxy
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -139,6 +140,9 @@ class RegistryRules:
     """Whether repositories that are not listed may be asked for at an address that is not public.
 
     `Config.allow_any_repo` decides whether they are served at all.
+    """
+    proxy: Proxy | Literal["none"] | None = None
+    """The proxy that leads to the registry and where it sends us; None: as the environment has it.
     """
 
 

@@ -164,6 +164,14 @@ async def taking(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         yield site
 
 
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test go through the proxy of whoever runs it."""
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
 @contextmanager
 def observed(observer: Callable[[LogEvent], None]) -> Iterator[None]:
     """Show every logged event to `observer` inside the context."""

@@ -180,6 +180,7 @@ _REGISTRY: Keys = {
     "ca": ("ca", scalars.file),
     "allowHosts": ("allow_hosts", lambda place: frozenset(each(image_names.upstream_host)(place))),
     "allowAnyRepo": ("allow_any_repo", scalars.flag),
+    "proxy": ("proxy", scalars.proxy),
 }
 
 _BLOB_SPACE: Keys = {

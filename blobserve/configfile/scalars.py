@@ -9,12 +9,13 @@ import ipaddress
 import math
 import re
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 from twisted.internet.endpoints import serverFromString
 
 from blobserve.config import BACKLOG, Address, LocalSource, Network
 from blobserve.configfile.schema import ConfigValue, Parser, each
+from blobserve.oci.http.proxy import Proxy
 
 T = TypeVar("T")
 
@@ -23,6 +24,7 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+", re.ASCII)
 _DURATION_PART = re.compile(r"([\d.]+)([a-zµ]+)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?))?B?", re.ASCII)
 _MAPPED = 96  # the bits in front of an IPv4 address that is mapped into IPv6, RFC 4291 §2.5.5.2
+_PROXY = "the URL of a proxy, such as http://proxy.example:3128, or none"
 _SIZE_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -182,6 +184,19 @@ def address(place: ConfigValue) -> Address | None:
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise place.expected("host:port, IPv6 addresses in []")
     return Address(host.strip("[]"), int(number))
+
+
+def proxy(place: ConfigValue) -> Proxy | Literal["none"]:
+    """The URL of a proxy, or ``none``. No message repeats it: there may be a password in it."""
+    if place.node.kind != "text":
+        raise place.wrong(f"expected {_PROXY}, got {place.node.kind}")
+    written = text(place).strip()
+    if written.lower() == "none":
+        return "none"
+    try:
+        return Proxy.parse(written)
+    except ValueError as error:
+        raise place.wrong(f"expected {_PROXY}: {error}") from None
 
 
 def endpoint(place: ConfigValue) -> str:

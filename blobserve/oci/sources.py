@@ -16,6 +16,7 @@ from weakref import WeakSet
 import attrs
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.logger import Logger
 
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config, LocalSource, RegistryRules
@@ -24,7 +25,9 @@ from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
 from blobserve.oci.credentials.keychain import Keychain, SharedKeychain
+from blobserve.oci.http.endpoints import Routes
 from blobserve.oci.http.name_lookup import Names
+from blobserve.oci.http.proxy import Proxies, UnusableProxy
 from blobserve.oci.local.directory import LayoutDirectory, LayoutFiles
 from blobserve.oci.local.docker_archive import DockerArchive
 from blobserve.oci.local.layout import Layout
@@ -32,6 +35,8 @@ from blobserve.oci.local.oci_archive import OciArchive
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.registry.registry import Registry
 from blobserve.oci.source import Document, RefreshResult, Source
+
+_log = Logger()
 
 UNLISTED_REGISTRIES = 64
 """Of the registries that are not listed, how many are kept: those that were asked for last."""
@@ -62,8 +67,15 @@ class Sources:
         self._reactor = reactor
         self._threads = threads
         self._disk = threads.disk
-        self._names = Names(reactor, threads.names)
-        self._unlisted_names = Names(reactor, threads.unlisted_names)
+        names = Names(reactor, threads.names)
+        unlisted_names = Names(reactor, threads.unlisted_names)
+        proxies = Proxies.from_environment(os.environ)
+        for proxy in (proxies.https, proxies.http):
+            if isinstance(proxy, UnusableProxy):
+                said = {"setting": proxy.setting, "problem": proxy.problem}
+                _log.error("{setting} cannot be used: {problem}", **said)
+        self._routes = Routes(names, proxies)
+        self._unlisted_routes = Routes(unlisted_names, proxies, names)
         self._metrics = metrics
         self._listed: dict[str, _Known] = {}
         self._unlisted: OrderedDict[str, _Known] = OrderedDict()
@@ -168,7 +180,7 @@ class Sources:
             # private address only if its own entry says so: anybody can ask for them.
             is_listed or rules.allow_any_repo,
             self._threads.credentials,
-            self._names if is_listed else self._unlisted_names,
+            self._routes if is_listed else self._unlisted_routes,
             self._config.limits,
             self._metrics,
         )

@@ -21,7 +21,7 @@ from blobserve.metrics import Metrics
 from blobserve.names.reference import Reference, Repository
 from blobserve.oci.http.address_rules import AddressRules
 from blobserve.oci.http.client import Client
-from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.endpoints import Endpoints, Routes
 from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.http.response import Request
 from blobserve.oci.local.layout import Layout
@@ -225,7 +225,7 @@ async def test_labels_of_statuses_are_bounded() -> None:
     metrics, threads = Metrics(), InlineThreads()
     async with listening() as scripted:
         rules = AddressRules(scripted.host, frozenset({scripted.host}))
-        endpoints = Endpoints(reactor, rules, None, threads, Names(reactor, threads), 5.0)
+        endpoints = Endpoints(reactor, rules, None, threads, Routes(Names(reactor, threads)), 5.0)
         client = Client(reactor, rules, endpoints, Limits(), metrics, "tests")
         for code in range(200, 1000, 2):
             scripted.script("/", status(code))

@@ -15,6 +15,7 @@ from blobserve.config import Limits, RegistryRules
 from blobserve.metrics import Metrics
 from blobserve.names.reference import Repository
 from blobserve.oci.credentials.keychain import Credential
+from blobserve.oci.http.endpoints import Routes
 from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.registry.registry import Registry
 from blobserve.testing import InlineThreads, MadeImage
@@ -93,7 +94,7 @@ async def registry_at(
         FixedKeychain(credential),
         may_be_private,
         InlineThreads(),
-        Names(reactor, InlineThreads()),
+        Routes(Names(reactor, InlineThreads())),
         limits or Limits(),
         metrics or Metrics(),
     )

@@ -21,7 +21,7 @@ from blobserve.names.reference import Repository
 from blobserve.oci.credentials.keychain import Credential, Keychain, SharedKeychain
 from blobserve.oci.http.address_rules import AddressRules
 from blobserve.oci.http.client import Client
-from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.endpoints import Endpoints, Routes
 from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.http.retry import RetryPolicy
 from blobserve.oci.registry.registry import Registry
@@ -78,7 +78,7 @@ async def test_a12_clocks_that_differ(issued: object) -> None:
         scripted.always("/token", lambda *_: Answer(body=json.dumps(given).encode()))
         rules = AddressRules(scripted.host, frozenset({scripted.host}))
         threads = InlineThreads()
-        endpoints = Endpoints(reactor, rules, None, threads, Names(reactor, threads), 5.0)
+        endpoints = Endpoints(reactor, rules, None, threads, Routes(Names(reactor, threads)), 5.0)
         client = Client(reactor, rules, endpoints, Limits(), Metrics(), "tests")
         tokens = TokenCache(client, RetryPolicy(clock, scripted.host), clock, Limits())
         site = Repository.parse(f"{scripted.host}/team/site")
@@ -158,7 +158,7 @@ async def test_a22_for_one_registry_alone() -> None:
             site = scripted.push(SITE, IMAGE)
             registry = Registry(
                 reactor, scripted.host, RegistryRules(insecure=True),
-                SharedKeychain(keychain, threads), True, threads, Names(reactor, threads),
+                SharedKeychain(keychain, threads), True, threads, Routes(Names(reactor, threads)),
                 Limits(), Metrics(),
             )  # fmt: skip
             for scripted.has_tokens in (False, True):

@@ -21,6 +21,7 @@ from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, canonical_registry
 from blobserve.oci.credentials.keychain import Credential, Keychain, SharedKeychain
 from blobserve.oci.http.address_rules import AddressRules, Origin
+from blobserve.oci.http.endpoints import Routes
 from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.registry.registry import Registry
@@ -109,7 +110,7 @@ async def test_n01_docker_hub(tmp_path: Path, name: str, scope: str) -> None:
             SharedKeychain(Keychain(None, {"DOCKER_AUTH_CONFIG": json.dumps(auths)}), threads),
             False,
             threads,
-            Names(net, threads),
+            Routes(Names(net, threads)),
             Limits(),
             Metrics(),
         )

@@ -29,6 +29,7 @@ from blobserve.names.reference import Reference, Repository
 from blobserve.oci.credentials.keychain import Credential
 from blobserve.oci.http import retry
 from blobserve.oci.http.address_rules import Origin
+from blobserve.oci.http.endpoints import Routes
 from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.registry.registry import Registry
@@ -608,7 +609,7 @@ class _Net:
         limits = Limits()
         registry = Registry(
             self.reactor, "r.example", RegistryRules(), None, False, InlineThreads(),
-            Names(self.reactor, InlineThreads()), limits, Metrics(),
+            Routes(Names(self.reactor, InlineThreads())), limits, Metrics(),
         )  # fmt: skip
         said: list[str] = []
         asking = Deferred.fromCoroutine(registry.resolve(Reference.parse("r.example/x:v1")))

@@ -20,6 +20,7 @@ _IPAddress: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[0-9a-z_](?:[0-9a-z._-]*[0-9a-z_.])?|\[[0-9a-f:.]+\]")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # https://url.spec.whatwg.org, "ends in a number"
 _VISIBLE = re.compile(r"[!-~]+")
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291 §2.4, as assigned so far
@@ -128,6 +129,23 @@ class AddressRules:
         """Whether a connection to `address`, which `host` resolved to, may be made."""
         return self.is_named(host, port) or is_public(address)
 
+    def permits_unresolved(self, host: str, port: int) -> bool:
+        """Return whether a proxy may be asked for a host: for a name that it resolves, it may.
+
+        An address counts as such in its usual spelling alone: a proxy may read others differently.
+        """
+        if self.is_named(host, port):
+            return True
+        try:
+            address = _literal(host)
+        except ValueError:
+            return False
+        return address is None or is_public(address)
+
+    def permits_port(self, host: str, port: int) -> bool:
+        """Return whether a proxy may be asked for this port of a host."""
+        return port == _DEFAULT_PORTS["https"] or self.is_named(host, port)
+
     def permits_plain(self, host: str, port: int) -> bool:
         """Whether HTTP without TLS may be spoken to this host."""
         return self.is_named(host, port) and (self.insecure or is_loopback_name(host))
@@ -161,6 +179,18 @@ def is_loopback_name(host: str) -> bool:
     if address.version == 6 and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return any(address in network for network in _LOOPBACK)
+
+
+def _literal(host: str) -> str | None:
+    """Return the address that a host is, None if it is a name.
+
+    :raises ValueError: for what some would read as an address, and others not or as another one.
+    """
+    if host.startswith("["):
+        return str(ipaddress.IPv6Address(host[1:-1]))
+    if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        return str(ipaddress.IPv4Address(host))
+    return None
 
 
 def is_public(address: str) -> bool:

@@ -15,7 +15,8 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, HTTPConnectionPool, ProxyAgent
+from twisted.web.http import PROXY_AUTH_REQUIRED as PROXY_AUTHENTICATION_REQUIRED
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -35,8 +36,10 @@ from blobserve.oci.http.connect_errors import (
 )
 from blobserve.oci.http.connection_pool import ConnectionFactory
 from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.proxy import Proxy
 from blobserve.oci.http.response import RENAMED_CODING, Request, Response
 from blobserve.oci.http.retry import Transient
+from blobserve.oci.http.tunnel import TunnelFailed, authorization, refusal
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -75,7 +78,9 @@ class Client:
         self._pool._factory = ConnectionFactory  # type: ignore[assignment]  # it only needs to be called
         self._pool.maxPersistentPerHost = _IDLE_CONNECTIONS
         self._pool.cachedConnectionTimeout = _IDLE_SECONDS
+        self._endpoints = endpoints
         self._agent = Agent.usingEndpointFactory(reactor, endpoints, self._pool)
+        self._by_proxy: dict[Proxy, IAgent] = {}
 
     async def ask(self, request: Request) -> Response:
         """The answer to `request`, or to what it was redirected to.
@@ -127,18 +132,33 @@ class Client:
             key = self._rules.plain_key(origin.host, origin.port)
             problem = f"{origin.authority} may not be spoken to without TLS; to allow it, {key}"
             raise self._failed(problem)
+        # TLS goes through a tunnel of its endpoint. Twisted's agent for proxies would send all of
+        # it in clear, so it has plain HTTP alone.
+        is_plain = origin.scheme == "http"
+        proxy = self._endpoints.proxy_to("http", origin.host, origin.port) if is_plain else None
         # It takes half a millisecond to make a request, as does what led to it.
         await a_later_turn(self._reactor)
         begun = self._reactor.seconds()
-        wire = _VerbatimAgent(self._agent, request)
-        response = await self._answer(wire.send(self._reactor, self._headers(request)), origin)
+        wire = _VerbatimAgent(self._agent if proxy is None else self._through(proxy), request)
+        headers = self._headers(request, proxy)
+        response = await self._answer(wire.send(self._reactor, headers), origin)
+        if proxy is not None and response.code == PROXY_AUTHENTICATION_REQUIRED:
+            raise self._failed(refusal(proxy, response.code, origin.authority).problem)
         labels = (request.method.lower(), status_label(response.code))
         self._metrics.client_requests.labels(*labels).inc()
         self._metrics.client_duration.labels(*labels).observe(self._reactor.seconds() - begun)
         return Response(response, origin, request.url, self._reactor, self._limits)
 
-    def _headers(self, request: Request) -> Headers:
+    def _through(self, proxy: Proxy) -> IAgent:
+        if proxy not in self._by_proxy:
+            endpoint = self._endpoints.of_proxy(proxy)
+            self._by_proxy[proxy] = ProxyAgent(endpoint, self._reactor, self._pool)
+        return self._by_proxy[proxy]
+
+    def _headers(self, request: Request, proxy: Proxy | None) -> Headers:
         headers = {"User-Agent": self._user_agent, **request.headers}
+        if proxy is not None and (shown := authorization(proxy)) is not None:
+            headers["Proxy-Authorization"] = shown
         if request.authorization is not None:
             headers["Authorization"] = request.authorization
         return Headers({name: [value] for name, value in headers.items()})
@@ -167,6 +187,8 @@ class Client:
         if is_late:
             problem = f"it did not answer within {self._limits.header_timeout:g} s"
             return Transient(origin.host, problem, was_asked=was_asked(error))
+        if isinstance(error, TunnelFailed) and not error.may_pass:
+            return self._failed(error.problem)
         if is_untrusted(error):
             return self._failed(f"the certificate of {origin.host} is not trusted, or not for it")
         if is_no_tls(error):
@@ -214,7 +236,8 @@ class _VerbatimAgent:
         """See `IAgent.request`."""
         exact = Headers() if headers is None else headers
         exact.setRawHeaders(b"accept-encoding", [b"identity"])
-        url = self._request.url.encode("ascii")
+        # Twisted's agent for proxies would send the fragment, RFC 9110 §4.2.5.
+        url = self._request.url.partition("#")[0].encode("ascii")
         return self._agent.request(method, url, exact, bodyProducer).addCallback(_renamed)
 
 

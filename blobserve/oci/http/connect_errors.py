@@ -13,6 +13,7 @@ from twisted.web._newclient import RequestNotSent
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 
 from blobserve.oci.http.name_lookup import NameTooSlow, TooManyNames
+from blobserve.oci.http.tunnel import TunnelFailed
 
 NO_ANSWER = (
     CancelledError,
@@ -61,6 +62,8 @@ def was_asked(error: BaseException) -> bool:
 
 def problem_of(error: BaseException) -> str:
     """Why no answer came, in words of ours."""
+    if isinstance(error, TunnelFailed):
+        return error.problem
     if isinstance(error, NameTooSlow):
         return f"its name was not resolved within {error.within:g} s"
     if isinstance(error, TooManyNames):

@@ -32,7 +32,7 @@ from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
 from blobserve.oci.credentials.keychain import Credentials
 from blobserve.oci.http import retry
-from blobserve.oci.http.name_lookup import Names
+from blobserve.oci.http.endpoints import Routes
 from blobserve.oci.http.response import BodyTooLong, Request, Response
 from blobserve.oci.http.retry import Transient, retry_after
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
@@ -62,7 +62,7 @@ class Registry:
     :param may_be_private: whether `host` and the hosts in `rules.allow_hosts` may have addresses
         that are not public. One without a port stands for ports 80 and 443.
     :param threads: where the file of its authorities is read.
-    :param names: how host names are resolved.
+    :param routes: how hosts are found; ``proxy`` in `rules` goes before its proxies.
     :param user_agent: what we call ourselves.
     """
 
@@ -74,7 +74,7 @@ class Registry:
         credentials: Credentials | None,
         may_be_private: bool,
         threads: Threads,
-        names: Names,
+        routes: Routes,
         limits: Limits,
         metrics: Metrics,
         user_agent: str = "blobserve",
@@ -91,7 +91,7 @@ class Registry:
             credentials,
             may_be_private,
             threads,
-            names,
+            routes,
             limits,
             metrics,
             user_agent,

@@ -20,8 +20,7 @@ from blobserve.names.reference import DOCKER_HUB, Repository
 from blobserve.oci.credentials.keychain import Credentials
 from blobserve.oci.http.address_rules import AddressRules, Origin, is_loopback_name
 from blobserve.oci.http.client import Client, NoTls
-from blobserve.oci.http.endpoints import Endpoints
-from blobserve.oci.http.name_lookup import Names
+from blobserve.oci.http.endpoints import Endpoints, Routes
 from blobserve.oci.http.response import Request, Response
 from blobserve.oci.http.retry import TRIES, RetryPolicy
 from blobserve.oci.registry.authorizer import Authorizer
@@ -44,7 +43,7 @@ class Session:
         credentials: Credentials | None,
         may_be_private: bool,
         threads: Threads,
-        names: Names,
+        routes: Routes,
         limits: Limits,
         metrics: Metrics,
         user_agent: str,
@@ -57,7 +56,10 @@ class Session:
         allowed = {each.lower() for each in rules.allow_hosts}
         named = frozenset({host, self._authority} | allowed)
         addresses = AddressRules(host, named, rules.insecure, not may_be_private)
-        endpoints = Endpoints(reactor, addresses, rules.ca, threads, names, limits.connect_timeout)
+        setting = f'registries."{host}".proxy'
+        proxies = routes.proxies.configured(rules.proxy, setting)
+        routes = attrs.evolve(routes, proxies=proxies)
+        endpoints = Endpoints(reactor, addresses, rules.ca, threads, routes, limits.connect_timeout)
         self._client = Client(reactor, addresses, endpoints, limits, metrics, user_agent)
         self._patience = RetryPolicy(reactor, host)
         tokens = TokenCache(self._client, RetryPolicy(reactor, host), reactor, limits)

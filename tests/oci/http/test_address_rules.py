@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from blobserve.errors import AddressRefused
 from blobserve.oci.http.address_rules import AddressRules, Origin, is_loopback_name, is_public
-from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.endpoints import Endpoints, Routes
 from blobserve.oci.http.name_lookup import Names
 from blobserve.testing import InlineThreads
 
@@ -348,7 +348,9 @@ class _Net:
         """Connect on behalf of registry.example."""
         rules = AddressRules("registry.example", frozenset(named))
         threads = InlineThreads()
-        endpoints = Endpoints(self.reactor, rules, None, threads, Names(self.reactor, threads), 5.0)
+        endpoints = Endpoints(
+            self.reactor, rules, None, threads, Routes(Names(self.reactor, threads)), 5.0
+        )
         uri = URI.fromBytes(f"http://{host}:{port}/".encode())
         return endpoints.endpointForURI(uri).connect(Factory())
 

@@ -700,6 +700,7 @@ async def test_hub() -> None:
     """Images of Docker Hub come from the host of its registry."""
     from twisted.internet.testing import MemoryReactorClock
 
+    from blobserve.oci.http.endpoints import Routes
     from blobserve.oci.http.name_lookup import Names
     from blobserve.oci.registry.registry import Registry
     from blobserve.testing import InlineThreads
@@ -713,8 +714,8 @@ async def test_hub() -> None:
     clock.nameResolver = Resolver()
     threads = InlineThreads()
     registry = Registry(
-        clock, "docker.io", RegistryRules(), None, False, threads, Names(clock, threads), Limits(),
-        Metrics(),
+        clock, "docker.io", RegistryRules(), None, False, threads, Routes(Names(clock, threads)),
+        Limits(), Metrics(),
     )  # fmt: skip
     asking = _outcome(registry.resolve(Reference.parse("docker.io/alpine:3")))
     clock.advance(0)

@@ -17,7 +17,7 @@ from blobserve.names.reference import Repository
 from blobserve.oci.credentials.keychain import Credential
 from blobserve.oci.http.address_rules import AddressRules
 from blobserve.oci.http.client import Client
-from blobserve.oci.http.endpoints import Endpoints
+from blobserve.oci.http.endpoints import Endpoints, Routes
 from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.http.retry import RetryPolicy
 from blobserve.oci.registry.token_cache import Grant, TokenCache
@@ -331,7 +331,7 @@ async def test_life(said: object, life: float) -> None:
         scripted.token_life = said
         rules = AddressRules(scripted.host, frozenset({scripted.host}))
         threads = InlineThreads()
-        endpoints = Endpoints(reactor, rules, None, threads, Names(reactor, threads), 5.0)
+        endpoints = Endpoints(reactor, rules, None, threads, Routes(Names(reactor, threads)), 5.0)
         client = Client(reactor, rules, endpoints, limits, Metrics(), "tests")
         tokens = TokenCache(client, RetryPolicy(clock, scripted.host), clock, limits)
         repository = Repository.parse(f"{scripted.host}/team/site")
