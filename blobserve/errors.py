@@ -136,12 +136,14 @@ class UpstreamError(BlobserveError):
 
 @attrs.define(slots=False)
 class RegistryRefused(UpstreamError):
-    """The registry answered 401 or 403 to the credentials we have."""
+    """The registry answered 401 or 403; `reason` says what that means for the credentials."""
 
     repository: str
+    reason: str = ""
 
     def __str__(self) -> str:
-        return f"registry refused access to {self.repository}"
+        text = f"registry refused access to {self.repository}"
+        return f"{text}: {self.reason}" if self.reason else text
 
 
 @attrs.define(slots=False)

@@ -74,7 +74,7 @@ class Blobserve(Service):
         self._compute = OwnThreads(reactor, _compute_threads(), "blobserve-compute")
         self._disk = OwnThreads(reactor, _DISK_THREADS, "blobserve-disk")
         self.metrics = Metrics()
-        # Who is asked here may not answer for minutes, and nothing of it has to be finished.
+        # Others are asked in these threads, and may not answer for minutes. The end waits for none.
         asking = partial(OwnThreads, reactor, is_awaited=False)
         self._credentials = asking(CREDENTIAL_THREADS, "blobserve-credentials")
         self._names = asking(NAME_THREADS, "blobserve-names")

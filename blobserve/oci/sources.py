@@ -39,14 +39,14 @@ from blobserve.oci.source import Document, RefreshResult, Source
 _log = Logger()
 
 UNLISTED_REGISTRIES = 64
-"""Of the registries that are not listed, how many are kept: those that were asked for last."""
+"""How many registries that are not listed are kept: those that were asked for last."""
 
 T = TypeVar("T")
 
 
 @attrs.frozen
 class SourceThreads:
-    """Where sources do what blocks: each kind of work has threads that no other kind can take."""
+    """The threads for blocking work of sources: no kind of work can take those of another."""
 
     disk: Threads
     """For images of this host."""
@@ -116,7 +116,7 @@ class Sources:
     def health(self) -> Mapping[str, object]:
         """Return how each registry that was asked since the last reload answered last.
 
-        Of those that are not listed, the few that were asked for last.
+        Those that are not listed are shown as far as they are kept.
         """
         now = self._reactor.seconds()
         answers: dict[str, _Answer] = {}

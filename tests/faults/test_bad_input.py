@@ -466,10 +466,12 @@ def test_a_refused_login(htpasswd_registry, docker_registry, serve, tmp_path):
         user = {"username": "reader", "password": secret}
         return json.dumps({"auths": {htpasswd_registry.host: user}})
 
-    for text in ("{}", '{"auths": {', login("wrong horse")):
+    none = "no credentials were found for it, or it does not exist"
+    wrong = "the credentials that were found for it are wrong"
+    for text, why in (("{}", none), ('{"auths": {', none), (login("wrong horse"), wrong)):
         auth.write_text(text)
         answer = server.fetch(f"/{locked}:v1/")
-        said = f"registry refused access to {locked}"
+        said = f"registry refused access to {locked}: {why}"
         assert (answer.status, answer.body.decode()) == (502, said + "\n")
         assert server.fetch(f"/{opened}:v1/").body == b"fine"
     output = server.output.read_text()

@@ -27,7 +27,7 @@ from blobserve.oci.http.retry import RetryPolicy
 from blobserve.oci.registry.registry import Registry
 from blobserve.oci.registry.token_cache import Grant, TokenCache
 from blobserve.testing import InlineThreads, make_image
-from tests.support.scripted_registry import Answer, listening, redirect, status
+from tests.support.scripted_registry import Answer, Asked, listening, redirect, status
 from tests.support.services import allowing, configured, running
 from tests.support.source_fixtures import QUICK, registry_at, until
 from tests.support.within import within
@@ -292,3 +292,83 @@ def test_a39_places_that_shadow_others(tmp_path: Path) -> None:
         environ |= change
         credential = Keychain(None, environ).for_repository(site)
         assert (credential.registry_token if credential else None) == found
+
+
+# --- Why access is refused ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("credential", "challenge", "code", "reason"),
+    [
+        (None, "Basic", 401, "no credentials were found for it, or it does not exist"),
+        (None, "Basic", 403, "no credentials were found for it, or it does not exist"),
+        (None, "Bearer", 401, "no credentials were found for it, or it does not exist"),
+        (READER, "Basic", 401, "the credentials that were found for it are wrong"),
+        (READER, "Basic", 403, "the credentials that were found for it are accepted, but do not"),
+        (READER, "Bearer", 401, "the credentials that were found for it are accepted, but do not"),
+        (READER, "Bearer", 403, "the credentials that were found for it are accepted, but do not"),
+        (READER, "Negotiate", 401, "the registry asks for a kind of authentication that"),
+        (READER, "", 403, "credentials were found for it, but the registry does not ask for any"),
+        (
+            Credential(registry_token="t"),
+            "Bearer",
+            401,
+            "the credentials that were found for it ar",
+        ),
+        (
+            Credential(registry_token="t"),
+            "Bearer",
+            403,
+            "the credentials that were found for it ar",
+        ),
+    ],
+)
+@within(20)
+async def test_refused(
+    credential: Credential | None, challenge: str, code: int, reason: str
+) -> None:
+    """A refusal says whether credentials are missing, wrong, or right and not enough."""
+    async with listening() as scripted:
+        site = scripted.push(SITE, IMAGE)
+        asks = {
+            "Basic": 'Basic realm="r"',
+            "Bearer": f'Bearer realm="http://{scripted.host}/token"',
+            "Negotiate": "Negotiate",
+            "": "",
+        }[challenge]
+
+        def refuse(asked: Asked, usual: Answer) -> Answer:
+            final = code if asked.authorization or not asks or challenge == "Negotiate" else 401
+            fields = {"www_authenticate": asks} if asks and final == 401 else {}
+            return Answer(code if credential is None and code == 403 else final).having(**fields)
+
+        scripted.always("/v2/", refuse)
+        async with registry_at(scripted.host, None, credential) as registry:
+            with pytest.raises(RegistryRefused) as raised:
+                await registry.resolve(site)
+        assert f"registry refused access to {site.repository}: {reason}" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("credential", "code", "reason"),
+    [
+        (None, 401, "no credentials were found for it, and its token realm at {realm} wants some"),
+        (READER, 401, "its token realm at {realm} says that the credentials that were found for it"
+         " are wrong"),
+        (READER, 403, "its token realm at {realm} says that the credentials that were found for it"
+         " do not permit pulling it"),
+    ],
+)  # fmt: skip
+@within(20)
+async def test_refused_by_a_realm(credential: Credential | None, code: int, reason: str) -> None:
+    """A refusal by a token realm names its host, and what it thinks of the credentials."""
+    async with listening() as scripted, listening() as realm:
+        site = scripted.push(SITE, IMAGE)
+        challenge = f'Bearer realm="http://{realm.host}/token"'
+        scripted.always("/v2/", status(401, WWW_Authenticate=challenge))
+        realm.always("/token", status(code))
+        rules = RegistryRules(insecure=True, allow_hosts=frozenset({realm.host}))
+        async with registry_at(scripted.host, rules, credential) as registry:
+            with pytest.raises(RegistryRefused) as raised:
+                await registry.resolve(site)
+        assert str(raised.value).endswith(f": {reason.format(realm=realm.host)}")

@@ -68,7 +68,7 @@ _PUBLIC = tuple(
         ),
     )
 )
-"""What lies in `_NOT_PUBLIC` and is globally reachable nevertheless."""
+"""The parts of `_NOT_PUBLIC` that are globally reachable."""
 
 _LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1

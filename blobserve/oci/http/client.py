@@ -7,6 +7,7 @@ Knows nothing of the Distribution API; answers of any status are answers.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
@@ -29,7 +30,10 @@ from blobserve.oci.http.address_rules import AddressRules, Origin
 from blobserve.oci.http.connect_errors import (
     NO_ANSWER,
     is_cancelled,
+    is_hung_up,
+    is_misnamed,
     is_no_tls,
+    is_tls,
     is_untrusted,
     problem_of,
     was_asked,
@@ -58,6 +62,7 @@ class Client:
     """Speaks HTTP on behalf of one registry.
 
     :param user_agent: what we call ourselves.
+    :param authority: `host` or `host:port` of the registry itself, where that is not its name.
     """
 
     def __init__(
@@ -68,7 +73,9 @@ class Client:
         limits: Limits,
         metrics: Metrics,
         user_agent: str,
+        authority: str | None = None,
     ) -> None:
+        self._authority = authority or rules.registry
         self._reactor = reactor
         self._rules = rules
         self._limits = limits
@@ -147,7 +154,8 @@ class Client:
         labels = (request.method.lower(), status_label(response.code))
         self._metrics.client_requests.labels(*labels).inc()
         self._metrics.client_duration.labels(*labels).observe(self._reactor.seconds() - begun)
-        return Response(response, origin, request.url, self._reactor, self._limits)
+        said = partial(self.said, origin)
+        return Response(response, origin, request.url, self._reactor, self._limits, said)
 
     def _through(self, proxy: Proxy) -> IAgent:
         if proxy not in self._by_proxy:
@@ -186,14 +194,55 @@ class Client:
         )
         if is_late:
             problem = f"it did not answer within {self._limits.header_timeout:g} s"
+            problem = self.said(origin, problem)
             return Transient(origin.host, problem, was_asked=was_asked(error))
         if isinstance(error, TunnelFailed) and not error.may_pass:
             return self._failed(error.problem)
+        if is_misnamed(error):
+            return self._failed(f"the certificate of {origin.host} is not for that name")
         if is_untrusted(error):
-            return self._failed(f"the certificate of {origin.host} is not trusted, or not for it")
+            return self._failed(
+                f"the certificate of {origin.host} is not trusted: it has expired, or its authority"
+                f" is neither known to the system nor in {self._entry}.ca"
+            )
+        if is_tls(error):
+            return self._failed(self.said(origin, f"it speaks TLS; {self.without_insecure}"))
+        problem = self.said(origin, self._with_hint(problem_of(error), error, origin))
         if is_no_tls(error):
-            return NoTls(origin.host, "it does not speak TLS", was_asked=False)
-        return Transient(origin.host, problem_of(error), was_asked=was_asked(error))
+            return NoTls(origin.host, problem, was_asked=False)
+        return Transient(origin.host, problem, was_asked=was_asked(error))
+
+    def _with_hint(self, problem: str, error: Exception, origin: Origin) -> str:
+        """Say in which way TLS is amiss, and which key is for that, where it is the registry's."""
+        is_own = self._is_own(origin)
+        if is_no_tls(error):
+            hint = f"; for plain HTTP set insecure: true in {self._entry}"
+            return "it does not speak TLS" + (hint if is_own else "")
+        if is_hung_up(error):
+            hint = f"; if it speaks plain HTTP, set insecure: true in {self._entry}"
+            return "it closed the connection instead of speaking TLS" + (hint if is_own else "")
+        if is_own and self._rules.insecure and was_asked(error):
+            return f"{problem}; if it speaks TLS, {self.without_insecure}"
+        return problem
+
+    def said(self, origin: Origin, problem: str) -> str:
+        """Return a problem with an origin, which is named unless it is the registry itself."""
+        if self._is_own(origin):
+            return problem
+        return f"it leads to {origin.authority}, which failed: {problem}"
+
+    @property
+    def without_insecure(self) -> str:
+        """The remedy for ``insecure`` at a registry that speaks TLS."""
+        return f"remove insecure: true from {self._entry}"
+
+    @property
+    def _entry(self) -> str:
+        return f'registries."{self._rules.registry}"'
+
+    def _is_own(self, origin: Origin) -> bool:
+        usual = origin.port in (80, 443) and origin.host == self._authority
+        return usual or origin.authority == self._authority
 
     def _failed(self, problem: str) -> RegistryFailed:
         return RegistryFailed(self._rules.registry, problem)

@@ -12,6 +12,7 @@ from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLo
 from twisted.web._newclient import RequestNotSent
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 
+from blobserve.oci.http.connection_pool import HungUpOnTls, SpeaksTls
 from blobserve.oci.http.name_lookup import NameTooSlow, TooManyNames
 from blobserve.oci.http.tunnel import TunnelFailed
 
@@ -30,10 +31,25 @@ _NOT_CONNECTED = (ConnectError, ConnectingCancelledError, DNSLookupError, Reques
 
 
 def is_untrusted(error: BaseException) -> bool:
-    """Whether there is no answer because of the peer's certificate: trying again is no use."""
+    """Return whether there is no answer because nothing vouches for the peer's certificate."""
     if isinstance(error, SSL.Error):
         return "certificate" in str(error)
-    return isinstance(error, VerificationError) or any(map(is_untrusted, _reasons(error)))
+    return any(map(is_untrusted, _reasons(error)))
+
+
+def is_misnamed(error: BaseException) -> bool:
+    """Return whether there is no answer because the peer's certificate is for another name."""
+    return isinstance(error, VerificationError) or any(map(is_misnamed, _reasons(error)))
+
+
+def is_hung_up(error: BaseException) -> bool:
+    """Return whether the peer closed the connection instead of agreeing on TLS."""
+    return isinstance(error, HungUpOnTls) or any(map(is_hung_up, _reasons(error)))
+
+
+def is_tls(error: BaseException) -> bool:
+    """Return whether the peer answered plain HTTP with TLS."""
+    return isinstance(error, SpeaksTls) or any(map(is_tls, _reasons(error)))
 
 
 def is_no_tls(error: BaseException) -> bool:
@@ -55,7 +71,7 @@ def is_cancelled(error: BaseException) -> bool:
 
 def was_asked(error: BaseException) -> bool:
     """Return whether the request may have reached the peer: a connection was there to send it."""
-    if isinstance(error, (*_NOT_CONNECTED, SSL.Error)):
+    if isinstance(error, (*_NOT_CONNECTED, SSL.Error, HungUpOnTls)):
         return False
     return all(map(was_asked, _reasons(error)))
 

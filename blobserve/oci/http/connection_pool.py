@@ -6,19 +6,33 @@ asked for and of who asks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IAddress, IHandshakeListener, ISSLTransport
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web._newclient import Request as WireRequest
 from twisted.web.iweb import IResponse
+from zope.interface import implementer
 
 _HEAD_SIZE = 64 << 10
+_TLS_RECORD = re.compile(rb"[\x14-\x17]\x03")  # RFC 8446 §5.1
 
 
+class HungUpOnTls(ConnectionLost):
+    """The peer closed the connection before TLS was agreed on, without a word of TLS."""
+
+
+class SpeaksTls(ConnectionLost):
+    """The peer answered a request in clear with a record of TLS."""
+
+
+@implementer(IHandshakeListener)
 class Connection(HTTP11ClientProtocol):
     """A connection whose answers have heads of bounded size, and that ends when it is told to.
 
@@ -30,10 +44,13 @@ class Connection(HTTP11ClientProtocol):
     def __init__(self, quiescent: Callable[[HTTP11ClientProtocol], None]) -> None:
         HTTP11ClientProtocol.__init__(self, quiescent)
         self._head = 0
+        self._is_handshaking = False
+        self._fate: Exception | None = None
 
     def connectionMade(self) -> None:
         """See `Protocol.connectionMade`."""
         super().connectionMade()
+        self._is_handshaking = ISSLTransport.providedBy(self.transport)
         # TLS closes only when the peer agrees, so a stalled one would be kept for ever. Nothing is
         # lost by being abrupt: our requests have been sent whole when we give up on them.
         self.transport.loseConnection = self.transport.abortConnection
@@ -48,9 +65,24 @@ class Connection(HTTP11ClientProtocol):
         if self._head < 0:
             self.transport.abortConnection()
             return
+        if self._head == _HEAD_SIZE and _TLS_RECORD.match(data):
+            self._fate = SpeaksTls()
+            self.transport.abortConnection()
+            return
         if self._head:
             self._head = self._head - len(data) or -1
         HTTP11ClientProtocol.dataReceived(self, data)
+
+    def handshakeCompleted(self) -> None:
+        """See `IHandshakeListener.handshakeCompleted`."""
+        self._is_handshaking = False
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See `Protocol.connectionLost`."""
+        if self._is_handshaking and reason.check(ConnectionDone, ConnectionLost):
+            self._fate = HungUpOnTls()
+        reason = reason if self._fate is None else Failure(self._fate)
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     def _head_ended(self, result: Any) -> Any:
         self._head = 0

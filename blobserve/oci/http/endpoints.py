@@ -45,12 +45,12 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", r
 
 @attrs.frozen
 class Routes:
-    """How hosts are found: by their names, or through proxies that are found by theirs."""
+    """How hosts are found: by name, or through a proxy."""
 
     names: Names
     proxies: Proxies = attrs.field(factory=Proxies)
     proxy_names: Names | None = None
-    """Who resolves the names of proxies, if not `names`."""
+    """Resolves the names of the proxies themselves; None: `names` does."""
 
 
 @implementer(IAgentEndpointFactory)

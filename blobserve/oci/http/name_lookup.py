@@ -30,7 +30,7 @@ Addresses = list[IPv4Address | IPv6Address]
 
 
 class NameTooSlow(DNSLookupError):
-    """A name was not resolved within so many seconds."""
+    """A name was not resolved in time; `within` in seconds."""
 
     def __init__(self, within: float) -> None:
         super().__init__()

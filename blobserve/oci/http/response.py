@@ -37,6 +37,7 @@ _BUSY = (429, 503)
 _TRANSIENT = (408, 429, 499)
 _GZIP = 16 + zlib.MAX_WBITS
 _JSON = re.compile(rb"[ \t\r\n]*\{")  # nothing that gzip makes begins like that
+_TLS = re.compile(rb"\bHTTPS (?:server|port)\b|\bSSL\b|\bTLS\b")
 _ERROR_CODE = re.compile(r"[A-Z][A-Z_]{0,63}")
 
 _log = Logger()
@@ -66,14 +67,22 @@ class Response:
     """
 
     def __init__(
-        self, original: IResponse, origin: Origin, url: str, clock: IReactorTime, limits: Limits
+        self,
+        original: IResponse,
+        origin: Origin,
+        url: str,
+        clock: IReactorTime,
+        limits: Limits,
+        said: Callable[[str], str] = str,
     ) -> None:
         self.url = url
         """Where it is from: not where the request was sent, if that was redirected."""
+        self.said = said
+        """Names the host it is from in a problem with it, where that is not the registry itself."""
         self._original = original
         self._clock = clock
         self._limits = limits
-        self._code: str | None = None
+        self._error = b""
         self._is_taken = False
         self.origin = origin
         self.status: int = original.code
@@ -102,7 +111,7 @@ class Response:
     def body(self, receive: Callable[[bytes], None]) -> BodyReceiver:
         """The body, of which `receive` will be given each chunk as it is sent. Not begun yet."""
         self._is_taken = True
-        return BodyReceiver(self._original, receive, self._clock, self._limits, self.origin.host)
+        return BodyReceiver(self._original, receive, self._clock, self._limits, self._failed)
 
     async def read(self, limit: int) -> bytes:
         """The whole body, of which JSON is expected: as it came if it may be that, else decoded.
@@ -129,14 +138,22 @@ class Response:
 
     async def error_code(self) -> str:
         """The code in the body of a registry's error, OCI distribution-spec "Error Codes"."""
-        if self._code is None and not self._is_taken:
-            with suppress(
-                BodyTooLong, Transient, ValueError, LookupError, TypeError, RecursionError
-            ):
-                code = json.loads(await self.read(_DISCARDED_SIZE))["errors"][0]["code"]
-                if _ERROR_CODE.fullmatch(code):
-                    self._code = code
-        return self._code or "no code"
+        with suppress(ValueError, LookupError, TypeError, RecursionError):
+            code = json.loads(await self._text())["errors"][0]["code"]
+            if _ERROR_CODE.fullmatch(code):
+                return str(code)
+        return "no code"
+
+    async def names_tls(self) -> bool:
+        """Return whether the body says that TLS was expected, as servers say it to plain HTTP."""
+        return _TLS.search(await self._text()) is not None
+
+    async def _text(self) -> bytes:
+        """Return the body of an error, or nothing if it is long or used otherwise."""
+        if not self._is_taken:
+            with suppress(BodyTooLong, Transient):
+                self._error = await self.read(_DISCARDED_SIZE)
+        return self._error
 
     async def unless_transient(self) -> None:
         """Nothing, for a status that says something about what was asked for.
@@ -150,7 +167,7 @@ class Response:
             "{origin}: {status} {code}", origin=self.origin.authority, status=self.status, code=code
         )
         seconds = retry_after(self.value("retry-after"), self._clock.seconds())
-        problem = f"it answered {self.status}"
+        problem = self.said(f"it answered {self.status}")
         raise Transient(self.origin.host, problem, self.status in _BUSY, seconds)
 
     def abandon(self) -> None:
@@ -166,10 +183,13 @@ class Response:
         try:  # some proxies compress whatever one asks for
             decoded = zlib.decompressobj(_GZIP).decompress(content, limit + 1)
         except zlib.error:
-            raise Transient(self.origin.host, "it used an unknown content coding") from None
+            raise self._failed("it used an unknown content coding") from None
         if len(decoded) > limit:
             raise BodyTooLong
         return decoded
+
+    def _failed(self, problem: str) -> Transient:
+        return Transient(self.origin.host, self.said(problem))
 
 
 class BodyReceiver(Protocol):
@@ -183,11 +203,11 @@ class BodyReceiver(Protocol):
         receive: Callable[[bytes], None],
         clock: IReactorTime,
         limits: Limits,
-        host: str,
+        failed: Callable[[str], Transient],
     ) -> None:
         self._response = response
         self._receive = receive
-        self._host = host
+        self._failed = failed
         self._is_over = False
         self._is_paused = False
         self._watch = StallWatch(clock, limits.silence_timeout, limits.minimum_rate, self._stalled)
@@ -236,10 +256,10 @@ class BodyReceiver(Protocol):
         self._is_over = True
         self._watch.stop()
         is_whole = reason.check(ResponseDone, PotentialDataLoss)
-        self._end(None if is_whole else Transient(self._host, "it cut off its answer"))
+        self._end(None if is_whole else self._failed("it cut off its answer"))
 
     def _stalled(self, problem: str) -> None:
-        self.fail(Transient(self._host, problem))
+        self.fail(self._failed(problem))
 
     def _give_up(self) -> None:
         self._is_over = True

@@ -19,7 +19,14 @@ from blobserve.oci.credentials.keychain import Credential, Credentials
 from blobserve.oci.http.address_rules import Origin
 from blobserve.oci.registry import challenge
 from blobserve.oci.registry.challenge import Basic, Bearer
-from blobserve.oci.registry.token_cache import TOKEN, Grant, TokenCache, basic
+from blobserve.oci.registry.token_cache import TOKEN, Grant, TokenCache, basic, is_usable
+
+UNLISTED = "it is not listed, so no credentials are used for it"
+NO_CREDENTIALS = "no credentials were found for it, or it does not exist"
+WRONG_CREDENTIALS = "the credentials that were found for it are wrong"
+NOT_PERMITTED = "the credentials that were found for it are accepted, but do not permit pulling it"
+NOT_ASKED_FOR = "credentials were found for it, but the registry does not ask for any"
+UNKNOWN_SCHEME = "the registry asks for a kind of authentication that blobserve does not have"
 
 _REMEMBERED = 1000
 _PULL_SCOPE = re.compile(r"repository(?:\([a-z0-9-]+\))?:([^\s:,]+):pull")
@@ -71,6 +78,20 @@ class Authorizer:
             self._asked.popitem(last=False)
         return await self._meet(repository, demand, sent)
 
+    async def why_refused(self, repository: Repository, status: int, values: Sequence[str]) -> str:
+        """Return what a final 401 or 403 says of the credentials, given its WWW-Authenticate."""
+        if self._credentials is None:
+            return UNLISTED
+        credential = await self._credential(repository)
+        if not is_usable(credential):
+            return NO_CREDENTIALS
+        asked = challenge.parse(values) or self._asked.get(repository)
+        if asked is None:
+            return UNKNOWN_SCHEME if status == 401 else NOT_ASKED_FOR
+        # A realm gives no token for wrong credentials, see `TokenCache`.
+        by_realm = isinstance(asked, Bearer) and not (credential and credential.registry_token)
+        return WRONG_CREDENTIALS if status == 401 and not by_realm else NOT_PERMITTED
+
     async def _meet(
         self, repository: Repository, demand: _Demand, refused: str | None = None
     ) -> str | None:
@@ -96,7 +117,12 @@ class Authorizer:
     async def _authorization(self, grant: Grant, refused: str | None) -> str:
         if refused is not None:
             self._tokens.drop(grant, refused.removeprefix("Bearer "))
-        return f"Bearer {await self._tokens.token(grant)}"
+        try:
+            return f"Bearer {await self._tokens.token(grant)}"
+        except RegistryRefused as error:
+            if self._credentials is None:
+                raise RegistryRefused(error.repository, UNLISTED) from error
+            raise
 
     async def _credential(self, repository: Repository) -> Credential | None:
         if self._credentials is None:

@@ -147,9 +147,11 @@ class BlobDownload:
         elif response.status == 206 and is_ranged:
             self._skip, self._left = 0, self._ranged_length(response)
         elif response.status in (401, 403):  # of storage, whose URL is good for a while
-            raise Transient(response.origin.host, f"its storage answered {response.status}")
+            problem = response.said(f"it answered {response.status}")
+            raise Transient(response.origin.host, problem)
         else:
-            raise RegistryFailed(self._registry, f"it answered {response.status} for a blob")
+            problem = response.said(f"it answered {response.status} for a blob")
+            raise RegistryFailed(self._registry, problem)
         if response.coding and response.length not in (None, self._left):
             raise self._coded()
         if response.length not in (None, self._left):

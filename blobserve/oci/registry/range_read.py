@@ -70,9 +70,10 @@ class RangeRead:
         if response.status in (404, 410):
             raise BlobNotFound(digest)
         if response.status in (401, 403):  # of storage, whose URL is good for a while
-            raise Transient(response.origin.host, f"its storage answered {response.status}")
+            problem = response.said(f"it answered {response.status}")
+            raise Transient(response.origin.host, problem)
         if response.status not in (200, 206):
-            raise self._failed(f"it answered {response.status} for a part of a blob")
+            raise self._failed(response.said(f"it answered {response.status} for a part of a blob"))
         expected = self._length if response.status == 206 else size
         if response.coding and response.length not in (None, expected):
             raise self._failed("it sent a blob in a content coding")

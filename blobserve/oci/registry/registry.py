@@ -25,7 +25,6 @@ from blobserve.errors import (
     MalformedReference,
     RegistryBusy,
     RegistryFailed,
-    RegistryRefused,
 )
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
@@ -264,11 +263,10 @@ class Registry:
         return Document(digest, media_type, content)
 
     async def _refusal(self, repository: Repository, response: Response) -> BlobserveError:
+        error = await self._session.refusal(repository, response)
         status, code = response.status, await response.error_code()
         _log.info("{name}: {status} {code}", name=str(repository), status=status, code=code)
-        if status in (401, 403):
-            return RegistryRefused(str(repository))
-        return RegistryFailed(self._name, f"it answered {status}")
+        return error
 
 
 def _manifest_request(method: str, reference: Reference, **fields: str) -> Request:

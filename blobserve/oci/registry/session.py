@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Limits, RegistryRules
-from blobserve.errors import StoreClosed
+from blobserve.errors import BlobserveError, RegistryFailed, RegistryRefused, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.names.reference import DOCKER_HUB, Repository
 from blobserve.oci.credentials.keychain import Credentials
@@ -48,6 +48,7 @@ class Session:
         metrics: Metrics,
         user_agent: str,
     ) -> None:
+        self._name = host
         self._authority = _HUB_HOST if host == DOCKER_HUB else host
         self._scheme = "http" if rules.insecure else "https"
         # TLS is tried first even on loopback; once anything has answered there is no going back.
@@ -60,7 +61,9 @@ class Session:
         proxies = routes.proxies.configured(rules.proxy, setting)
         routes = attrs.evolve(routes, proxies=proxies)
         endpoints = Endpoints(reactor, addresses, rules.ca, threads, routes, limits.connect_timeout)
-        self._client = Client(reactor, addresses, endpoints, limits, metrics, user_agent)
+        self._client = Client(
+            reactor, addresses, endpoints, limits, metrics, user_agent, self._authority
+        )
         self._patience = RetryPolicy(reactor, host)
         tokens = TokenCache(self._client, RetryPolicy(reactor, host), reactor, limits)
         self._login = Authorizer(tokens, credentials)
@@ -131,6 +134,27 @@ class Session:
         await response.unless_transient()
         self._patience.answered(response.origin.host)
         return response
+
+    async def refusal(self, repository: Repository, response: Response) -> BlobserveError:
+        """Return the error for an answer that is no success, and says so for good."""
+        status = response.status
+        if response.origin == self.origin:
+            if status in (401, 403):
+                values = response.values("www-authenticate")
+                reason = await self._login.why_refused(repository, status, values)
+                return RegistryRefused(str(repository), reason)
+            # Servers that expect TLS say so, RFC 9110 §15.5.1, and each in words of its own.
+            if status == 400 and self._scheme == "http" and await response.names_tls():
+                return self._failed(f"it speaks TLS; {self._client.without_insecure}")
+        problem = response.said(f"it answered {status}")
+        is_upgraded = self._scheme == "http" and response.origin.scheme == "https"
+        if is_upgraded and response.origin.host == self.origin.host:
+            problem = f"it redirects to https, and answered {status} there"
+            problem += f"; {self._client.without_insecure}"
+        return self._failed(problem)
+
+    def _failed(self, problem: str) -> RegistryFailed:
+        return RegistryFailed(self._name, problem)
 
     async def ask_storage(self, request: Request) -> Response:
         """The answer of where the registry has sent us before; the request's URL is whole.

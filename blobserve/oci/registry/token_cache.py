@@ -116,14 +116,25 @@ class TokenCache:
             status, code = response.status, await response.error_code()
             _log.warn("realm of {r}: {status} {code}", r=registry, status=status, code=code)
             if status in (401, 403):
-                raise RegistryRefused(str(grant.repository))
-            raise RegistryFailed(registry, f"its token realm answered {status}")
+                raise RegistryRefused(str(grant.repository), _reason(grant, response))
+            where = f"its token realm at {response.origin.authority}"
+            raise RegistryFailed(registry, f"{where} answered {status}")
         try:
             content = await response.read(self._limits.token_size)
             return _parse(content, self._clock.seconds())
         except (BodyTooLong, ValueError, RecursionError) as error:
             problem = "its token realm answered what holds no token"
             raise RegistryFailed(registry, problem) from error
+
+
+def _reason(grant: Grant, response: Response) -> str:
+    """Return what a realm's 401 or 403 says of the credentials that it was shown."""
+    where = f"its token realm at {response.origin.authority}"
+    if not is_usable(grant.credential):
+        return f"no credentials were found for it, and {where} wants some"
+    if response.status == 401:
+        return f"{where} says that the credentials that were found for it are wrong"
+    return f"{where} says that the credentials that were found for it do not permit pulling it"
 
 
 class _SharedCall:
@@ -189,6 +200,11 @@ def basic(credential: Credential | None) -> str | None:
     if not user or not password:
         return None
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def is_usable(credential: Credential | None) -> bool:
+    """Return whether there is something to show: half a credential is none."""
+    return credential is not None and bool(credential.registry_token or basic(credential))
 
 
 def _parse(content: bytes, now: float) -> _Token:

@@ -103,7 +103,7 @@ async def test_a_look_up_has_an_end(names: Names, resolver: SlowResolver) -> Non
 
 @within(20)
 async def test_what_nothing_waits_for_is_not_begun(names: Names, resolver: SlowResolver) -> None:
-    """A queued look-up without waiters takes no thread."""
+    """A look-up takes no thread if nothing waits for it any more when its turn comes."""
     slow = [looking(names, "a.slow"), looking(names, "b.slow")]
     assert await looking(names, "given.up", 0.05) == ["its name was not resolved within 0.05 s"]
     given_up_and_wanted = looking(names, "wanted.again", 0.05)

@@ -32,7 +32,7 @@ USER = "reader:secret"
 PROXY = Proxy.parse("http://proxy.example:3128")
 
 
-# --- What names a proxy ---------------------------------------------------------------------------
+# --- Names of proxies -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_the_key_of_a_registry() -> None:
     assert environment.configured(None, "key") is environment
 
 
-# What golang.org/x/net/http/httpproxy v0.47.0 does: an entry, hosts that it names, and some others.
+# As golang.org/x/net/http/httpproxy v0.47.0 does it: an entry, hosts that it names, and others.
 @pytest.mark.parametrize(
     ("entry", "named", "others"),
     [
@@ -227,7 +227,7 @@ def test_key(value: str, proxy: object) -> None:
 class Stand:
     """A registry with TLS and one in clear, as they are reached at an address that is not loopback.
 
-    0.0.0.0 is this machine to whoever connects to it, and no loopback address by its rules.
+    A connection to 0.0.0.0 leads to this machine. It is no loopback address by the rules.
     """
 
     authority: Authority
@@ -235,7 +235,7 @@ class Stand:
     directory: Path
 
     def own(self, *others: Scripted, **rules: Any) -> dict[str, Any]:
-        """What stands under ``blobserve`` to serve the registry, which may lead to `others`."""
+        """Return what serves the registry, which may lead to `others`, under ``blobserve``."""
         ca = self.authority.write(self.directory / "ca.pem")
         hosts = [each.host for each in others]
         own = {"ca": str(ca), "allowHosts": hosts, **rules}
@@ -455,15 +455,15 @@ async def test_ports_behind_a_proxy(
             unlisted = await server.fetch("r.example:8443/x:v1/a")
             assert b"port 8443 of r.example is not asked for through a proxy" in unlisted.body
             assert unlisted.status == 502
-            await server.begin("/r.example/x:v1/a")
-            await until(lambda: "CONNECT r.example:443" in proxy.requests(), 20)
+            assert (await server.fetch("r.example/x:v1/a")).status == 502
+            assert "CONNECT r.example:443" in proxy.requests()
         assert {each for each in proxy.requests() if "8443" in each} == set()
         rules = own["registries"][stand.registry.host]
         rules["allowHosts"] = ["cdn.example:8443"]
         stand.registry.push("team/more:v1", IMAGE)
         async with service(configured(tmp_path / "other", own)) as server:
-            await server.begin(f"/{stand.registry.host}/team/more:v1/a")
-            await until(lambda: "CONNECT cdn.example:8443" in proxy.requests(), 20)
+            assert (await server.fetch(f"{stand.registry.host}/team/more:v1/a")).status == 502
+            assert "CONNECT cdn.example:8443" in proxy.requests()
 
 
 @within(60)

@@ -419,7 +419,9 @@ async def test_storage_that_asks() -> None:
         rules = RegistryRules(insecure=True, allow_hosts=frozenset({storage.host}))
         async with registry_at(scripted.host, rules, Credential("reader", "secret")) as registry:
             repository = Repository.parse(f"{scripted.host}/team/site")
-            with pytest.raises(RegistryFailed, match="its storage answered 401"):
+            with pytest.raises(
+                RegistryFailed, match=f"it leads to {storage.host}, which failed: it answered 401"
+            ):
                 await registry.fetch(repository, Descriptor("", digest, SIZE), Sink())
         assert not storage.asked("/token")
         assert {each.authorization for each in storage.requests} == {None}

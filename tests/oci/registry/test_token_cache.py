@@ -398,7 +398,9 @@ async def test_failure_is_not_kept() -> None:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("/token", status(400))
-        with pytest.raises(RegistryFailed, match="its token realm answered 400"):
+        with pytest.raises(
+            RegistryFailed, match=f"its token realm at {scripted.host} answered 400"
+        ):
             await registry.resolve(tagged)
         await registry.resolve(tagged)
 
@@ -487,7 +489,7 @@ async def test_basic() -> None:
     "credential", [None, Credential("reader", "wrong"), Credential("reader"), Credential("", "x")]
 )
 async def test_refused_login(credential: Credential | None) -> None:
-    """A login that is wrong, incomplete or missing is refused, and only the repository is named.
+    """A wrong password, half of one or none is a refusal that says which of them it is.
 
     Rows A15, A23.
     """
@@ -498,7 +500,14 @@ async def test_refused_login(credential: Credential | None) -> None:
             scripted.has_tokens = has_tokens
             with pytest.raises(RegistryRefused) as raised:
                 await registry.resolve(tagged)
-            assert str(raised.value) == f"registry refused access to {tagged.repository}"
+            realm = f"its token realm at {scripted.host}"
+            if credential == Credential("reader", "wrong"):
+                reason = "the credentials that were found for it are wrong"
+                reason = f"{realm} says that {reason}" if has_tokens else reason
+            else:
+                reason = "no credentials were found for it, "
+                reason += f"and {realm} wants some" if has_tokens else "or it does not exist"
+            assert str(raised.value) == f"registry refused access to {tagged.repository}: {reason}"
 
 
 @within(10)
