@@ -16,8 +16,8 @@ from typing import Literal
 import attrs
 
 from blobserve.names.platform import Platform
+from blobserve.names.proxy import Proxy
 from blobserve.names.reference import Repository
-from blobserve.oci.http.proxy import Proxy
 
 KIB, MIB = 1 << 10, 1 << 20
 

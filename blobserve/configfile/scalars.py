@@ -15,7 +15,7 @@ from twisted.internet.endpoints import serverFromString
 
 from blobserve.config import BACKLOG, Address, LocalSource, Network
 from blobserve.configfile.schema import ConfigValue, Parser, each
-from blobserve.oci.http.proxy import Proxy
+from blobserve.names.proxy import Proxy
 
 T = TypeVar("T")
 

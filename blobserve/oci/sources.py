@@ -23,11 +23,11 @@ from blobserve.config import Config, LocalSource, RegistryRules
 from blobserve.errors import BlobserveError, NotFound
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
+from blobserve.names.proxy import Proxies, UnusableProxy
 from blobserve.names.reference import Reference, Repository
 from blobserve.oci.credentials.keychain import Keychain, SharedKeychain
 from blobserve.oci.http.endpoints import Routes
 from blobserve.oci.http.name_lookup import Names
-from blobserve.oci.http.proxy import Proxies, UnusableProxy
 from blobserve.oci.local.directory import LayoutDirectory, LayoutFiles
 from blobserve.oci.local.docker_archive import DockerArchive
 from blobserve.oci.local.layout import Layout

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from blobserve.names.host import is_loopback_name
+
 _IPAddress: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -70,7 +72,6 @@ _PUBLIC = tuple(
 )
 """The parts of `_NOT_PUBLIC` that are globally reachable."""
 
-_LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291 §2.5.5.1
 
@@ -165,20 +166,6 @@ class AddressRules:
         if self.insecure or is_loopback_name(host):
             return self.key(host, port)
         return f'set insecure: true in registries."{self.registry}"'
-
-
-def is_loopback_name(host: str) -> bool:
-    """Return whether this host, as written, can be nothing but this machine: RFC 6761 §6.3."""
-    host = host.removesuffix(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    if address.version == 6 and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in _LOOPBACK)
 
 
 def _literal(host: str) -> str | None:

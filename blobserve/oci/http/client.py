@@ -26,6 +26,7 @@ from blobserve.concurrency.fair_queue import a_later_turn
 from blobserve.config import Limits
 from blobserve.errors import RegistryFailed
 from blobserve.metrics import Metrics, status_label
+from blobserve.names.proxy import Proxy
 from blobserve.oci.http.address_rules import AddressRules, Origin
 from blobserve.oci.http.connect_errors import (
     NO_ANSWER,
@@ -40,10 +41,9 @@ from blobserve.oci.http.connect_errors import (
 )
 from blobserve.oci.http.connection_pool import ConnectionFactory
 from blobserve.oci.http.endpoints import Endpoints
-from blobserve.oci.http.proxy import Proxy
 from blobserve.oci.http.response import RENAMED_CODING, Request, Response
 from blobserve.oci.http.retry import Transient
-from blobserve.oci.http.tunnel import TunnelFailed, authorization, refusal
+from blobserve.oci.http.tunnel import TunnelError, authorization, refusal
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -196,7 +196,7 @@ class Client:
             problem = f"it did not answer within {self._limits.header_timeout:g} s"
             problem = self.said(origin, problem)
             return Transient(origin.host, problem, was_asked=was_asked(error))
-        if isinstance(error, TunnelFailed) and not error.may_pass:
+        if isinstance(error, TunnelError) and not error.may_pass:
             return self._failed(error.problem)
         if is_misnamed(error):
             return self._failed(f"the certificate of {origin.host} is not for that name")

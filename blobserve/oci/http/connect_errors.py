@@ -14,7 +14,7 @@ from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 
 from blobserve.oci.http.connection_pool import HungUpOnTls, SpeaksTls
 from blobserve.oci.http.name_lookup import NameTooSlow, TooManyNames
-from blobserve.oci.http.tunnel import TunnelFailed
+from blobserve.oci.http.tunnel import TunnelError
 
 NO_ANSWER = (
     CancelledError,
@@ -78,7 +78,7 @@ def was_asked(error: BaseException) -> bool:
 
 def problem_of(error: BaseException) -> str:
     """Why no answer came, in words of ours."""
-    if isinstance(error, TunnelFailed):
+    if isinstance(error, TunnelError):
         return error.problem
     if isinstance(error, NameTooSlow):
         return f"its name was not resolved within {error.within:g} s"

@@ -35,9 +35,9 @@ from zope.interface import implementer
 
 from blobserve.concurrency.threads import Threads
 from blobserve.errors import AddressRefused, RegistryFailed
+from blobserve.names.proxy import Proxies, Proxy, UnusableProxy
 from blobserve.oci.http.address_rules import AddressRules
 from blobserve.oci.http.name_lookup import Addresses, Names
-from blobserve.oci.http.proxy import Proxies, Proxy, UnusableProxy
 from blobserve.oci.http.tunnel import ProxyEndpoint, Tunnel
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -83,7 +83,9 @@ class Endpoints:
 
     def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
         """See `IAgentEndpointFactory.endpointForURI`."""
-        return _Connecting(self.connect, uri.host.decode("ascii"), uri.port, uri.scheme == b"https")
+        return _DeferredEndpoint(
+            self.connect, uri.host.decode("ascii"), uri.port, uri.scheme == b"https"
+        )
 
     async def connect(
         self, host: str, port: int, has_tls: bool, factory: IProtocolFactory
@@ -129,7 +131,9 @@ class Endpoints:
         """Return the endpoint of a proxy, always the same one."""
         if proxy not in self._proxies:
             place = proxy.host, proxy.port, proxy.scheme == "https"
-            self._proxies[proxy] = ProxyEndpoint(proxy, _Connecting(self._connect_proxy, *place))
+            self._proxies[proxy] = ProxyEndpoint(
+                proxy, _DeferredEndpoint(self._connect_proxy, *place)
+            )
         return self._proxies[proxy]
 
     async def _connect_proxy(
@@ -169,7 +173,7 @@ class Endpoints:
 
 
 @implementer(IStreamClientEndpoint)
-class _Connecting:
+class _DeferredEndpoint:
     def __init__(
         self,
         connect: Callable[[str, int, bool, IProtocolFactory], Coroutine[Any, Any, IProtocol]],

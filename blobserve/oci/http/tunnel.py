@@ -25,14 +25,14 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from blobserve.oci.http.proxy import Proxy
+from blobserve.names.proxy import Proxy
 
 _HEAD_SIZE = 64 << 10
 _STATUS = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: |\r|$)")
 _BUSY = (408, 425, 429)
 
 
-class TunnelFailed(ConnectError):
+class TunnelError(ConnectError):
     """A proxy that did not connect us; `problem` in our words. It may pass by itself or not."""
 
     def __init__(self, problem: str, may_pass: bool) -> None:
@@ -48,15 +48,15 @@ def authorization(proxy: Proxy) -> str | None:
     return "Basic " + base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode()
 
 
-def refusal(proxy: Proxy, status: int, authority: str) -> TunnelFailed:
+def refusal(proxy: Proxy, status: int, authority: str) -> TunnelError:
     """Return the error for what a proxy answered instead of connecting us to a host."""
     if status in (401, 407):  # some proxies answer 401 to a wrong password
         wants = "asks for a user and a password" if proxy.user is None else "refuses its user"
-        return TunnelFailed(f"its proxy ({proxy.setting}) {wants}", may_pass=False)
+        return TunnelError(f"its proxy ({proxy.setting}) {wants}", may_pass=False)
     may_pass = status >= 500 or status in _BUSY
     does = "could not connect" if may_pass else "refuses to connect"
     problem = f"its proxy ({proxy.setting}) {does} to {authority}: it answered {status}"
-    return TunnelFailed(problem, may_pass)
+    return TunnelError(problem, may_pass)
 
 
 @implementer(IStreamClientEndpoint)
@@ -76,7 +76,7 @@ class ProxyEndpoint:
             return failure
         is_name = failure.check(DNSLookupError)
         problem = "has a name that does not resolve" if is_name else "does not accept connections"
-        return Failure(TunnelFailed(f"its proxy ({self._proxy.setting}) {problem}", True))
+        return Failure(TunnelError(f"its proxy ({self._proxy.setting}) {problem}", True))
 
 
 @implementer(IStreamClientEndpoint)
@@ -97,10 +97,10 @@ class Tunnel:
         shown = authorization(self._proxy)
         if shown is not None:
             lines.append(f"Proxy-Authorization: {shown}")
-        opening: Any = await self._endpoint.connect(Factory.forProtocol(_Opening))
+        opening: Any = await self._endpoint.connect(Factory.forProtocol(_ConnectProtocol))
         status = await opening.ask("\r\n".join([*lines, "", ""]).encode("latin-1"))
         if status is None:
-            raise TunnelFailed(f"its proxy ({self._proxy.setting}) {opening.problem}", True)
+            raise TunnelError(f"its proxy ({self._proxy.setting}) {opening.problem}", True)
         if not 200 <= status < 300:
             opening.transport.abortConnection()
             raise refusal(self._proxy, status, self._authority)
@@ -108,7 +108,7 @@ class Tunnel:
         return inner
 
 
-class _Opening(Protocol):
+class _ConnectProtocol(Protocol):
     """A connection to a proxy, which becomes one to a host."""
 
     transport: Any

@@ -16,9 +16,10 @@ from blobserve.concurrency.threads import Threads
 from blobserve.config import Limits, RegistryRules
 from blobserve.errors import BlobserveError, RegistryFailed, RegistryRefused, StoreClosed
 from blobserve.metrics import Metrics
+from blobserve.names.host import is_loopback_name
 from blobserve.names.reference import DOCKER_HUB, Repository
 from blobserve.oci.credentials.keychain import Credentials
-from blobserve.oci.http.address_rules import AddressRules, Origin, is_loopback_name
+from blobserve.oci.http.address_rules import AddressRules, Origin
 from blobserve.oci.http.client import Client, NoTls
 from blobserve.oci.http.endpoints import Endpoints, Routes
 from blobserve.oci.http.response import Request, Response

@@ -25,10 +25,10 @@ def keep_half_open(transport: object, read_ended: Callable[[], object]) -> None:
     Without an effect on any other transport. To be called before anything is read.
     """
     if isinstance(transport, TLSMemoryBIOProtocol):
-        _HalfOpen(transport, read_ended)
+        _HalfCloseTransport(transport, read_ended)
 
 
-class _HalfOpen:
+class _HalfCloseTransport:
     """Stands between a TLS transport and OpenSSL, and below it in place of its own end of TCP."""
 
     def __init__(self, transport: Any, read_ended: Callable[[], object]) -> None:

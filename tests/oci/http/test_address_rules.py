@@ -15,7 +15,8 @@ from twisted.web.client import URI
 from zope.interface import implementer
 
 from blobserve.errors import AddressRefused
-from blobserve.oci.http.address_rules import AddressRules, Origin, is_loopback_name, is_public
+from blobserve.names.host import is_loopback_name
+from blobserve.oci.http.address_rules import AddressRules, Origin, is_public
 from blobserve.oci.http.endpoints import Endpoints, Routes
 from blobserve.oci.http.name_lookup import Names
 from blobserve.testing import InlineThreads

@@ -15,7 +15,7 @@ import pytest
 
 from blobserve.configfile import load
 from blobserve.errors import ConfigError
-from blobserve.oci.http.proxy import NoProxy, Proxies, Proxy, UnusableProxy
+from blobserve.names.proxy import NoProxy, Proxies, Proxy, UnusableProxy
 from blobserve.testing import make_image
 from tests.oci.http.test_tls import Authority
 from tests.support.parts.programs import free_port

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import attrs
 
-from blobserve.oci.http.address_rules import is_loopback_name
+from blobserve.names.host import is_loopback_name
 
 _URL = re.compile(
     r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?"
