@@ -83,9 +83,7 @@ class Endpoints:
 
     def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
         """See `IAgentEndpointFactory.endpointForURI`."""
-        return _DeferredEndpoint(
-            self.connect, uri.host.decode("ascii"), uri.port, uri.scheme == b"https"
-        )
+        return _Endpoint(self.connect, uri.host.decode("ascii"), uri.port, uri.scheme == b"https")
 
     async def connect(
         self, host: str, port: int, has_tls: bool, factory: IProtocolFactory
@@ -131,9 +129,7 @@ class Endpoints:
         """Return the endpoint of a proxy, always the same one."""
         if proxy not in self._proxies:
             place = proxy.host, proxy.port, proxy.scheme == "https"
-            self._proxies[proxy] = ProxyEndpoint(
-                proxy, _DeferredEndpoint(self._connect_proxy, *place)
-            )
+            self._proxies[proxy] = ProxyEndpoint(proxy, _Endpoint(self._connect_proxy, *place))
         return self._proxies[proxy]
 
     async def _connect_proxy(
@@ -173,7 +169,7 @@ class Endpoints:
 
 
 @implementer(IStreamClientEndpoint)
-class _DeferredEndpoint:
+class _Endpoint:
     def __init__(
         self,
         connect: Callable[[str, int, bool, IProtocolFactory], Coroutine[Any, Any, IProtocol]],
