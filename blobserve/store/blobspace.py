@@ -187,6 +187,10 @@ class BlobSpace:
         """
         return await self._keep.mount(digest)
 
+    def touch_for(self, layers: tuple[Digest, ...]) -> Callable[[], None]:
+        """Return a cheap callback that counts a use of the image that these layers make."""
+        return self._keep.lru.touch_for(parts_of(layers))
+
     def is_ready(self, layers: tuple[Digest, ...]) -> bool:
         """Whether all that serving these layers takes is READY."""
         return all(self._keep.lru.get(digest) for digest in parts_of(layers))

@@ -23,12 +23,6 @@ class Lease:
     ) -> None:
         self._image: Readable | None = image
         self.filesystem: Filesystem = image.filesystem
-        self.use_again = image.use_again
-        """Counts another use of the image, cheaply, also after `release`.
-
-        For who still has what was read of it: without, an image that is used like that alone would
-        be evicted as one that nobody uses. What is evicted all the same is gone.
-        """
         self.digest = digest
         """Of the manifest or index: ``<repository>@<digest>`` names the same bytes for ever."""
         self.layers = layers

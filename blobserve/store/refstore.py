@@ -144,6 +144,15 @@ class RefStore:
             self._refreshes.look_up(known, rules)
         return self._granted(image, known, rules, asked, "hit")
 
+    def touch_for(self, reference: Reference) -> Callable[[], None]:
+        """Return a cheap callback that counts a use of the image that `reference` names now.
+
+        A cache of responses calls it for each response that it gives without a lease. Otherwise
+        the image would be evicted as one that is not used.
+        """
+        known = self._known.get(_plain(reference))
+        return self._space.touch_for(known.image.digests if known and known.image else ())
+
     @property
     def switches(self) -> int:
         """How often a reference has come to stand for something else than before."""

@@ -6,15 +6,15 @@ import enum
 import math
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import attrs
 
 from blobserve.errors import BlobDamaged
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import Filesystem, ImageFilesystem
-from blobserve.store.disk.codings_file import NoCoding
-from blobserve.store.disk.metadata_db import Record
+from blobserve.store.disk.codings_file import CodingsFile, NoCoding
+from blobserve.store.disk.metadata_db import Record, Table
 from blobserve.store.index.entry import Entry
 
 
@@ -37,10 +37,6 @@ class Readable(Protocol):
         """The files of the image."""
         ...
 
-    def use_again(self) -> None:
-        """See `Lease.use_again`."""
-        ...
-
     def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | NoCoding | None:
         """See `Lease.coded`."""
         ...
@@ -61,6 +57,11 @@ class Readable(Protocol):
 class ReadyBlob:
     """A READY blob as the blob space keeps it."""
 
+    table: ClassVar[Table] = "blobs"
+    """The table of the metadata database that has its record."""
+    has_content: ClassVar[bool] = True
+    """Whether it has a content, from which its index can be rebuilt, and codings."""
+
     def __init__(self, record: Record, size: int) -> None:
         self.record = record
         self.size = size
@@ -77,18 +78,23 @@ class ReadyBlob:
         """Whether its index was found damaged while it was open: it is to be opened anew."""
         self.is_gone = False
         """Whether it is off the books but for what is still open."""
-        self.is_used_again = False
-        """Whether it was used since a `BlobLru` last looked, by who did not ask for it anew."""
-
-    def use_again(self) -> None:
-        """See `Lease.use_again`."""
-        self.is_used_again = True
+        self.is_touched = False
+        """Whether it was used since its `BlobLru` last put the blobs in order."""
+        self.counted = -math.inf
+        """When `MergedIndexes` last counted a use of it, by the reactor's clock."""
 
     def close(self) -> None:
         """Close its files, if they are open."""
         filesystem, self.filesystem = self.filesystem, None
         if filesystem is not None:
             filesystem.close()
+
+    @property
+    def codings(self) -> CodingsFile | None:
+        """Its codings, while it is open; None also if it has no content."""
+        if self.filesystem is None or not self.has_content:
+            return None
+        return self.filesystem.codings
 
     @property
     def digest(self) -> Digest:
@@ -99,8 +105,8 @@ class ReadyBlob:
 class ReadyMergedIndex(ReadyBlob):
     """The READY tree of several layers: it has an index, and no content of its own."""
 
-    last_count = -math.inf
-    """When a use of it, and of all its layers, was last counted."""
+    table = "trees"
+    has_content = False
 
 
 class Variants(Protocol):
@@ -135,7 +141,6 @@ class BlobLease:
     ) -> None:
         """`variants` has the codings that this blob lacks; `damaged` is told of damage."""
         self.filesystem = filesystem
-        self.use_again = kept.use_again
         self._kept = kept
         self._released: Callable[[ReadyBlob], None] | None = released
         self._variants = variants

@@ -124,9 +124,6 @@ class LazyLease:
         self.filesystem = layer.filesystem
         self._layer: LazyLayer | None = layer
 
-    def use_again(self) -> None:
-        """See `Lease.use_again`: there is nothing yet that could be evicted."""
-
     def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> NoCoding:
         """See `Lease.coded`: nothing is coded before it is here."""
         return NoCoding.NEVER

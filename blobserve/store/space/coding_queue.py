@@ -29,7 +29,7 @@ from blobserve.errors import (
     TemporarilyUnavailable,
 )
 from blobserve.metrics import Metrics
-from blobserve.store.blobs.blob import BlobLease, ReadyBlob, ReadyMergedIndex
+from blobserve.store.blobs.blob import BlobLease, ReadyBlob
 from blobserve.store.blobs.blob_files import BlobFiles
 from blobserve.store.blobs.compress import append, check, copy
 from blobserve.store.blobs.filesystem import ImageFilesystem
@@ -114,8 +114,8 @@ class CodingQueue:
             return None
         for other, codings in self._others(kept):
             made = codings.get(entry.sha256, coding)
-            if made is NoCoding.NEVER and kept.filesystem is not None:
-                kept.filesystem.codings.put(entry.sha256, coding, made)
+            if made is NoCoding.NEVER and kept.codings is not None:
+                kept.codings.put(entry.sha256, coding, made)
                 return made
             if isinstance(made, CodingExtent) and (lender := self._lease(other)):
                 return lender
@@ -123,7 +123,7 @@ class CodingQueue:
 
     def opened(self, kept: ReadyBlob) -> None:
         """A blob was opened: see to the codings that were found, when there is nothing better."""
-        codings = kept.filesystem.codings if kept.filesystem else None
+        codings = kept.codings
         if codings and (codings.next_unchecked() or not codings.is_whole):
             self._want_last(_CodingRequest(kept, *(codings.next_unchecked() or ())))
 
@@ -137,8 +137,8 @@ class CodingQueue:
     def _others(self, kept: ReadyBlob) -> Iterator[tuple[ReadyBlob, CodingsFile]]:
         """Give the codings of all other blobs that are open, the last used first."""
         for other in self._shelf.open_blobs():
-            if other is not kept and other.filesystem and not isinstance(other, ReadyMergedIndex):
-                yield other, other.filesystem.codings
+            if other is not kept and other.codings is not None:
+                yield other, other.codings
 
     def _want_last(self, wish: _CodingRequest) -> None:
         if len(self._wishes) < MOST_WANTED and wish not in self._wishes:

@@ -8,7 +8,6 @@ the making is a job of its own for the pool that extracts layers. Fetches nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 
 import attrs
 
@@ -47,7 +46,6 @@ class MergedLease:
         self.filesystem = ImageFilesystem(
             tree.filesystem.tree, [layer.filesystem.contents[0] for layer in layers]
         )
-        self.use_again = partial(_use_all, [each.use_again for each in (tree, *layers)])
         self._tree = tree
         self._layers = layers
 
@@ -135,9 +133,9 @@ class MergedIndexes:
     def _is_use(self, tree: Digest) -> bool:
         """Whether a use is to be counted: to count it for each layer takes longer than all else."""
         kept, now = self._keep.lru.get(tree), self._seconds()
-        if not isinstance(kept, ReadyMergedIndex) or 0 <= now - kept.last_count < _USES_APART:
+        if kept is None or 0 <= now - kept.counted < _USES_APART:
             return False
-        kept.last_count = now
+        kept.counted = now
         return True
 
     async def _tree(self, layers: tuple[Digest, ...]) -> BlobLease | None:
@@ -183,11 +181,6 @@ class MergedIndexes:
                     raise typed(error) or error from error
                 if not await self._keep.allocator.relieve(_EXTENT):
                     raise DiskFull from error
-
-
-def _use_all(uses: Iterable[Callable[[], None]]) -> None:
-    for use_again in uses:
-        use_again()
 
 
 def _release(blobs: Iterable[BlobLease]) -> None:

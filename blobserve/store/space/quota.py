@@ -8,7 +8,8 @@ holds.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from functools import partial
 
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.blob import ReadyBlob
@@ -82,10 +83,19 @@ class BlobLru:
             self.size += size
 
     def touch(self, blob: ReadyBlob) -> None:
-        """Count a use."""
+        """Move a blob to the recently used end."""
         self._blobs.move_to_end(blob.digest)
         if blob.filesystem is not None:
             self._open.move_to_end(blob.digest)
+
+    def touch_for(self, digests: Iterable[Digest]) -> Callable[[], None]:
+        """Return a callback that counts a use of these blobs.
+
+        The callback only marks the blobs, so that a response from memory can afford it. `victims`
+        and `close` move the marked blobs to the recently used end. Blobs that are not READY now
+        are left out.
+        """
+        return partial(_touch, list(filter(None, map(self._blobs.get, digests))))
 
     def opened(self, blob: ReadyBlob, filesystem: ImageFilesystem) -> None:
         """A closed blob has been opened."""
@@ -98,7 +108,7 @@ class BlobLru:
 
     def close(self, most: int) -> None:
         """Close the longest unused of those that nobody reads, so that `most` of them stay open."""
-        self._look_for_uses(self._open)
+        self._apply_touches(self._open)
         idle = [blob for blob in self._open.values() if not blob.leases]
         for blob in idle[: max(0, len(idle) - most)]:
             del self._open[blob.digest]
@@ -106,7 +116,7 @@ class BlobLru:
 
     def victims(self, size: int) -> list[ReadyBlob]:
         """The blobs that go first, just as many as take `size` bytes, or all that may go."""
-        self._look_for_uses(self._blobs)
+        self._apply_touches(self._blobs)
         victims: list[ReadyBlob] = []
         for is_current in (False, True):  # what tags currently serve goes last
             for blob in self:
@@ -117,8 +127,12 @@ class BlobLru:
                     size -= blob.size
         return victims
 
-    def _look_for_uses(self, blobs: Mapping[Digest, ReadyBlob]) -> None:
-        """Count the uses of which nobody told: what was used again goes behind the rest."""
-        for blob in [each for each in blobs.values() if each.is_used_again]:
-            blob.is_used_again = False
+    def _apply_touches(self, blobs: Mapping[Digest, ReadyBlob]) -> None:
+        for blob in [each for each in blobs.values() if each.is_touched]:
+            blob.is_touched = False
             self.touch(blob)
+
+
+def _touch(blobs: Iterable[ReadyBlob]) -> None:
+    for blob in blobs:
+        blob.is_touched = True

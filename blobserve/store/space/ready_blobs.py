@@ -7,6 +7,7 @@ read it to the end, whatever happens to it meanwhile. Knows nothing of how blobs
 from __future__ import annotations
 
 import sqlite3
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,7 +18,7 @@ from blobserve.concurrency.threads import Threads
 from blobserve.errors import BlobDamaged, BlobserveError, IndexDamaged
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
-from blobserve.store.blobs.blob import BlobLease, ReadyBlob, ReadyMergedIndex
+from blobserve.store.blobs.blob import BlobLease, ReadyBlob
 from blobserve.store.blobs.blob_files import BlobFiles
 from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.blobs.merged_index_files import MergedIndexFiles
@@ -34,6 +35,18 @@ _log = Logger()
 
 MOST_OPEN = 256
 """Blobs that stay open, at two descriptors each, or three, though nobody reads them."""
+
+
+class _ReadyFiles(Protocol):
+    """The files of one kind of READY entry: of layers, or of merged indexes. It blocks."""
+
+    def open(self, kept: ReadyBlob) -> ImageFilesystem:
+        """See `BlobFiles.open`."""
+        ...
+
+    def remove(self, blobs: list[ReadyBlob]) -> None:
+        """See `BlobFiles.remove`."""
+        ...
 
 
 class ReadyBlobs:
@@ -64,8 +77,8 @@ class ReadyBlobs:
         )
         self._mending = Repair(self.lru, self.set_aside, background, metrics)
         self._openings: SingleFlight[ReadyBlob, None] = SingleFlight()
-        self._files = files
-        self._trees = trees
+        self._files: dict[Table, _ReadyFiles] = {"trees": trees, "blobs": files}
+        self._blob_files = files
         self._threads = threads
         self._bound = bound
         self._uses = uses
@@ -101,14 +114,14 @@ class ReadyBlobs:
         self.lru.close(self._most_open)
 
     def acquire(self, digest: Digest, is_use: bool = True) -> BlobLease | None:
-        """See `BlobSpace.acquire`; what is no use of its own counts as `Lease.use_again` does."""
+        """See `BlobSpace.acquire`; without `is_use`, the use is not recorded on disk."""
         kept = self.lru.get(digest)
         if kept is None or kept.filesystem is None or kept.is_doubted:
             return None
         if is_use:
             self._count_use(kept)
         else:
-            kept.use_again()
+            kept.is_touched = True
         return self._lease(kept)
 
     async def mount(self, digest: Digest) -> BlobLease | None:
@@ -129,7 +142,7 @@ class ReadyBlobs:
     async def settle(self, kept: ReadyBlob) -> None:
         """Bring a blob to the disk; one that cannot be brought there is set aside."""
         try:
-            await self._threads.run(self._files.settle, kept)
+            await self._threads.run(self._blob_files.settle, kept)
         except OSError as error:
             # What was not written once is not written by trying again, whatever fsync says then.
             _log.error("{digest} is set aside: {error}", digest=str(kept.digest), error=error)
@@ -165,7 +178,7 @@ class ReadyBlobs:
         self.lru.touch(kept)
         # Later than every use before it, also when the clock was set back.
         self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
-        used = was_used(kept.digest, self._last_use, _table(kept))
+        used = was_used(kept.digest, self._last_use, kept.table)
         self._uses.put(kept.digest, used)
 
     def _lease(self, kept: ReadyBlob) -> BlobLease | None:
@@ -192,17 +205,7 @@ class ReadyBlobs:
         :raises OSError: when that cannot be told, as without descriptors.
         """
         try:
-            try:
-                if kept.is_doubted and not isinstance(kept, ReadyMergedIndex):
-                    # It was right when it was opened: nothing says that it would not be again.
-                    filesystem = await self._repair(kept)
-                else:
-                    filesystem = await self._threads.run(self._files_of(kept).open, kept)
-            except IndexDamaged as damage:
-                if isinstance(kept, ReadyMergedIndex):
-                    raise
-                self._mending.count("index", damage)
-                filesystem = await self._repair(kept)
+            filesystem = await self._open_or_repair(kept)
         except BlobDamaged as damage:
             self._mending.count("content", damage)
             await self.set_aside(kept)
@@ -212,16 +215,26 @@ class ReadyBlobs:
             kept.is_doubted = False
         elif kept.filesystem is None and kept in self.lru:
             self.lru.opened(kept, filesystem)
-            if not isinstance(kept, ReadyMergedIndex):
-                self.coding_queue.opened(kept)
+            self.coding_queue.opened(kept)
             self.lru.close(self._most_open)
         else:
             filesystem.close()
 
+    async def _open_or_repair(self, kept: ReadyBlob) -> ImageFilesystem:
+        # An index that was damaged while it was open may pass the check, so it is not tried.
+        if not kept.is_doubted:
+            try:
+                return await self._threads.run(self._files[kept.table].open, kept)
+            except IndexDamaged as damage:
+                if not kept.has_content:
+                    raise
+                self._mending.count("index", damage)
+        return await self._repair(kept)
+
     async def _repair(self, kept: ReadyBlob) -> ImageFilesystem:
         spare = await self.allocator.reserve(None, 2 * blocks(kept.record.index_size))
         try:
-            filesystem, size = await self._threads.run(self._files.repair, kept)
+            filesystem, size = await self._threads.run(self._blob_files.repair, kept)
             self._bound.take(size - kept.size)
             self.lru.size += size - kept.size
             kept.size = size
@@ -247,12 +260,8 @@ class ReadyBlobs:
             await self._bury([kept for kept in blobs if kept.is_removed])
 
     def _remove_files(self, blobs: list[ReadyBlob]) -> None:
-        trees = [kept for kept in blobs if isinstance(kept, ReadyMergedIndex)]
-        self._trees.remove(trees)
-        self._files.remove([kept for kept in blobs if kept not in trees])
-
-    def _files_of(self, kept: ReadyBlob) -> BlobFiles | MergedIndexFiles:
-        return self._trees if isinstance(kept, ReadyMergedIndex) else self._files
+        for table, files in self._files.items():
+            files.remove([kept for kept in blobs if kept.table == table])
 
     async def _bury(self, removed: list[ReadyBlob]) -> None:
         """Close removed blobs that nobody reads, for only then does the disk have their bytes."""
@@ -268,10 +277,6 @@ class ReadyBlobs:
             Deferred.fromCoroutine(self._bury([kept]))
         elif not self._most_open:
             self.lru.close(self._most_open)
-
-
-def _table(kept: ReadyBlob) -> Table:
-    return "trees" if isinstance(kept, ReadyMergedIndex) else "blobs"
 
 
 def _close(blobs: list[ReadyBlob]) -> None:

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from blobserve.errors import BlobDamaged, CodingDamaged, IndexDamaged
 from blobserve.metrics import Metrics
-from blobserve.store.blobs.blob import ReadyBlob, ReadyMergedIndex
+from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.space.quota import BlobLru
 
 _log = Logger()
@@ -52,10 +52,10 @@ class Repair:
                 kept.filesystem.codings.forget(damage.coding, damage.offset)
         elif isinstance(damage, IndexDamaged):
             self.count("index", damage)
-            if isinstance(kept, ReadyMergedIndex):  # which is made again from those of its layers
-                self._background(self._set_aside(kept))
-            else:
+            if kept.has_content:
                 kept.is_doubted = True
+            else:  # a merged index, which is made again from the indexes of its layers
+                self._background(self._set_aside(kept))
         else:
             self.count("content", damage)
             self._background(self._set_aside(kept))

@@ -49,8 +49,8 @@ class CachedResponse:
     rules: RepositoryRules
     reference: Reference
     image: Digest
-    use_again: Callable[[], None] = attrs.field(init=False, repr=False)
-    """See `Lease.use_again`; of the lease that was believed last."""
+    touch: Callable[[], None] = attrs.field(init=False, repr=False)
+    """Counts a use of the image: see `RefStore.touch_for`."""
     result: Result = "hit"
     _believed_from: float = 0.0
     _believed_until: float = 0.0
@@ -67,7 +67,6 @@ class CachedResponse:
     def believe(self, lease: Lease, now: float, switches: int) -> None:
         """Take up what a lease that was just given says of the image."""
         self._believed_under = switches
-        self.use_again = lease.use_again
         self.result = "stale" if lease.result == "stale" else "hit"
         self._believed_from = now
         self._believed_until = min(now + _BELIEVED, lease.trusted_until)
@@ -148,7 +147,7 @@ class ResponseCache:
             return None
         if ready.content is not None and ready.is_believed(self._clock.seconds(), switches):
             self._whole.move_to_end(key)
-            ready.use_again()
+            ready.touch()
         elif not self._is_confirmed(key, ready):
             self._forget(key)
             return None
@@ -187,6 +186,7 @@ class ResponseCache:
 
     def _believe(self, ready: CachedResponse, lease: Lease) -> None:
         ready.believe(lease, self._clock.seconds(), self._store.switches)
+        ready.touch = self._store.touch_for(ready.reference)
 
     def _add_body(self, key: Key, ready: CachedResponse) -> None:
         if ready.content is None:

@@ -89,8 +89,9 @@ def test_the_longest_unused_goes_first() -> None:
 def test_what_is_used_again_goes_last() -> None:
     """A blob that is used again without a new request is kept while that goes on."""
     stand = Stand(*"abcdefghij")
+    touch = stand.lru.touch_for([stand.blobs[0].digest])
     for _ in range(3):
-        stand.blobs[0].use_again()
+        touch()
         now(stand.pull().ask(10))
     assert stand.left() == [0, 4, 5, 6, 7, 8, 9]
     now(stand.pull().ask(70))
@@ -102,7 +103,7 @@ def test_what_is_used_again_stays_open() -> None:
     stand = Stand(*"abc")
     for blob in stand.blobs:
         stand.lru.opened(blob, cast("Any", Nothing()))
-    stand.blobs[0].use_again()
+    stand.lru.touch_for([stand.blobs[0].digest])()
     stand.lru.close(1)
     assert [blob.filesystem is not None for blob in stand.blobs] == [True, False, False]
 

@@ -156,9 +156,6 @@ class FakeBlob:
     filesystem: Any = None
     released: int = 0
 
-    def use_again(self) -> None:
-        raise AssertionError("nothing of it is kept")
-
     def release(self) -> None:
         self.released += 1
 
