@@ -1,4 +1,4 @@
-"""Concurrency that knows nothing of images: thread pools, single flight, fair queues.
+"""General concurrency: thread pools, single flight, fair queues.
 
-Nothing here names a layer, a registry or a request.
+No module in this folder knows a layer, a registry or a request.
 """

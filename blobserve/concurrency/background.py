@@ -1,4 +1,4 @@
-"""What goes on although nobody waits for it: until it is quiet nothing is closed under it."""
+"""Background work: jobs without a waiting caller, which must end before resources are closed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _log = Logger()
 
 
 class Background:
-    """All that goes on in one blob space."""
+    """The background work of one blob space."""
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
         self._running: set[Deferred[Any]] = set()
 
     def to_the_end(self, job: Callable[[], T]) -> Deferred[T]:
-        """Run a job in a thread, which `quiet` waits for even when nobody wants it any more."""
+        """Run a job in a thread; `quiet` waits for it even if the result is cancelled."""
         waiter: Deferred[T] = Deferred()
         running = self._threads.run(job)
         self._running.add(running)
@@ -37,7 +37,7 @@ class Background:
         return waiter
 
     def do(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
-        """Run something that nobody waits for but `quiet`; that it failed is logged."""
+        """Run a coroutine that only `quiet` waits for; log its failure."""
         running = Deferred.fromCoroutine(work)
         if not running.called:
             self._running.add(running)
@@ -46,11 +46,11 @@ class Background:
         return running
 
     async def quiet(self) -> None:
-        """Wait until nothing runs; cancelling lets it run on, unheard."""
+        """Wait until all work has ended; cancelling ends this wait alone."""
         while self._running:
             await DeferredList(list(self._running), consumeErrors=True)
 
 
 def _log_failure(failure: Failure) -> None:
     if not failure.check(CancelledError):
-        _log.failure("in the background", failure)
+        _log.failure("background work failed", failure)

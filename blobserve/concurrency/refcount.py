@@ -1,4 +1,4 @@
-"""What several need, each for a while of its own: it ends when the last of them leaves."""
+"""Reference counting: a resource ends when its last user releases it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 
 class RefCounted:
-    """A count of those who need something, at first one."""
+    """A resource with a count of its users, at first one."""
 
     def __init__(self, end: Callable[[], None]) -> None:
-        """`end` is called once, when nobody needs it any more."""
+        """`end` is called once, when the count falls to zero."""
         self._end = end
-        self._needed_by = 1
+        self._users = 1
 
     def acquire(self) -> None:
-        """One more needs it."""
-        self._needed_by += 1
+        """Add a user."""
+        self._users += 1
 
     def release(self) -> None:
-        """One who needed it does so no longer."""
-        self._needed_by -= 1
-        if not self._needed_by:
+        """Remove a user; call it once for each `acquire`, and once for the first user."""
+        self._users -= 1
+        if not self._users:
             self._end()

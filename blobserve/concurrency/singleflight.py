@@ -1,7 +1,7 @@
-"""One piece of work, however many wait for it.
+"""Single flight: one piece of work that is shared by all callers that ask for it at the same time.
 
-A flight goes on whether anybody waits or not: cancelling a wait cancels that wait alone. Each
-waiter gets a Deferred, and of an error a copy, of its own. Knows nothing of what the work is.
+The work goes on even if no caller waits: cancelling a wait ends that wait alone. Each waiter gets
+its own Deferred and, on failure, its own copy of the error.
 """
 
 from __future__ import annotations
@@ -21,56 +21,56 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 Do = Callable[[Callable[[], object]], object]
-"""Calls what it is given once, now or later; whatever is given first, first."""
+"""A function that calls its argument once, now or later, in the order of the arguments."""
 
 _log = Logger()
 
 
 def do_now(work: Callable[[], object]) -> None:
-    """Call it. See `Do`."""
+    """Call `work` now. See `Do`."""
     work()
 
 
 class Call(Generic[T]):
-    """The outcome of one piece of work, for all who wait for it."""
+    """The outcome of one piece of work, for all its waiters."""
 
     def __init__(self, do: Do = do_now) -> None:
-        """`do` is given what tells each who waits, in their order."""
+        """`do` schedules the notification of each waiter, in their order."""
         self.urgent = False
-        """Whether somebody waits, or waited: such work goes before the rest."""
+        """Whether a request waits or has waited for it: such work has priority."""
         self._do = do
         self._waiting: dict[Deferred[T], None] = {}
         self._outcome: tuple[T] | Exception | None = None
 
     def wait(self, urgent: bool = True) -> Deferred[T]:
-        """A new Deferred of the outcome; cancelling it ends this wait and nothing else."""
+        """Return a new Deferred of the outcome; cancelling it ends this wait alone."""
         self.urgent = self.urgent or urgent
         waiter: Deferred[T] = Deferred(self._waiting.pop)
         self._waiting[waiter] = None
-        self._tell(waiter)
+        self._notify(waiter)
         return waiter
 
     def succeed(self, outcome: T) -> None:
-        """Tell the outcome to all who wait, in the order they came, and to all who will.
+        """Give the outcome to all present and later waiters, in their order.
 
-        Does nothing when it has landed before.
+        Does nothing if there is an outcome already.
         """
         if self._outcome is None:
             self._outcome = (outcome,)
-            self._tell_all()
+            self._notify_all()
 
     def fail(self, error: Exception) -> None:
-        """Land with an error."""
+        """Give an error to all present and later waiters; do nothing if there is an outcome."""
         if self._outcome is None:
             self._outcome = error
-            self._tell_all()
+            self._notify_all()
 
-    def _tell_all(self) -> None:
+    def _notify_all(self) -> None:
         for waiter in list(self._waiting):
-            self._do(partial(self._tell, waiter))
+            self._do(partial(self._notify, waiter))
 
-    def _tell(self, waiter: Deferred[T]) -> None:
-        # One who was told before may have cancelled it.
+    def _notify(self, waiter: Deferred[T]) -> None:
+        # A waiter before it may have cancelled it.
         if self._outcome is None or waiter not in self._waiting:
             return
         del self._waiting[waiter]
@@ -81,7 +81,7 @@ class Call(Generic[T]):
 
 
 def own(error: Exception) -> Exception:
-    """The same error for one waiter alone: tracebacks grow with everyone through whom they pass."""
+    """Return a copy of an error for one waiter: a shared one would collect all tracebacks."""
     if not isinstance(error, BlobserveError):
         return error
     copied = copy.copy(error)
@@ -90,7 +90,7 @@ def own(error: Exception) -> Exception:
 
 
 def reason_of(failure: Failure) -> Exception:
-    """The error in a failure; logged with its traceback if nobody raised it on purpose."""
+    """Return the error of a failure; log it with its traceback if it is unexpected."""
     error = cast("Exception", failure.value)
     if not isinstance(error, (BlobserveError, CancelledError)):
         _log.failure("a pull failed unexpectedly", failure=failure)
@@ -98,17 +98,17 @@ def reason_of(failure: Failure) -> Exception:
 
 
 class SingleFlight(Generic[K, T]):
-    """At most one flight for each key at a time, and an end to all of them."""
+    """At most one `Call` for each key at a time."""
 
     def __init__(self, doing: Callable[[], Do] = lambda: do_now) -> None:
-        """`doing` makes what each `Call` is given: no crowd waits for that of another."""
+        """`doing` makes a `Do` for each call, so that many waiters of one delay no other call."""
         self._doing = doing
-        self._flights: dict[K, tuple[Call[T], Deferred[None]]] = {}
+        self._calls: dict[K, tuple[Call[T], Deferred[None]]] = {}
         self._closed_by: BlobserveError | None = None
 
     def get(self, key: K) -> Call[T] | None:
-        """The flight that is under way for `key`."""
-        found = self._flights.get(key)
+        """Return the call in progress for `key`."""
+        found = self._calls.get(key)
         return found[0] if found else None
 
     def start(
@@ -117,38 +117,38 @@ class SingleFlight(Generic[K, T]):
         work: Callable[[Call[T]], Coroutine[Deferred[Any], Any, T]],
         after: Callable[[T], object] = lambda outcome: None,
     ) -> Call[T]:
-        """Start `work` as the flight for `key`, of which there is none under way.
+        """Start `work` as the call for `key`; none may be in progress.
 
-        `work` is given its flight, which it may land itself before it ends: those who wait then go
-        on, and the key stays taken. `after` is called with what it returned, once all who waited
-        have been told. After `close` nothing is started, and its error is raised.
+        `work` gets its call, and may give it an outcome before it ends. The waiters then go on, and
+        the key stays taken. `after` is called with the result of `work` when all waiters have been
+        notified. After `close`, its error is raised and no work is started.
         """
         if self._closed_by is not None:
             raise own(self._closed_by)
-        if key in self._flights:
-            raise RuntimeError(f"{key} is under way already")
+        if key in self._calls:
+            raise RuntimeError(f"{key} is in progress already")
         do = self._doing()
-        flight: Call[T] = Call(do)
+        call: Call[T] = Call(do)
 
-        def land(outcome: T | Failure) -> None:
-            del self._flights[key]  # first: whoever asks again, having been told, starts anew
+        def end(outcome: T | Failure) -> None:
+            del self._calls[key]  # first, so that a notified waiter can start it again
             if isinstance(outcome, Failure):
-                flight.fail(reason_of(outcome))
+                call.fail(reason_of(outcome))
             else:
-                flight.succeed(outcome)
+                call.succeed(outcome)
                 do(lambda: after(outcome))
 
-        work_ended = Deferred.fromCoroutine(work(flight))
-        self._flights[key] = flight, cast("Deferred[None]", work_ended)
-        work_ended.addBoth(land)
-        return flight
+        work_ended = Deferred.fromCoroutine(work(call))
+        self._calls[key] = call, cast("Deferred[None]", work_ended)
+        work_ended.addBoth(end)
+        return call
 
     async def close(self, error: BlobserveError) -> None:
-        """Fail every wait with `error` at once, cancel all work, and return when it has ended."""
+        """Fail every wait with `error`, cancel all work, and return when it has ended."""
         self._closed_by = error
-        flights = list(self._flights.values())
-        for flight, _ in flights:
-            flight.fail(error)
-        for _, work_ended in flights:
+        calls = list(self._calls.values())
+        for call, _ in calls:
+            call.fail(error)
+        for _, work_ended in calls:
             work_ended.cancel()
-        await DeferredList([work_ended for _, work_ended in flights])
+        await DeferredList([work_ended for _, work_ended in calls])

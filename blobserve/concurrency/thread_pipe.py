@@ -1,7 +1,7 @@
-"""What one thread hands to another, in order: as much as may well wait in memory.
+"""A bounded pipe of bytes between two threads.
 
-Neither waits for the other but while he is there: a job that has begun ends some time, and one that
-waits for a thread of its own may wait for this very one. Knows nothing of what is handed over.
+Each side blocks only while the other is running. If the other is still queued it may be waiting for
+this very thread, and blocking would deadlock the pool.
 """
 
 from __future__ import annotations
@@ -16,66 +16,66 @@ _ENOUGH = _MOST // 2
 
 
 class ThreadPipe:
-    """Pieces of bytes between two threads: one of them gives, the other takes."""
+    """Pieces of bytes from one producing thread to one consuming thread."""
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._changed = Condition()
-        self._is_given = self._is_taken = False
+        self._has_producer = self._has_consumer = False
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits to be taken."""
+        """Return whether no piece waits."""
         return not self._pieces
 
     @contextmanager
     def giving(self) -> Iterator[None]:
-        """Somebody is there who gives."""
-        self._is_given = True
+        """Mark the producer as running."""
+        self._has_producer = True
         try:
             yield
         finally:
             with self._changed:
-                self._is_given = False
+                self._has_producer = False
                 self._changed.notify()
 
     def put(self, piece: bytes) -> bool:
-        """Hand over a piece, and wait until there is room for another.
+        """Add a piece; while the pipe is full and the consumer is running, wait.
 
-        False when there is none, and nobody there who would make some.
+        Return whether the pipe can take another piece.
         """
         with self._changed:
             self._pieces.append(piece)
             self._size += len(piece)
             self._changed.notify()
-            while self._size >= _MOST and self._is_taken:
+            while self._size >= _MOST and self._has_consumer:
                 self._changed.wait()
             return self._size < _MOST
 
     @contextmanager
     def taking(self) -> Iterator[None]:
-        """Somebody is there who takes."""
-        self._is_taken = True
+        """Mark the consumer as running."""
+        self._has_consumer = True
         try:
             yield
         finally:
             with self._changed:
-                self._is_taken = False
+                self._has_consumer = False
                 self._changed.notify()
 
     def clear(self) -> None:
-        """Drop what waits."""
+        """Drop all pieces."""
         with self._changed:
             self._pieces.clear()
             self._size = 0
             self._changed.notify()
 
     def pieces(self) -> Iterator[bytes]:
-        """What is handed over, each piece when it is there, until nobody gives any more."""
+        """Yield each piece as it arrives, until the pipe is empty and the producer has ended."""
         while True:
             with self._changed:
-                while not self._pieces and self._is_given:
+                while not self._pieces and self._has_producer:
                     self._changed.wait()
                 if not self._pieces:
                     return

@@ -1,7 +1,7 @@
-"""Where blocking code runs: pools of threads that blobserve owns.
+"""Thread pools for blocking code, owned by blobserve.
 
-The reactor's own ten threads resolve names; work of ours there would stop every look-up. No thread
-of ours keeps a process from ending: an application may fail before it stops what it has started.
+The reactor's own pool resolves host names, and long jobs there would delay every look-up. The
+threads are daemons: they do not keep a process alive if an application fails to stop the pool.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 _LAST_WAIT = 1.0
-"""Seconds that a process which ends without `OwnThreads.stop` gives to the work that has begun."""
+"""Seconds that an ending process waits for running jobs if `OwnThreads.stop` was not called."""
 
 K = TypeVar("K", bound=Hashable)
 P = ParamSpec("P")
@@ -27,22 +27,22 @@ T = TypeVar("T")
 
 
 class Threads(Protocol):
-    """Runs plain blocking functions away from the reactor's thread."""
+    """A pool that runs blocking functions outside the reactor's thread."""
 
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call `f` in a thread; fires with what it returns or raises. Once begun it goes on."""
+        """Call `f` in a thread; fires with its result. A job that has begun is not cancelled."""
         ...
 
     def soon(self, f: Callable[[], None]) -> None:
-        """Have `f` called in the reactor's thread; for any other."""
+        """Schedule `f` in the reactor's thread; call it from any other thread."""
         ...
 
 
 class OwnThreads:
-    """A pool of at most `size` threads, of our own. See `Threads`.
+    """A pool of at most `size` threads. See `Threads`.
 
-    :param is_awaited: whether work that has begun has to end before the pool does. Work that only
-        asks others, as a name server, is left to itself: it may take them minutes to answer.
+    :param is_awaited: whether `stop` waits for running jobs. It should not if the jobs only wait for
+        other hosts, such as name servers, which may take minutes to answer.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class OwnThreads:
         self._reactor = reactor
         self._is_awaited = is_awaited
         self._pool = ThreadPool(0, size, name)
-        # The interpreter would wait at its end for threads that are no daemons, and they for work.
+        # At its end the interpreter would wait for ever for idle threads that are no daemons.
         self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
 
     def start(self) -> None:
-        """Accept work. Threads are made as they are needed."""
+        """Accept jobs. Threads are started when needed."""
         self._pool.start()
         if self._is_awaited:
             atexit.register(self._abandon)
 
     def stop(self) -> None:
-        """Begin nothing more, wait for the work that has begun, and end every thread. Blocks.
+        """Start no more jobs, wait for the running ones, and end every thread. Blocks.
 
-        Returns at once where work is not awaited.
+        Returns at once if the pool is not `is_awaited`.
         """
         if not self._is_awaited:
             self._pool.adjustPoolsize(0, 0)
@@ -72,7 +72,7 @@ class OwnThreads:
         atexit.unregister(self._abandon)
 
     def stopped(self) -> Deferred[None]:
-        """Call `stop` in a thread of its own; fires when it has returned."""
+        """Call `stop` in a new thread; fires when it has returned."""
         ended: Deferred[None] = Deferred()
 
         def stop() -> None:
@@ -83,9 +83,9 @@ class OwnThreads:
         return ended
 
     def _abandon(self) -> None:
-        """Begin nothing more, and wait a moment for the work that has begun. Blocks.
+        """Start no more jobs, and wait shortly for the running ones. Blocks.
 
-        The interpreter halts daemons wherever they are; it is better that they are nowhere.
+        The interpreter halts daemon threads at any instruction, so it is better if they are idle.
         """
         self._pool.adjustPoolsize(0, 0)
         until = time.monotonic() + _LAST_WAIT
@@ -102,37 +102,37 @@ class OwnThreads:
 
 
 class SharedCalls(Generic[K, T]):
-    """Calls that are made once at a time for each key, however many wait for the outcome.
+    """At most one call for each key at a time, with its outcome shared by all waiters.
 
-    A call goes on whether anything waits for it or not: cancelling a wait ends that wait alone.
+    The call goes on even if no caller waits: cancelling a wait ends that wait alone.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[K, list[Deferred[T]]] = {}
 
     def __len__(self) -> int:
-        """Return how many calls have not ended."""
+        """Return the number of calls in progress."""
         return len(self._waiting)
 
     def __contains__(self, key: K) -> bool:
-        """Return whether a call for `key` has not ended."""
+        """Return whether a call for `key` is in progress."""
         return key in self._waiting
 
     def is_wanted(self, key: K) -> bool:
-        """Return whether anything waits for the call for `key`. May be called in any thread."""
+        """Return whether a caller waits for the call for `key`; for any thread."""
         return bool(self._waiting.get(key))
 
     def wait(self, key: K, call: Callable[[], Deferred[T]]) -> Deferred[T]:
-        """Return the outcome of the call for `key`, which `call` makes if there is none yet."""
+        """Return the outcome of the call for `key`; `call` starts it if none is in progress."""
         is_new = key not in self._waiting
         waiters = self._waiting.setdefault(key, [])
         waiter: Deferred[T] = Deferred(waiters.remove)
         waiters.append(waiter)
         if is_new:
-            call().addBoth(self._tell, key)
+            call().addBoth(self._notify, key)
         return waiter
 
-    def _tell(self, outcome: Any, key: K) -> None:
+    def _notify(self, outcome: Any, key: K) -> None:
         waiters = self._waiting.pop(key)
-        while waiters:  # one that is told may cancel another
+        while waiters:  # a waiter may cancel another one
             waiters.pop(0).callback(outcome)

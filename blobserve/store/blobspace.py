@@ -261,8 +261,8 @@ class BlobSpace:
         bench = BlobWriter(
             self._location, self._state, descriptor, self._limits, self._reactor.seconds
         )
-        passing = self.early.of(digest)
-        ingest = Ingest(bench, self._threads, self._keep.allocator, passing, self._ended)
+        streaming = self.early.of(digest)
+        ingest = Ingest(bench, self._threads, self._keep.allocator, streaming, self._ended)
         self._ingests.add(ingest)
         ingest.start()
         return ingest
@@ -339,7 +339,7 @@ class BlobSpace:
         self._unready.remove(ingest.digest)
         if ingest.kept is not None:
             self._keep.add(ingest.kept)
-            ingest.passing.hold(lambda: self._keep.acquire(ingest.digest))
+            ingest.streaming.hold(lambda: self._keep.acquire(ingest.digest))
             self._background.do(self._keep.settle(ingest.kept))
 
     def _reclaim_regularly(self, now: bool) -> None:

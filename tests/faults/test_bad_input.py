@@ -262,7 +262,7 @@ def a_file_inside(space: Path) -> None:
         (
             another_format,
             "its VERSION is '7', this blobserve reads '1': choose another blobSpace.location, or"
-            " remove the directory if it is an older blob space (what it held is pulled again)",
+            " remove the directory if it is an older blob space (its images are pulled again)",
         ),
         (
             somebody_elses,

@@ -1,10 +1,9 @@
-"""What a blob's files have been coded to: one file of records, `codings`, beside its content.
+"""The codings of a blob's files: one file of records, `codings`, beside its content.
 
-A record tells all about itself: whose bytes they are in which coding, how many, and the hash that
-they must have. Records are only ever appended, the header after its bytes, so a crash leaves at
-most a tail without a header, which is not read. Nothing here has to be there, and nothing is
-synced: bytes are checked by their hash before they are first served, and what is damaged is made
-again. Knows neither how codings are made nor who wants them; nothing from an image names a file.
+A record has the SHA-256 of the uncoded file, the coding, and the size and SHA-256 of the coded
+bytes. Records are only appended, and each header is written after its bytes, so a crash leaves at
+most a tail without a header, which is not read. The file is optional and never synced: coded bytes
+are checked by their hash before they are first served, and damaged ones are made again.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import attrs
 from blobserve.store.disk.files import blocks, footprint, remove
 
 CODINGS = (b"zstd", b"gzip")
-"""The content codings that are made here."""
+"""The content codings that blobserve makes."""
 
 _NAME = "codings"
 _MAGIC = b"blobcod\x01"  # with the version of the format
@@ -32,22 +31,22 @@ _HEADER = struct.Struct(">8s32s8sQ32s")
 _CHECKSUM = struct.Struct(">I")
 HEADER_SIZE = _HEADER.size + _CHECKSUM.size
 
-# What may pass, so that the codings are not to blame for it.
+# Temporary errors, which say nothing about the codings.
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class NoCoding(enum.Enum):
-    """Why there is no coding of a file."""
+    """The reason why a file has no coding."""
 
     PENDING = enum.auto()
-    """It is being made, or looked at: ask again."""
+    """It is being made or checked: ask again."""
     NEVER = enum.auto()
-    """It is not worth it, or cannot be made; not for a while, at least."""
+    """It is useless, or cannot be made for a while at least."""
 
 
 @attrs.frozen
 class CodingExtent:
-    """The bytes of one coding: where they are in `codings`, how many, and their SHA-256."""
+    """The bytes of one coding: their offset in `codings`, their number and their SHA-256."""
 
     offset: int
     size: int
@@ -55,37 +54,38 @@ class CodingExtent:
 
 
 Made = CodingExtent | Literal[NoCoding.NEVER]
-"""What came of coding a file: its bytes, or the mark that these were hardly fewer."""
+"""The outcome of coding a file: its bytes, or NEVER if they were hardly fewer."""
 
 
 class CodingsFile:
-    """The codings of a blob that is open. Whoever opened them closes them.
+    """The codings of an open blob. The caller closes them.
 
-    The table is for the reactor's thread; whatever touches the file blocks, and is called by one
-    thread at a time but for reading at `descriptor`.
+    The table in memory belongs to the reactor's thread. The methods `open`, `begin`, `write`,
+    `finish`, `abandon` and `charge` block, and only one thread at a time may call them. Reading at
+    `descriptor` is always allowed.
     """
 
     def __init__(
         self, descriptor: int = -1, end: int = 0, is_whole: bool = True, blob: str = ""
     ) -> None:
         self.descriptor = descriptor
-        """Of the file; -1 while there is none."""
+        """The file descriptor; -1 while there is no file."""
         self.end = end
-        """Where the next record goes."""
+        """The offset of the next record."""
         self.is_whole = is_whole
-        """Whether all there is under this name is records, so that nothing has to be mended."""
+        """Whether the file holds nothing but whole records."""
         self.blob = blob
-        """The digest of the blob that they belong to, for messages."""
+        """The digest of the blob, for messages."""
         self.checked: set[int] = set()
-        """Offsets of coded bytes that were compared with their hash in this process."""
+        """Offsets of coded bytes that this process has checked by their hash."""
         self._made: dict[bytes, dict[bytes, Made]] = {coding: {} for coding in CODINGS}
         self._unchecked: dict[tuple[bytes, bytes], CodingExtent] = {}
 
     @classmethod
     def open(cls, directory: Path, blob: str = "") -> CodingsFile:
-        """Take up the codings in a blob's directory, as far as they are whole. Changes nothing.
+        """Read the headers of the codings in a blob's directory, up to the first incomplete one.
 
-        Reads the headers alone. Whatever else is wrong with the file is not the blob's trouble.
+        This changes no file. Any other error of the file is taken as no codings.
 
         :raises OSError: when the process is out of descriptors or memory.
         """
@@ -95,7 +95,7 @@ class CodingsFile:
             if not stat.S_ISREG(path.lstat().st_mode):
                 return cls(is_whole=False, blob=blob)
             codings.descriptor = _open(path)
-            codings._take_up()
+            codings._read_headers()
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -106,29 +106,29 @@ class CodingsFile:
         return codings
 
     def get(self, sha256: bytes, coding: bytes) -> Made | None:
-        """What came of coding a file with these bytes; None when that is not known, or unchecked.
+        """Return the outcome of coding this file; None if it is unknown or unchecked.
 
-        `sha256` is of the bytes before they were coded, here and below.
+        In all methods, `sha256` is the hash of the uncoded bytes.
         """
         made = self._made.get(coding)
         return None if made is None else made.get(sha256)
 
     def unchecked(self, sha256: bytes, coding: bytes) -> CodingExtent | None:
-        """Bytes that were found when it was opened, and have not been checked since."""
+        """Return coded bytes that were found by `open` and not checked since."""
         return self._unchecked.get((sha256, coding))
 
     def next_unchecked(self) -> tuple[bytes, bytes] | None:
-        """The hash and the coding of any such."""
+        """Return the hash and the coding of any unchecked bytes."""
         return next(iter(self._unchecked), None)
 
     def put(self, sha256: bytes, coding: bytes, made: Made | None) -> None:
-        """Keep what is certain from now on; None: that what was found is damaged."""
+        """Set the checked outcome; None if the bytes that `open` found are damaged."""
         self._unchecked.pop((sha256, coding), None)
         if made is not None:
             self._made[coding][sha256] = made
 
     def forget(self, coding: bytes, offset: int) -> None:
-        """Have no bytes there any more, found damaged as they are: another coding may be made."""
+        """Drop the damaged coded bytes at `offset`, so that they can be made again."""
         made = self._made.get(coding, {})
         for sha256 in [
             s for s, m in made.items() if isinstance(m, CodingExtent) and m.offset == offset
@@ -137,9 +137,9 @@ class CodingsFile:
         self.checked.discard(offset)
 
     def begin(self, directory: Path, is_needed: bool) -> int:
-        """Remove what is no record; have a file if it `is_needed`. What it was charged with before.
+        """Remove incomplete records; create the file if it `is_needed`; return its old footprint.
 
-        :raises OSError: when the disk does not let it.
+        :raises OSError: when the disk refuses it.
         """
         path = directory / _NAME
         charged = footprint(path)
@@ -156,16 +156,16 @@ class CodingsFile:
         return charged
 
     def write(self, piece: bytes, offset: int) -> None:
-        """Write bytes of the next record, the first of them at ``end + HEADER_SIZE``."""
+        """Write bytes of the next record; its first byte is at ``end + HEADER_SIZE``."""
         view = memoryview(piece)
         while view:
             written = os.pwrite(self.descriptor, view, offset)
             view, offset = view[written:], offset + written
 
     def finish(self, sha256: bytes, coding: bytes, size: int, coded_sha256: bytes) -> Made:
-        """Complete the next record of `size` bytes; of none, it is the mark. Not `put` yet."""
+        """Complete the next record of `size` bytes; 0 makes a record of NEVER."""
         start = self.end + HEADER_SIZE
-        # What was written before the mark, if that is what it is.
+        # A record of NEVER may follow bytes that turned out to be useless.
         os.ftruncate(self.descriptor, start + size)
         header = _HEADER.pack(_MAGIC, sha256, coding, size, coded_sha256)
         self.write(header + _CHECKSUM.pack(zlib.crc32(header)), self.end)
@@ -173,13 +173,13 @@ class CodingsFile:
         return CodingExtent(start, size, coded_sha256) if size else NoCoding.NEVER
 
     def abandon(self) -> None:
-        """Take back what was written of the next record."""
+        """Remove the bytes of the next record."""
         self.is_whole = False
         os.ftruncate(self.descriptor, self.end)
         self.is_whole = True
 
     def charge(self) -> int:
-        """Bytes that the file is to be charged with, wherever its directory is by now."""
+        """Return the bytes to charge for the file, even if its directory was moved away."""
         return blocks(os.fstat(self.descriptor).st_size) if self.descriptor >= 0 else 0
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class CodingsFile:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def _take_up(self) -> None:
+    def _read_headers(self) -> None:
         size = os.fstat(self.descriptor).st_size
         for sha256, coding, made, end in _records(self.descriptor, size):
             self.end = end
@@ -204,7 +204,7 @@ class CodingsFile:
 
 
 def _records(descriptor: int, size: int) -> Iterator[tuple[bytes, bytes, Made, int]]:
-    """The records up to the first that is not whole: hash, coding, what was made, where it ends."""
+    """Yield the hash, coding, outcome and end of each record, up to the first incomplete one."""
     end = 0
     while len(header := os.pread(descriptor, HEADER_SIZE, end)) == HEADER_SIZE:
         magic, sha256, coding, length, coded_sha256 = _HEADER.unpack_from(header)

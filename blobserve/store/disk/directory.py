@@ -1,11 +1,10 @@
-"""The blob space as it lies on disk: its names, its format, one rename in and one rename out.
+"""The directory of a blob space: its names, its format and its lock.
 
-Blocking, and without memory: what is here is what the directory says. No name is ever made from
-what an image holds, and no link below the location is followed. What others have put there is left
-alone and not counted, but for `ingest`, which is wiped.
+Blocking. File names are never made from the content of an image, and no link below the location is
+followed. Foreign files are left alone and not counted, except in `ingest`, which is wiped.
 
-A blob space has one owner at a time. The lock is the kernel's: it ends with the process that holds
-it, so a lock file that was left behind means nothing.
+A blob space has one owner at a time. The kernel releases the lock when the process ends, so a lock
+file that is left behind has no effect.
 """
 
 from __future__ import annotations
@@ -26,27 +25,27 @@ from blobserve.store.disk.files import BLOCK, read, remove, sync, write
 FORMAT = "1"
 
 FURNITURE = 16 * BLOCK
-"""Bytes that are charged for what every blob space has: its directories, VERSION and lock."""
+"""Bytes that every blob space is charged with: its directories, VERSION and lock."""
 
 _DIRECTORIES = ("ingest", "blobs", "trees", "manifests")
 
 
 class SpaceDirectory:
-    """The directory of one blob space. Nothing is touched before `take`."""
+    """The directory of one blob space. The constructor touches no file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._ingest = root / "ingest"
         self._lock: OwnerLock | None = None
-        self._left: list[Path] = []
+        self._undisposed: list[Path] = []
 
     def take(self) -> None:
-        """Become its owner: make what is missing, check the format, wipe `ingest`.
+        """Become its owner: create missing directories, check the format, wipe `ingest`.
 
-        :raises SpaceUnusable: saying what the operator can do about it.
+        :raises SpaceUnusable: with a message that tells the operator the remedy.
         """
         try:
-            # The location itself may be a link: systemd makes one of its cache directory.
+            # The location itself may be a link: systemd makes its cache directory one.
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = OwnerLock(self.root)
             self._check_format()
@@ -59,18 +58,18 @@ class SpaceDirectory:
             raise
         except OSError as error:
             self.leave()
-            raise SpaceUnusable(str(self.root), _advice(error)) from error
+            raise SpaceUnusable(str(self.root), _remedy(error)) from error
 
     def leave(self) -> None:
-        """Give the ownership up. Idempotent."""
+        """Release the ownership. Idempotent."""
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
 
     def look(self) -> None:
-        """Become its owner without touching anything in it but the lock.
+        """Become its owner without touching any file but the lock.
 
-        :raises SpaceUnusable: when there is no blob space of our format, or it has an owner.
+        :raises SpaceUnusable: when there is no blob space of this format, or it has an owner.
         """
         try:
             if self._format() != FORMAT:
@@ -79,74 +78,74 @@ class SpaceDirectory:
         except FileNotFoundError as error:
             raise SpaceUnusable(str(self.root), "there is no blob space there") from error
         except OSError as error:
-            raise SpaceUnusable(str(self.root), _advice(error)) from error
+            raise SpaceUnusable(str(self.root), _remedy(error)) from error
 
     def is_readable(self) -> bool:
-        """Whether the blob space can be read at all."""
+        """Return whether the blob space can be read."""
         try:
             return self._format() == FORMAT
         except OSError:
             return False
 
     def blob(self, digest: Digest) -> Path:
-        """Where the blob of this digest is, if it is here."""
+        """Return the path for the blob of this digest."""
         return self.root / "blobs" / digest.algorithm / digest.hex
 
     def blobs(self) -> Iterator[Digest]:
-        """The digest of every directory that stands where a blob would."""
+        """Yield the digest of every directory in the place of a blob."""
         yield from _digests(self.root / "blobs", stat.S_ISDIR)
 
     def tree(self, digest: Digest) -> Path:
-        """Where the tree of several layers of this digest is, if it is here."""
+        """Return the path for the merged index of this digest."""
         return self.root / "trees" / digest.algorithm / digest.hex
 
     def trees(self) -> Iterator[Digest]:
-        """The digest of every file that stands where a tree would."""
+        """Yield the digest of every file in the place of a merged index."""
         yield from _digests(self.root / "trees", stat.S_ISREG)
 
     def manifest(self, digest: Digest) -> Path:
-        """Where the manifest of this digest is, if it is here."""
+        """Return the path for the manifest of this digest."""
         return self.root / "manifests" / digest.algorithm / digest.hex
 
     def manifests(self) -> Iterator[Digest]:
-        """The digest of every file that stands where a manifest would."""
+        """Yield the digest of every file in the place of a manifest."""
         yield from _digests(self.root / "manifests", stat.S_ISREG)
 
     def new_ingest(self) -> Path:
-        """A fresh directory that is gone after a crash."""
+        """Make a new temporary directory, which the next start removes after a crash."""
         return Path(tempfile.mkdtemp(dir=self._ingest))
 
     def publish(self, made: Path, target: Path) -> None:
-        """Move what was made in `ingest` to its final name by one rename.
+        """Move a file or directory from `ingest` to its final path by one rename.
 
-        What has that name by then is removed.
+        A file or directory that is already there is removed first.
         """
         self._own_directory(target.parent)
         self.discard(target)
         made.rename(target)
 
     def discard(self, path: Path) -> None:
-        """Remove what stands at `path`, if anything does: whole or not at all, also in a crash."""
+        """Remove the file or directory at `path`, if any; a crash removes all or nothing of it."""
         away = self.move_away(path)
         if away is not None:
             self.dispose(away)
 
     def dispose(self, away: Path) -> None:
-        """Remove what was moved away; what the disk does not let go of, `sweep` tries again."""
+        """Remove a path that was moved away; if that fails, `sweep` tries again."""
         try:
             remove(away)
         except OSError:
-            self._left.append(away)
+            self._undisposed.append(away)
 
     def sweep(self) -> None:
-        """Try again to remove what could not be removed, as for want of descriptors."""
-        left, self._left = self._left, []
-        for away in filter(os.path.lexists, left):
+        """Try again to remove paths that `dispose` could not, as without descriptors."""
+        undisposed, self._undisposed = self._undisposed, []
+        for away in filter(os.path.lexists, undisposed):
             self.dispose(away)
 
     def move_away(self, path: Path) -> Path | None:
-        """Take what stands at `path`, if anything does, to where it is to be removed."""
-        # Nothing is created for it: it must work on a full disk.
+        """Move `path` to `ingest` for removal; return its new path, or None if there was none."""
+        # No directory is created for it: it must work on a full disk.
         away = self._ingest / secrets.token_hex(16)
         try:
             return path.rename(away)
@@ -167,10 +166,10 @@ class SpaceDirectory:
             problem = (
                 f"its VERSION is {found!r}, this blobserve reads {FORMAT!r}: choose another"
                 " blobSpace.location, or remove the directory if it is an older blob space"
-                " (what it held is pulled again)"
+                " (its images are pulled again)"
             )
             raise SpaceUnusable(str(self.root), problem)
-        # `ingest` will be wiped: that must never happen to somebody's own directory.
+        # `ingest` is wiped later, so a foreign directory must be refused.
         for name in _DIRECTORIES:
             if os.path.lexists(self.root / name):
                 problem = (
@@ -202,7 +201,7 @@ def _digests(directory: Path, is_kind: Callable[[int], bool]) -> Iterator[Digest
                 yield digest
 
 
-def _advice(error: OSError) -> str:
+def _remedy(error: OSError) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError):
         return "it is not a directory: choose another blobSpace.location"
     if isinstance(error, PermissionError):
@@ -213,7 +212,7 @@ def _advice(error: OSError) -> str:
 
 
 class OwnerLock:
-    """Held from the moment it is made until `release`.
+    """The lock of a blob space, held from its construction until `release`.
 
     :raises SpaceUnusable: when another owner, in this process or another, holds it.
     """
@@ -234,13 +233,13 @@ class OwnerLock:
         except OSError:
             os.close(self._fd)
             raise
-        # For the words above alone: a full disk does not keep what is here from being served.
+        # The process id is for the message above only, so a full disk is no error.
         with suppress(OSError):
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
-        """Let another owner in; once only."""
-        # Closing is not enough: a process that is just being forked has the descriptor too.
+        """Release the lock; call it once."""
+        # Closing is not enough: a process that was just forked has the descriptor, too.
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)

@@ -1,6 +1,6 @@
-"""Damage: what tells that bytes are lost, from the disk being full or out of reach for the moment.
+"""Errors of the disk: lost bytes, a full disk, or a temporary failure.
 
-Pure. What is done about it is decided by `blobserve.store.space.repair`.
+Pure. The handling of damage is in `blobserve.store.space.repair`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_lost(error: OSError) -> bool:
-    """Whether an error of reading means that the bytes are not to be had, now or later."""
+    """Return whether an error of reading means that the bytes are lost."""
     return error.errno in _LOST
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error means that the disk, or our share of it, is full."""
+    """Return whether an error means that the disk, or the user's quota on it, is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def typed(error: BaseException | None) -> BlobserveError | None:
-    """What an error of the disk means to whoever waits; None for any other."""
+    """Return the typed error for an error of the disk; None for any other error."""
     if is_full(error):
         return DiskFull()
     if isinstance(error, OSError):

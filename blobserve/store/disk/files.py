@@ -1,4 +1,4 @@
-"""Files of the blob space: read, written, removed, synced and measured in whole blocks.
+"""Operations on files of the blob space: read, write, remove, sync, and measure in blocks.
 
 Blocking. No link is followed.
 """
@@ -17,10 +17,10 @@ _PIECE = 1 << 20
 
 
 def footprint(path: Path) -> int:
-    """Bytes that a file or a directory with its files is charged with; nothing if it is not here.
+    """Return the bytes to charge for a file, or a directory with its files; 0 if it is missing.
 
-    Whole blocks for every file, and for a directory one more for itself and one for its name: the
-    same on every file system, whether it compresses or keeps books of its own.
+    Each file is charged with whole blocks, and each directory with two blocks more, for itself and
+    for its name. The result is the same on every file system, even if that compresses.
     """
     try:
         status = path.lstat()
@@ -32,12 +32,12 @@ def footprint(path: Path) -> int:
 
 
 def blocks(size: int) -> int:
-    """`size` rounded up to whole blocks."""
+    """Return `size` rounded up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a directory with all that is in it; links are not followed."""
+    """Remove a file, a link, or a directory with its content; no link is followed."""
     if stat.S_ISDIR(path.lstat().st_mode):
         shutil.rmtree(path)
     else:
@@ -45,19 +45,19 @@ def remove(path: Path) -> None:
 
 
 def read(path: Path, limit: int) -> bytes:
-    """At most `limit` bytes of a file that is no link."""
+    """Return at most `limit` bytes of a file that is no link."""
     with open(path, "rb", opener=_opener) as file:
         return file.read(limit)
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a whole file, as it is on disk only after `sync`."""
+    """Write a whole file; it is durable only after `sync`."""
     with open(path, "wb", opener=_opener) as file:
         file.write(content)
 
 
 def checksum(path: Path) -> bytes:
-    """The SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     hash_ = sha256()
     with path.open("rb") as file:
         while piece := file.read(_PIECE):

@@ -1,8 +1,8 @@
-"""What a blob space remembers beside its blobs: the small SQLite file `state`.
+"""The metadata database of a blob space: the small SQLite file `state`.
 
-Blocking, and usable from several threads. Everything in it can be lost without harm to what is
-served: blobs are then verified anew, and references looked up again. Commits reach the disk when
-the kernel writes them or a checkpoint does; a power cut loses the last of them, and tears none.
+Blocking, and usable from several threads. If it is lost, blobs are verified again and references
+are looked up again, so that responses stay correct. Commits reach the disk when the kernel writes
+them, or at a checkpoint. A power cut may lose the last commits, but no part of one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from blobserve.store.disk.files import BLOCK, footprint, remove
 _log = Logger()
 
 MOST_CHANGES = 32
-"""Rows that one commit may change, so that what it writes is bounded."""
+"""Rows that one commit may change, so that the bytes it writes are bounded."""
 
 SLACK = 64 * BLOCK
-"""Bytes to keep free for what commits write before the file is measured again."""
+"""Bytes to keep free for commits until the file is measured again."""
 
 _CHECKPOINT_PAGES = 64
 
@@ -59,16 +59,19 @@ Table = Literal["blobs", "trees"]
 
 @attrs.frozen
 class Record:
-    """What a published blob must look like, or a tree, which has no content; sizes in bytes."""
+    """The record of a published blob, or of a merged index, which has no content.
+
+    Sizes are in bytes.
+    """
 
     digest: Digest
     content_size: int
     index_size: int
     index_sha256: bytes
     used: float
-    """When it was last used, in seconds of the reactor's clock; only the order counts."""
+    """The time of its last use, by the reactor's clock; only the order matters."""
     durable: bool = attrs.field(default=False, converter=bool)
-    """Whether its files are known to have reached the disk."""
+    """Whether its files were synced to the disk."""
 
 
 Change = tuple[str, Sequence[object]]
@@ -76,72 +79,72 @@ Change = tuple[str, Sequence[object]]
 
 
 def recorded(record: Record, table: Table = "blobs") -> Change:
-    """Remember a blob, or a tree, that is about to be published."""
+    """Store the record of a blob or merged index that is about to be published."""
     digest, *rest = attrs.astuple(record, recurse=False)
     return f"REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?)", (str(digest), *rest)
 
 
 def made_durable(digest: Digest) -> Change:
-    """Mark a blob whose files have reached the disk."""
+    """Mark a blob as durable, after its files were synced."""
     return "UPDATE blobs SET durable = 1 WHERE digest = ?", (str(digest),)
 
 
 def was_used(digest: Digest, used: float, table: Table = "blobs") -> Change:
-    """Remember when it was last used."""
+    """Store the time of its last use."""
     return f"UPDATE {table} SET used = ? WHERE digest = ?", (used, str(digest))
 
 
 def removed(digest: Digest, table: Table = "blobs") -> Change:
-    """Forget what is gone."""
+    """Delete the record of a blob or merged index that was removed."""
     return f"DELETE FROM {table} WHERE digest = ?", (str(digest),)
 
 
 def remembered(reference: str, digest: Digest, checked: float) -> Change:
-    """Remember what a reference stands for."""
+    """Store the digest of a reference, and when it was last checked."""
     return "REPLACE INTO refs VALUES (?, ?, ?)", (reference, str(digest), checked)
 
 
 def forgotten(reference: str) -> Change:
-    """Forget a reference."""
+    """Delete a reference."""
     return "DELETE FROM refs WHERE reference = ?", (reference,)
 
 
 def manifest_put(digest: Digest, media_type: str, used: float) -> Change:
-    """Remember what a manifest is said to be."""
+    """Store the media type of a manifest."""
     return "REPLACE INTO manifests VALUES (?, ?, ?)", (str(digest), media_type, used)
 
 
 def manifest_removed(digest: Digest) -> Change:
-    """Forget a manifest that is gone."""
+    """Delete the row of a manifest that was removed."""
     return "DELETE FROM manifests WHERE digest = ?", (str(digest),)
 
 
 def provenance_put(digest: Digest, repository: str, access: int, recorded: float) -> Change:
-    """Remember that a repository has shown this content, and in which way."""
+    """Store an entry of `blobserve.store.space.provenance`."""
     values = (str(digest), repository, int(access), recorded)
     return "REPLACE INTO provenance VALUES (?, ?, ?, ?)", values
 
 
 def provenance_removed(digest: Digest, repository: str, access: int) -> Change:
-    """Forget that a repository has shown this content in this way."""
+    """Delete an entry of `blobserve.store.space.provenance`."""
     condition = "digest = ? AND repository = ? AND access = ?"
     return f"DELETE FROM provenance WHERE {condition}", (str(digest), repository, int(access))
 
 
 class MetadataDb:
-    """The state file. Every method blocks, and may be called from any thread once it is open."""
+    """The metadata database. Every method blocks; once it is open, any thread may call them."""
 
     def __init__(self, path: Path) -> None:
         self.size = 0
-        """Bytes it takes, in whole blocks, what was set aside included, when last measured."""
+        """Its bytes in whole blocks when last measured, with a damaged one that was set aside."""
         self._path = path
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        """Open it, or begin an empty one; a damaged one is set aside as ``state.damaged``.
+        """Open it, or create it; a damaged one is set aside as ``state.damaged``.
 
-        Only the owner of the blob space may: see `blobserve.store.disk.directory`.
+        Only the owner of the blob space may call it: see `SpaceDirectory.take`.
 
         :raises OSError: when it can be neither read nor replaced.
         """
@@ -151,7 +154,7 @@ class MetadataDb:
             raise OSError(errno.EIO, f"the state file cannot be opened ({error})") from error
         except sqlite3.DatabaseError as error:
             _log.warn(
-                "{path} is damaged ({error}): set aside; every blob is verified anew",
+                "{path} is damaged ({error}) and set aside; every blob is verified again",
                 path=str(self._path),
                 error=error,
             )
@@ -160,20 +163,20 @@ class MetadataDb:
         self._measure()
 
     def blobs(self) -> list[Record]:
-        """Every blob that was published and not removed since, the longest unused first."""
+        """Return the records of all blobs, the least recently used first."""
         return [Record(*row) for row in self._rows("SELECT * FROM blobs ORDER BY used")]
 
     def trees(self) -> list[Record]:
-        """The same of trees."""
+        """Return the records of all merged indexes, the least recently used first."""
         return [Record(*row) for row in self._rows("SELECT * FROM trees ORDER BY used")]
 
     def manifests(self) -> list[tuple[Digest, str]]:
-        """Digest and media type of every manifest, the longest unused first."""
+        """Return digest and media type of every manifest, the oldest first."""
         query = "SELECT digest, media_type FROM manifests ORDER BY used"
         return [(digest, media_type) for digest, media_type in self._rows(query)]
 
     def references(self) -> list[tuple[str, Digest, float]]:
-        """Reference, digest and when it was checked, the longest unchecked first."""
+        """Return each reference, its digest and its last check, the longest unchecked first."""
         query = "SELECT digest, reference, checked FROM refs ORDER BY checked"
         return [(reference, digest, checked) for digest, reference, checked in self._rows(query)]
 
@@ -185,7 +188,7 @@ class MetadataDb:
     def change(self, *changes: Change) -> None:
         """Make these changes, and measure the file.
 
-        :raises sqlite3.Error: when it cannot be written; some may have been made.
+        :raises sqlite3.Error: when it cannot be written; some changes may have been made.
         """
         with self._lock:
             database = self._opened()
@@ -198,7 +201,7 @@ class MetadataDb:
                     self._measure()
 
     def close(self) -> None:
-        """Write everything back and close; nothing can be changed any more. Idempotent."""
+        """Write all changes to the file and close it. Idempotent."""
         with self._lock:
             database, self._database = self._database, None
             if database is not None:
@@ -223,7 +226,7 @@ class MetadataDb:
             raise sqlite3.DatabaseError("it is no file")
         self._path.touch(0o600)  # SQLite gives its other files the mode of this one
         database = sqlite3.connect(self._path, check_same_thread=False)
-        # A damaged text is the trouble of whoever reads that row.
+        # A damaged text fails only the row that has it.
         database.text_factory = lambda text: text.decode("utf-8", "replace")
         try:
             # Exclusive: write-ahead logging then needs no shared memory file.

@@ -1,13 +1,13 @@
-"""Residency: whether part of a file is in memory, so that sending it waits for no disk.
+"""The page cache: whether a part of a file is in memory, so that sending it does not block.
 
-Asked of the kernel about a mapping that is never touched and lives for the one question: mapping it
-anew costs a third more than keeping it, and nothing has to follow a file that grows or is closed.
+`mincore` answers for a mapping that is made for one call and never read. A new mapping for each
+call costs a third more than a kept one, but needs no care for files that grow or are closed.
 
-Measured on a resident MiB: 7.5 microseconds, and exact. Reading it with RWF_NOWAIT into a buffer
-says the same in 55, half of what sending it costs; a byte in every 64 KiB takes 6 and is a guess;
-cachestat, 0.6, counts pages whose reading has only begun, and is missing before Linux 6.5. All the
-same, a file that is asked for all the time would pay a tenth of its sending for the question: so an
-answer holds for a second, in which pages just sent are the last that the kernel would give up.
+Measured for one MiB in memory: `mincore` takes 7.5 microseconds and is exact. A read with
+RWF_NOWAIT takes 55, half the cost of sending. One byte in every 64 KiB takes 6, but is a guess.
+`cachestat` takes 0.6, but counts pages that are still being read, and needs Linux 6.5. An answer is
+kept for a second, because the check costs a tenth of sending. The kernel does not drop pages that
+were just sent.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class Residency:
-    """What of some open files was found to be in memory, lately. For one thread."""
+    """The ranges of open files that were found in memory within the last second; for one thread."""
 
     def __init__(self) -> None:
         self._found: set[tuple[int, int, int]] = set()
         self._forget_at = 0.0
 
     def has(self, descriptor: int, offset: int, length: int) -> bool:
-        """Whether every byte there can be read without waiting; False where nobody can tell."""
+        """Return whether every byte of the range is in memory; False if that is unknown."""
         now = time.monotonic()
         if now >= self._forget_at:
             self._found.clear()
@@ -46,8 +46,8 @@ class Residency:
 
 
 def is_resident(descriptor: int, offset: int, length: int) -> bool:
-    """The same, at this moment; for any thread."""
-    # Of a file that is not ours, mincore says that all of it is there (since Linux 5.2).
+    """Return whether every byte of the range is in memory now; for any thread."""
+    # For a file of another user, mincore always says yes (since Linux 5.2).
     if _libc is None or os.fstat(descriptor).st_uid != os.geteuid():
         return False
     start = offset - offset % _PAGE
@@ -62,17 +62,17 @@ def is_resident(descriptor: int, offset: int, length: int) -> bool:
 
 
 def read_resident(descriptor: int, offset: int, length: int) -> bytes | None:
-    """What of those bytes is in memory, from the first on; None when that is nothing."""
+    """Return the bytes that are in memory, from `offset` on; None if the first is not."""
     buffer = bytearray(length)
     try:
         read = os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT)
-    except OSError:  # Not in memory; or a file system that cannot tell.
+    except OSError:  # Not in memory, or the file system does not support the flag.
         return None
     return bytes(memoryview(buffer)[:read]) or None
 
 
 def _load() -> ctypes.CDLL | None:
-    # With 32 bits an offset may not fit, and an address space is soon full.
+    # With 32 bits an offset may not fit, and the address space is small.
     if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) < 8:
         return None
     libc = ctypes.CDLL(None)

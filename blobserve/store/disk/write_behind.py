@@ -1,6 +1,6 @@
-"""Changes of the metadata, gathered and written a little later in one transaction.
+"""Changes of the metadata database, collected and written a little later.
 
-`StoredReferences` keeps what each image name stands for in memory, and writes it the same way.
+`StoredReferences` holds the digest of each reference in memory, and writes it the same way.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from blobserve.names.digest import Digest
 from blobserve.store.disk.metadata_db import Change, forgotten, remembered
 
 MOST_REFERENCES = 10_000
-"""How many are remembered; beyond that the one untouched for longest is forgotten."""
+"""References that are stored; beyond that, the one stored longest ago is dropped."""
 
 
 class WriteBehind:
-    """Writes changes `delay` seconds after the first of them; of several to one key, the last."""
+    """Writes changes `delay` seconds after the first of them; for each key only the last."""
 
     def __init__(
         self, clock: IReactorTime, delay: float, write: Callable[[list[Change]], Awaitable[None]]
     ) -> None:
-        """`write` does not fail."""
+        """`write` must not fail."""
         self._clock = clock
         self._delay = delay
         self._write = write
@@ -32,17 +32,17 @@ class WriteBehind:
         self._turn = DeferredLock()
 
     def put(self, key: Hashable, change: Change) -> None:
-        """Have a change written."""
+        """Schedule a change."""
         self._pending[key] = change
         if self._timer is None:
             self._timer = self._clock.callLater(self._delay, self._due)
 
     async def flush(self) -> None:
-        """Write now; returns when all that was put is written."""
+        """Write now; return when all scheduled changes are written."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        # One after another, or an older change could overtake a newer one.
+        # One at a time, or an older change could overwrite a newer one.
         await self._turn.run(self._write_pending)
 
     def _due(self) -> None:
@@ -54,18 +54,18 @@ class WriteBehind:
 
 
 class StoredReferences:
-    """The references that a blob space remembers; they outlive the blobs they stand for."""
+    """The references that a blob space stores; they outlive the blobs of their images."""
 
     def __init__(self, behind: WriteBehind) -> None:
         self._behind = behind
         self._known: dict[str, tuple[Digest, float]] = {}
 
     def load(self, rows: Iterable[tuple[str, Digest, float]]) -> None:
-        """Take up what was remembered before, the longest untouched first."""
+        """Load the stored references; `rows` are ordered, the longest unchecked first."""
         self._known = {reference: (digest, checked) for reference, digest, checked in rows}
 
     def remember(self, reference: str, digest: Digest, checked: float) -> None:
-        """Remember what `reference` stands for, and when that was last known to be so."""
+        """Store the digest of `reference`, and when it was last checked."""
         self._known.pop(reference, None)
         self._known[reference] = (digest, checked)
         self._behind.put(reference, remembered(reference, digest, checked))
@@ -73,10 +73,10 @@ class StoredReferences:
             self.forget(next(iter(self._known)))
 
     def forget(self, reference: str) -> None:
-        """Remember `reference` no longer; harmless if it is not."""
+        """Drop `reference`; do nothing if it is not stored."""
         if self._known.pop(reference, None) is not None:
             self._behind.put(reference, forgotten(reference))
 
     def all(self) -> list[tuple[str, Digest, float]]:
-        """Every reference, its digest and when it was checked, the longest untouched first."""
+        """Return each reference, its digest and its last check, the longest unchecked first."""
         return [(reference, *known) for reference, known in self._known.items()]

@@ -1,4 +1,4 @@
 """One layer coming in: its bytes queued, extracted in threads, verified and published.
 
-Nothing here knows where the bytes come from.
+No module in this folder knows the origin of the bytes.
 """

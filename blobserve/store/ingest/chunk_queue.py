@@ -1,6 +1,6 @@
-"""What has come of a layer and is still to be taken; it slows down who brings more.
+"""A queue of received bytes of a layer, which pauses their producer when it is full.
 
-On the reactor's thread, but for `take`. Knows nothing of what is done with it.
+All methods run on the reactor's thread, except `take`.
 """
 
 from __future__ import annotations
@@ -14,60 +14,61 @@ from twisted.internet.interfaces import IPushProducer
 from blobserve.config import KIB
 
 CHUNK = 512 * KIB
-"""Bytes that are taken at a time, or a little more."""
+"""The least bytes of a full chunk."""
 
 MOST_WAITING = 2 * CHUNK
+"""Bytes that may wait before the producer is paused."""
 
 
 class ChunkQueue:
-    """The bytes of one layer, from one producer after another, until it `is_complete`."""
+    """The received bytes of one layer, which may come from several producers in turn."""
 
     def __init__(self, soon: Callable[[Callable[[], None]], None]) -> None:
-        """`soon` has something called on the reactor's thread; from any other."""
+        """`soon` schedules a call on the reactor's thread, and may be called from any thread."""
         self.is_complete = False
-        """Whether no more will come."""
+        """Whether the last byte was received."""
         self._soon = soon
         self._chunks: deque[bytes] = deque()
-        self._rest: list[bytes] = []
-        self._rest_size = 0
-        self._cut = self._taken = 0  # Bytes, ever; each is changed by one thread alone.
+        self._partial: list[bytes] = []
+        self._partial_size = 0
+        self._cut = self._taken = 0  # Total bytes; each is changed by one thread only.
         self._producer: IPushProducer | None = None
         self._is_paused = False
         self._idle: Deferred[None] | None = None
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self._chunks and not self._rest
+        """Return whether no bytes wait."""
+        return not self._chunks and not self._partial
 
     @property
     def chunks(self) -> int:
-        """How many chunks wait to be taken."""
+        """Return the number of chunks that wait."""
         return len(self._chunks)
 
     def come_from(self, producer: IPushProducer | None) -> None:
-        """Slow `producer` down from now on, and no other; None: nobody."""
+        """Pause and resume `producer` from now on; None when there is none."""
         self._producer, self._is_paused = producer, False
         self._pace()
 
     def put(self, content: bytes) -> None:
-        """Take what has come."""
-        self._rest.append(content)
-        self._rest_size += len(content)
-        if self._rest_size >= CHUNK:
+        """Add received bytes."""
+        self._partial.append(content)
+        self._partial_size += len(content)
+        if self._partial_size >= CHUNK:
             self.cut()
         self._pace()
 
     def cut(self) -> None:
-        """Make a chunk of what is none yet, however little that is."""
-        if self._rest:
-            self._chunks.append(b"".join(self._rest))
-            self._cut += self._rest_size
-            self._rest.clear()
-            self._rest_size = 0
+        """Make a chunk of the bytes that do not fill one yet."""
+        if self._partial:
+            self._chunks.append(b"".join(self._partial))
+            self._cut += self._partial_size
+            self._partial.clear()
+            self._partial_size = 0
 
     def take(self) -> bytes | None:
-        """Take out the next chunk, if one waits. From any thread, but one at a time."""
+        """Remove and return the next chunk, if any. For any thread, one at a time."""
         if not self._chunks:
             return None
         chunk = self._chunks.popleft()
@@ -77,25 +78,25 @@ class ChunkQueue:
         return chunk
 
     def clear(self) -> None:
-        """Drop what waits, once nobody takes any more."""
+        """Drop all bytes; no thread may call `take` meanwhile."""
         self.cut()
         self._chunks.clear()
         self._taken = self._cut
 
     def wait(self) -> Deferred[None]:
-        """Fires at the next `wake`."""
+        """Return a Deferred that fires at the next `wake`."""
         self._idle = Deferred()
         return self._idle
 
     def wake(self) -> None:
-        """Have whoever waits look again."""
+        """Fire the Deferred of `wait`, if there is one."""
         idle, self._idle = self._idle, None
         if idle is not None:
             idle.callback(None)
 
     def _pace(self) -> None:
-        """Pause the producer when too much waits, and resume it some time later."""
-        # Once more afterwards: who took what waited has not seen it paused.
+        """Pause or resume the producer, as the queue is full or not."""
+        # Checked again after a pause: a thread may have emptied the queue before it saw the pause.
         while self._producer is not None and self._is_full != self._is_paused:
             self._is_paused = not self._is_paused
             if self._is_paused:
@@ -105,5 +106,5 @@ class ChunkQueue:
 
     @property
     def _is_full(self) -> bool:
-        waiting = self._rest_size + self._cut - self._taken
+        waiting = self._partial_size + self._cut - self._taken
         return waiting > (MOST_WAITING // 2 if self._is_paused else MOST_WAITING)

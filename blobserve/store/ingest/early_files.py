@@ -1,9 +1,8 @@
-"""Early files: what has streamed past of a layer that is still being pulled, before it is verified.
+"""Early files: files of a layer that are served before the layer is complete and verified.
 
-Whoever waits, waits for a name in a layer, whichever ingest brings it; whoever was given a file
-hears at once when it must not be used after all: when a later entry of the layer has taken its
-place, or the layer turns out bad, or is given up. Runs on the reactor's thread. Knows nothing of
-how names are found, nor of what is done with a file.
+A caller waits for a name in a layer, and does not care which ingest delivers it. A file is recalled
+at once if a later entry of the layer replaces it, or if the layer turns out to be bad, or if its
+pull is abandoned. Runs on the reactor's thread. See docs/early-serve.md.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from blobserve.store.disk.page_cache import read_resident
 from blobserve.store.index.name_watch import FileLocation, Seen
 
 Reason = Literal["overtaken", "damaged", "abandoned"]
-"""Why a file must not be used: another has taken its place, or its layer is bad, or given up."""
+"""The reason of a recall: a later entry replaced it, or its layer is bad, or was abandoned."""
 
 T = TypeVar("T")
 
@@ -34,13 +33,13 @@ _log = Logger()
 
 
 class EarlyContent(RefCounted):
-    """The content of an ingest, open for as long as anybody reads it, whatever becomes of it."""
+    """The content file of an ingest, which stays open until the last reader has closed it."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(self._close)
         self.descriptor = os.dup(descriptor)
         self.blob: BlobLease | None = None
-        """The READY blob that it has become, which stays as long."""
+        """A lease of the READY blob that it has become, held as long."""
 
     def _close(self) -> None:
         os.close(self.descriptor)
@@ -50,137 +49,139 @@ class EarlyContent(RefCounted):
 
 @attrs.define(eq=False)
 class _EarlyName:
-    """What was made of one name: where it lies, who reads it, and how many have ended to."""
+    """The uses of one name: its location, its open files, and the number of closed ones."""
 
-    place: FileLocation
+    location: FileLocation
     files: set[EarlyFile] = attrs.field(factory=set)
     ended: int = 0
 
 
 class EarlyFile:
-    """A file of a layer that is not verified yet, to be read until `close`."""
+    """A file of a layer that is not verified yet; it can be read until `close`."""
 
     image: Digest | None = None
-    """Of the manifest or index through which it was asked for."""
+    """The digest of the manifest or index through which it was requested."""
 
-    def __init__(self, content: EarlyContent, given: _EarlyName) -> None:
-        self.size = given.place.size
-        """In bytes."""
-        self._at = given.place.offset
+    def __init__(self, content: EarlyContent, served: _EarlyName) -> None:
+        self.size = served.location.size
+        """Its size in bytes."""
+        self._at = served.location.offset
         self._content = content
-        self._given: _EarlyName | None = given
+        self._served: _EarlyName | None = served
         self._recall: Callable[[], None] = lambda: None
         content.acquire()
-        given.files.add(self)
+        served.files.add(self)
 
     def when_recalled(self, call: Callable[[], None]) -> None:
-        """Have `call` called if it must not be used after all, and has not been closed before."""
+        """Set the function that is called if the file is recalled before it is closed."""
         self._recall = call
 
     def recall(self) -> None:
-        """Say that it must not be used."""
+        """Call the function that `when_recalled` has set."""
         self._recall()
 
     def read_cached(self, offset: int, length: int) -> bytes | None:
-        """What is there, if that needs no waiting for a disk; None when nothing is."""
+        """Return the bytes that are in memory, without blocking; None if there are none."""
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
         return read_resident(self._content.descriptor, self._at + offset, length)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Some of what is there, none only at its end. Blocks; for any thread."""
+        """Return at most `length` bytes; none only at the end. It blocks, in any thread."""
         length = max(0, min(length, self.size - offset))
         return os.pread(self._content.descriptor, length, self._at + offset)
 
     def close(self) -> None:
-        """Nobody reads on; once is enough, more is harmless."""
-        given, self._given = self._given, None
-        if given is not None:
-            given.files.discard(self)
-            given.ended += 1
+        """Close the file. Idempotent."""
+        served, self._served = self._served, None
+        if served is not None:
+            served.files.discard(self)
+            served.ended += 1
             self._content.release()
 
 
 class StreamingLayer:
-    """One layer while it streams past: who waits for which of its files, and who was given some.
+    """A layer that is being received: the callers that wait for its files, and its early files.
 
-    `begin` and `end` are for the ingest of the moment, as are `asked` and `tell`.
+    The ingest calls `begin`, `names`, `update`, `hold` and `end`; the rest is for readers.
     """
 
     def __init__(self, metrics: Metrics) -> None:
-        self.is_asked = False
-        """Whether there are names that were not `asked` for yet."""
+        self.has_new_names = False
+        """Whether callers wait for names that `names` has not returned yet."""
         self._metrics = metrics
         self._waiting: dict[bytes, dict[Deferred[EarlyFile], None]] = {}
-        self._given: dict[bytes, _EarlyName] = {}
-        self._names: frozenset[bytes] | None = None
+        self._served: dict[bytes, _EarlyName] = {}
+        self._watched: frozenset[bytes] | None = None
         self._wake: Callable[[], None] = lambda: None
         self._descriptor = -1
         self._content: EarlyContent | None = None
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether anybody waits."""
+    def has_waiters(self) -> bool:
+        """Return whether any caller waits."""
         return bool(self._waiting)
 
     def wait(self, name: bytes) -> Deferred[EarlyFile]:
-        """The file of that name, as soon as it is there; who gets it closes it.
+        """Wait for the file of this name; the caller closes it.
 
-        Never fires when it does not come: to be cancelled, at READY at the latest.
+        Fires when the file was received. The caller cancels it when the layer is READY, for it
+        does not fire if there is no such file.
         """
         waiter: Deferred[EarlyFile] = Deferred(partial(self._withdraw, name))
         self._waiting.setdefault(name, {})[waiter] = None
-        if name in self._given:
+        if name in self._served:
             self._answer(name)
         else:
-            self._names = None
-            self.is_asked = True
+            self._watched = None
+            self.has_new_names = True
             self._wake()
         return waiter
 
     def begin(self, content: int, wake: Callable[[], None]) -> None:
-        """Give out files that lie in the file `content`; `wake` is called when one is asked for."""
+        """Serve files from the descriptor `content`; call `wake` when a new name is requested."""
         self._descriptor, self._wake = content, wake
 
-    def asked(self) -> frozenset[bytes]:
-        """The names to look for: what is waited for, and what was given and may yet change."""
-        self.is_asked = False
-        if self._names is None:
-            self._names = frozenset((*self._waiting, *self._given))
-        return self._names
+    def names(self) -> frozenset[bytes]:
+        """Return the names to watch: those that callers wait for, and those that were served."""
+        self.has_new_names = False
+        if self._watched is None:
+            self._watched = frozenset((*self._waiting, *self._served))
+        return self._watched
 
-    def tell(self, seen: Seen | None, is_last: bool) -> None:
-        """Say what was seen of the names; None: that the layer is bad.
+    def update(self, seen: Seen | None, is_last: bool) -> None:
+        """Pass on the changes that were `seen` of the names; None if the layer is bad.
 
-        After the `is_last` of the layer's bytes no more is given out: it is about to be verified.
+        `is_last` says that all bytes were received: the layer is verified next, and no more files
+        are served early.
         """
         if seen is None:
             self._recall_all("damaged")
         if seen is None or is_last:
             self._descriptor = -1
         seen = seen or {}
-        for name, place in seen.items():
-            given = self._given.pop(name, None)
-            if given is not None:
-                self._recall(given, "overtaken")
-            if place is not None:
-                self._given[name] = _EarlyName(place)
-            self._names = None
+        for name, location in seen.items():
+            served = self._served.pop(name, None)
+            if served is not None:
+                self._recall(served, "overtaken")
+            if location is not None:
+                self._served[name] = _EarlyName(location)
+            self._watched = None
         for name in seen:
             self._answer(name)
 
     def hold(self, acquire: Callable[[], BlobLease | None]) -> None:
-        """Say that the layer is READY: what still reads it holds what `acquire` gives."""
-        if any(given.files for given in self._given.values()) and self._content is not None:
+        """Let files that are still open keep the READY layer leased, by the lease of `acquire`."""
+        if any(served.files for served in self._served.values()) and self._content is not None:
             self._content.blob = acquire()
 
     def end(self, reason: Reason | None = None) -> None:
-        """Say that the ingest is over, and why its files must not be used; None: they may be."""
+        """End the ingest, and recall its files for this `reason`, if any."""
         if reason is not None:
             self._recall_all(reason)
-        self._given.clear()
-        self._names = None
+        self._served.clear()
+        self._watched = None
         self._descriptor, self._wake = -1, lambda: None
         content, self._content = self._content, None
         if content is not None:
@@ -190,70 +191,71 @@ class StreamingLayer:
         waiters = self._waiting.get(name, {})
         waiters.pop(waiter, None)
         if not waiters and self._waiting.pop(name, None) is not None:
-            self._names = None
+            self._watched = None
 
     def _answer(self, name: bytes) -> None:
-        """Give a file to all who wait for it, if it may be given."""
-        waiters, given = self._waiting.get(name), self._given.get(name)
-        if self._descriptor < 0 or given is None or not waiters:
+        """Give a file to all callers that wait for it, if it may be served."""
+        waiters, served = self._waiting.get(name), self._served.get(name)
+        if self._descriptor < 0 or served is None or not waiters:
             return
         try:
             self._content = self._content or EarlyContent(self._descriptor)
         except OSError as error:
-            # Out of descriptors. They are served when the layer is READY.
-            _log.warn("no early answer: {error}", error=error)
+            # No free descriptor. The callers are served when the layer is READY.
+            _log.warn("a file cannot be served early: {error}", error=error)
             return
         for waiter in list(waiters):
             if waiter not in waiters:
-                continue  # one who was told before has cancelled it
+                continue  # cancelled by a waiter before it
             self._withdraw(name, waiter)
             self._metrics.early_served.inc()
-            waiter.callback(EarlyFile(self._content, given))
+            waiter.callback(EarlyFile(self._content, served))
 
     def _recall_all(self, reason: Reason) -> None:
-        given = list(self._given.values())
-        self._given.clear()
-        for each in given:
+        served = list(self._served.values())
+        self._served.clear()
+        for each in served:
             self._recall(each, reason)
 
-    def _recall(self, given: _EarlyName, reason: Reason) -> None:
-        if given.ended:
-            self._metrics.early_unconfirmed.labels(reason).inc(given.ended)
-        for file in list(given.files):
+    def _recall(self, served: _EarlyName, reason: Reason) -> None:
+        if served.ended:
+            self._metrics.early_unconfirmed.labels(reason).inc(served.ended)
+        for file in list(served.files):
             self._metrics.early_aborted.labels(reason).inc()
             file.recall()
 
 
 class EarlyFiles:
-    """Every layer of which files are waited for, or that is being ingested."""
+    """The layers that are being ingested or waited for."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        # Each lives for as long as an ingest has it, or somebody waits.
+        # Each lives as long as an ingest or a waiter refers to it.
         self._layers: WeakValueDictionary[Digest, StreamingLayer] = WeakValueDictionary()
 
     def of(self, digest: Digest) -> StreamingLayer:
-        """The layer with this digest."""
-        passing = self._layers.get(digest)
-        if passing is None:
-            passing = self._layers[digest] = StreamingLayer(self._metrics)
-        return passing
+        """Return the layer with this digest."""
+        layer = self._layers.get(digest)
+        if layer is None:
+            layer = self._layers[digest] = StreamingLayer(self._metrics)
+        return layer
 
 
 def sooner(early: Deferred[EarlyFile], other: Deferred[T]) -> Deferred[EarlyFile | T]:
-    """Fires with an early file, or what the other brings if it comes first; fails when that fails.
+    """Return a Deferred that fires with the early file or with the result of `other`.
 
-    Whichever comes later is cancelled; cancelling ends both waits.
+    The first to fire wins, and the other is cancelled. An error of `other` is passed on.
+    Cancelling ends both waits.
     """
-    came: list[EarlyFile] = []
+    received: list[EarlyFile] = []
 
     def stop(file: EarlyFile) -> None:
-        came.append(file)
+        received.append(file)
         other.cancel()
 
     def ended(outcome: Any) -> Any:
         early.cancel()
-        return came[0] if came else outcome
+        return received[0] if received else outcome
 
     early.addCallbacks(stop, lambda failure: failure.trap(CancelledError))
     return other.addBoth(ended)

@@ -1,8 +1,7 @@
-"""One layer on its way in: the reactor's side of its extraction.
+"""The ingest of one layer: a consumer that extracts bytes as they arrive.
 
-The producer is paused while more than two chunks wait, so memory stays flat however slow the disk
-is. However an ingest ends, its directory is gone and its room given back by the time anybody is
-told. Knows neither where the bytes come from nor what is in them.
+The producer is paused while more than two chunks wait, so memory use is bounded even if the disk is
+slow. After a failure, the directory is removed and the reservation returned before `finish` raises.
 """
 
 from __future__ import annotations
@@ -36,119 +35,120 @@ class Ingest:
 
     def __init__(
         self,
-        bench: BlobWriter,
+        writer: BlobWriter,
         threads: Threads,
-        room: Allocator,
-        passing: StreamingLayer,
+        allocator: Allocator,
+        streaming: StreamingLayer,
         ended: Callable[[Ingest], None],
     ) -> None:
-        """`ended` hears that it is over before anybody else does."""
-        self.digest = bench.digest
+        """`ended` is called first when it has ended, before any waiter."""
+        self.digest = writer.digest
         self.held = 0
-        """Bytes of room it was given."""
+        """See `ReservationOwner.held`."""
         self.failure: Deferred[None] = Deferred()
-        """Fires with the first failure, so that no more is downloaded; never on success."""
+        """Fires with the first failure, so that the download stops; never fires on success."""
         self.kept: ReadyBlob | None = None
-        """What was published."""
-        self.passing = passing
-        """Who waits for files of the layer, and is told of those that are there."""
-        self._bench = bench
+        """The blob that was published."""
+        self.streaming = streaming
+        """The early files of the layer, and the callers that wait for them."""
+        self._writer = writer
         self._threads = threads
-        self._room = room
+        self._allocator = allocator
         self._when_ended = ended
-        self._intake = ChunkQueue(threads.soon)
-        self._extraction = ExtractionPipeline(threads, room, self, self._intake, passing)
+        self._queue = ChunkQueue(threads.soon)
+        self._extraction = ExtractionPipeline(threads, allocator, self, self._queue, streaming)
         self._outcome: Failure | None = None
         self._ended = False
         self._waiting: list[Deferred[None]] = []
 
     def start(self) -> None:
-        """Begin to take bytes; once only, before anything else."""
-        self._room.enter(self)
+        """Start to accept bytes; call it once, before anything else."""
+        self._allocator.enter(self)
         Deferred.fromCoroutine(self._work())
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """See `IConsumer.registerProducer`. Push producers only: a layer is a stream."""
+        """See `IConsumer.registerProducer`; only push producers are accepted."""
         if not streaming:
             raise TypeError("a layer comes from a push producer")
-        self._intake.come_from(cast("IPushProducer", producer))
+        self._queue.come_from(cast("IPushProducer", producer))
 
     def unregisterProducer(self) -> None:
         """See `IConsumer.unregisterProducer`."""
-        self._intake.come_from(None)
+        self._queue.come_from(None)
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes of the layer; once it failed or was stopped, they are dropped."""
+        """Accept the next bytes of the layer; drop them if it has failed or was stopped."""
         if self._extraction.stopped is not None or self._ended:
             return
-        self._intake.put(data)
-        if self._intake.chunks or self.passing.is_awaited:
-            self._intake.wake()
+        self._queue.put(data)
+        if self._queue.chunks or self.streaming.has_waiters:
+            self._queue.wake()
 
     async def finish(self) -> None:
-        """The layer is complete: verify and publish it. Returns when it is READY.
+        """Verify and publish the layer, which is complete; return when it is READY.
 
         Cancelling ends this wait and nothing else.
 
-        :raises ContentMismatch: when its bytes are not those of its digest.
-        :raises BlobserveError: whatever else made it fail.
+        :raises ContentMismatch: when its bytes do not match its digest.
+        :raises BlobserveError: when it fails for another reason.
         """
-        self._intake.is_complete = True
-        self._intake.wake()
+        self._queue.is_complete = True
+        self._queue.wake()
         await self._end()
         if self._outcome is not None:
             self._outcome.raiseException()
 
     async def abandon(self) -> None:
-        """Stop, and wipe what has not been published; idempotent.
+        """Stop, and remove the files unless they are published. Idempotent.
 
-        Returns when the running job has ended, the directory is gone and its room is given back.
+        Returns when the running job has ended, the directory is removed and the reservation
+        returned.
         """
         self._extraction.stop(CancelledError())
         await self._end()
 
     async def give_up(self, error: BlobserveError) -> None:
-        """Fail with `error`, as if it had happened here. Returns as `abandon` does."""
+        """Fail with `error`; return when `abandon` would."""
         self._extraction.stop(error)
         await self._end()
 
     def _end(self) -> Deferred[None]:
-        """A new Deferred that fires when it is over, however it ended."""
+        """Return a new Deferred that fires when the ingest has ended, in success or failure."""
         waiter: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiter)
         if self._ended:
-            self._tell()
+            self._fire()
         return waiter
 
-    def _tell(self) -> None:
+    def _fire(self) -> None:
         while self._waiting:
             self._waiting.pop(0).callback(None)
 
     async def _work(self) -> None:
         try:
-            extracted = await self._extraction.run(self._bench.begin)
-            # From here on it can no longer be stopped.
-            publish = partial(self._bench.publish, extracted)
+            extracted = await self._extraction.run(self._writer.begin)
+            # It can no longer be stopped.
+            publish = partial(self._writer.publish, extracted)
             self.kept = await self._extraction.do(publish, publish)
-        except Exception:  # noqa: BLE001 - kept for those who wait, whatever it is
+        except Exception:  # noqa: BLE001 - raised by `finish`
             await self._fail(Failure())
-        self._room.leave(self, self.kept.size if self.kept else 0)
+        self._allocator.leave(self, self.kept.size if self.kept else 0)
         self._ended = True
         self._when_ended(self)
-        self.passing.end()
-        self._tell()
+        self.streaming.end()
+        self._fire()
 
     async def _fail(self, failure: Failure) -> None:
-        """Tell the first failure, then remove what has been written."""
+        """Report the first failure, then remove the files."""
         error = typed(failure.value)
         self._outcome = failure if error is None else Failure(error)
         self._extraction.stop(cast("Exception", self._outcome.value))
-        self._intake.clear()
+        self._queue.clear()
         is_damaged = failure.check(ContentMismatch, BadImage)
-        self.passing.end("damaged" if is_damaged else "abandoned")
+        self.streaming.end("damaged" if is_damaged else "abandoned")
         if not failure.check(CancelledError):
             self.failure.errback(self._outcome)
         try:
-            await self._threads.run(self._bench.wipe)
-        except Exception:  # noqa: BLE001 - it is over all the same
+            await self._threads.run(self._writer.wipe)
+        except Exception:  # noqa: BLE001 - the ingest has failed already
             _log.failure("wiping an ingest of {digest}", digest=str(self.digest))

@@ -1,6 +1,6 @@
-"""Where one layer is made into a blob: the blocking side of an ingest.
+"""The files of an ingest, up to their publication as a blob.
 
-Knows nothing of room or of who waits. Its methods are called one at a time, from any thread.
+Every method blocks. They are called one at a time, from any thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = Logger()
 
 
 class BlobWriter:
-    """A directory in `ingest` and the extractor that fills it."""
+    """A directory in `ingest`, and the extractor that fills it."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class BlobWriter:
         self._extractor: Extractor | None = None
 
     def begin(self) -> Extractor:
-        """Make the directory, and what extracts into it. May be tried again if it fails."""
+        """Make the directory and its extractor. It may be called again if it fails."""
         directory = self._location.new_ingest()
         try:
             self._extractor = Extractor(directory, self._descriptor, self._limits())
@@ -55,12 +55,12 @@ class BlobWriter:
         return self._extractor
 
     def publish(self, extracted: ExtractionResult) -> ReadyBlob:
-        """Make READY what has been extracted and verified, by one rename.
+        """Publish the extracted and verified files as a READY blob, by one rename.
 
-        May be tried again if it fails.
+        It may be called again if it fails.
         """
         directory = self._directory
-        assert directory is not None  # `begin` made what was extracted
+        assert directory is not None  # made by `begin`
         record = Record(
             self.digest,
             extracted.content_size,
@@ -68,26 +68,26 @@ class BlobWriter:
             extracted.index_sha256,
             self._seconds(),
         )
-        kept = ReadyBlob(record, footprint(directory))
+        blob = ReadyBlob(record, footprint(directory))
         filesystem = ImageFilesystem.open(directory, self.digest, self._limits)
         try:
-            self._remember(record)
+            self._store_record(record)
             self._location.publish(directory, self._location.blob(self.digest))
         except BaseException:
             filesystem.close()
             raise
-        kept.filesystem = filesystem
-        return kept
+        blob.filesystem = filesystem
+        return blob
 
     def wipe(self) -> None:
-        """Remove what was made."""
+        """Remove the files."""
         if self._extractor is not None:
             self._extractor.abort()
         if self._directory is not None:
             self._location.discard(self._directory)
 
-    def _remember(self, record: Record) -> None:
-        """Before the rename: a published blob without a record cannot be verified after a crash."""
+    def _store_record(self, record: Record) -> None:
+        """Store the record before the rename, so that a published blob always has one."""
         try:
             self._state.change(recorded(record))
         except sqlite3.Error as error:

@@ -1,4 +1,4 @@
 """The quota: reservations, eviction, leases of READY blobs, repair, and merged indexes.
 
-Nothing here downloads or knows a registry.
+No module in this folder knows a registry or downloads anything.
 """

@@ -1,9 +1,9 @@
-"""Room for what is about to be written: who gets it, what goes for it, who gives up.
+"""Reservations of bytes that are about to be written.
 
-Requests are served one at a time, the oldest pull's first. To serve one, READY blobs that nobody
-reads are removed by last use; when none is left, the youngest pull gives up, so the oldest always
-gets on and no two wait for each other. The parts of one image are as old as the image, and must fit
-together. Knows neither files nor how to evict.
+Requests are served one at a time, those of the oldest pull first. A request evicts READY blobs that
+are not being read, the least recently used first. When none is left, the youngest pull gives up. So
+the oldest pull always finishes, and two pulls never wait for each other. The parts of one image are
+as old as the image, and must fit together. See docs/reference/blob-space.md, "Quota".
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from blobserve.store.space.quota import BlobLru, Quota
 
 
 class ReservationOwner(Protocol):
-    """What asks for room again and again, and can be told to give all of it back."""
+    """A piece of work that makes reservations, and returns all of them when it must give up."""
 
     digest: Digest
     held: int
-    """Bytes that were given to it."""
+    """Bytes that are reserved for it."""
 
     async def give_up(self, error: BlobserveError) -> None:
-        """Fail with `error`; returns when its bytes are back, or it has succeeded after all."""
+        """Fail with `error`; return when its bytes are returned, or when it has succeeded."""
         ...
 
 
 @attrs.frozen(eq=False)
 class ImageGroup:
-    """The parts of an image that is being pulled: its layers, and their tree."""
+    """The parts of an image that is being pulled: its layers, and their merged index."""
 
     image: Digest
     parts: frozenset[Digest]
     since: int
-    """When it began, in the count by which pulls enter."""
+    """Its age, on the scale of `Allocator.enter`: the highest is the youngest."""
 
 
 @attrs.frozen(eq=False)
@@ -54,60 +54,60 @@ class _Reservation:
 
 
 class Allocator:
-    """Gives out the bytes of a blob space."""
+    """The reservations of a blob space."""
 
     def __init__(
         self,
-        bound: Quota,
-        shelf: BlobLru,
+        quota: Quota,
+        lru: BlobLru,
         evict: Callable[[list[ReadyBlob]], Awaitable[None]],
     ) -> None:
-        self._bound = bound
-        self._shelf = shelf
+        self._quota = quota
+        self._lru = lru
         self._evict = evict
-        self._pulls: dict[ReservationOwner, float] = {}
-        """When each entered; those that give way are the youngest for ever."""
+        self._owners: dict[ReservationOwner, float] = {}
+        """The age of each; infinity for those that give way, so that they stay the youngest."""
         self._images: list[ImageGroup] = []
         self._entered = 0
         self._requests: list[_Reservation] = []
         self._serving = False
 
-    def enter(self, pull: ReservationOwner, gives_way: bool = False) -> None:
-        """Let a pull ask from now on; it is the youngest.
+    def enter(self, owner: ReservationOwner, gives_way: bool = False) -> None:
+        """Admit an owner, as the youngest.
 
-        One that `gives_way` is no pull, and counts as younger than every pull, those to come too.
+        An owner that `gives_way` stays younger than all others, also those that enter later.
         """
         self._entered += 1
-        self._pulls[pull] = math.inf if gives_way else self._entered
+        self._owners[owner] = math.inf if gives_way else self._entered
 
-    def leave(self, pull: ReservationOwner, kept: int) -> None:
-        """Take back all that a pull holds but the bytes it has `kept` on disk; once only."""
-        del self._pulls[pull]
-        self._bound.give(pull.held - kept)
+    def leave(self, owner: ReservationOwner, kept: int) -> None:
+        """Return all bytes that an owner holds except those it has `kept` on disk; call it once."""
+        del self._owners[owner]
+        self._quota.give(owner.held - kept)
 
     def begin(self, image: Digest, parts: frozenset[Digest]) -> ImageGroup:
-        """Have the pulls of these parts count as one image's, from now on until `end`."""
+        """Treat the pulls of these parts as one image until `end`."""
         self._entered += 1
-        together = ImageGroup(image, parts, self._entered)
-        self._images.append(together)
-        return together
+        group = ImageGroup(image, parts, self._entered)
+        self._images.append(group)
+        return group
 
-    def end(self, together: ImageGroup) -> None:
-        """The image is READY, or has failed; once only."""
-        self._images.remove(together)
+    def end(self, group: ImageGroup) -> None:
+        """End a group when its image is READY or has failed; call it once."""
+        self._images.remove(group)
 
     def reserve(
         self, owner: ReservationOwner | None, minimum: int, preferred: int = 0, expected: int = 0
     ) -> Deferred[int]:
         """Reserve between `minimum` and `preferred` bytes; fires with the number.
 
-        Fails at once if `expected`, the total still to come, can never fit: nothing is evicted
-        then. `owner` None is for something small. It is served before every pull, and no pull gives
-        up for it. Cancelling withdraws the request.
+        `expected` is the total still to come, if known. If it can never fit, the call fails now,
+        before anything is evicted. `owner` None is for small files: it is served before every pull,
+        and no pull gives up for it. Cancelling withdraws the request.
 
-        :raises ImageTooLarge: when the owner could not go on in an otherwise empty blob space.
-        :raises SpaceContended: when older pulls have the rest.
-        :raises DiskFull: when all that is left is being read, or the disk has no more.
+        :raises ImageTooLarge: when the image does not fit into an otherwise empty blob space.
+        :raises SpaceContended: when older pulls hold the rest.
+        :raises DiskFull: when the rest is being read, so that it cannot be evicted.
         """
         request = _Reservation(
             owner, minimum, max(minimum, preferred), expected, Deferred(self._withdraw)
@@ -118,19 +118,19 @@ class Allocator:
         return request.answer
 
     async def shrink(self) -> None:
-        """Have go what is beyond the bound, as after it was lowered: blobs, then young pulls."""
-        while missing := self._bound.missing():
-            if victims := self._shelf.victims(missing):
+        """Evict until the quota is kept, as after it was lowered; then stop young pulls."""
+        while missing := self._quota.missing():
+            if victims := self._lru.victims(missing):
                 await self._evict(victims)
-            elif self._pulls:
-                youngest = max(self._pulls, key=self._since)
+            elif self._owners:
+                youngest = max(self._owners, key=self._since)
                 await youngest.give_up(SpaceContended())
             else:
                 return
 
     async def relieve(self, size: int) -> bool:
-        """Evict `size` bytes because the disk itself is full; whether anything could go."""
-        victims = self._shelf.victims(size)
+        """Evict `size` bytes because the disk itself is full; return whether it evicted any."""
+        victims = self._lru.victims(size)
         await self._evict(victims)
         return bool(victims)
 
@@ -140,13 +140,13 @@ class Allocator:
     def _age(self, request: _Reservation) -> float:
         return -1.0 if request.owner is None else self._since(request.owner)
 
-    def _since(self, pull: ReservationOwner) -> float:
-        entered = self._pulls[pull]
-        images = () if entered == math.inf else self._images_of(pull)
+    def _since(self, owner: ReservationOwner) -> float:
+        entered = self._owners[owner]
+        images = () if entered == math.inf else self._images_of(owner)
         return min([entered, *(each.since for each in images)])
 
-    def _images_of(self, pull: ReservationOwner) -> list[ImageGroup]:
-        return [each for each in self._images if pull.digest in each.parts]
+    def _images_of(self, owner: ReservationOwner) -> list[ImageGroup]:
+        return [each for each in self._images if owner.digest in each.parts]
 
     async def _serve(self) -> None:
         self._serving = True
@@ -154,8 +154,8 @@ class Allocator:
             request = min(self._requests, key=self._age)
             outcome: int | Failure
             try:
-                outcome = await self._room_for(request)
-            except Exception:  # noqa: BLE001 - whatever it is, the asker must hear of it
+                outcome = await self._grant(request)
+            except Exception:  # noqa: BLE001 - the caller gets any error
                 outcome = Failure()
             if request in self._requests:  # not withdrawn meanwhile
                 self._requests.remove(request)
@@ -164,57 +164,57 @@ class Allocator:
 
     def _answer(self, request: _Reservation, outcome: int | Failure) -> None:
         if isinstance(outcome, int):
-            self._bound.take(outcome)
+            self._quota.take(outcome)
             if request.owner is not None:
                 request.owner.held += outcome
         request.answer.callback(outcome)
 
-    async def _room_for(self, request: _Reservation) -> int:
+    async def _grant(self, request: _Reservation) -> int:
         while request in self._requests:
             await self._refuse_if_too_large(request)
             for size in (request.preferred, request.minimum):
-                if await self._make(size):
+                if await self._evict_for(size):
                     return size
-            youngest = max(self._pulls, key=self._since, default=None)
+            youngest = max(self._owners, key=self._since, default=None)
             if request.owner is None or youngest is None:
-                raise SpaceContended if len(self._pulls) > 1 else DiskFull
+                raise SpaceContended if len(self._owners) > 1 else DiskFull
             since = self._since(request.owner)
-            if self._since(youngest) == since:  # it is itself, or of the same image
-                is_alone = all(self._since(each) == since for each in self._pulls)
+            if self._since(youngest) == since:  # it is the owner, or a part of the same image
+                is_alone = all(self._since(each) == since for each in self._owners)
                 raise DiskFull if is_alone else SpaceContended
             await youngest.give_up(SpaceContended())
         return 0
 
     async def _refuse_if_too_large(self, request: _Reservation) -> None:
-        """Nothing is evicted for what would not fit even if everything else were."""
-        pull, limit = request.owner, self._bound.limit
-        if limit is None or pull is None:
+        """Refuse a request that would not fit even if everything else were evicted."""
+        owner, limit = request.owner, self._quota.limit
+        if limit is None or owner is None:
             return
-        images = [] if self._pulls[pull] == math.inf else self._images_of(pull)
-        held = min(map(self._held_by, images), default=pull.held)
-        removable = self._shelf.size + sum(each.held for each in self._pulls)
-        most = limit - (self._bound.size - removable)
-        # What is taken beside blobs and pulls may be free by the time that all of it is due.
+        images = [] if self._owners[owner] == math.inf else self._images_of(owner)
+        held = min(map(self._held_by, images), default=owner.held)
+        removable = self._lru.size + sum(each.held for each in self._owners)
+        most = limit - (self._quota.size - removable)
+        # Bytes outside blobs and pulls may be free by the time that all of it is written.
         if held + request.minimum <= most and held + request.expected <= limit:
             return
-        error = ImageTooLarge(str(images[0].image if images else pull.digest), limit)
-        for each in list(self._pulls):
+        error = ImageTooLarge(str(images[0].image if images else owner.digest), limit)
+        for each in list(self._owners):
             others = self._images_of(each)
-            if each is not pull and others and all(other in images for other in others):
+            if each is not owner and others and all(other in images for other in others):
                 await each.give_up(error)
         raise error
 
     def _held_by(self, image: ImageGroup) -> int:
-        """Bytes that the parts of an image take so far, READY or not."""
-        ready = filter(None, map(self._shelf.get, image.parts))
-        pulls = [pull for pull, since in self._pulls.items() if since != math.inf]
-        coming = (pull.held for pull in pulls if pull.digest in image.parts)
+        """Return the bytes that the parts of an image take so far, READY or not."""
+        ready = filter(None, map(self._lru.get, image.parts))
+        pulls = [owner for owner, since in self._owners.items() if since != math.inf]
+        coming = (owner.held for owner in pulls if owner.digest in image.parts)
         return sum(kept.size for kept in ready) + sum(coming)
 
-    async def _make(self, size: int) -> bool:
-        """Evict until `size` bytes are free; evict nothing if there is not enough to evict."""
-        while missing := self._bound.missing(size):
-            victims = self._shelf.victims(missing)
+    async def _evict_for(self, size: int) -> bool:
+        """Return whether `size` bytes are free, after evicting blobs if that suffices."""
+        while missing := self._quota.missing(size):
+            victims = self._lru.victims(missing)
             if sum(blob.size for blob in victims) < missing:
                 return False
             await self._evict(victims)

@@ -1,7 +1,7 @@
-"""Manifests on disk: small, checked again whenever they are read, gone when nothing needs them.
+"""Stored manifests: checked by digest at each read, and removed when no reference needs them.
 
-A manifest that cannot be kept is not worth failing a pull for: it is fetched again. Together they
-take at most a fixed share of the bound.
+A pull does not fail if its manifest cannot be stored: the manifest is fetched again. Together they
+take at most a fixed share of the quota.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = Logger()
 
-_SHARE = 8
+_SHARE = 8  # The part of the quota that manifests may take: one eighth.
 _SHARE_UNBOUNDED = 64 * MIB
 
 
@@ -43,11 +43,11 @@ class StoredManifest:
     size: int
     """Bytes it is charged with."""
     children: tuple[Digest, ...]
-    """What it lists, if it is an index."""
+    """The manifests that it lists, if it is an index."""
 
 
 class ManifestFiles:
-    """The files under ``manifests`` and their rows in the state. Every method blocks."""
+    """The files under ``manifests`` and their rows in the metadata. Every method blocks."""
 
     def __init__(
         self, location: SpaceDirectory, state: MetadataDb, limits: Callable[[], Limits]
@@ -57,19 +57,19 @@ class ManifestFiles:
         self._limits = limits
 
     def survey(self) -> list[StoredManifest]:
-        """Every manifest that is here, the longest kept first; damaged ones are removed."""
+        """Return every manifest, the oldest first; remove damaged ones."""
         media_types = dict(self._state.manifests())
         found = {}
         for digest in self._location.manifests():
             content = self.read(digest)
             if content is not None:
-                found[digest] = self._held(digest, content, media_types.get(digest, ""))
+                found[digest] = self._stored(digest, content, media_types.get(digest, ""))
         self._state.change(*(manifest_removed(each) for each in media_types if each not in found))
         known = [found.pop(digest) for digest in media_types if digest in found]
         return [*found.values(), *known]
 
     def read(self, digest: Digest) -> bytes | None:
-        """The manifest's bytes; None, and no file any more, when they are not what they were."""
+        """Return a manifest's bytes; if they do not match the digest, remove it and return None."""
         path = self._location.manifest(digest)
         try:
             content = read(path, self._limits().manifest_size)
@@ -86,7 +86,7 @@ class ManifestFiles:
         return None
 
     def write(self, document: Document, now: float) -> StoredManifest:
-        """Keep a manifest, by one rename."""
+        """Store a manifest by one rename."""
         made = self._location.new_ingest()
         try:
             write(made / "manifest", document.content)
@@ -96,10 +96,10 @@ class ManifestFiles:
         try:
             self._state.change(manifest_put(document.digest, document.media_type, now))
         except sqlite3.Error:
-            # Nobody could tell what it is after a restart, and it is not counted.
+            # Without a row its media type is lost at a restart, and it is not counted.
             self._location.discard(self._location.manifest(document.digest))
             raise
-        return self._held(document.digest, document.content, document.media_type)
+        return self._stored(document.digest, document.content, document.media_type)
 
     def remove(self, digests: Iterable[Digest]) -> None:
         """Remove manifests."""
@@ -107,7 +107,7 @@ class ManifestFiles:
             self._location.discard(self._location.manifest(digest))
             self._state.change(manifest_removed(digest))
 
-    def _held(self, digest: Digest, content: bytes, media_type: str) -> StoredManifest:
+    def _stored(self, digest: Digest, content: bytes, media_type: str) -> StoredManifest:
         return StoredManifest(
             digest, media_type, blocks(len(content)), self._children(content, media_type)
         )
@@ -123,52 +123,52 @@ class ManifestFiles:
 
 
 class Manifests:
-    """The manifests of a blob space."""
+    """The manifests of a blob space. See `BlobSpace.put_manifest`."""
 
     def __init__(
-        self, files: ManifestFiles, threads: Threads, room: Allocator, bound: Quota
+        self, files: ManifestFiles, threads: Threads, allocator: Allocator, quota: Quota
     ) -> None:
         self._files = files
         self._threads = threads
-        self._room = room
-        self._bound = bound
-        self._held: dict[Digest, StoredManifest] = {}
+        self._allocator = allocator
+        self._quota = quota
+        self._stored: dict[Digest, StoredManifest] = {}
         self._size = 0
-        self._coming: set[Digest] = set()
-        self._doomed: frozenset[Digest] = frozenset()
+        self._being_stored: set[Digest] = set()
+        self._unneeded: frozenset[Digest] = frozenset()
 
     def load(self, found: Iterable[StoredManifest]) -> None:
-        """Take up what is on disk."""
-        for held in found:
-            self._add(held)
-            self._bound.take(held.size)
+        """Register and count the manifests that are on disk."""
+        for stored in found:
+            self._add(stored)
+            self._quota.take(stored.size)
 
     async def put(self, document: Document, now: float) -> None:
-        """Keep a manifest, if there is room for it."""
+        """Store a manifest, if the quota allows it."""
         size = blocks(len(document.content))
-        limit = self._bound.limit
+        limit = self._quota.limit
         share = _SHARE_UNBOUNDED if limit is None else limit // _SHARE
-        if document.digest in self._held or document.digest in self._coming or size > share:
+        if document.digest in self._stored or document.digest in self._being_stored or size > share:
             return
-        self._coming.add(document.digest)
+        self._being_stored.add(document.digest)
         try:
-            while self._size + size > share and self._held:
-                await self._remove([next(iter(self._held))])
-            await self._room.reserve(None, size)
+            while self._size + size > share and self._stored:
+                await self._remove([next(iter(self._stored))])
+            await self._allocator.reserve(None, size)
             try:
                 self._add(await self._threads.run(self._files.write, document, now))
             except BaseException:
-                self._bound.give(size)
+                self._quota.give(size)
                 raise
         except (BlobserveError, OSError, sqlite3.Error) as error:
-            _log.info("{digest} is not kept: {error}", digest=str(document.digest), error=error)
+            _log.info("{digest} is not stored: {error}", digest=str(document.digest), error=error)
         finally:
-            self._coming.remove(document.digest)
+            self._being_stored.remove(document.digest)
 
     async def get(self, digest: Digest) -> Document | None:
-        """A manifest that is here, can be read, and is still what it was."""
-        held = self._held.get(digest)
-        if held is None:
+        """Return a stored manifest, checked by its digest; None if it is missing or damaged."""
+        stored = self._stored.get(digest)
+        if stored is None:
             return None
         try:
             content = await self._threads.run(self._files.read, digest)
@@ -178,40 +178,40 @@ class Manifests:
         if content is None:
             await self._remove([digest])
             return None
-        return Document(digest, held.media_type, content)
+        return Document(digest, stored.media_type, content)
 
     async def reclaim(self, roots: Iterable[Digest]) -> None:
-        """Remove what none of `roots` needs, and none needed at the last call either.
+        """Remove manifests that no root needs, neither now nor at the previous call.
 
-        Once is not enough: a manifest is put before anything remembers it.
+        One call is not enough: a manifest is stored before a reference to it is.
         """
-        idle = frozenset(self._held) - self._needed(roots)
-        doomed, self._doomed = self._doomed & idle, idle
-        await self._remove(doomed)
+        idle = frozenset(self._stored) - self._needed(roots)
+        unneeded, self._unneeded = self._unneeded & idle, idle
+        await self._remove(unneeded)
 
     def _needed(self, roots: Iterable[Digest]) -> set[Digest]:
         needed: set[Digest] = set()
-        todo = list(roots)
-        while todo:
-            digest = todo.pop()
-            held = self._held.get(digest)
-            if held is not None and digest not in needed:
+        queue = list(roots)
+        while queue:
+            digest = queue.pop()
+            stored = self._stored.get(digest)
+            if stored is not None and digest not in needed:
                 needed.add(digest)
-                todo += held.children
+                queue += stored.children
         return needed
 
-    def _add(self, held: StoredManifest) -> None:
-        self._held[held.digest] = held
-        self._size += held.size
+    def _add(self, stored: StoredManifest) -> None:
+        self._stored[stored.digest] = stored
+        self._size += stored.size
 
     async def _remove(self, digests: Iterable[Digest]) -> None:
-        gone = [self._held.pop(digest) for digest in digests if digest in self._held]
-        if not gone:
+        removed = [self._stored.pop(digest) for digest in digests if digest in self._stored]
+        if not removed:
             return
-        size = sum(held.size for held in gone)
+        size = sum(stored.size for stored in removed)
         self._size -= size
         try:
-            await self._threads.run(self._files.remove, [held.digest for held in gone])
+            await self._threads.run(self._files.remove, [stored.digest for stored in removed])
         except (OSError, sqlite3.Error) as error:
             _log.warn("manifests could not be removed: {error}", error=error)
-        self._bound.give(size)
+        self._quota.give(size)

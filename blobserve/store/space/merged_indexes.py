@@ -1,8 +1,8 @@
-"""Images of several layers: the right to read all of them, through the tree that they make.
+"""Leases of images of several layers, read through their merged index.
 
-A tree is made where it is missing, once however many ask, from layers that are READY; it stays when
-one of them goes, and is good again when that is back. Runs on the reactor's thread; each step of
-the making is a job of its own for the pool that extracts layers. Fetches nothing.
+A missing merged index is made from READY layers, once for all callers. It stays when a layer is
+evicted, and serves again when that layer is back. Runs on the reactor's thread; each step of the
+work is one job for the compute threads.
 """
 
 from __future__ import annotations
@@ -27,146 +27,146 @@ from blobserve.store.space.ready_blobs import ReadyBlobs
 from blobserve.store.space.stepped_job import SteppedJob
 
 _EXTENT = MIB
-_USES_APART = 1.0
+_USE_INTERVAL = 1.0
 
 
 def parts_of(layers: tuple[Digest, ...]) -> tuple[Digest, ...]:
-    """All that must be READY to serve these layers: each of them once, and their tree if several.
+    """Return all that must be READY to serve these layers: each layer once, and the merged index.
 
-    An image of one layer is served from that layer's own index.
+    An image of one layer has no merged index: it is served from that layer's own index.
     """
-    tree = (tree_digest(layers),) if len(layers) > 1 else ()
-    return (*dict.fromkeys(layers), *tree)
+    index = (tree_digest(layers),) if len(layers) > 1 else ()
+    return (*dict.fromkeys(layers), *index)
 
 
 class MergedLease:
-    """The right to read several layers through their tree. See `Readable`."""
+    """A lease of several layers and their merged index. See `Readable`."""
 
-    def __init__(self, tree: BlobLease, layers: list[BlobLease]) -> None:
+    def __init__(self, index: BlobLease, layers: list[BlobLease]) -> None:
         self.filesystem = ImageFilesystem(
-            tree.filesystem.tree, [layer.filesystem.contents[0] for layer in layers]
+            index.filesystem.tree, [layer.filesystem.contents[0] for layer in layers]
         )
-        self._tree = tree
+        self._index = index
         self._layers = layers
 
     def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | NoCoding | None:
-        """See `Readable.coded`: it is made, and kept, beside the layer that has the file."""
+        """See `Readable.coded`; the coding is stored beside the layer that has the file."""
         layer = entry.layer
         coded = self._layers[layer].coded(attrs.evolve(entry, layer=0), coding, is_wanted)
         return attrs.evolve(coded, layer=layer) if isinstance(coded, Entry) else coded
 
     def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
-        """See `Readable.is_coding`: the two files may be of different layers."""
+        """See `Readable.is_coding`; the two files may be of different layers."""
         return self._layers[coded.layer].is_coding(attrs.evolve(coded, layer=0), coding, plain)
 
     def report(self, damage: BlobDamaged) -> None:
         """See `Readable.report`."""
-        for blob in (self._tree, *self._layers):
+        for blob in (self._index, *self._layers):
             if blob.has(damage.digest):
                 blob.report(damage)
                 return
 
     def release(self) -> None:
         """See `Readable.release`."""
-        _release([self._tree, *self._layers])
+        _release([self._index, *self._layers])
 
 
 class MergedIndexes:
-    """The trees of a blob space."""
+    """The merged indexes of a blob space."""
 
     def __init__(
         self,
-        keep: ReadyBlobs,
+        ready_blobs: ReadyBlobs,
         files: MergedIndexFiles,
         threads: Threads,
         seconds: Callable[[], float],
     ) -> None:
-        self._keep = keep
+        self._ready_blobs = ready_blobs
         self._files = files
         self._threads = threads
         self._seconds = seconds
-        self._flights: SingleFlight[Digest, None] = SingleFlight()
-        self._works: set[SteppedJob] = set()
+        self._calls: SingleFlight[Digest, None] = SingleFlight()
+        self._jobs: set[SteppedJob] = set()
         self._closed = False
 
     def acquire(self, layers: tuple[Digest, ...]) -> Readable | None:
         """See `BlobSpace.acquire_image`."""
         if len(layers) == 1:
-            return self._keep.acquire(layers[0])
-        held: list[BlobLease] = []
-        # The tree first: what is not merged yet need not be looked at layer by layer.
-        tree = tree_digest(layers)
-        is_use = self._is_use(tree)
-        for digest in (tree, *layers):
-            blob = self._keep.acquire(digest, is_use)
+            return self._ready_blobs.acquire(layers[0])
+        leases: list[BlobLease] = []
+        # The merged index first: without it, the layers need not be looked up.
+        index = tree_digest(layers)
+        is_use = self._is_use(index)
+        for digest in (index, *layers):
+            blob = self._ready_blobs.acquire(digest, is_use)
             if blob is None:
-                _release(held)
+                _release(leases)
                 return None
-            held.append(blob)
-        return MergedLease(held[0], held[1:])
+            leases.append(blob)
+        return MergedLease(leases[0], leases[1:])
 
     async def mount(self, layers: tuple[Digest, ...]) -> Readable | None:
         """See `BlobSpace.mount_image`."""
         if len(layers) == 1:
-            return await self._keep.mount(layers[0])
-        held: list[BlobLease] = []
+            return await self._ready_blobs.mount(layers[0])
+        leases: list[BlobLease] = []
         try:
             for digest in layers:
-                layer = await self._keep.mount(digest)
+                layer = await self._ready_blobs.mount(digest)
                 if layer is None:
                     return None
-                held.append(layer)
-            tree = await self._tree(layers)
-            if tree is None:
+                leases.append(layer)
+            index = await self._index(layers)
+            if index is None:
                 return None
-            image, held = MergedLease(tree, held), []
+            image, leases = MergedLease(index, leases), []
             return image
         finally:
-            _release(held)
+            _release(leases)
 
     async def close(self) -> None:
-        """Have nothing made any more; returns when nothing is. Idempotent."""
+        """Stop making merged indexes; return when none is being made. Idempotent."""
         self._closed = True
-        for work in list(self._works):
+        for work in list(self._jobs):
             await work.give_up(StoreClosed())
 
-    def _is_use(self, tree: Digest) -> bool:
-        """Whether a use is to be counted: to count it for each layer takes longer than all else."""
-        kept, now = self._keep.lru.get(tree), self._seconds()
-        if kept is None or 0 <= now - kept.counted < _USES_APART:
+    def _is_use(self, index: Digest) -> bool:
+        """Return whether to record this use; recording one for each layer is slow."""
+        merged, now = self._ready_blobs.lru.get(index), self._seconds()
+        if merged is None or 0 <= now - merged.counted < _USE_INTERVAL:
             return False
-        kept.counted = now
+        merged.counted = now
         return True
 
-    async def _tree(self, layers: tuple[Digest, ...]) -> BlobLease | None:
-        """The tree of layers that are held; made if it is missing."""
+    async def _index(self, layers: tuple[Digest, ...]) -> BlobLease | None:
+        """Lease the merged index of layers that are leased; make it if it is missing."""
         digest = tree_digest(layers)
-        tree = await self._keep.mount(digest)
-        if tree is None:
-            making = self._flights.get(digest) or self._flights.start(
+        index = await self._ready_blobs.mount(digest)
+        if index is None:
+            call = self._calls.get(digest) or self._calls.start(
                 digest, lambda _: self._make(digest, layers)
             )
-            await making.wait()
-            tree = await self._keep.mount(digest)
-        return tree
+            await call.wait()
+            index = await self._ready_blobs.mount(digest)
+        return index
 
     async def _make(self, digest: Digest, layers: tuple[Digest, ...]) -> None:
         if self._closed:
             raise StoreClosed
-        held = list(filter(None, map(self._keep.acquire, dict.fromkeys(layers))))
-        work = SteppedJob(digest, self._keep.allocator, self._threads)
-        self._works.add(work)
-        self._keep.allocator.enter(work)
-        kept: ReadyMergedIndex | None = None
+        leases = list(filter(None, map(self._ready_blobs.acquire, dict.fromkeys(layers))))
+        work = SteppedJob(digest, self._ready_blobs.allocator, self._threads)
+        self._jobs.add(work)
+        self._ready_blobs.allocator.enter(work)
+        merged: ReadyMergedIndex | None = None
         try:
-            await self._keep.left(digest)
-            kept = await self._made(work, digest, layers)
+            await self._ready_blobs.left(digest)
+            merged = await self._made(work, digest, layers)
         finally:
-            self._keep.allocator.leave(work, kept.size if kept else 0)
-            if kept is not None:
-                self._keep.add(kept)
-            _release(held)
-            self._works.remove(work)
+            self._ready_blobs.allocator.leave(work, merged.size if merged else 0)
+            if merged is not None:
+                self._ready_blobs.add(merged)
+            _release(leases)
+            self._jobs.remove(work)
             work.ended.succeed(None)
 
     async def _made(
@@ -179,7 +179,7 @@ class MergedIndexes:
             except OSError as error:
                 if not is_full(error):
                     raise typed(error) or error from error
-                if not await self._keep.allocator.relieve(_EXTENT):
+                if not await self._ready_blobs.allocator.relieve(_EXTENT):
                     raise DiskFull from error
 
 

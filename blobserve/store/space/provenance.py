@@ -1,9 +1,9 @@
-"""Provenance: through which repositories each manifest and layer was verified.
+"""Provenance: the repositories through which each manifest and layer was verified.
 
 A digest is no secret, so knowing one gives no right to the content. A repository is served content
-only after its own registry, or its own local source, has given that content out. What was proved
-stays proved: after a restart, an eviction and a new pull, and while the registry is down. Asks no
-source, and knows nothing of where content lies.
+only after its own registry, or its own local source, has given that content out. An entry outlives
+a restart, an eviction and an outage of the registry. See docs/reference/images.md, "Sharing by
+digest".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blobserve.store.disk.metadata_db import provenance_put, provenance_removed
 from blobserve.store.disk.write_behind import WriteBehind
 
 MOST_LISTED = 50_000
-"""Entries of listed repositories; beyond that the one unused for longest is dropped."""
+"""Entries of listed repositories; beyond that the least recently used is dropped."""
 
 MOST_ANONYMOUS = 10_000
 """Entries of repositories that are not listed."""
@@ -31,12 +31,12 @@ MOST_ANONYMOUS_OF_ONE = 64
 
 
 class Access(enum.IntEnum):
-    """How a repository has shown that content is its own. A higher value covers the lower ones."""
+    """The way in which a repository proved its content. A higher value covers the lower ones."""
 
     NONE = 0
     """Not at all."""
     REMEMBERED = 1
-    """A tag of the repository pointed there, in a state file that has no provenance for it."""
+    """A tag of the repository pointed there, in metadata of a release without provenance."""
     LISTED = 2
     """A listed repository, with its credentials: its source gave the content or says it has it."""
     ANONYMOUS = 3
@@ -44,7 +44,7 @@ class Access(enum.IntEnum):
 
     @classmethod
     def needed(cls, rules: RepositoryRules) -> Access:
-        """Return the least that a repository under these rules must have shown."""
+        """Return the lowest access that a repository under these rules must have proved."""
         return cls.LISTED if rules.listed else cls.ANONYMOUS
 
 
@@ -93,7 +93,7 @@ class _Entries:
 
 
 class Provenance:
-    """The entries of one blob space, in memory and, a little later, in the state file."""
+    """The entries of one blob space, in memory and, a little later, in the metadata database."""
 
     def __init__(self, behind: WriteBehind, seconds: Callable[[], float]) -> None:
         self._behind = behind
@@ -104,7 +104,7 @@ class Provenance:
         )
 
     def load(self, rows: Iterable[tuple[Digest, str, int]]) -> None:
-        """Take up the entries of the state file, the oldest first."""
+        """Load the entries of the metadata database; `rows` are ordered by age, oldest first."""
         for digest, repository, access in rows:
             for kind in self._kinds:
                 if kind.access == access:

@@ -1,8 +1,7 @@
-"""The books of a blob space: how many bytes are taken, and which blobs go first.
+"""The quota of a blob space: the bytes that are taken, and the order of eviction.
 
-Pure arithmetic and order, on one thread. What is on its way in is taken before it is written, and
-what is on its way out counts until it is gone, so `Quota.size` is never less than what the disk
-holds.
+Pure arithmetic, on one thread. Bytes are counted before they are written, and until they are
+removed, so `Quota.size` is never less than the bytes on disk.
 """
 
 from __future__ import annotations
@@ -17,39 +16,40 @@ from blobserve.store.blobs.filesystem import ImageFilesystem
 
 
 class Quota:
-    """Bytes taken, of as many as there may be (`limit` None: as many as the disk gives)."""
+    """A count of bytes against a limit; `limit` None means the size of the disk."""
 
     def __init__(self, limit: int | None, measured: Callable[[], int] = lambda: 0) -> None:
-        """`measured` are bytes that are counted where they are written."""
+        """`measured` returns further bytes, which another object counts."""
         self.limit = limit
         self._taken = 0
         self._measured = measured
 
     @property
     def size(self) -> int:
-        """Bytes that are on disk, or may be at any moment."""
+        """The bytes that are on disk, or may be at any moment."""
         return self._taken + self._measured()
 
     def missing(self, size: int = 0) -> int:
-        """How many bytes must go before `size` more may be taken."""
+        """Return the bytes to free before `size` more may be taken."""
         return 0 if self.limit is None else max(0, self.size + size - self.limit)
 
     def take(self, size: int) -> None:
-        """Count bytes that are, or may from now on be, on disk."""
+        """Count bytes that are, or may be from now on, on disk."""
         self._taken += size
 
     def give(self, size: int) -> None:
-        """Stop counting bytes that are gone, or will not come."""
+        """Stop counting bytes that were removed, or will not be written."""
         self._taken -= size
 
 
 class BlobLru:
-    """The READY blobs, the longest unused first, and which of them tags currently serve."""
+    """The READY blobs, the least recently used first."""
 
     def __init__(self) -> None:
         self.current: Container[Digest] = ()
+        """The blobs that a tag currently serves, which are evicted last."""
         self.size = 0
-        """Bytes that all of them take."""
+        """The bytes that all of them take."""
         self._blobs: OrderedDict[Digest, ReadyBlob] = OrderedDict()
         self._open: OrderedDict[Digest, ReadyBlob] = OrderedDict()
 
@@ -60,24 +60,24 @@ class BlobLru:
         return self._blobs.get(blob.digest) is blob
 
     def get(self, digest: Digest) -> ReadyBlob | None:
-        """The READY blob of this digest."""
+        """Return the READY blob of this digest."""
         return self._blobs.get(digest)
 
     def add(self, blob: ReadyBlob) -> None:
-        """Put a blob there as the last used; its digest is not there yet."""
+        """Add a blob as the most recently used; none of this digest may be present."""
         self._blobs[blob.digest] = blob
         self.size += blob.size
         if blob.filesystem is not None:
             self._open[blob.digest] = blob
 
     def remove(self, blob: ReadyBlob) -> None:
-        """Take a blob away."""
+        """Remove a blob."""
         del self._blobs[blob.digest]
         self.size -= blob.size
         self._open.pop(blob.digest, None)
 
     def grow(self, blob: ReadyBlob, size: int) -> None:
-        """A blob, here or on its way out, takes `size` bytes more."""
+        """Count `size` bytes more for a blob, present or already removed."""
         blob.size += size
         if blob in self:
             self.size += size
@@ -98,16 +98,19 @@ class BlobLru:
         return partial(_touch, list(filter(None, map(self._blobs.get, digests))))
 
     def opened(self, blob: ReadyBlob, filesystem: ImageFilesystem) -> None:
-        """A closed blob has been opened."""
+        """Record that a closed blob was opened."""
         blob.filesystem = filesystem
         self._open[blob.digest] = blob
 
     def open_blobs(self) -> Iterator[ReadyBlob]:
-        """Give the blobs that are open, the last used first; not to be changed meanwhile."""
+        """Iterate over the open blobs, the most recently used first.
+
+        No blob may be added, removed, opened or closed meanwhile.
+        """
         return reversed(self._open.values())
 
     def close(self, most: int) -> None:
-        """Close the longest unused of those that nobody reads, so that `most` of them stay open."""
+        """Close the least recently used of the open blobs without a lease, all but `most`."""
         self._apply_touches(self._open)
         idle = [blob for blob in self._open.values() if not blob.leases]
         for blob in idle[: max(0, len(idle) - most)]:
@@ -115,10 +118,10 @@ class BlobLru:
             blob.close()
 
     def victims(self, size: int) -> list[ReadyBlob]:
-        """The blobs that go first, just as many as take `size` bytes, or all that may go."""
+        """Return the blobs to evict for `size` bytes, or all that may be evicted if too few."""
         self._apply_touches(self._blobs)
         victims: list[ReadyBlob] = []
-        for is_current in (False, True):  # what tags currently serve goes last
+        for is_current in (False, True):  # blobs that a tag serves are evicted last
             for blob in self:
                 if size <= 0:
                     return victims

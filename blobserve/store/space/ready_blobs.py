@@ -1,7 +1,7 @@
-"""READY blobs and trees: read, counted, closed when nobody reads them, and removed.
+"""The READY blobs: leases, use, opening, repair, eviction.
 
-Runs on the reactor's thread; the files are touched in threads only. Whoever holds a `BlobLease` can
-read it to the end, whatever happens to it meanwhile. Knows nothing of how blobs come in.
+Runs on the reactor's thread; the files are touched in threads only. A leased blob stays readable
+until its lease is released, even if it is evicted or replaced meanwhile.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from blobserve.store.space.repair import InBackground, Repair
 _log = Logger()
 
 MOST_OPEN = 256
-"""Blobs that stay open, at two descriptors each, or three, though nobody reads them."""
+"""Blobs that stay open without a lease, with two or three file descriptors each."""
 
 
 class _ReadyFiles(Protocol):
     """The files of one kind of READY entry: of layers, or of merged indexes. It blocks."""
 
-    def open(self, kept: ReadyBlob) -> ImageFilesystem:
+    def open(self, blob: ReadyBlob) -> ImageFilesystem:
         """See `BlobFiles.open`."""
         ...
 
@@ -57,228 +57,228 @@ class ReadyBlobs:
         files: BlobFiles,
         trees: MergedIndexFiles,
         threads: Threads,
-        bound: Quota,
+        quota: Quota,
         uses: WriteBehind,
         clock: IReactorTime,
         metrics: Metrics,
         compute: Threads,
         background: InBackground,
     ) -> None:
-        """Files are coded in `compute`; `threads` does the rest of what blocks.
+        """`compute` makes codings; `threads` runs all other blocking work.
 
-        What `background` is given, nobody waits for but whoever closes the blob space.
+        `background` starts a coroutine that only the closing of the blob space waits for.
         """
         self.is_verifying = False
-        """Whether files are checked before they are first read; see `ImageFilesystem.check`."""
+        """Whether files are checked before they are first read (`verifyOnRead`)."""
         self.lru = BlobLru()
-        self.allocator = Allocator(bound, self.lru, self.evict)
+        self.allocator = Allocator(quota, self.lru, self.evict)
         self.coding_queue = CodingQueue(
             files, compute, self.allocator, self.lru, self._lease, clock.seconds, metrics
         )
-        self._mending = Repair(self.lru, self.set_aside, background, metrics)
+        self._repairs = Repair(self.lru, self.set_aside, background, metrics)
         self._openings: SingleFlight[ReadyBlob, None] = SingleFlight()
         self._files: dict[Table, _ReadyFiles] = {"trees": trees, "blobs": files}
         self._blob_files = files
         self._threads = threads
-        self._bound = bound
+        self._quota = quota
         self._uses = uses
         self._clock = clock
         self._metrics = metrics
         self._last_use = 0.0
         self._most_open = MOST_OPEN
-        self._leaving: dict[Digest, list[Deferred[None]]] = {}
-        """Blobs whose files are being removed, and who waits for that."""
+        self._removing: dict[Digest, list[Deferred[None]]] = {}
+        """Blobs with files that are being removed, and the callers that wait for it."""
 
     def load(self, found: list[ReadyBlob]) -> None:
-        """Take up, and count, the blobs that are on disk."""
-        for kept in sorted(found, key=lambda each: each.record.used):
-            self._bound.take(kept.size)
-            self._last_use = kept.record.used
-            self.lru.add(kept)
+        """Register and count the blobs that are on disk."""
+        for blob in sorted(found, key=lambda each: each.record.used):
+            self._quota.take(blob.size)
+            self._last_use = blob.record.used
+            self.lru.add(blob)
 
     async def open_recent(self) -> None:
-        """Open the blobs that were used last, as many as may stay open."""
-        for kept in list(self.lru)[-MOST_OPEN:]:
+        """Open the most recently used blobs, as many as may stay open."""
+        for blob in list(self.lru)[-MOST_OPEN:]:
             try:
-                await self._open(kept)
+                await self._open(blob)
             except (BlobserveError, OSError, sqlite3.Error) as error:
-                _log.warn("{digest} stays closed: {error}", digest=str(kept.digest), error=error)
+                _log.warn("{digest} stays closed: {error}", digest=str(blob.digest), error=error)
 
-    def add(self, kept: ReadyBlob) -> None:
-        """Keep a blob whose bytes are counted already; it takes the place of another."""
-        former = self.lru.get(kept.digest)
-        if former is not None:
-            self.lru.remove(former)
-            Deferred.fromCoroutine(self._bury([former]))
-        self.lru.add(kept)
+    def add(self, blob: ReadyBlob) -> None:
+        """Register a blob with bytes that are counted already; it replaces one of its digest."""
+        previous = self.lru.get(blob.digest)
+        if previous is not None:
+            self.lru.remove(previous)
+            Deferred.fromCoroutine(self._close_removed([previous]))
+        self.lru.add(blob)
         self.lru.close(self._most_open)
 
     def acquire(self, digest: Digest, is_use: bool = True) -> BlobLease | None:
         """See `BlobSpace.acquire`; without `is_use`, the use is not recorded on disk."""
-        kept = self.lru.get(digest)
-        if kept is None or kept.filesystem is None or kept.is_doubted:
+        blob = self.lru.get(digest)
+        if blob is None or blob.filesystem is None or blob.is_doubted:
             return None
         if is_use:
-            self._count_use(kept)
+            self._count_use(blob)
         else:
-            kept.is_touched = True
-        return self._lease(kept)
+            blob.is_touched = True
+        return self._lease(blob)
 
     async def mount(self, digest: Digest) -> BlobLease | None:
         """See `BlobSpace.mount`."""
-        kept = self.lru.get(digest)
-        if kept is not None and (kept.filesystem is None or kept.is_doubted):
-            kept.leases += 1
+        blob = self.lru.get(digest)
+        if blob is not None and (blob.filesystem is None or blob.is_doubted):
+            blob.leases += 1
             try:
-                opening = self._openings.get(kept) or self._openings.start(
-                    kept, lambda _: self._opened(kept)
+                opening = self._openings.get(blob) or self._openings.start(
+                    blob, lambda _: self._open_typed(blob)
                 )
                 await opening.wait()
             finally:
-                kept.leases -= 1
-                self._released(kept)
+                blob.leases -= 1
+                self._released(blob)
         return self.acquire(digest)
 
-    async def settle(self, kept: ReadyBlob) -> None:
-        """Bring a blob to the disk; one that cannot be brought there is set aside."""
+    async def settle(self, blob: ReadyBlob) -> None:
+        """Sync a blob to the disk and mark it durable; set it aside if that fails."""
         try:
-            await self._threads.run(self._blob_files.settle, kept)
+            await self._threads.run(self._blob_files.settle, blob)
         except OSError as error:
-            # What was not written once is not written by trying again, whatever fsync says then.
-            _log.error("{digest} is set aside: {error}", digest=str(kept.digest), error=error)
-            await self.set_aside(kept)
+            # A second fsync may succeed although the pages of the first were lost.
+            _log.error("{digest} is set aside: {error}", digest=str(blob.digest), error=error)
+            await self.set_aside(blob)
         except sqlite3.Error as error:
-            _log.warn("{digest} is not marked: {error}", digest=str(kept.digest), error=error)
+            _log.warn("{digest} is not marked: {error}", digest=str(blob.digest), error=error)
 
-    async def set_aside(self, kept: ReadyBlob) -> None:
-        """Remove a damaged blob, also while it is read."""
-        if kept in self.lru:
-            await self._remove([kept])
+    async def set_aside(self, blob: ReadyBlob) -> None:
+        """Remove a damaged blob, even if it is leased."""
+        if blob in self.lru:
+            await self._remove([blob])
 
     async def evict(self, blobs: list[ReadyBlob]) -> None:
-        """Remove blobs that nobody reads; returns when their bytes are free."""
+        """Remove blobs without a lease; return when their bytes are free."""
         if not blobs:
             return
         self._metrics.evictions.inc(len(blobs))
         await self._remove(blobs)
 
     async def left(self, digest: Digest) -> None:
-        """Wait until no file of a removed blob has this digest's name any more."""
-        if digest in self._leaving:
+        """Wait until the files of a removed blob of this digest are moved away."""
+        if digest in self._removing:
             waiter: Deferred[None] = Deferred()
-            self._leaving[digest].append(waiter)
+            self._removing[digest].append(waiter)
             await waiter
 
     def close(self) -> None:
-        """Close all that nobody reads; what is read is closed when it is released."""
+        """Close all blobs without a lease, and the others when they are released."""
         self._most_open = 0
         self.lru.close(self._most_open)
 
-    def _count_use(self, kept: ReadyBlob) -> None:
-        self.lru.touch(kept)
-        # Later than every use before it, also when the clock was set back.
+    def _count_use(self, blob: ReadyBlob) -> None:
+        self.lru.touch(blob)
+        # Later than every earlier use, also when the clock was set back.
         self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
-        used = was_used(kept.digest, self._last_use, kept.table)
-        self._uses.put(kept.digest, used)
+        used = was_used(blob.digest, self._last_use, blob.table)
+        self._uses.put(blob.digest, used)
 
-    def _lease(self, kept: ReadyBlob) -> BlobLease | None:
-        """The right to read a READY blob that is open; does not count as a use."""
-        if kept.filesystem is None or kept.is_doubted or kept not in self.lru:
+    def _lease(self, blob: ReadyBlob) -> BlobLease | None:
+        """Lease a READY blob if it is open; this does not count as a use."""
+        if blob.filesystem is None or blob.is_doubted or blob not in self.lru:
             return None
-        kept.filesystem.verify(self.is_verifying)
-        report = self._mending.report
-        return BlobLease(kept, kept.filesystem, self._released, self.coding_queue, report)
+        blob.filesystem.verify(self.is_verifying)
+        report = self._repairs.report
+        return BlobLease(blob, blob.filesystem, self._released, self.coding_queue, report)
 
-    async def _opened(self, kept: ReadyBlob) -> None:
-        """Open a blob as `_open` does, once for all who ask meanwhile.
+    async def _open_typed(self, blob: ReadyBlob) -> None:
+        """Open a blob as `_open` does, with typed errors.
 
         :raises ComeAgain: when it cannot be opened for now.
         """
         try:
-            await self._open(kept)
+            await self._open(blob)
         except (OSError, sqlite3.Error) as error:
             raise typed(error) or error from error
 
-    async def _open(self, kept: ReadyBlob) -> None:
+    async def _open(self, blob: ReadyBlob) -> None:
         """Open a blob, or set it aside if it is damaged beyond repair.
 
-        :raises OSError: when that cannot be told, as without descriptors.
+        :raises OSError: when the damage cannot be judged, as without free file descriptors.
         """
         try:
-            filesystem = await self._open_or_repair(kept)
+            filesystem = await self._open_or_repair(blob)
         except BlobDamaged as damage:
-            self._mending.count("content", damage)
-            await self.set_aside(kept)
+            self._repairs.count("content", damage)
+            await self.set_aside(blob)
             return
-        if kept.is_doubted and kept.filesystem is not None:
-            kept.filesystem.take_index(filesystem)
-            kept.is_doubted = False
-        elif kept.filesystem is None and kept in self.lru:
-            self.lru.opened(kept, filesystem)
-            self.coding_queue.opened(kept)
+        if blob.is_doubted and blob.filesystem is not None:
+            blob.filesystem.take_index(filesystem)
+            blob.is_doubted = False
+        elif blob.filesystem is None and blob in self.lru:
+            self.lru.opened(blob, filesystem)
+            self.coding_queue.opened(blob)
             self.lru.close(self._most_open)
         else:
             filesystem.close()
 
-    async def _open_or_repair(self, kept: ReadyBlob) -> ImageFilesystem:
+    async def _open_or_repair(self, blob: ReadyBlob) -> ImageFilesystem:
         # An index that was damaged while it was open may pass the check, so it is not tried.
-        if not kept.is_doubted:
+        if not blob.is_doubted:
             try:
-                return await self._threads.run(self._files[kept.table].open, kept)
+                return await self._threads.run(self._files[blob.table].open, blob)
             except IndexDamaged as damage:
-                if not kept.has_content:
+                if not blob.has_content:
                     raise
-                self._mending.count("index", damage)
-        return await self._repair(kept)
+                self._repairs.count("index", damage)
+        return await self._repair(blob)
 
-    async def _repair(self, kept: ReadyBlob) -> ImageFilesystem:
-        spare = await self.allocator.reserve(None, 2 * blocks(kept.record.index_size))
+    async def _repair(self, blob: ReadyBlob) -> ImageFilesystem:
+        reserved = await self.allocator.reserve(None, 2 * blocks(blob.record.index_size))
         try:
-            filesystem, size = await self._threads.run(self._blob_files.repair, kept)
-            self._bound.take(size - kept.size)
-            self.lru.size += size - kept.size
-            kept.size = size
+            filesystem, size = await self._threads.run(self._blob_files.repair, blob)
+            self._quota.take(size - blob.size)
+            self.lru.size += size - blob.size
+            blob.size = size
         finally:
-            self._bound.give(spare)
+            self._quota.give(reserved)
         return filesystem
 
     async def _remove(self, blobs: list[ReadyBlob]) -> None:
-        for kept in blobs:
-            self.lru.remove(kept)
-            self._leaving[kept.digest] = []
+        for blob in blobs:
+            self.lru.remove(blob)
+            self._removing[blob.digest] = []
         try:
             await self._threads.run(self._remove_files, blobs)
         except sqlite3.Error as error:
-            # That they are gone is seen at the next start.
+            # The next start removes records of blobs that do not exist.
             _log.warn("the state file cannot be written: {error}", error=error)
         finally:
-            for kept in blobs:
-                for waiter in self._leaving.pop(kept.digest):
+            for blob in blobs:
+                for waiter in self._removing.pop(blob.digest):
                     waiter.callback(None)
-                if not kept.is_removed:  # the disk does not let go of it: it serves on
-                    self.lru.add(kept)
-            await self._bury([kept for kept in blobs if kept.is_removed])
+                if not blob.is_removed:  # it could not be moved away, so it goes on serving
+                    self.lru.add(blob)
+            await self._close_removed([blob for blob in blobs if blob.is_removed])
 
     def _remove_files(self, blobs: list[ReadyBlob]) -> None:
         for table, files in self._files.items():
-            files.remove([kept for kept in blobs if kept.table == table])
+            files.remove([blob for blob in blobs if blob.table == table])
 
-    async def _bury(self, removed: list[ReadyBlob]) -> None:
-        """Close removed blobs that nobody reads, for only then does the disk have their bytes."""
-        for kept in removed:
-            kept.is_gone = True
-        idle = [kept for kept in removed if not kept.leases]
-        # Closing frees the bytes of removed files, and takes as long as that takes.
+    async def _close_removed(self, removed: list[ReadyBlob]) -> None:
+        """Close removed blobs without a lease, which frees their bytes on disk."""
+        for blob in removed:
+            blob.is_gone = True
+        idle = [blob for blob in removed if not blob.leases]
+        # Closing a removed file frees its bytes, which can take long.
         await self._threads.run(_close, idle)
-        self._bound.give(sum(kept.size for kept in idle))
+        self._quota.give(sum(blob.size for blob in idle))
 
-    def _released(self, kept: ReadyBlob) -> None:
-        if kept.is_gone and not kept.leases:
-            Deferred.fromCoroutine(self._bury([kept]))
+    def _released(self, blob: ReadyBlob) -> None:
+        if blob.is_gone and not blob.leases:
+            Deferred.fromCoroutine(self._close_removed([blob]))
         elif not self._most_open:
             self.lru.close(self._most_open)
 
 
 def _close(blobs: list[ReadyBlob]) -> None:
-    for kept in blobs:
-        kept.close()
+    for blob in blobs:
+        blob.close()

@@ -1,8 +1,7 @@
-"""Mending: what is done about a blob in which somebody met damage.
+"""Repair of blobs that turned out to be damaged.
 
-On the reactor's thread. A damaged index is made again from the content when the blob is next asked
-for, a damaged coding is forgotten, and a blob of which any other byte is lost is set aside: all
-that it takes then is a pull. Knows nothing of who met the damage, or how.
+A damaged index is rebuilt from the content when the blob is next requested. A damaged coding is
+dropped. A blob with any other damage is set aside and pulled again. Runs on the reactor's thread.
 """
 
 from __future__ import annotations
@@ -24,43 +23,43 @@ InBackground = Callable[[Coroutine[Deferred[Any], Any, None]], object]
 
 
 class Repair:
-    """Sees to the damaged blobs of one shelf."""
+    """Handles damage in the blobs of one `BlobLru`."""
 
     def __init__(
         self,
-        shelf: BlobLru,
+        lru: BlobLru,
         set_aside: Callable[[ReadyBlob], Coroutine[Deferred[Any], Any, None]],
         background: InBackground,
         metrics: Metrics,
     ) -> None:
-        """What `background` is given runs on, and is waited for when the blob space closes."""
-        self._shelf = shelf
+        """`background` starts a coroutine that only the closing of the blob space waits for."""
+        self._lru = lru
         self._set_aside = set_aside
         self._background = background
         self._metrics = metrics
 
-    def report(self, kept: ReadyBlob, damage: BlobDamaged) -> None:
-        """Draw the conclusion from damage that was met; once for each blob, however many meet it.
+    def report(self, blob: ReadyBlob, damage: BlobDamaged) -> None:
+        """Handle damage that a reader met; only the first report about a blob has an effect.
 
-        When this returns, the blob is not given to anybody as it is.
+        No new lease of the blob in its damaged state is given after this returns.
         """
-        if kept not in self._shelf or kept.is_doubted:
+        if blob not in self._lru or blob.is_doubted:
             return
         if isinstance(damage, CodingDamaged):
             self.count("coding", damage)
-            if kept.filesystem is not None:
-                kept.filesystem.codings.forget(damage.coding, damage.offset)
+            if blob.filesystem is not None:
+                blob.filesystem.codings.forget(damage.coding, damage.offset)
         elif isinstance(damage, IndexDamaged):
             self.count("index", damage)
-            if kept.has_content:
-                kept.is_doubted = True
+            if blob.has_content:
+                blob.is_doubted = True
             else:  # a merged index, which is made again from the indexes of its layers
-                self._background(self._set_aside(kept))
+                self._background(self._set_aside(blob))
         else:
             self.count("content", damage)
-            self._background(self._set_aside(kept))
+            self._background(self._set_aside(blob))
 
     def count(self, part: str, damage: BlobDamaged) -> None:
-        """Tell the operator of damage."""
+        """Count damage in the metrics and write it to the log."""
         self._metrics.damaged.labels(part).inc()
         _log.error("{damage}", damage=damage, part=part)

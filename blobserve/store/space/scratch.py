@@ -1,6 +1,6 @@
-"""Scratch: a directory of a blob space for what is never kept, within its bound.
+"""A temporary directory of a blob space, counted in its quota.
 
-What is in it when a process ends is wiped at the next start. Knows nothing of what it is for.
+The next start removes directories that a crash left behind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from blobserve.concurrency.threads import Threads
 
 
 class Scratch:
-    """Made by `BlobSpace.scratch`; whoever asked for it discards it."""
+    """A temporary directory. `BlobSpace.scratch` makes it, and the caller discards it."""
 
     def __init__(
         self,
@@ -23,22 +23,22 @@ class Scratch:
     ) -> None:
         self.directory = directory
         self.threads = threads
-        """Where to compute."""
+        """The threads for computations on its files."""
         self._reserve = reserve
         self._discard = discard
         self._size: int | None = 0
 
     async def reserve(self, size: int) -> None:
-        """Count bytes that are about to be written there.
+        """Reserve bytes that are about to be written there.
 
-        :raises NoSpace: when there is no room for them.
+        :raises NoSpace: when the quota does not allow it.
         """
         await self._reserve(size)
         if self._size is not None:
             self._size += size
 
     async def discard(self) -> None:
-        """Remove it, and give its bytes back. Idempotent."""
+        """Remove it, and return its reservation. Idempotent."""
         size, self._size = self._size, None
         if size is not None:
             await self._discard(self.directory, size)

@@ -1,8 +1,7 @@
-"""Precompressed siblings: each is decoded once before it is believed to be a coding of a file.
+"""Precompressed siblings: each is decoded and compared once before it is served as a coding.
 
-The verdict belongs to the contents of both files, whichever layers they are in, and is remembered
-in memory, up to a bound. Runs on the reactor's thread; each slice of the decoding is a job of its
-own for the pool that extracts layers. Knows nothing of HTTP.
+The verdict depends on the contents of both files, not on their layers. It is kept in memory, up to
+a limit. Runs on the reactor's thread; the decoding is cut into short jobs for the compute threads.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ V = TypeVar("V")
 _log = Logger()
 
 LARGEST = 1024 * MIB
-"""Bytes of a file that has siblings."""
+"""Bytes of the largest file with siblings."""
 MOST_KNOWN = 10_000
-"""Verdicts that are remembered; the longest unused are forgotten."""
+"""Verdicts that are kept; the least recently used are dropped."""
 MOST_WAITING = 1000
-"""Siblings that may wait to be decoded; the one asked for longest ago is forgotten."""
+"""Siblings that may wait to be decoded; beyond that, the one requested longest ago is dropped."""
 RETRY = 60.0
-"""Seconds after which a sibling is decoded again that could not be."""
+"""Seconds until a sibling that could not be decoded is tried again."""
 
 
 class _Pair(NamedTuple):
@@ -50,7 +49,7 @@ class _Pair(NamedTuple):
 
 
 class _Question(NamedTuple):
-    kept: ReadyBlob
+    blob: ReadyBlob
     coded: Entry
     plain: Entry
 
@@ -61,69 +60,69 @@ class Siblings:
     def __init__(
         self,
         threads: Threads,
-        room: Allocator,
+        allocator: Allocator,
         lease: Callable[[ReadyBlob], BlobLease | None],
         seconds: Callable[[], float],
         metrics: Metrics,
     ) -> None:
-        """`lease` gives the right to read a blob, if it is READY and open."""
+        """`lease` returns a lease of a blob if it is READY and open."""
         self._threads = threads
-        self._room = room
+        self._allocator = allocator
         self._lease = lease
         self._seconds = seconds
         self._metrics = metrics
         self._verdicts: OrderedDict[_Pair, str] = OrderedDict()
-        """What is wrong with a pair; an empty text where nothing is."""
+        """The problem of each pair; an empty string if the coding is right."""
         self._refused: OrderedDict[_Pair, float] = OrderedDict()
-        """Pairs that could not be decoded, and until when they are not tried again."""
-        self._told: OrderedDict[tuple[Digest, bytes], None] = OrderedDict()
-        """Files that the log was told of."""
+        """Pairs that could not be decoded, with the times until which they are not tried."""
+        self._logged: OrderedDict[tuple[Digest, bytes], None] = OrderedDict()
+        """Files that were named in the log."""
         self._waiting: OrderedDict[_Pair, _Question] = OrderedDict()
         self._pair: _Pair | None = None
         self._work: SteppedJob | None = None
         self._closed = False
 
-    def is_coding(self, kept: ReadyBlob, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
-        """Return whether a file of `kept` is `plain` in a coding; None while that is found out."""
+    def is_coding(self, blob: ReadyBlob, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
+        """Return whether a file of `blob` is `plain` in a coding; None until that is known."""
         pair = _Pair(coding, coded.sha256, plain.sha256)
         problem = self._verdicts.get(pair)
         if plain.size > LARGEST or coded.size > LARGEST:
             problem = f"a file of more than {LARGEST // MIB} MiB is not decoded"
         if problem is None:
-            return self._ask(pair, _Question(kept, coded, plain))
+            return self._enqueue(pair, _Question(blob, coded, plain))
         if problem:
-            self._tell(kept, coded, coding, problem)
+            self._log_problem(blob, coded, coding, problem)
         elif pair in self._verdicts:
             self._verdicts.move_to_end(pair)
         return not problem
 
     async def close(self) -> None:
-        """Decode nothing any more; returns when nothing is being decoded."""
+        """Stop decoding; return when the job that is running has ended."""
         self._closed = True
         if self._work is not None:
             await self._work.give_up(StoreClosed())
 
-    def _ask(self, pair: _Pair, question: _Question) -> bool | None:
+    def _enqueue(self, pair: _Pair, question: _Question) -> bool | None:
         if self._closed or self._seconds() < self._refused.get(pair, 0.0):
             return None
         if pair != self._pair:
             _remember(self._waiting, pair, question, MOST_WAITING)
             if self._pair is None:
-                Deferred.fromCoroutine(self._answer_all())
+                Deferred.fromCoroutine(self._decode_all())
         problem = self._verdicts.get(pair)  # it may be known by now
         return None if problem is None else not problem
 
-    async def _answer_all(self) -> None:
+    async def _decode_all(self) -> None:
         while self._waiting and not self._closed:
             self._pair, question = self._waiting.popitem()
-            blob = self._lease(question.kept)
+            blob = self._lease(question.blob)
             if blob is not None:
-                await self._answer(self._pair, question, blob)
+                await self._decode(self._pair, question, blob)
         self._pair = None
 
-    async def _answer(self, pair: _Pair, question: _Question, blob: BlobLease) -> None:
-        work = self._work = SteppedJob(question.kept.digest, self._room, self._threads)
-        self._room.enter(work, gives_way=True)
+    async def _decode(self, pair: _Pair, question: _Question, blob: BlobLease) -> None:
+        work = self._work = SteppedJob(question.blob.digest, self._allocator, self._threads)
+        self._allocator.enter(work, gives_way=True)
         try:
             coded = blob.filesystem.file(question.coded)
             steps = compare(coded, pair.coding, question.plain)
@@ -131,30 +130,30 @@ class Siblings:
             _remember(self._verdicts, pair, problem, MOST_KNOWN)
             self._count(pair, "wrong" if problem else "right")
             if problem:
-                self._tell(question.kept, question.coded, pair.coding, problem)
+                self._log_problem(question.blob, question.coded, pair.coding, problem)
         except StoreClosed:
             pass
-        except Exception as error:  # noqa: BLE001 - files are served without, whatever it is
+        except Exception as error:  # noqa: BLE001 - the file is served without the sibling
             if isinstance(error, BlobDamaged):
                 blob.report(error)
             elif not isinstance(error, (OSError, BlobserveError)):
                 _log.failure("decoding a file", Failure(error))
             self._count(pair, "failed")
             _remember(self._refused, pair, self._seconds() + RETRY, MOST_WAITING)
-        self._room.leave(work, 0)
+        self._allocator.leave(work, 0)
         self._work = None
         blob.release()
         work.ended.succeed(None)
 
-    def _tell(self, kept: ReadyBlob, coded: Entry, coding: bytes, problem: str) -> None:
-        """Tell the operator of a sibling that is left out, once for each blob and file."""
-        if (kept.digest, coded.path) in self._told:
+    def _log_problem(self, blob: ReadyBlob, coded: Entry, coding: bytes, problem: str) -> None:
+        """Write to the log that a sibling is not served, once for each blob and file."""
+        if (blob.digest, coded.path) in self._logged:
             return
-        _remember(self._told, (kept.digest, coded.path), None, MOST_KNOWN)
+        _remember(self._logged, (blob.digest, coded.path), None, MOST_KNOWN)
         _log.warn(
             "{path} of {digest} is not served as a {coding} coding: {problem}",
             path=repr(coded.path.decode("utf-8", "backslashreplace")),
-            digest=str(kept.digest),
+            digest=str(blob.digest),
             coding=coding.decode(),
             problem=problem,
         )
@@ -164,7 +163,7 @@ class Siblings:
 
 
 def _remember(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Put something in as the last; the first goes if there are more than `most`."""
+    """Put a value at the end, and drop the first if there are more than `most`."""
     memory[key] = value
     memory.move_to_end(key)
     if len(memory) > most:

@@ -1,7 +1,6 @@
-"""Work in steps that gives way: each step is a job for a thread, room comes between two of them.
+"""A piece of work in steps: each step runs in a thread, and reservations are made between steps.
 
-As the room sees it, it is a pull that may be told to give up at any time; it ends at its next step.
-Knows nothing of what is done.
+It is a `ReservationOwner` that may be told to give up at any time, and then ends after its step.
 """
 
 from __future__ import annotations
@@ -22,35 +21,35 @@ T = TypeVar("T")
 
 
 class SteppedJob:
-    """One piece of work for a blob. See `blobserve.store.space.allocator.ReservationOwner`."""
+    """A piece of work for one blob. See `ReservationOwner`."""
 
-    def __init__(self, digest: Digest, room: Allocator, threads: Threads) -> None:
+    def __init__(self, digest: Digest, allocator: Allocator, threads: Threads) -> None:
         self.digest = digest
         self.held = 0
-        """Bytes of room it was given."""
+        """See `ReservationOwner.held`."""
         self.grown = 0
-        """Bytes that its blob takes more than before, when it ends."""
+        """Bytes by which its blob has grown, set at the end."""
         self.ended: Call[None] = Call()
-        """Lands when everything it held has been given back."""
-        self._room = room
+        """Succeeds when its reservations have been returned."""
+        self._allocator = allocator
         self._threads = threads
-        self._asking: Deferred[int] | None = None
+        self._reservation: Deferred[int] | None = None
         self._stopped: BlobserveError | None = None
 
     async def give_up(self, error: BlobserveError) -> None:
         """See `ReservationOwner.give_up`."""
         self._stopped = self._stopped or error
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._reservation is not None:
+            self._reservation.cancel()
         await self.ended.wait()
 
     async def run(self, steps: Generator[int, None, T], extent: int = 0) -> T:
-        """Do `steps`, each of which yields how many bytes it lacks to go on.
+        """Run all steps, and return their result.
 
-        They are asked for by `extent` bytes, or as few as are lacking. In the end the steps are
-        closed, in a thread too.
+        Each step yields the bytes that it lacks to go on, or 0. These are reserved, and preferably
+        `extent` bytes. At the end the generator is closed, in a thread as well.
 
-        :raises BlobserveError: when there is no room, or what it was told to give up with.
+        :raises BlobserveError: when the reservation fails, or the error passed to `give_up`.
         """
         try:
             while True:
@@ -60,18 +59,18 @@ class SteppedJob:
                 if self._stopped is not None:
                     raise self._stopped
                 if step:
-                    await self._ask(step, extent)
+                    await self._reserve(step, extent)
         finally:
             await self._threads.run(steps.close)
 
-    async def _ask(self, least: int, wish: int) -> None:
-        self._asking = self._room.reserve(self, least, wish)
+    async def _reserve(self, minimum: int, preferred: int) -> None:
+        self._reservation = self._allocator.reserve(self, minimum, preferred)
         try:
-            await self._asking
+            await self._reservation
         except CancelledError:
             raise self._stopped or CancelledError from None
         finally:
-            self._asking = None
+            self._reservation = None
 
 
 @attrs.frozen

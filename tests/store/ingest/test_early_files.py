@@ -478,10 +478,10 @@ async def test_what_nobody_waits_for_is_forgotten(tmp_path: Path) -> None:
         layer.come(1)
         for n in range(100):
             assert layer.given(b"nowhere/%d" % n) is None
-        passing = layer.ingest.passing
-        assert passing.asked() == frozenset()
+        streaming = layer.ingest.streaming
+        assert streaming.names() == frozenset()
         waiting = layer.ask(b"nowhere")
-        assert passing.asked() == {b"nowhere"}
+        assert streaming.names() == {b"nowhere"}
         waiting.addErrback(lambda _: None)
         waiting.cancel()
         again = layer.ask(b"a")
