@@ -35,7 +35,7 @@ FILES = {"index.html": b"<!doctype html>\n<title>A page</title>\n", "app.js": b"
 
 
 class Calls:
-    """The functions of the package that were called while this was recording."""
+    """The functions of the package that were called during `recording`."""
 
     def __init__(self) -> None:
         self._codes: set[CodeType] = set()

@@ -2,7 +2,7 @@
 
 Run in the checkout as ``python -m benchmarks.cold_pull [ROUNDS] [--before CHECKOUT]``, with the
 test extra and docker-registry installed. The sides take turns on the same layer, so that the ratios
-hold on a machine whose absolute figures do not. ``--before`` adds another build of blobserve.
+hold on a noisy machine. ``--before`` adds another build of blobserve.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILES, UNPACKED, INCOMPRESSIBLE = 4_300, 308_000_000, 0.07
 
 
 def web_client() -> dict[str, bytes]:
-    """Some 4,300 files of 300 MB, gzip ratio 4.5: scripts, and a share that will not compress."""
+    """Return 4,300 files of 300 MB with a gzip ratio of 4.5: scripts and random images."""
     chance = random.Random(1)
     words = [
         "".join(chance.choices("abcdefghijklmnoprstuvw", k=chance.randint(2, 9)))
@@ -52,7 +52,7 @@ def web_client() -> dict[str, bytes]:
 
 
 def unpacked(blob: Path, directory: Path) -> tuple[float, float]:
-    """Seconds until `gzip -dc | tar x` has ended, and until what it wrote is on disk."""
+    """Return the seconds until `gzip -dc | tar x` has ended, and until its files are on disk."""
     directory.mkdir()
     begun = time.perf_counter()
     subprocess.run(f"gzip -dc {blob} | tar x -C {directory}", shell=True, check=True)
@@ -65,7 +65,7 @@ def unpacked(blob: Path, directory: Path) -> tuple[float, float]:
 
 @attrs.frozen
 class Pull:
-    """A cold pull, measured. All but `memory` (bytes) are in seconds."""
+    """The figures of a cold pull: `memory` in bytes, all others in seconds."""
 
     start_cpu: float
     """CPU time of a start, until the server accepts connections."""
@@ -101,7 +101,7 @@ def pulled(directory: Path, registry: DockerRegistry, name: str, checkout: Path 
 
 
 def is_durable(space: Path, copy: Path) -> bool:
-    """Whether the blob space has marked its blob as durable, as a copy of its state says.
+    """Return whether the blob is marked as durable, by a copy of the metadata database.
 
     The server holds the lock on the original.
     """
@@ -116,7 +116,7 @@ def is_durable(space: Path, copy: Path) -> bool:
 
 
 def row(name: str, seconds: list[float], against: list[float] | None = None) -> str:
-    """One line of the table; the ratio is the median of those of the pairs."""
+    """Return one line of the table; the ratio is the median of the ratios of pairs."""
     line = f"{name:34}{statistics.median(seconds):8.2f}{min(seconds):8.2f}{max(seconds):8.2f}"
     if against is not None:
         ratio = statistics.median(a / b for a, b in zip(seconds, against, strict=True))
@@ -125,7 +125,7 @@ def row(name: str, seconds: list[float], against: list[float] | None = None) -> 
 
 
 def main(rounds: int, before: Path | None) -> None:
-    """Print the table."""
+    """Measure, and print the table."""
     image = Image.of(web_client())
     [layer] = image.layers
     pipelines, pulls, earlier = [], [], []

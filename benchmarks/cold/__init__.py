@@ -1,1 +1,1 @@
-"""Cold start, figure by figure, each against its target: ``python -m benchmarks.cold``."""
+"""Cold starts, each figure against its target: ``python -m benchmarks.cold``."""

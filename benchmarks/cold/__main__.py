@@ -1,6 +1,6 @@
-"""Run it: ``python -m benchmarks.cold`` in the checkout, with the test extra installed.
+"""Measure cold starts: ``python -m benchmarks.cold``.
 
-Puts the parts together and prints; what is measured and why is in benchmarks/README.md.
+Run it in the checkout, with the test extra installed. benchmarks/README.md describes the measurements.
 """
 
 from __future__ import annotations

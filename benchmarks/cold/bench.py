@@ -1,4 +1,4 @@
-"""What every case is measured with: an origin, the slow link before it, servers, layers by name."""
+"""The tools of every case: a registry, a slow link to it, servers, and layers by name."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ MB = 1_000_000
 
 @attrs.frozen
 class Sizes:
-    """How much of everything; what `is_quick` has is smaller, and so are the figures' claims."""
+    """The sizes of the layers; those of a quick run are smaller, so its figures say less."""
 
     is_quick: bool
     large: int
     each: int
-    """Bytes of a file in a large layer."""
+    """The bytes of each file in a large layer."""
     entries: int
     pulls: int
     rounds: int
 
     @classmethod
     def of(cls, is_quick: bool) -> Sizes:
-        """The issue's own, or what fits into four minutes."""
+        """Return the sizes of the targets, or those of a run of four minutes."""
         if is_quick:
             return cls(True, 64 * MB, 100_000, 100_000, 10, 3)
         return cls(False, 1000 * MB, 100_000, 1_000_000, 10, 5)
 
 
 class Bench:
-    """The parts, started; `stop` ends them."""
+    """The registry and the link, started; `stop` ends them."""
 
     def __init__(self, home: Path, sizes: Sizes) -> None:
         self.home = home
@@ -57,19 +57,19 @@ class Bench:
         self._servers = 0
 
     def stop(self) -> None:
-        """End what was started."""
+        """End the registry and the link."""
         self.link.stop()
         self.origin.stop()
 
     def layer(self, name: str, make: Callable[[Path], Path], media_type: str = "") -> Blob:
-        """The layer of this name, made once."""
+        """Return the layer of this name; it is made once."""
         if name not in self._layers:
             kind = {"media_type": media_type} if media_type else {}
             self._layers[name] = described(make(self.home / f"{name}.layer"), **kind)
         return self._layers[name]
 
     def host(self, is_slow: bool) -> str:
-        """The registry, at once or over the slow link."""
+        """Return the address of the registry, directly or over the slow link."""
         return self.link.host if is_slow else self.origin.host
 
     @contextmanager
@@ -79,9 +79,9 @@ class Bench:
         is_slow: bool = False,
         **how: Any,
     ) -> Iterator[Server]:
-        """A new server with an empty blob space, which has pulled a tiny image before.
+        """Start a server with an empty blob space, and let it pull a tiny image.
 
-        `how`: more arguments of `Server`.
+        `how` are further arguments of `Server`.
         """
         self._servers += 1
         directory = _made(self.home / f"server-{self._servers}")
@@ -103,7 +103,7 @@ class Bench:
             subprocess.run(["rm", "-rf", directory], check=True)
 
     def takes(self, rules: Mapping[str, object]) -> bool:
-        """Whether a server takes these rules for a repository."""
+        """Return whether a server accepts these rules for a repository."""
         directory = _made(self.home / "check")
         server = Server(directory, {"repos": {f"{self.origin.host}/{REPOSITORY}": rules}})
         check = [sys.executable, "-m", "twisted", "blobserve", "--config", server.config, "--check"]
@@ -113,7 +113,7 @@ class Bench:
         ).returncode
 
     def metric(self, name: str) -> float | None:
-        """What the newest server's metrics say, summed over labels; None for one it has not."""
+        """Return a metric of the newest server, summed over its labels; None if it has none."""
         text = ask(self.metrics, "/metrics").body.decode()
         if f"# TYPE {name} " not in text:
             return None

@@ -1,4 +1,4 @@
-"""The cases: what is measured of a cold start, one generator of figures each."""
+"""The cases of a cold start: one generator of figures each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LOOKUPS = 20_000
 
 
 def link(bench: Bench) -> Lines:
-    """That the slow link is what it says."""
+    """Measure the slow link itself."""
     blob = _large(bench)
     bench.origin.publish(REPOSITORY, "large", [blob])
     target = f"/v2/{REPOSITORY}/blobs/{blob.digest}"
@@ -49,7 +49,7 @@ def link(bench: Bench) -> Lines:
 
 
 def local(bench: Bench) -> Lines:
-    """A layer of 69 MB over the local link to READY, against two peers in the same rounds."""
+    """Measure a layer of 69 MB over the local link to READY, in turn with two peers."""
     blob = bench.layer("web", layers.web)
     bench.origin.publish(REPOSITORY, "web", [blob])
     rounds = []
@@ -71,7 +71,7 @@ def local(bench: Bench) -> Lines:
 
 
 def early(bench: Bench) -> Lines:
-    """A file in the first 1 % of a large layer that is still coming over the slow link."""
+    """Measure a file in the first 1 % of a large layer during its pull over the slow link."""
     name = "earlyServe: a file in the first 1 %"
     if not bench.takes({"earlyServe": True}):
         yield absent(name, "the server refuses the key")
@@ -93,7 +93,7 @@ def early(bench: Bench) -> Lines:
 
 
 def published(bench: Bench, blob: Blob, kind: str) -> Lines:
-    """A layer with an index of its own: any file, then 1 % of them, while it is being pulled."""
+    """Measure a lazily pulled layer: any file, then 1 % of its files, during the pull."""
     bench.origin.publish(REPOSITORY, kind, [blob])
     files = bench.sizes.large // bench.sizes.each
     chance = random.Random(2)
@@ -123,7 +123,7 @@ def published(bench: Bench, blob: Blob, kind: str) -> Lines:
 
 
 def upgrade(bench: Bench) -> Lines:
-    """A site of which 3 % changes, revalidated file by file as a browser does."""
+    """Measure a site with changes in 3 % of its files, revalidated file by file as by a browser."""
     chance = random.Random(3)
     count = 1000 if not bench.sizes.is_quick else 300
     files = {f"srv/{n % 13}/{n}.png": chance.randbytes(chance.randint(20_000, 120_000))
@@ -151,7 +151,7 @@ def upgrade(bench: Bench) -> Lines:
 
 
 def ten(bench: Bench) -> Lines:
-    """Ten large layers at once over the local link: memory, and turns of the reactor."""
+    """Measure ten large layers at once over the local link: memory, and reactor iterations."""
     whole = _large(bench).path
     for number in range(bench.sizes.pulls):
         blob = bench.layer(f"ten-{number}", lambda p, n=number: layers.variant(whole, p, n))  # type: ignore[misc]
@@ -172,7 +172,7 @@ def ten(bench: Bench) -> Lines:
 
 
 def entries(bench: Bench) -> Lines:
-    """A layer of very many entries: CPU for each, memory, and look-ups in its tree."""
+    """Measure a layer of many entries: CPU time for each, memory, and look-ups in its tree."""
     count = bench.sizes.entries
     blob = bench.layer("many", lambda path: layers.gzipped(path, layers.many(count), 1))
     bench.origin.publish(REPOSITORY, "many", [blob])
@@ -201,12 +201,12 @@ def entries(bench: Bench) -> Lines:
 
 
 def _look(tree: ImageFilesystem, paths: list[bytes]) -> float:
-    """Microseconds of CPU for each, the best of three passes."""
+    """Return the microseconds of CPU time for each path, the best of three passes."""
     passes = []
     for _ in range(3):
         begun = time.thread_time()
         for path in paths:
-            try:  # noqa: SIM105 - the other way costs more than some look-ups
+            try:  # noqa: SIM105 - `suppress` costs more than some look-ups
                 tree.lookup(path)
             except PathNotFound:
                 pass
@@ -215,7 +215,7 @@ def _look(tree: ImageFilesystem, paths: list[bytes]) -> float:
 
 
 def _pull(bench: Bench, server: Server, tag: str, path: str) -> float:
-    """Seconds from a request for an image that is not here to the answer, which is 200."""
+    """Return the seconds from a request for a cold image to its response, which must be 200."""
     answer = ask(server.port, f"/{bench.origin.host}/{REPOSITORY}:{tag}/{path}", "HEAD")
     if answer.status != 200:
         raise RuntimeError(f"{answer.status} {answer.headers}")
@@ -256,4 +256,4 @@ CASES: dict[str, Callable[[Bench], Lines]] = {
     "entries": entries,
     "ten": ten,
 }
-"""By name; those of published indexes are in `benchmarks.cold.writers`."""
+"""The cases by name; those of lazily pulled layers are in `benchmarks.cold.writers`."""

@@ -1,4 +1,4 @@
-"""One who asks: when the first byte of a body came, and every byte of an answer counted."""
+"""An HTTP client that measures the time to the first byte of a body, and counts all bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ _WITHIN = 300
 
 @attrs.frozen
 class Answer:
-    """An answer. `first` and `whole` are seconds from the request to its body's first byte and last
-    one; `wire` counts its bytes, head included."""
+    """A response.
+
+    `first` and `whole` are the seconds from the request to the first and the last byte of its body.
+    `wire` is the number of its bytes with the head.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -25,7 +28,7 @@ class Answer:
 
 
 class Client:
-    """A connection that is kept, to a port of 127.0.0.1; use it in ``with``."""
+    """A persistent connection to a port of 127.0.0.1, and a context manager."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -38,7 +41,7 @@ class Client:
         self._socket.close()
 
     def get(self, target: str, method: str = "GET", **fields: str) -> Answer:
-        """Ask, and read the whole answer; ``_`` in the name of a field stands for ``-``."""
+        """Send a request and read the whole response; ``_`` in a field name stands for ``-``."""
         lines = [f"{method} {target} HTTP/1.1", f"Host: 127.0.0.1:{self._port}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
         begun = time.perf_counter()
@@ -70,6 +73,6 @@ class Client:
 
 
 def ask(port: int, target: str, method: str = "GET", **fields: str) -> Answer:
-    """Ask on a connection of its own."""
+    """Send a request on a new connection, and return the response."""
     with Client(port) as client:
         return client.get(target, method, Connection="close", **fields)

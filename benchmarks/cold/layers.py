@@ -1,6 +1,6 @@
-"""Layers of any size as files: seeded, so the same bytes each time, and made as they are written.
+"""Layers of any size as files, generated from a seed, so with the same bytes in each run.
 
-Bodies are random, so that what is compressed is as large as what is not, but for the web client's.
+Bodies are random and do not compress, except those of the web client.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HEAD = struct.Struct("100s8s8s8s12s12s8s1s100s8s247x")
 
 @attrs.frozen
 class Blob:
-    """A layer in a file, as a manifest describes it; `index` is the size of its own index."""
+    """A layer in a file, with its descriptor; `index` is the size of its table of contents."""
 
     path: Path
     media_type: str
@@ -37,7 +37,7 @@ class Blob:
 
 
 def described(path: Path, media_type: str = GZIP) -> Blob:
-    """The file at `path` as a layer."""
+    """Return the file at `path` as a layer."""
     hash_ = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -46,7 +46,7 @@ def described(path: Path, media_type: str = GZIP) -> Blob:
 
 
 def gzipped(path: Path, stream: Iterable[bytes], level: int = 0) -> Path:
-    """Write `stream` to `path`, by the fastest compressor there is."""
+    """Write `stream` to `path` with the fastest gzip compressor."""
     squeeze = isal_zlib.compressobj(level, isal_zlib.DEFLATED, 31)
     with path.open("wb") as file:
         for piece in stream:
@@ -56,7 +56,7 @@ def gzipped(path: Path, stream: Iterable[bytes], level: int = 0) -> Path:
 
 
 def entry(name: bytes, body: bytes) -> bytes:
-    """A regular file as tar has it, POSIX ustar."""
+    """Return a regular file as a tar member (POSIX ustar)."""
     fields = (b"0000644\0", b"0000000\0", b"0000000\0", b"%011o\0" % len(body), b"13727426000\0")
     head = _HEAD.pack(name, *fields, b" " * 8, b"0", b"", b"ustar\x0000")
     head = head[:148] + b"%06o\0 " % sum(head) + head[156:]
@@ -64,12 +64,12 @@ def entry(name: bytes, body: bytes) -> bytes:
 
 
 def name_of(number: int) -> str:
-    """Of a file of `large`."""
+    """Return the name of a file of `large`."""
     return f"srv/assets/{number % 97}/file-{number:06}.png"
 
 
 def large(size: int, each: int, seed: int = 1) -> Iterator[bytes]:
-    """A tar of `size` bytes of files of `each`."""
+    """Yield a tar of `size` bytes, with files of `each` bytes."""
     chance = random.Random(seed)
     for number in range(size // each):
         yield entry(name_of(number).encode(), chance.randbytes(each))
@@ -77,13 +77,13 @@ def large(size: int, each: int, seed: int = 1) -> Iterator[bytes]:
 
 
 def many_name(number: int) -> bytes:
-    """Of an entry of `many`, eight directories deep."""
+    """Return the name of an entry of `many`, eight directories deep."""
     deep = b"srv/web/node_modules/package-%04d/dist/esm/lib-%d/chunk-%07d.js"
     return deep % (number // 1000, number // 100 % 10, number)
 
 
 def many(entries: int) -> Iterator[bytes]:
-    """A tar of so many small files, with no two alike."""
+    """Yield a tar of `entries` small files, all different."""
     for start in range(0, entries, 1000):
         numbers = range(start, min(start + 1000, entries))
         yield b"".join(entry(many_name(each), b"export default %d;\n" % each) for each in numbers)
@@ -91,12 +91,12 @@ def many(entries: int) -> Iterator[bytes]:
 
 
 def web(path: Path) -> Path:
-    """The web client of `benchmarks.cold_pull`, 69 MB and 300 MB unpacked."""
+    """Write the web client of `benchmarks.cold_pull`: 69 MB, 300 MB uncompressed."""
     return gzipped(path, [tar_of(web_client())], 1)
 
 
 def variant(whole: Path, path: Path, number: int) -> Path:
-    """The layer `whole` with one more file, so that it is another layer: two gzip members."""
+    """Write a different layer: one more file, then the layer `whole`, as two gzip members."""
     with path.open("wb") as file, whole.open("rb") as rest:
         file.write(isal_zlib.compress(entry(b"number-%d" % number, b"%d" % number), 1, 31))
         while piece := rest.read(1 << 20):

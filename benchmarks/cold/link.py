@@ -1,8 +1,8 @@
-"""A slow link before a server of 127.0.0.1: bytes come late, and at a bounded rate.
+"""A slow link to a server on 127.0.0.1, with a delay and a limited rate.
 
-All connections share one line in each direction, as clients of one access network do; a new one
-takes a round trip before its first byte goes out. Bytes, not packets: nothing is ever lost, and
-there is no slow start. Knows nothing of HTTP. A process of its own, see `Link`.
+All connections share one line in each direction, like the clients of one access network. A new
+connection takes a round trip before its first byte is sent. There are no packet losses and no slow
+start. It runs as a process: see `Link`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from benchmarks.warm.process import Process
 from tests.support.parts.server import ROOT
 
 RATE, ROUND_TRIP = 12_500_000, 0.020
-"""100 Mbit/s, in bytes a second; seconds."""
+"""100 Mbit/s in bytes a second, and the round trip in seconds."""
 _READ = 16 * 1024
-_WAITING = 512 * 1024  # More than the line holds, so that it never runs dry.
+_WAITING = 512 * 1024  # More than the line holds, so that it is never idle.
 
 
 class Link(Process):
-    """The link, started before `port`; `host` is where its clients go."""
+    """The process of a link to `port`; clients connect to `host`."""
 
     def __init__(self, directory: Path, port: int) -> None:
         super().__init__(directory)
@@ -29,7 +29,7 @@ class Link(Process):
 
     @property
     def host(self) -> str:
-        """As in the name of a repository."""
+        """Return its address, as in the name of a repository."""
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -45,7 +45,7 @@ class Line:
         self._free = 0.0
 
     def due(self, size: int, now: float) -> float:
-        """When the last of `size` bytes that are sent now arrives."""
+        """Return the arrival time of the last of `size` bytes that are sent now."""
         self._free = max(now, self._free) + size / RATE
         return self._free + ROUND_TRIP / 2
 
@@ -53,7 +53,7 @@ class Line:
 async def carry(
     line: Line, come: asyncio.StreamReader, go: asyncio.StreamWriter, late: float
 ) -> None:
-    """Carry bytes from `come` to `go`, the first of them `late`."""
+    """Copy bytes from `come` to `go`; the first of them waits for `late` seconds more."""
     clock = asyncio.get_running_loop().time
     ready = clock() + late
     on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_WAITING // _READ)
@@ -82,7 +82,7 @@ async def carry(
 
 
 async def serve(port: int, behind: int) -> None:
-    """Listen on `port`, and carry what comes to the port `behind` and back, until cancelled."""
+    """Listen on `port`, and copy bytes to the port `behind` and back, until cancelled."""
     up, down = Line(), Line()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

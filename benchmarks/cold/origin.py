@@ -1,4 +1,4 @@
-"""Where images come from: a real docker-registry, filled from files."""
+"""The registry of the images: a real docker-registry, filled from files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 
 class Origin(DockerRegistry):
-    """A docker-registry that takes layers from files."""
+    """A docker-registry that accepts layers from files."""
 
     def publish(self, repository: str, tag: str, layers: Sequence[Blob]) -> None:
-        """Put an image of these layers, lowest first, under `tag`."""
+        """Publish an image of these layers, the lowest first, under `tag`."""
         for blob in layers:
             self._upload(repository, blob.path, blob.digest)
         config = self.directory / "config.json"

@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen
 class Figure:
-    """One figure of a case. `most` is what it should come to at most; None: no target is set."""
+    """One figure of a case. `most` is its target, the highest good value; None if it has none."""
 
     name: str
     value: float
@@ -17,7 +17,7 @@ class Figure:
 
     @property
     def line(self) -> str:
-        """As it is printed."""
+        """Return its line of the table."""
         if self.most is None:
             return _line(self.name, _number(self.value), "", self.unit, "", self.note)
         verdict = "met" if self.value <= self.most else "NOT MET"
@@ -26,12 +26,12 @@ class Figure:
 
 
 def heading() -> str:
-    """The names of the columns."""
+    """Return the line with the names of the columns."""
     return _line("", "measured", "at most", "", "", "")
 
 
 def absent(name: str, why: str) -> str:
-    """The line of a case that could not be measured."""
+    """Return the line of a case that could not be measured."""
     return _line(name, "-", "", "", "not here", why)
 
 

@@ -1,4 +1,4 @@
-"""Layers with published indexes, by the reference writers of their formats (Go modules)."""
+"""Lazily pulled layers, made by the reference writers of their formats (Go modules)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KINDS = {"estargz": GZIP, "chunked": ZSTD}
 
 
 def indexed(bench: Bench) -> Iterator[Figure | str]:
-    """Both kinds of layers, one after the other."""
+    """Measure both kinds of layers, one after the other."""
     try:
         blobs = written(bench)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
@@ -36,7 +36,7 @@ def indexed(bench: Bench) -> Iterator[Figure | str]:
 
 
 def written(bench: Bench) -> dict[str, Blob]:
-    """The large layer's files in both formats."""
+    """Make layers with the files of the large layer in both formats."""
     home = bench.home / "published"
     home.mkdir()
     shutil.copy(_SOURCE, home / "main.go")

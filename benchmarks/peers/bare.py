@@ -1,8 +1,8 @@
-"""What Twisted alone gives: a `Site` with one leaf `Resource`, and nothing of blobserve's.
+"""Twisted alone, for comparison: a `Site` with one leaf `Resource`, without code of blobserve.
 
-Started as a program of its own: ``bare.py PORT ROOT [LOG]``. The file named `CONSTANT` is in
-memory; the others are opened for each request, the large ones sent by Twisted's file producer. It
-knows entity tags and no ranges. The log is the one that Twisted's own `Site` writes.
+Run as a program: ``bare.py PORT ROOT [LOG]``. The file `CONSTANT` is in memory. The others are
+opened for each request, and the large ones are sent by Twisted's file producer. It supports entity
+tags, but no ranges. The log is written by Twisted's `Site`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TYPES = {".png": b"image/png", ".js": b"text/javascript"}
 
 
 class Files(Resource):
-    """The files that were below `root` when it was made, by their exact targets."""
+    """The files that were below `root` at the start, by their exact targets."""
 
     isLeaf = True  # noqa: N815
 
@@ -64,20 +64,20 @@ class Files(Resource):
         file = path.open("rb")
         sent = FileSender().beginFileTransfer(file, request)
         sent.addCallback(lambda _: request.finish())
-        # The client has left.
+        # The client has closed the connection.
         sent.addErrback(lambda _: None)
         sent.addBoth(lambda _: file.close())
 
 
 class LoggedSite(Site):
-    """Its log goes into one file; `Site` alone begins a new one at each megabyte."""
+    """A `Site` with one log file; the log of `Site` itself is rotated at each megabyte."""
 
     def _openLogFile(self, path: str) -> TextIO:
         return open(path, "a", 1)
 
 
 def main(port: int, root: Path, log: str | None = None) -> None:
-    """Serve the files below `root` on a loopback port until told to end."""
+    """Serve the files below `root` on a loopback port until a signal ends it."""
     from twisted.internet import reactor  # noqa: TID251 - a program of its own
 
     site = LoggedSite(Files(root), logPath=log)

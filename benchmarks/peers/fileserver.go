@@ -1,7 +1,7 @@
-// A Go file server as the standard library gives it, with an access log if one is asked for.
+// The file server of Go's standard library, with an optional access log.
 //
-// The log is as cheap as it can be had: one line in the combined form, gathered in memory and
-// written when a second is over or the buffer is full.
+// The log is cheap: one line in the combined format for each request, buffered in memory, and written
+// each second or when the buffer is full.
 package main
 
 import (
@@ -75,7 +75,7 @@ func (l *accessLog) write(r *http.Request, answer *counter) {
 	l.buffer.Write(l.line)
 }
 
-// counter sees what passes; with ReadFrom, or net/http would not use sendfile.
+// counter counts the bytes; it has ReadFrom, or net/http would not use sendfile.
 type counter struct {
 	http.ResponseWriter
 	status int

@@ -1,4 +1,4 @@
-"""One thread of Python that decompresses a layer, hashes it both ways and writes it: no more."""
+"""One thread of Python that decompresses a layer, hashes both forms of it, and writes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHUNK = _PIECE = 256 << 10
 
 
 def unpack(blob: Path, out: Path) -> float:
-    """Seconds that it takes."""
+    """Unpack `blob` into `out`; return the seconds that it takes."""
     begun = time.perf_counter()
     compressed, plain = hashlib.sha256(), hashlib.sha256()
     member = isal_zlib.decompressobj(31)

@@ -1,5 +1,5 @@
-// Layers with an index of their own, by the reference writers of their formats: a tar in, an eStargz
-// and a zstd:chunked layer out, and beside them what their descriptors say.
+// Makes an eStargz and a zstd:chunked layer of a tar, by the reference writers of the formats, and a
+// file with the fields of their descriptors.
 package main
 
 import (

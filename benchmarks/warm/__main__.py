@@ -1,6 +1,6 @@
-"""Run it: ``python -m benchmarks.warm`` in the checkout, with the test extra installed.
+"""Measure warm serving: ``python -m benchmarks.warm``.
 
-Puts the parts together and prints; what is measured and why is in benchmarks/README.md.
+Run it in the checkout, with the test extra installed. benchmarks/README.md describes the measurements.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PACER = Path(__file__).with_name("pacer.go")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure and print, or say why not."""
+    """Measure and print, or exit with a message."""
     options = _options(arguments)
     if options.before is not None:
         servers.add_build(options.before.resolve())
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.warm", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less of it, in two minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, in two minutes")
     parser.add_argument("--case", nargs="+", choices=CASES, help="these cases only")
     parser.add_argument(
         "--servers", nargs="+", choices=SERVERS, default=list(SERVERS), help="these servers only"
@@ -75,14 +75,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _available(names: Iterable[str]) -> list[str]:
-    """Those of `names` that are installed, in the order of the table; says which are not."""
+    """Return the installed servers of `names`, in the order of the table; print the others."""
     missing = [name for name in ("wrk", *SERVERS) if not servers.is_installed(name)]
     for name in missing:
         print(f"{name} is not installed: apt-get install {PACKAGES[name]}", file=sys.stderr)
     if "wrk" in missing:
         sys.exit(1)
     if "go" in missing:
-        print("nor is there any load at a fixed rate without go", file=sys.stderr)
+        print("without go, latency at a fixed rate is not measured", file=sys.stderr)
     return [name for name in SERVERS if name in names and name not in missing]
 
 
@@ -102,7 +102,7 @@ def _written(content: dict[str, bytes], home: Path) -> Files:
 def _started(
     names: Sequence[str], cells: Sequence[Cell], home: Path, served: Files, stack: ExitStack
 ) -> Iterable[Peer]:
-    """Start each server with and without an access log, as far as `cells` ask for it."""
+    """Start each server with and without an access log, if a cell needs it."""
     for name in names:
         for logs in (True, False):
             if any(cell.logs == logs for cell in cells) or name == "go":
@@ -112,7 +112,7 @@ def _started(
 
 
 def _in(cell: Cell, peers: Sequence[Peer]) -> list[Peer]:
-    """Who takes part; Go without its log always, as the least there is to compare with."""
+    """Return the servers of a cell; Go without a log is always one, as the fastest server."""
     return [
         peer for peer in peers if (peer.log is not None) == cell.logs or peer.label == "go, no log"
     ]

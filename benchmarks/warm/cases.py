@@ -1,7 +1,4 @@
-"""What is asked for and how: files, request heads, and the cells of the table.
-
-Values only: nothing here runs, connects or writes.
-"""
+"""The requests: files, request heads, and the cells of the table. Pure values."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import attrs
 
 REPOSITORY = "bench.example/site"
 ROOT = f"/{REPOSITORY}:v1"
-"""Where every server has the files, so that all get the same bytes for a head."""
+"""The path of the files on every server, so that all get the same request heads."""
 
 MANY, HEADS = 10_000, 30_000
 RANGE = slice(100, 1124)
@@ -37,9 +34,9 @@ Accept-Language: en-GB,en;q=0.9,de;q=0.8
 
 
 def files() -> dict[str, bytes]:
-    """Every file that is served, by its path below `ROOT`; the same bytes each time.
+    """Return every served file by its path below `ROOT`; the same bytes at each call.
 
-    All but ``app.js`` are random, so that no server can think of compressing them.
+    All but ``app.js`` are random, so that no server compresses them.
     """
     chance = random.Random(1)
     made = {
@@ -65,18 +62,18 @@ Head = Literal["browser", "bare"]
 
 @attrs.frozen
 class Case:
-    """One kind of request; `status` is what must come of it, a 304 with the server's own tag."""
+    """A kind of request; `status` is the expected status, a 304 for the server's own entity tag."""
 
     name: str
     title: str
     paths: Sequence[str] = attrs.field(repr=False)
     status: int = 200
     heads: int = 1
-    """How many different heads take turns for each path."""
+    """The number of different heads for each path, in turn."""
     is_large: bool = False
-    """Whether a run ends amid so many responses that bytes have to be counted instead."""
+    """Whether responses are so large that received bytes are counted, not whole responses."""
     without: frozenset[str] = frozenset()
-    """Servers that cannot do this."""
+    """Servers that do not support it."""
 
 
 CASES = {
@@ -97,19 +94,19 @@ CASES = {
 
 
 QUICK = ("hot", "many", "5m", "304")
-"""The names of the cases that fit into two minutes."""
+"""The names of the cases of a quick run."""
 
 
 @attrs.frozen
 class Cell:
-    """A case under one set of circumstances: a block of the table."""
+    """A case with one set of conditions: a block of the table."""
 
     case: Case
     logs: bool = True
     head: Head = "browser"
     connections: int = 32
     is_paced: bool = False
-    """Whether latency at a fixed rate is measured, too."""
+    """Whether latency at a fixed rate is measured as well."""
 
     def __str__(self) -> str:
         log = "access log" if self.logs else "no access log"
@@ -119,7 +116,7 @@ class Cell:
 
 
 def plan(names: Sequence[str], *, is_quick: bool) -> list[Cell]:
-    """The cells of the cases `names`, in the order of the table; when quick, one for each."""
+    """Return the cells of the cases `names`, in the order of the table; one for each if quick."""
     cells = _quick() if is_quick else _full()
     return [cell for cell in cells if cell.case.name in names]
 
@@ -144,7 +141,7 @@ def _full() -> list[Cell]:
 
 
 def requests(cell: Cell, host: str, conditions: Mapping[str, str]) -> list[bytes]:
-    """The requests of `cell` as they go to `host`, whole; `conditions` are added to each."""
+    """Return the whole requests of `cell` for `host`, with the fields `conditions` in each."""
     case = cell.case
     added = {**conditions, **({"Range": _range()} if case.status == 206 else {})}
     extra = "".join(f"{name}: {value}\n" for name, value in added.items())

@@ -1,4 +1,4 @@
-"""What a server answers, held against what it should: nothing wrong is ever measured as fast."""
+"""Checks of responses before each measurement, so that no wrong response is measured."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ else:
 
 
 class Wrong(Exception):
-    """A server did not do what it was measured for."""
+    """A server gave a wrong response, or none."""
 
 
 @attrs.frozen
 class Answer:
-    """A response, its body as it came over the wire."""
+    """A response with its body as received."""
 
     status: int
     headers: Mapping[str, str]
@@ -32,7 +32,7 @@ class Answer:
 
     @property
     def content(self) -> bytes:
-        """The body without its content coding."""
+        """Return the body without its content coding."""
         coding = self.headers.get("content-encoding", "identity")
         if coding == "gzip":
             return gzip.decompress(self.body)
@@ -42,14 +42,14 @@ class Answer:
 
     @property
     def conditions(self) -> dict[str, str]:
-        """What a client asks with when it has this; the date only where there is no entity tag."""
+        """Return the fields of a conditional request; the date only if there is no entity tag."""
         if tag := self.headers.get("etag"):
             return {"If-None-Match": tag}
         return {"If-Modified-Since": self.headers["last-modified"]}
 
 
 def ask(port: int, request: bytes) -> Answer:
-    """Send `request` on a connection of its own."""
+    """Send `request` on a new connection, and return the response."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(request)
         with HTTPResponse(connection) as response:
@@ -59,9 +59,9 @@ def ask(port: int, request: bytes) -> Answer:
 
 
 def check(port: int, case: Case, requests: Sequence[bytes], files: Mapping[str, bytes]) -> None:
-    """Ask for the first, a middle and the last of `requests`, and compare.
+    """Send the first, a middle and the last of `requests`, and check the responses.
 
-    :raises Wrong: when a status, a length or a byte is not what it should be.
+    :raises Wrong: when a status, a length or a byte is wrong.
     """
     for number in sorted({0, len(requests) // 2, len(requests) - 1}):
         path = case.paths[number // case.heads]

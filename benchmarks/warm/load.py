@@ -1,4 +1,4 @@
-"""The two loads: as fast as it will go, by wrk; and at a fixed rate, by `pacer.go`."""
+"""The two loads: the peak rate, by wrk; and a fixed rate, by `pacer.go`."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from benchmarks.warm.servers import Peer
 
 _SCRIPT = Path(__file__).with_name("replay.lua")
 _PATIENCE = 60
-"""Seconds beyond its own time after which a generator of load is given up."""
+"""Seconds that a load generator may take beyond the time of its load."""
 
 
 @attrs.frozen
 class Sample:
-    """What a server did in a time, and what it cost."""
+    """The requests that a server answered in a time, and their cost."""
 
     requests: float
     seconds: float
     sent: int
-    """Bytes, heads included."""
+    """Bytes sent, with heads."""
     cpu: float
     """Seconds of user and system time."""
 
     @property
     def rate(self) -> float:
-        """Requests per second."""
+        """Return the requests per second."""
         return self.requests / self.seconds
 
     @property
     def per_cpu_second(self) -> float:
-        """Requests per second of CPU time."""
+        """Return the requests per second of CPU time."""
         return self.requests / self.cpu
 
 
@@ -48,13 +48,15 @@ class Latency:
     p50: float
     p99: float
     lost: float = 0
-    """The share of the time in which something else had the server's core."""
+    """The share of the time in which other processes used the server's core."""
 
 
 def saturate(
     peer: Peer, requests: Path, connections: int, seconds: float, size: int | None
 ) -> Sample:
-    """Let `connections` send one request after another; `size`: count by the bytes of a body.
+    """Send requests over `connections`, one after another on each.
+
+    If `size` is given, responses are counted as received bytes divided by this body size.
 
     :raises Wrong: when a response was an error, or a connection broke.
     """
@@ -67,7 +69,7 @@ def saturate(
     count = told["bytes"] / size if size else told["requests"]
     if not count:
         raise Wrong(f"{peer.label}: answered nothing in {seconds:g} s")
-    # A tick is the least that the kernel tells.
+    # The kernel counts CPU time in ticks.
     return Sample(count, told["seconds"], told["bytes"], max(cpu, 0.01))
 
 

@@ -1,9 +1,9 @@
 // pacer sends requests at a fixed rate and prints percentiles of their latency as JSON.
 //
-// Requests are due at even distances in time, whatever the server does. Each goes out on the
-// connection that has been idle longest; where none is idle it waits, and its latency, which runs
-// from when it was due to the last byte of its response, holds that wait. One thread, which never
-// sleeps: it wants a core of its own, and its clock is not a timer's.
+// Requests are due at even intervals, independent of the server. Each is sent on the connection that
+// has been idle longest, and waits if none is idle. Its latency lasts from its due time to the last
+// byte of its response, so it includes that wait. The program has one thread that never sleeps, so
+// it needs a core of its own.
 package main
 
 import (
@@ -44,7 +44,7 @@ type connection struct {
 	tail   []byte        // the last bytes of a chunked body
 }
 
-// take reads pieces of a response; it says whether that was the last one.
+// take parses pieces of a response, and returns whether it is complete.
 func (c *connection) take(piece []byte) bool {
 	if len(c.head) == 0 || !bytes.HasSuffix(c.head, endOfHead) {
 		before := len(c.head)
@@ -71,7 +71,7 @@ func (c *connection) take(piece []byte) bool {
 	return bytes.Equal(c.tail, endOfChunks)
 }
 
-// last gives the bytes in which a chunked body would end.
+// last returns the bytes that end a chunked body.
 func last(piece []byte) []byte {
 	if len(piece) > len(endOfChunks) {
 		return piece[len(piece)-len(endOfChunks):]
@@ -126,7 +126,7 @@ func main() {
 	})
 }
 
-// percentile is in microseconds.
+// percentile returns microseconds.
 func percentile(sorted []time.Duration, share float64) float64 {
 	if len(sorted) == 0 {
 		return 0
@@ -152,7 +152,7 @@ func open(address string, count int) *pacer {
 		if err != nil {
 			log.Fatal(err)
 		}
-		// A copy of the descriptor, which the runtime's own poller does not see.
+		// A copy of the descriptor, unknown to the poller of the runtime.
 		file, err := dialled.(*net.TCPConn).File()
 		if err != nil {
 			log.Fatal(err)
@@ -171,7 +171,7 @@ func open(address string, count int) *pacer {
 	return p
 }
 
-// run gives the latencies of what was due after the warm-up, and how many were never answered.
+// run returns the latencies of requests due after the warm-up, and the number without a response.
 func (p *pacer) run(requests [][]byte, rate float64, span time.Duration) ([]time.Duration, int) {
 	total := int((warmUp + span).Seconds() * rate)
 	latencies := make([]time.Duration, 0, total)
@@ -218,7 +218,7 @@ func (p *pacer) send(request []byte, due time.Duration) {
 	}
 }
 
-// receive reads what is there; it says whether the response is whole.
+// receive reads the available bytes, and returns whether the response is complete.
 func (p *pacer) receive(c *connection) bool {
 	n, err := syscall.Read(c.fd, p.piece)
 	if err == syscall.EAGAIN || err == syscall.EINTR {

@@ -1,7 +1,4 @@
-"""Programs on cores: started on one, counted by what the kernel says of them, ended by their id.
-
-Nothing is known here of any one program.
-"""
+"""Processes: start on one core, CPU time and memory by the kernel's counts, end by process id."""
 
 from __future__ import annotations
 
@@ -18,12 +15,12 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 def found(name: str) -> str | None:
-    """Where the program `name` is, if it is installed."""
+    """Return the path of the program `name`, if it is installed."""
     return shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"]))
 
 
 def program(name: str) -> str:
-    """Where the program `name` is, which has been `found` before."""
+    """Return the path of the program `name`, which is installed."""
     where = found(name)
     assert where is not None
     return where
@@ -31,7 +28,7 @@ def program(name: str) -> str:
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Let what is started meanwhile run on `core` alone, and this thread too."""
+    """Run this thread, and all processes that it starts meanwhile, on `core` alone."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -41,7 +38,7 @@ def pinned(core: int) -> Iterator[None]:
 
 
 class Process:
-    """A server process of the user who runs this, on a free port of 127.0.0.1."""
+    """A server process of the current user, on a free port of 127.0.0.1."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -50,7 +47,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process that was started; it may have children."""
+        """Return the id of the process that was started; it may have children."""
         assert self._process is not None
         return self._process.pid
 
@@ -71,14 +68,14 @@ class Process:
         wait_until(lambda: answers(self.port), self._process, output)
 
     def stop(self) -> None:
-        """End it, and wait until it is gone."""
+        """End it, and wait until it has ended."""
         if self._process is not None:
             end(self._process)
             self._process = None
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the process and its children, all their threads included."""
+    """Return user and system time of the process and its children, with all their threads."""
     ticks = 0
     for each in _family(pid):
         # The name, in parentheses, may hold anything (proc(5)); utime and stime are 14 and 15.
@@ -88,9 +85,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def waited_seconds(pid: int) -> float:
-    """How long the threads that it has now were ready to run while something else had their core.
+    """Return the seconds for which its present threads were ready to run but had no core.
 
-    Nothing, on a kernel that does not tell.
+    Return 0 if the kernel does not count them.
     """
     waited = 0
     for each in _family(pid):
@@ -100,7 +97,7 @@ def waited_seconds(pid: int) -> float:
 
 
 def peak_memory(pid: int) -> int:
-    """The most bytes that the process and its children have held, each by itself, added up."""
+    """Return the sum of the peak memory of the process and its children, in bytes."""
     peak = 0
     for each in _family(pid):
         status = Path(f"/proc/{each}/status").read_text()

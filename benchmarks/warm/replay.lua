@@ -1,6 +1,6 @@
--- For wrk: sends the requests of a file as they are, in turn if it has several, and prints what
--- came of it as one line of JSON. Without a function `request`, wrk makes one by `wrk.format` after
--- this `init`, and sends it for ever.
+-- A script for wrk: sends the requests of a file unchanged, in turn if it has several, and prints the
+-- results as one line of JSON. Without a function `request`, wrk calls `wrk.format` once after this
+-- `init`, and repeats that request.
 
 function init(arguments)
    local file = assert(io.open(arguments[1], "rb"))

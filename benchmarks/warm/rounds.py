@@ -1,7 +1,7 @@
-"""A cell measured: the servers take turns, so that a noisy machine is as noisy for them all.
+"""The measurement of a cell: servers take turns, so that noise of the machine affects all of them.
 
-What is measured is checked before each turn. The fixed rate is a share of what blobserve reached in
-the same cell, and the same for all.
+The responses are checked before each turn. The fixed rate is a share of the peak of blobserve in
+the same cell, and equal for all servers.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from benchmarks.warm.load import Latency, Sample, pace, saturate
 from benchmarks.warm.servers import BEFORE, Peer
 
 SHARE = 0.7
-"""Of the first server's peak: the fixed rate at which latency is measured."""
+"""The fixed rate at which latency is measured, as a share of the peak of the first server."""
 _CODED_WITHIN = 5.0
-"""Seconds that a server has for making its compressed copies."""
+"""Seconds that a server may take to make its compressed copies."""
 _WARM_UP = 1
 
 
 @attrs.frozen
 class Measured:
-    """A cell's samples by the label of each server, one for each round, in the order of rounds.
+    """The samples of a cell by the label of each server, one for each round.
 
-    A server without `latencies` cannot hold `rate`, or was not asked to.
+    A server has no `latencies` if it cannot reach `rate`, or if the cell has no fixed rate.
     """
 
     cell: Cell
@@ -40,7 +40,7 @@ class Measured:
 
 @attrs.frozen
 class Bench:
-    """What every cell is measured with; `pacer` is the built program, where there is one."""
+    """The tools of every measurement; `pacer` is the built program, if Go is installed."""
 
     home: Path
     files: Mapping[str, bytes]
@@ -50,9 +50,9 @@ class Bench:
     _warm: set[tuple[str, bool, str]] = attrs.field(factory=set, init=False)
 
     def measure(self, cell: Cell, peers: Sequence[Peer]) -> Measured:
-        """Let `peers` take turns; the first is the one that the fixed rate comes from.
+        """Measure `peers` in turn; the first one determines the fixed rate.
 
-        :raises Wrong: when one does not do what it should.
+        :raises Wrong: when a server gives a wrong response.
         """
         turns = [self._turn(cell, peer) for peer in peers if peer.name not in cell.case.without]
         samples: dict[str, list[Sample]] = {turn.peer.label: [] for turn in turns}
@@ -96,7 +96,7 @@ class _Turn:
     files: Mapping[str, bytes] = attrs.field(repr=False)
 
     def saturate(self, seconds: int) -> Sample:
-        """Check it, then measure what it can do."""
+        """Check the responses, then measure the peak rate."""
         self._begin()
         case = self.cell.case
         size = len(self.files[case.paths[0]]) if case.is_large else None
@@ -106,7 +106,7 @@ class _Turn:
         return sample
 
     def pace(self, pacer: Path, seconds: int, rate: float) -> Latency:
-        """Check it, then measure how long it takes when it is not pressed."""
+        """Check the responses, then measure latency at the fixed rate."""
         self._begin()
         return pace(pacer, self.peer, self.file, self.cell.connections, seconds, rate)
 

@@ -1,7 +1,7 @@
-"""The servers, each with its configuration: blobserve, and the peers it is compared with.
+"""The servers with their configurations: blobserve, and the servers that it is compared with.
 
-All serve the same files at the same targets. What is set beyond a server's defaults is set here,
-and said in benchmarks/README.md.
+All serve the same files at the same targets. benchmarks/README.md lists all settings that are not
+defaults.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from tests.support.parts.server import ROOT as CHECKOUT
 from tests.support.parts.server import Server
 
 _LEAST_LINE, _WAITING = 60, 256 * 1024
-"""Bytes of a line in an access log, and of lines that are not written yet."""
+"""The least bytes of a line in an access log, and the most bytes of unwritten lines."""
 
 PACKAGES = {"nginx": "nginx", "caddy": "caddy", "go": "golang-go", "wrk": "wrk"}
-"""The apt package of each program that is not ours."""
+"""The apt package of each foreign program."""
 
 
 class Running(Protocol):
-    """What a started server is known by."""
+    """A started server."""
 
     port: int
 
     @property
     def pid(self) -> int:
-        """Its first process."""
+        """Return the id of its first process."""
 
     def stop(self) -> object:
         """End it."""
@@ -43,7 +43,7 @@ class Running(Protocol):
 
 @attrs.frozen
 class Files:
-    """The same files twice: below `tree`, and as an image in the OCI layout `layout`."""
+    """The served files: in the directory `tree`, and as an image in the OCI layout `layout`."""
 
     tree: Path
     layout: Path
@@ -51,7 +51,7 @@ class Files:
 
 @attrs.frozen
 class Peer:
-    """A server that runs, with or without an access log. `label` is its name in the table."""
+    """A running server, with or without an access log. `label` is its name in the table."""
 
     name: str
     log: Path | None
@@ -64,16 +64,16 @@ class Peer:
 
     @property
     def host(self) -> str:
-        """As in a Host header."""
+        """Return its address as in a Host header."""
         return f"127.0.0.1:{self.running.port}"
 
     def forget_log(self) -> None:
-        """Empty its access log, which it goes on writing at the end."""
+        """Empty its access log; the server keeps appending to it."""
         if self.log is not None and self.log.exists():
             os.truncate(self.log, 0)
 
     def has_logged(self, requests: float) -> bool:
-        """Whether its log holds about what it should, all but what may be waiting in memory."""
+        """Return whether its log has about the expected size, except lines still in memory."""
         expected = _LEAST_LINE * requests - _WAITING
         return self.log is None or expected <= 0 or self.log.stat().st_size >= expected
 
@@ -81,7 +81,7 @@ class Peer:
 def blobserve(
     directory: Path, files: Files, log: Path | None, checkout: Path = CHECKOUT
 ) -> Running:
-    """`twist blobserve` with its defaults, on an image whose tag it need not look up again."""
+    """Start `twist blobserve` with its defaults, on an image with a tag that stays trusted."""
     rules = {"source": f"oci:{files.layout}", "prePull": ["v1"], "tagMaxAge": "24h"}
     access_log = {"format": "text", "file": str(log)} if log else {"format": "off"}
     repos = {"repos": {REPOSITORY: rules}}
@@ -91,7 +91,7 @@ def blobserve(
 
 
 def twisted(directory: Path, files: Files, log: Path | None) -> Running:
-    """A `Site` with one leaf `Resource`, see `benchmarks/peers/bare.py`."""
+    """Start a `Site` with one leaf `Resource`: see `benchmarks/peers/bare.py`."""
     process = Process(directory)
     program = CHECKOUT / "benchmarks/peers/bare.py"
     process.run([sys.executable, program, str(process.port), files.tree, *([log] if log else [])])
@@ -128,12 +128,12 @@ http {{
 
 
 def nginx(directory: Path, files: Files, log: Path | None) -> Running:
-    """nginx with one worker and `sendfile`; scripts it has as `gzip` made them before."""
+    """Start nginx with one worker and `sendfile`; scripts are compressed before by `gzip`."""
     process = Process(directory)
     configured = directory / "nginx.conf"
     configured.write_text(
         _NGINX.format(
-            # The directory is the caller's own.
+            # The worker must be able to read the directory of the current user.
             user="user root;" if os.geteuid() == 0 else "",
             log=f"{log} combined buffer=64k flush=1s" if log else "off",
             port=process.port,
@@ -161,7 +161,7 @@ http://127.0.0.1:{port} {{
 
 
 def caddy(directory: Path, files: Files, log: Path | None) -> Running:
-    """Caddy's `file_server`; scripts it compresses for each request."""
+    """Start Caddy's `file_server`, which compresses scripts at each request."""
     process = Process(directory)
     configured = directory / "Caddyfile"
     line = f"log {{\n output file {log} {{\n roll_disabled\n }}\n }}" if log else ""
@@ -174,7 +174,7 @@ def caddy(directory: Path, files: Files, log: Path | None) -> Running:
 
 
 def go(directory: Path, files: Files, log: Path | None) -> Running:
-    """Go's `http.FileServer`, see `benchmarks/peers/fileserver.go`."""
+    """Start Go's `http.FileServer`: see `benchmarks/peers/fileserver.go`."""
     process = Process(directory)
     server = built(CHECKOUT / "benchmarks/peers/fileserver.go", directory)
     address = f"127.0.0.1:{process.port}"
@@ -184,7 +184,7 @@ def go(directory: Path, files: Files, log: Path | None) -> Running:
 
 
 def built(source: Path, directory: Path) -> Path:
-    """The program that the Go compiler makes of `source`."""
+    """Build the Go program `source`, and return its path."""
     made = directory / source.stem
     command = [str(each) for each in (program("go"), "build", "-o", made, source)]
     subprocess.run(command, cwd=directory, env={**os.environ, "GO111MODULE": "off"}, check=True)
@@ -205,12 +205,12 @@ BEFORE = "before"
 
 
 def add_build(checkout: Path) -> None:
-    """Let the build in `checkout` take part as the server `BEFORE`."""
+    """Add the build in `checkout` as the server `BEFORE`."""
     SERVERS[BEFORE] = partial(blobserve, checkout=checkout)
 
 
 def is_installed(name: str) -> bool:
-    """Whether the server `name` can be started on this machine."""
+    """Return whether the server `name` is installed."""
     return name not in PACKAGES or found(name) is not None
 
 

@@ -25,25 +25,25 @@ _COLUMNS = (
     ("ours/its", ">10"),
 )
 _LARGE = 10_000
-"""Bytes of a response from which on its cost per GB is told."""
+"""The least bytes of a response for which the cost per GB is shown."""
 
 _LOST = 0.02
-"""The share of a core in other hands from which on latencies are doubtful."""
+"""The share of a core used by other processes above which latencies are doubtful."""
 
 
 def heading() -> str:
-    """The names of the columns."""
+    """Return the line with the names of the columns."""
     return _line([name for name, _ in _COLUMNS])
 
 
 def block(measured: Measured) -> list[str]:
-    """The lines of one cell, a title first."""
+    """Return the lines of one cell, a title first."""
     rate = f"; p50, p99 at {measured.rate:,.0f}/s" if measured.rate else ""
     return [f"-- {measured.cell}{rate}", *(_row(measured, label) for label in measured.samples)]
 
 
 def memory(peaks: Mapping[str, int]) -> list[str]:
-    """The lines that end the table."""
+    """Return the last lines of the table."""
     return [
         "-- peak memory, MB",
         *(f"{label:<14}{peak / 1e6:>9.1f}" for label, peak in peaks.items()),
@@ -51,7 +51,7 @@ def memory(peaks: Mapping[str, int]) -> list[str]:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios of what was measured in the same round."""
+    """Return the median of the ratios within each round."""
     return median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
