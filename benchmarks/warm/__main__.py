@@ -1,6 +1,6 @@
 """Measure warm serving: ``python -m benchmarks.warm``.
 
-Run it in the checkout, with the test extra installed. benchmarks/README.md describes the measurements.
+Run it in the checkout, with the test extra installed. See benchmarks/README.md.
 """
 
 from __future__ import annotations

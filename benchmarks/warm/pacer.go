@@ -71,7 +71,7 @@ func (c *connection) take(piece []byte) bool {
 	return bytes.Equal(c.tail, endOfChunks)
 }
 
-// last returns the bytes that end a chunked body.
+// last returns the final bytes of piece, as many as end a chunked body.
 func last(piece []byte) []byte {
 	if len(piece) > len(endOfChunks) {
 		return piece[len(piece)-len(endOfChunks):]

@@ -41,7 +41,7 @@ class Threads(Protocol):
 class OwnThreads:
     """A pool of at most `size` threads. See `Threads`.
 
-    :param is_awaited: whether `stop` waits for running jobs. It should not if the jobs only wait for
+    :param is_awaited: whether `stop` waits for running jobs. It should not if they only wait for
         other hosts, such as name servers, which may take minutes to answer.
     """
 

@@ -252,7 +252,7 @@ class BlobSpace:
             raise ImageTooLarge(str(digest), limit)
         self._unready.add(digest)
         try:
-            await self._keep.left(digest)
+            await self._keep.wait_removed(digest)
             if self._closed:
                 raise StoreClosed
         except BaseException:
@@ -340,7 +340,7 @@ class BlobSpace:
         if ingest.kept is not None:
             self._keep.add(ingest.kept)
             ingest.streaming.hold(lambda: self._keep.acquire(ingest.digest))
-            self._background.do(self._keep.settle(ingest.kept))
+            self._background.do(self._keep.make_durable(ingest.kept))
 
     def _reclaim_regularly(self, now: bool) -> None:
         # A new one each time: one that is started again in the middle of a pass runs twice.

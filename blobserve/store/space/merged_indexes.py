@@ -159,7 +159,7 @@ class MergedIndexes:
         self._ready_blobs.allocator.enter(work)
         merged: ReadyMergedIndex | None = None
         try:
-            await self._ready_blobs.left(digest)
+            await self._ready_blobs.wait_removed(digest)
             merged = await self._made(work, digest, layers)
         finally:
             self._ready_blobs.allocator.leave(work, merged.size if merged else 0)

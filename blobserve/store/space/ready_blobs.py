@@ -139,7 +139,7 @@ class ReadyBlobs:
                 self._released(blob)
         return self.acquire(digest)
 
-    async def settle(self, blob: ReadyBlob) -> None:
+    async def make_durable(self, blob: ReadyBlob) -> None:
         """Sync a blob to the disk and mark it durable; set it aside if that fails."""
         try:
             await self._threads.run(self._blob_files.settle, blob)
@@ -162,7 +162,7 @@ class ReadyBlobs:
         self._metrics.evictions.inc(len(blobs))
         await self._remove(blobs)
 
-    async def left(self, digest: Digest) -> None:
+    async def wait_removed(self, digest: Digest) -> None:
         """Wait until the files of a removed blob of this digest are moved away."""
         if digest in self._removing:
             waiter: Deferred[None] = Deferred()
