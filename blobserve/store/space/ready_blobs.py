@@ -148,7 +148,7 @@ class ReadyBlobs:
             _log.error("{digest} is set aside: {error}", digest=str(blob.digest), error=error)
             await self.set_aside(blob)
         except sqlite3.Error as error:
-            _log.warn("{digest} is not marked: {error}", digest=str(blob.digest), error=error)
+            _log.warn("{digest} is not durable: {error}", digest=str(blob.digest), error=error)
 
     async def set_aside(self, blob: ReadyBlob) -> None:
         """Remove a damaged blob, even if it is leased."""

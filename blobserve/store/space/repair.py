@@ -39,9 +39,9 @@ class Repair:
         self._metrics = metrics
 
     def report(self, blob: ReadyBlob, damage: BlobDamaged) -> None:
-        """Handle damage that a reader met; only the first report about a blob has an effect.
+        """Handle damage that a reader met; a blob that is already handled is left alone.
 
-        No new lease of the blob in its damaged state is given after this returns.
+        After this returns, the blob is not leased again in its damaged state.
         """
         if blob not in self._lru or blob.is_doubted:
             return

@@ -137,7 +137,7 @@ class Siblings:
             if isinstance(error, BlobDamaged):
                 blob.report(error)
             elif not isinstance(error, (OSError, BlobserveError)):
-                _log.failure("decoding a file", Failure(error))
+                _log.failure("a file could not be decoded", Failure(error))
             self._count(pair, "failed")
             _remember(self._refused, pair, self._seconds() + RETRY, MOST_WAITING)
         self._allocator.leave(work, 0)
