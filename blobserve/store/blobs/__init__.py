@@ -1,4 +1,4 @@
 """A READY blob on disk: opened, read, checked, compressed for clients, and recovered.
 
-Nothing here chooses which blob is kept or evicted.
+Eviction is decided elsewhere.
 """

@@ -1,7 +1,6 @@
-"""The files of READY blobs, and what is recorded of them: opened, synced, removed.
+"""The files and records of READY blobs: opening, syncing and removing them.
 
-Every function here blocks, and may run in any thread. Who may still read a blob, and who decides
-that it goes, is not known here.
+Every function blocks, and may run in any thread. Leases and eviction are decided elsewhere.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ class BlobFiles:
         self._limits = limits
 
     def open(self, kept: ReadyBlob) -> ImageFilesystem:
-        """Open a blob after checking it against its record; its content is not read.
+        """Check a blob against its record, without reading its content, and open it.
 
-        :raises IndexDamaged: when its index is not what was recorded.
-        :raises BlobDamaged: when its content is not of the recorded size, or cannot be opened.
+        :raises IndexDamaged: when its index differs from the record.
+        :raises BlobDamaged: when its content has another size than recorded, or cannot be opened.
         """
         directory = self._location.blob(kept.digest)
         try:
@@ -49,7 +48,7 @@ class BlobFiles:
             raise BlobDamaged(str(kept.digest), f"{error.strerror}") from error
 
     def repair(self, kept: ReadyBlob) -> tuple[ImageFilesystem, int]:
-        """Make the index of a blob again from its content, and open it; with what it takes then.
+        """Rebuild the index of a blob from its content; return the open blob and its new size.
 
         :raises BlobDamaged: when the content cannot be read either.
         """
@@ -64,21 +63,21 @@ class BlobFiles:
         return self.open(kept), footprint(directory)
 
     def settle(self, kept: ReadyBlob) -> None:
-        """Bring a blob to the disk, and mark it as durable."""
+        """Sync a blob to the disk, and mark it as durable."""
         with kept.files:
             if not kept.is_removed:
                 sync_blob(self._location.blob(kept.digest))
                 self._state.change(made_durable(kept.digest))
 
     def begin_coding(self, kept: ReadyBlob, codings: CodingsFile, is_needed: bool) -> int | None:
-        """See `CodingsFile.begin`; None when the blob has been removed."""
+        """Call `CodingsFile.begin`; return None if the blob has been removed."""
         with kept.files:
             if kept.is_removed:
                 return None
             return codings.begin(self._location.blob(kept.digest), is_needed)
 
     def remove(self, blobs: list[ReadyBlob]) -> None:
-        """Remove blobs; whoever has one open can read on. One that cannot be moved stays."""
+        """Remove blobs. Open ones stay readable; a directory that cannot be moved stays."""
         remove_kept(blobs, self._location, self._location.blob)
         self._state.change(*(removed(kept.digest) for kept in blobs))
 
@@ -86,7 +85,7 @@ class BlobFiles:
 def remove_kept(
     blobs: Iterable[ReadyBlob], location: SpaceDirectory, path: Callable[[Digest], Path]
 ) -> None:
-    """Remove what lies at the `path` of each, and say of it that it is removed."""
+    """Remove the files at the `path` of each blob, and set its `is_removed`."""
     for kept in blobs:
         with kept.files:
             away = location.move_away(path(kept.digest))
@@ -96,10 +95,10 @@ def remove_kept(
 
 
 def check(directory: Path, record: Record) -> None:
-    """See that the content is of the recorded size, and the index what was recorded.
+    """Check the size of the content, and the size and checksum of the index.
 
-    :raises BlobDamaged: when the content is not.
-    :raises IndexDamaged: when the index alone is not.
+    :raises BlobDamaged: when the content differs from the record.
+    :raises IndexDamaged: when only the index does.
     """
     if not has_size(directory / "content", record.content_size):
         raise BlobDamaged(str(record.digest), "its content is not of the recorded size")
@@ -107,9 +106,9 @@ def check(directory: Path, record: Record) -> None:
 
 
 def check_index(path: Path, record: Record) -> None:
-    """See that an index is what was recorded.
+    """Check the size and checksum of an index.
 
-    :raises IndexDamaged: otherwise.
+    :raises IndexDamaged: when they differ from the record.
     """
     found = None
     try:
@@ -123,7 +122,7 @@ def check_index(path: Path, record: Record) -> None:
 
 
 def has_size(path: Path, size: int) -> bool:
-    """Whether a file, and no link to one, of this size is there."""
+    """Return whether `path` is a regular file of this size; links are not followed."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -132,7 +131,7 @@ def has_size(path: Path, size: int) -> bool:
 
 
 def rebuild(directory: Path, digest: Digest, used: float, limits: Limits) -> Record:
-    """Make the index again from the content; what a record of the blob says from then on."""
+    """Rebuild the index from the content; return the new record of the blob."""
     built = IndexWriter.rebuild(directory, limits)
     sync_blob(directory)
     size = (directory / "content").lstat().st_size
@@ -140,5 +139,5 @@ def rebuild(directory: Path, digest: Digest, used: float, limits: Limits) -> Rec
 
 
 def sync_blob(directory: Path) -> None:
-    """Return when a published blob would survive a power cut, but for its codings."""
+    """Sync a published blob, without its codings, so that it survives a power cut."""
     sync(directory / "content", directory / "index", directory, directory.parent)

@@ -1,8 +1,8 @@
-"""Coding the files of a blob, in steps that are short enough to take turns with other work.
+"""Compression of the files of a blob, in short steps.
 
-Blocking and pure: a step reads, compresses and writes one slice; between two of them whoever runs
-them may let others have the thread, find more room, or give up. Never more than a few slices of a
-file are in memory.
+A step reads, compresses and writes one slice, and blocks. Between steps the caller may run other
+work in the thread, reserve bytes, or stop. At most a few slices of a file are in memory. See
+`blobserve.concurrency.steps`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ else:
 
 SLICE = 128 * KIB
 
-# Smaller tables than the level has of its own: 10 MB of memory instead of 45, for the same ratio.
-# The window, 4 MiB, is within the 8 that every client must have room for: RFC 9659 §3.
+# Smaller tables than the default of the level: 10 MB of memory instead of 45, for the same ratio.
+# The window is 4 MiB; every client supports 8 MiB: RFC 9659 §3.
 _ZSTD_OPTIONS: Mapping[int, int] = {
     zstd.CompressionParameter.compression_level: 12,
     zstd.CompressionParameter.window_log: 22,
@@ -35,8 +35,8 @@ _ZSTD_OPTIONS: Mapping[int, int] = {
     zstd.CompressionParameter.chain_log: 21,
 }
 _GZIP_LEVEL = 9
-_GZIP_ONLY = 31  # zlib's `wbits` for gzip with its header, which then has no time and no name.
-_WORTH = 20  # A coding that saves less than one part in so many is not worth it.
+_GZIP_ONLY = 31  # zlib's `wbits` for gzip; the header then has no time and no name.
+_WORTH = 20  # A coding must save at least one part in 20.
 
 
 class _Compressor(Protocol):
@@ -48,13 +48,12 @@ class _Compressor(Protocol):
 def append(
     file: StoredFile, codings: CodingsFile, coding: bytes, allowance: Callable[[], int]
 ) -> Generator[int, None, Made]:
-    """Code a file, and append it to the codings of its blob, which have begun.
+    """Compress a file, and append it to `codings`, on which `begin` was called.
 
-    Each step yields how many bytes `allowance`, what the codings file may take, lacks for it to go
-    on, 0 when it needs no more. The mark that coding is not worth it is written as soon as that
-    shows. Closing it, and any error, take back what was written.
+    `allowance` returns the bytes that the codings file may take. If the coding saves too little,
+    only a mark is written. Closing the generator, or an error, removes everything that it wrote.
 
-    :raises BlobDamaged: when the file is not what the index says.
+    :raises BlobDamaged: when the file does not match its index.
     :raises OSError: when the disk fails, or is full.
     """
     entry = file.entry
@@ -85,10 +84,10 @@ def copy(
     coding: bytes,
     allowance: Callable[[], int],
 ) -> Generator[int, None, CodingExtent | None]:
-    """Append the coded bytes of an equal file of another blob to `target`, which has begun.
+    """Append the coded bytes of an equal file of another blob to `target`.
 
-    The steps are those of `append`. Return None where the bytes have another hash than they must
-    have: then `target` is as it was.
+    It works like `append`. If the bytes do not match their hash, it returns None and leaves
+    `target` unchanged.
 
     :raises OSError: when the disk of `target` fails, or is full.
     """
@@ -112,7 +111,7 @@ def copy(
 
 
 def check(codings: CodingsFile, coded: CodingExtent) -> Generator[int, None, bool]:
-    """Whether the bytes of a coding still have their hash; yields 0 between the steps."""
+    """Return whether the bytes of a coding match their hash. Reserves nothing."""
     hash_ = sha256()
     for piece in _read(codings, coded):
         hash_.update(piece)
@@ -121,7 +120,7 @@ def check(codings: CodingsFile, coded: CodingExtent) -> Generator[int, None, boo
 
 
 def _read(codings: CodingsFile, coded: CodingExtent) -> Iterator[bytes]:
-    """Give the bytes of a coding, fewer where the disk has lost some."""
+    """Yield the bytes of a coding; it ends early if some cannot be read."""
     at, end = coded.offset, coded.offset + coded.size
     while at < end:
         try:
@@ -140,7 +139,7 @@ def _room(end: int, allowance: Callable[[], int]) -> Iterator[int]:
 
 
 def _pieces(file: StoredFile, coding: bytes) -> Iterator[bytes]:
-    """The coded bytes, a piece for each slice of the file."""
+    """Yield the coded bytes, one piece for each slice of the file."""
     compressor = _compressor(coding, file.size)
     hash_ = sha256()
     for at in range(0, file.size, SLICE):
@@ -156,6 +155,6 @@ def _compressor(coding: bytes, size: int) -> _Compressor:
     if coding == b"gzip":
         return zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_ONLY)
     compressor: Any = zstd.ZstdCompressor(options=_ZSTD_OPTIONS)
-    # So that the frame says it, and small files get small tables.
+    # The frame then has the size, and small files get small tables.
     compressor.set_pledged_input_size(size)
     return cast("_Compressor", compressor)

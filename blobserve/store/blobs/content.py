@@ -132,7 +132,7 @@ class StoredFile:
 
     @property
     def is_checked(self) -> bool:
-        """Whether the file may be sent: it was checked, or need not be."""
+        """Return whether the file may be sent: it was checked, or need not be."""
         if not self._content.is_verifying or not self.entry.size:
             return True
         if self.entry.coding:

@@ -1,8 +1,8 @@
-"""An audit of a blob space at rest: every byte is read and hashed, and nothing is changed.
+"""The verification of a blob space without an owner: all bytes are read, and nothing is changed.
 
-Blocking. It believes nothing that the owner may take for granted: contents are compared with their
-indexes file by file, indexes with the recorded checksums, manifests with their names, and what the
-books would say with what the disk holds. What a crash may leave behind is no damage.
+Blocking. Contents are compared with their indexes file by file, indexes with the recorded
+checksums, manifests with their names, and the counted size with the size on disk. Files that a
+crash may leave behind are not damage.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ _ALGORITHMS = ("sha256", "sha512")
 
 @attrs.define
 class Findings:
-    """What an audit found. Texts are for the operator, and may name paths of the host."""
+    """The results of a verification. Texts are for the operator and may name paths of the host."""
 
     layers: int = 0
     trees: int = 0
-    """Of several layers each."""
+    """Merged indexes."""
     entries: int = 0
-    """Of all layers that are whole."""
+    """Entries of all undamaged layers."""
     manifests: int = 0
     size: int = 0
     """Bytes that were read."""
     damaged: list[str] = attrs.field(factory=list)
-    """What is not as it should be, in so many words."""
+    """Descriptions of damage."""
     notes: list[str] = attrs.field(factory=list)
-    """What is no damage: what a crash has left behind, and what will mend itself."""
+    """Remains of a crash, and states that the next start repairs; neither is damage."""
     foreign: list[Path] = attrs.field(factory=list)
-    """What others have put there, by its path in the blob space. It is left alone."""
+    """Files of other programs, by their path in the blob space. They are left alone."""
     counted: int = 0
-    """Bytes that its owner would say it takes."""
+    """Bytes that the owner of the blob space would count."""
     taken: int = 0
-    """Bytes that it takes on the disk, but for what is foreign."""
+    """Bytes on the disk, without foreign files."""
 
 
 def audit(root: Path, limits: Limits) -> Findings:
-    """Look at all of the blob space at `root`, of which there is no owner meanwhile.
+    """Verify the blob space at `root`, and lock out an owner meanwhile.
 
     :raises SpaceUnusable: when there is none, or it has an owner.
     :raises OSError: when its directories cannot be read.
@@ -101,7 +101,7 @@ class _Audit:
             found.notes.append("it takes more on the disk than is counted")
 
     def _remembered(self) -> tuple[dict[Digest, Record], dict[Digest, Record], set[Digest]]:
-        """What the state says, read from a copy of it: opening a database may change it."""
+        """Read the metadata database from a copy, since opening it may change it."""
         root = self._location.root
         with TemporaryDirectory() as copy:
             for name in _STATE:
@@ -190,7 +190,7 @@ class _Audit:
 
 
 def _outcome(steps: Generator[int, None, bool]) -> bool:
-    """What steps come to that need no room."""
+    """Run steps that need no reservation; return their result."""
     while True:
         try:
             next(steps)
@@ -199,7 +199,7 @@ def _outcome(steps: Generator[int, None, bool]) -> bool:
 
 
 def _foreign(root: Path) -> Iterator[Path]:
-    """Everything in a blob space that is under no name of ours, or is a link; `ingest` aside."""
+    """Yield the paths outside of `ingest` that have no name of ours, or are links."""
     for path in _entries(root):
         if path.name not in _OWN or path.is_symlink():
             yield path.relative_to(root)
@@ -218,7 +218,7 @@ def _foreign(root: Path) -> Iterator[Path]:
 
 
 def _taken(root: Path, foreign: frozenset[Path]) -> int:
-    """Bytes that a directory takes on the disk, without what is foreign."""
+    """Return the bytes that a directory takes on the disk, without foreign files."""
     taken = 0
     for directory, names, files in os.walk(root):
         inside = Path(directory).relative_to(root)
@@ -238,7 +238,7 @@ def _is_directory(path: Path) -> bool:
 
 
 def _is_named(path: Path) -> bool:
-    """Whether something has the name that a blob or a manifest would have."""
+    """Return whether a path has the form of a blob's or a manifest's."""
     try:
         Digest.parse(f"{path.parent.name}:{path.name}")
     except MalformedReference:

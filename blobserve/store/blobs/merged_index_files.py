@@ -1,8 +1,7 @@
-"""The files of trees, each the one of several layers: made, opened, removed, found again.
+"""The files of merged indexes: making, opening, removing and finding them.
 
-Everything in them can be made again from the indexes of their layers, so what is doubtful is
-removed. Every function here blocks, and may run in any thread; see
-`blobserve.store.blobs.blob_files`.
+A merged index can be rebuilt from the indexes of its layers, so a doubtful one is removed. Every
+function blocks, and may run in any thread; see `blobserve.store.blobs.blob_files`.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from blobserve.store.index.node_table import disk_errors
 _log = Logger()
 
 _OVERHEAD = 4 * BLOCK
-"""Bytes that one takes beside its file while it is made."""
+"""Bytes that a merged index takes beside its file while it is made."""
 
 
 class MergedIndexFiles:
-    """The files of all trees of one blob space. See `BlobFiles`."""
+    """The files of all merged indexes of one blob space. See `BlobFiles`."""
 
     def __init__(
         self, location: SpaceDirectory, state: MetadataDb, limits: Callable[[], Limits]
@@ -49,12 +48,12 @@ class MergedIndexFiles:
         allowance: Callable[[], int],
         seconds: Callable[[], float],
     ) -> Generator[int, None, ReadyMergedIndex]:
-        """Make the tree of blobs that are here, and publish it by one rename.
+        """Make the merged index of READY layers, and publish it by one rename.
 
-        See `blobserve.store.index.merged_index.merge` for what is yielded. However it ends, nothing
-        is left but what was published.
+        See `blobserve.store.index.merged_index.merge` for the steps. If the generator does not
+        finish, it removes its files.
 
-        :raises BadImage: when the layers together go beyond a limit.
+        :raises BadImage: when the layers together exceed a limit.
         """
         while (lacking := _OVERHEAD - allowance()) > 0:
             yield lacking
@@ -75,23 +74,23 @@ class MergedIndexFiles:
             self._location.dispose(made)
 
     def open(self, kept: ReadyBlob) -> ImageFilesystem:
-        """Open a tree after checking it against its record.
+        """Check a merged index against its record, and open it.
 
-        :raises BlobDamaged: when it is not what was recorded.
+        :raises BlobDamaged: when it differs from the record.
         """
         path = self._location.tree(kept.digest)
         check_index(path, kept.record)
         return ImageFilesystem(IndexReader.open(path, kept.digest, self._limits), ())
 
     def remove(self, trees: Sequence[ReadyBlob]) -> None:
-        """Remove trees; whoever has one open can read on. One that cannot be moved stays."""
+        """Remove merged indexes. Open ones stay readable; one that cannot be moved stays."""
         remove_kept(trees, self._location, self._location.tree)
         self._state.change(*(removed(kept.digest, "trees") for kept in trees))
 
     def survey(self) -> list[ReadyMergedIndex]:
-        """Every tree of its recorded size; all else in the place of one is removed.
+        """Return the merged indexes of the recorded size, and remove all other files.
 
-        Nothing is synced, and nothing read here: a tree is checked whenever it is opened.
+        Files are neither synced nor read: a merged index is checked whenever it is opened.
         """
         records = {record.digest: record for record in self._state.trees()}
         found = []
@@ -118,7 +117,7 @@ class MergedIndexFiles:
         return kept
 
     def _remember(self, record: Record) -> None:
-        """Before the rename: a tree without a record is removed at the next start."""
+        """Record a merged index before the rename; without a record the next start removes it."""
         try:
             self._state.change(recorded(record, "trees"))
         except sqlite3.Error as error:

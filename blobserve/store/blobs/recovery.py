@@ -1,9 +1,9 @@
-"""What a blob space finds when it opens: which blobs are whole, and which must be looked at.
+"""The recovery of blobs at start: durable blobs are used, and the others are verified first.
 
-Blocking. A blob that is marked durable is taken by its size; its index is checked when it is first
-opened. Any other may have been torn by a crash: its record vouches for the index, and the index for
-every entry of the content, so both are read in full. Whatever fails is removed, and is pulled again
-when somebody asks for it.
+Blocking. For a durable blob only the size is checked; its index is checked when it is first opened.
+A crash may have damaged any other blob, so it is read in full: its record has the checksum of the
+index, and the index has the hash of every entry of the content. A blob that fails is removed, and
+is pulled again by the next request for it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _PIECE = 1 << 20
 
 @attrs.frozen
 class Survey:
-    """What is on disk."""
+    """The blobs on disk."""
 
     whole: list[ReadyBlob]
-    """The blobs that can be trusted, the longest unused first."""
+    """The blobs that can be used, the least recently used first."""
     doubtful: list[tuple[Digest, Record | None]]
-    """The blobs to `examine`, and what is recorded of them."""
+    """The blobs to `examine`, and their records."""
 
 
 def survey(location: SpaceDirectory, state: MetadataDb) -> Survey:
-    """Look at every blob without reading any, and forget those that are gone."""
+    """List the blobs without reading them, and remove the records of missing ones."""
     present = set(location.blobs())
     records = state.blobs()
     whole: list[ReadyBlob] = []
@@ -67,14 +67,14 @@ def examine(
     digest: Digest,
     record: Record | None,
 ) -> ReadyBlob | None:
-    """Verify a blob by its hashes; None, and no blob any more, if it is not whole."""
+    """Verify a blob by its hashes; remove it and return None if it is damaged."""
     directory = location.blob(digest)
     try:
         if record is not None:
             check(directory, record)
         check_content(directory, digest, limits)
         if record is None:
-            # The tree in the index has no hash of its own, and the longest unused goes first.
+            # The tree in the index has no hash of its own. With use time 0 it is evicted first.
             record = rebuild(directory, digest, 0.0, limits)
         else:
             sync_blob(directory)
@@ -89,11 +89,11 @@ def examine(
 
 
 def check_content(directory: Path, digest: Digest, limits: Limits) -> int:
-    """Read the content again, and see that it holds what the index says; how many entries it has.
+    """Compare the content with the index; return the number of entries.
 
-    :raises BlobDamaged: when it is something else.
-    :raises BadLayer: when it is no tar archive any more.
-    :raises OSError: when it cannot be read, `sqlite3.Error` when the index cannot.
+    :raises BlobDamaged: when they differ.
+    :raises BadLayer: when the content is not a valid tar archive.
+    :raises OSError: when the content cannot be read; `sqlite3.Error` for the index.
     """
     entries = 0
     reader = TarReader(limits)

@@ -1,9 +1,9 @@
-"""Precompressed files: whether one decodes to the file that its name says it is a coding of.
+"""The check that a precompressed file decodes to the file next to it.
 
-Blocking and pure, in steps that are short enough to take turns with other work. A step decodes a
-bounded number of bytes, and decoding ends as soon as there are more than the file has. A coding
-must be one that every client decodes: Chromium ends at the end of the first gzip member, and
-refuses zstd with a window of more than 8 MiB, RFC 9659 §3.
+It blocks, and runs in short steps; see `blobserve.concurrency.steps`. A step decodes a bounded
+number of bytes, and decoding stops when the result is longer than the plain file. Every client must
+be able to decode the file: Chromium stops after the first gzip member, and refuses zstd with a
+window of more than 8 MiB, RFC 9659 §3.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_SLICE = 32 * KIB  # A short frame copies the rest of its slice: keep slices small.
+_SLICE = 32 * KIB  # Each short frame copies the rest of its slice, so slices are small.
 _PIECE = 256 * KIB
 
 _GZIP_ONLY = 31  # zlib's `wbits` for gzip with its header and trailer.
@@ -41,30 +41,30 @@ _LONGER = "it goes on after its end"
 
 
 class _Unfit(Exception):
-    """What is decoded is not what every client decodes; the text says why."""
+    """Some clients cannot decode the file; the text gives the reason."""
 
 
 class _Decoder(Protocol):
     def feed(self, piece: bytes) -> None:
-        """Take the next bytes; all of what came before has been read."""
+        """Take the next bytes; `read` has returned everything before them."""
         ...
 
     def read(self) -> bytes:
-        """Decode about `_PIECE` bytes; none when more input is needed."""
+        """Return about `_PIECE` decoded bytes, or none if more input is needed."""
         ...
 
     def finish(self) -> None:
-        """Say that all was fed and read."""
+        """Check that the file is complete."""
         ...
 
 
 class _GzipDecoder:
-    """One gzip member, and nothing behind it. RFC 1952."""
+    """A decoder for exactly one gzip member. RFC 1952."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(_GZIP_ONLY)
         self._rest = b""
-        self._is_full = False  # The last piece was: there may be more without any input.
+        self._is_full = False  # Whether the last piece was full, so that more may follow it.
 
     def feed(self, piece: bytes) -> None:
         self._rest = piece
@@ -86,7 +86,7 @@ class _GzipDecoder:
 
 
 class _ZstdDecoder:
-    """Zstandard frames one after another, skippable ones among them. RFC 8878 §3.1."""
+    """A decoder for consecutive zstd frames, skippable ones included. RFC 8878 §3.1."""
 
     def __init__(self) -> None:
         self._frame: zstd.ZstdDecompressor | None = None
@@ -113,7 +113,7 @@ class _ZstdDecoder:
             raise _Unfit(_CUT_SHORT)
 
     def _begin(self) -> zstd.ZstdDecompressor | None:
-        """Begin the next frame, if enough of its header is here."""
+        """Begin the next frame, if enough of its header has been fed."""
         window = zstd_window(self._rest)
         if window is None:
             return None
@@ -122,13 +122,13 @@ class _ZstdDecoder:
         self._frames += 1
         if self._frames > _MOST_FRAMES:
             raise _Unfit(f"it has more than {_MOST_FRAMES} zstd frames")
-        # libzstd does not look at the window of a frame that it has all of.
+        # libzstd does not check the window of a frame that it has in full.
         self._frame = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
         return self._frame
 
 
 class _BrotliDecoder:
-    """One brotli stream, and nothing behind it; the decoder refuses large windows. RFC 7932."""
+    """A decoder for exactly one brotli stream; it refuses large windows. RFC 7932."""
 
     def __init__(self) -> None:
         self._stream = brotli.Decompressor()
@@ -164,9 +164,9 @@ _ERRORS: tuple[Any, ...] = (zlib.error, zstd.ZstdError, brotli.error)
 
 
 def zstd_window(header: bytes) -> int | None:
-    """Return the window size that a frame asks for, RFC 8878 §3.1.1.1; None: it needs more bytes.
+    """Return the window size of a frame, RFC 8878 §3.1.1.1; None if more bytes are needed.
 
-    A skippable frame, and what is no frame, ask for none.
+    It is 0 for a skippable frame, and for other bytes.
     """
     if len(header) < 5:
         return None
@@ -178,7 +178,7 @@ def zstd_window(header: bytes) -> int | None:
             return None
         base = 1 << 10 + (header[5] >> 3)
         return base + base // 8 * (header[5] & 7)
-    # A single segment: the window is as large as the content.
+    # In a frame with a single segment, the window is as large as the content.
     at = 5 + (0, 1, 2, 4)[descriptor & 3]
     width = (1, 2, 4, 8)[descriptor >> 6]
     if len(header) < at + width:
@@ -188,18 +188,16 @@ def zstd_window(header: bytes) -> int | None:
 
 
 def compare(coded: StoredFile, coding: bytes, plain: Entry) -> Generator[int, None, str]:
-    """Decode a file; return why it is not `plain` in this coding, nothing where it is.
+    """Decode a file; return the reason why it is not `plain` in this coding, or an empty text.
 
-    Steps yield 0.
-
-    :raises BlobDamaged: when the coded file is not what its index says.
+    :raises BlobDamaged: when the coded file does not match its index.
     """
     decoded, own = _DecodeResult(coding, plain), sha256()
     for at in range(0, coded.size, _SLICE):
         piece = coded.read(at, _SLICE)
         own.update(piece)
         decoded.feed(piece)
-        while decoded.go_on():
+        while decoded.decode():
             yield 0
         yield 0
     if own.digest() != coded.entry.sha256:
@@ -208,7 +206,7 @@ def compare(coded: StoredFile, coding: bytes, plain: Entry) -> Generator[int, No
 
 
 class _DecodeResult:
-    """A coded file being compared with the plain one."""
+    """The comparison of a coded file with the plain one."""
 
     def __init__(self, coding: bytes, plain: Entry) -> None:
         self._decoder = _DECODERS[coding]()
@@ -221,8 +219,8 @@ class _DecodeResult:
         if not self._problem:
             self._decoder.feed(piece)
 
-    def go_on(self) -> bool:
-        """Decode some of them; return whether there may be more of them."""
+    def decode(self) -> bool:
+        """Decode some of them; return whether more may follow."""
         if self._problem:
             return False
         try:
@@ -240,7 +238,7 @@ class _DecodeResult:
         return bool(piece)
 
     def finish(self) -> str:
-        """Return what is wrong with the whole."""
+        """Return the problem of the whole file, or an empty text."""
         if not self._problem:
             try:
                 self._decoder.finish()

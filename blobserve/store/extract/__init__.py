@@ -1,4 +1,4 @@
-"""From the compressed bytes of a layer to its content and index.
+"""The extraction of a layer: from its compressed bytes to its content and index.
 
-Blocking, in steps, without Twisted. Nothing here decides where files go or who may write.
+Blocking, in steps, without Twisted. Paths and reservations are decided elsewhere.
 """

@@ -1,8 +1,7 @@
-"""Decompression in bounded steps: compressed chunks in, pieces of the stream out.
+"""Decompression in bounded steps: from compressed chunks to pieces of the stream.
 
-Every stage gives at most `PIECE` bytes at a time, however little input they came from, goes on over
-gzip members and zstd frames, and knows at the end whether the last of them was whole. Knows nothing
-of tar.
+Every stage returns at most `PIECE` bytes at a time, reads consecutive gzip members or zstd frames,
+and detects at the end whether the last one was complete.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ else:
 
 
 class Inflater(Protocol):
-    """One gzip member being decompressed, as by `zlib.decompressobj`."""
+    """A decompressor for one gzip member, as `zlib.decompressobj` returns it."""
 
     eof: bool
     unconsumed_tail: bytes
@@ -32,7 +31,7 @@ class Inflater(Protocol):
 
 
 Inflate = Callable[[int], Any]
-"""Begins a `Inflater`, given zlib's `wbits`."""
+"""A function that makes an `Inflater`, given zlib's `wbits`."""
 
 fastest: Inflate = zlib.decompressobj
 _GZIP_ERRORS: tuple[Any, ...] = (zlib.error,)
@@ -45,13 +44,13 @@ else:
     _GZIP_ERRORS = (zlib.error, isal_zlib.error)
 
 PIECE = 256 << 10
-_SLICE = 32 << 10  # A member of a few bytes copies the rest of its slice: keep slices small.
-_WINDOW_LOG = 25  # 32 MiB: what container tools write at most. RFC 8878 asks for 8.
+_SLICE = 32 << 10  # Each short member copies the rest of its slice, so slices are small.
+_WINDOW_LOG = 25  # 32 MiB, the most that container tools write. RFC 8878 requires 8 MiB.
 _GZIP_ONLY = 31  # zlib's `wbits` for gzip with its header and trailer.
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_FLAGS = 3  # Where they are in the header of a member, RFC 1952 §2.3.1.
-_GZIP_TEXT = 1  # Says something of the content alone.
-_GZIP_ONE_FIELD = (0, 4, 8, 16)  # None, FEXTRA, FNAME or FCOMMENT; more, or FHCRC, are rare.
+_GZIP_FLAGS = 3  # The offset of the flags in the header of a member, RFC 1952 §2.3.1.
+_GZIP_TEXT = 1  # FTEXT does not change the header.
+_GZIP_ONE_FIELD = (0, 4, 8, 16)  # None, FEXTRA, FNAME or FCOMMENT; others are rare.
 _GZIP_DAMAGED = "its gzip data is damaged, or followed by something else"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGICS = tuple(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))
@@ -60,29 +59,29 @@ _ZSTD_OPTIONS: Mapping[int, int] = {zstd.DecompressionParameter.window_log_max: 
 
 
 class Stage(Protocol):
-    """One compressed stream being read."""
+    """A reader of one compressed stream."""
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the stream; nothing happens to them before `read`."""
+        """Take the next bytes of the stream, without decompressing them."""
         ...
 
     def read(self) -> bytes:
-        """The next piece, empty when more input is needed.
+        """Return the next piece, or an empty one if more input is needed.
 
         :raises BadLayer: when the stream is damaged.
         """
         ...
 
     def finish(self) -> None:
-        """Say that all input was fed and read.
+        """Check that the stream is complete.
 
-        :raises BadLayer: when the stream ends in its middle.
+        :raises BadLayer: when it is cut short.
         """
         ...
 
 
 class _Input:
-    """Chunks waiting to be decompressed, handed out in slices."""
+    """A queue of compressed chunks that returns slices."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -93,7 +92,7 @@ class _Input:
             self._chunks.append(memoryview(chunk))
 
     def next(self) -> bytes:
-        """The next slice, empty when there is none."""
+        """Return the next slice, or an empty one."""
         if not self._chunks:
             return b""
         chunk = self._chunks.popleft()
@@ -103,7 +102,7 @@ class _Input:
 
 
 class _Parts:
-    """Counts members or frames: to begin one costs far more than the few bytes it may come in."""
+    """A limit on members or frames: each costs far more time than its few bytes suggest."""
 
     def __init__(self, most: int) -> None:
         self._left = most
@@ -116,7 +115,7 @@ class _Parts:
 
 
 class _Plain:
-    """A stream that is not compressed. See `Stage`."""
+    """A reader of a stream that is not compressed. See `Stage`."""
 
     def __init__(self) -> None:
         self._input = _Input(PIECE)
@@ -124,11 +123,11 @@ class _Plain:
         self.read = self._input.next
 
     def finish(self) -> None:
-        """See `Stage.finish`: tar itself tells whether it is whole."""
+        """See `Stage.finish`. The tar reader detects a stream that is cut short."""
 
 
 class _Gzip:
-    """Gzip members one after another, zeros between and after them. See `Stage`. RFC 1952 §2.2."""
+    """A reader of gzip members, with zeros between and after them. See `Stage`. RFC 1952 §2.2."""
 
     def __init__(self, inflate: Inflate, parts: _Parts) -> None:
         self._inflate = inflate
@@ -137,7 +136,7 @@ class _Gzip:
         self.feed = self._input.feed
         self._rest = b""
         self._member: Inflater | None = None
-        self._full = False  # The last piece was full: there may be more without any input.
+        self._full = False  # Whether the last piece was full, so that more may follow it.
 
     def read(self) -> bytes:
         """See `Stage.read`."""
@@ -152,14 +151,14 @@ class _Gzip:
                 return piece
 
     def _begin(self) -> Inflater | None:
-        """Begin the next member, if enough of its header is here."""
+        """Begin the next member, if enough of its header has been fed."""
         self._rest = self._rest.lstrip(b"\0")
         if not self._rest.startswith(_GZIP_MAGIC[: len(self._rest)]):
             raise BadLayer(_GZIP_DAMAGED)
         if len(self._rest) <= _GZIP_FLAGS:
             return None
         self._parts.begin()
-        # Only plain headers need to be read fast. The standard library checks all the others.
+        # The fast library reads plain headers; the standard library checks all others.
         flags = self._rest[_GZIP_FLAGS]
         is_plain = flags & ~_GZIP_TEXT in _GZIP_ONE_FIELD
         inflate: Inflate = self._inflate if is_plain else zlib.decompressobj
@@ -184,7 +183,7 @@ class _Gzip:
 
 
 class _Zstd:
-    """Zstandard frames one after another, skippable ones among them. See `Stage`. RFC 8878 §3.1."""
+    """A reader of zstd frames, skippable ones included. See `Stage`. RFC 8878 §3.1."""
 
     def __init__(self, parts: _Parts) -> None:
         self._parts = parts
@@ -226,16 +225,15 @@ class _Zstd:
 
 
 class Decompressor:
-    """The stage that a blob's first bytes call for. See `Stage`.
+    """A stage that detects the compression from the first bytes. See `Stage`.
 
-    Bytes decide, as they do in container tools; a media type that promises a compression only
-    keeps an empty blob from being taken for an empty tar.
+    Container tools do the same. The media type only decides whether an empty blob is an error.
     """
 
     def __init__(
         self, media_type: str, inflate: Inflate = fastest, most_parts: int = sys.maxsize
     ) -> None:
-        """`most_parts`: how many gzip members or zstd frames there may be."""
+        """`most_parts` is the limit on gzip members or zstd frames."""
         self._inflate = inflate
         self._parts = _Parts(most_parts)
         self._compressed = media_type.endswith(("gzip", "zstd"))

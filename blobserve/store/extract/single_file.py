@@ -1,7 +1,7 @@
-"""Plain files as layers: a file of an artifact as the one member of a tar archive.
+"""Plain files as layers: a file of an artifact is stored as the only member of a tar archive.
 
-So a blob is a blob: whatever reads one, checks one after a crash or makes its index again need not
-know where it came from. What is checked against digest and size are the bytes as they came.
+So all blobs have the same form for reading, recovery and rebuilding the index. Digest and size are
+checked on the original bytes.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from blobserve.tar.header import BLOCK, REGULAR
 
 _PARTS_PER_ENTRY = 4  # eStargz and zstd:chunked begin one for a header, and one for a body.
 _END = bytes(2 * BLOCK)
-_NO_DATE = b"\xff" * 12  # -1, in base-256: no date that makes sense
+_NO_DATE = b"\xff" * 12  # -1 in base-256, which is no usable time.
 _OCTAL = 1 << 33
 
 
 def stage_for(descriptor: Descriptor, limits: Limits) -> Stage:
-    """What makes a tar stream of a layer."""
+    """Return the stage that makes a tar stream of a layer."""
     if descriptor.file is not None:
         return TarWrapper(descriptor.file.encode(), descriptor.size)
     return Decompressor(descriptor.media_type, most_parts=_PARTS_PER_ENTRY * limits.entries)
 
 
 class TarWrapper:
-    """A file of `size` bytes under a name, becoming a tar archive. See `Stage`."""
+    """A stage that wraps a file of `size` bytes into a tar archive. See `Stage`."""
 
     def __init__(self, name: bytes, size: int) -> None:
         record = _record(b"path", name)
@@ -50,7 +50,7 @@ class TarWrapper:
         return self._pieces.pop(0) if self._pieces else b""
 
     def finish(self) -> None:
-        """See `Stage.finish`: whether all has come is known by its size."""
+        """See `Stage.finish`. The verifier checks the size."""
 
     def _end_if_complete(self) -> None:
         if not self._left:
@@ -62,7 +62,7 @@ def _padded(body: bytes) -> bytes:
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    """A PAX record: its length, which counts its own digits, comes first."""
+    """Return a PAX record; its length comes first and counts its own digits."""
     rest = b" %s=%s\n" % (key, value)
     length = len(rest)
     while len(b"%d" % length) + len(rest) != length:
@@ -71,7 +71,7 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _header(type_: bytes, name: bytes, size: int) -> bytes:
-    """A header block, POSIX.1-2017 pax; of sizes that octal cannot write, in base-256 as GNU's."""
+    """Return a header block of POSIX.1-2017 pax; large sizes are in base-256 as GNU tar has it."""
     number = b"%011o\0" % size if size < _OCTAL else b"\x80" + size.to_bytes(11, "big")
     start = b"".join((name.ljust(100, b"\0"), b"0000644\0", b"0000000\0" * 2, number, _NO_DATE))
     end = type_ + bytes(100) + b"ustar\x0000"

@@ -1,7 +1,7 @@
-"""The compressed bytes of one layer, checked against its descriptor, and what they unpack to.
+"""The decompression of one layer, and the check of its bytes against the descriptor.
 
-Damage is remembered and told at the end: until all bytes are here, and are the promised ones, a
-damaged layer cannot be told from a damaged transfer. Knows nothing of tar nor of disks.
+Damage is reported at the end: until all bytes have the right digest, a damaged layer cannot be
+distinguished from a damaged transfer.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from blobserve.store.extract.decompress import Stage
 
 
 class LayerVerifier:
-    """Unpacks one layer: feed it chunks, and after each take the pieces until there are no more."""
+    """Verifies and decompresses one layer: after each `feed`, read all `pieces`."""
 
     def __init__(self, descriptor: Descriptor, stage: Stage) -> None:
-        self.is_dry = descriptor.size > 0  # An empty file has no bytes, and yet a name.
-        """Whether all that was fed has been unpacked."""
+        self.is_dry = descriptor.size > 0  # An empty file still has a tar header.
+        """Whether everything that was fed has been decompressed."""
         self._descriptor = descriptor
         self._received = 0
         self._hash = descriptor.digest.hasher()
@@ -28,12 +28,12 @@ class LayerVerifier:
 
     @property
     def is_bad(self) -> bool:
-        """Whether something was found that `finish` will tell."""
+        """Return whether `finish` will raise an error that was found already."""
         return self._problem is not None
 
     @property
     def is_whole(self) -> bool:
-        """Whether all bytes of the blob were fed."""
+        """Return whether all bytes of the blob have been fed."""
         return self._received >= self._descriptor.size
 
     def feed(self, chunk: bytes) -> None:
@@ -49,7 +49,7 @@ class LayerVerifier:
         self.is_dry = False
 
     def pieces(self) -> Iterator[bytes]:
-        """The pieces that what was fed unpacks to, each made when it is asked for."""
+        """Decompress the chunks that were fed, one piece at a time."""
         while not self._is_given_up:
             try:
                 piece = self._stage.read()
@@ -63,13 +63,13 @@ class LayerVerifier:
         self.is_dry = True
 
     def give_up(self) -> None:
-        """Unpack no more, and check only that the bytes are the promised ones. From any thread."""
+        """Stop decompressing, and only check the digest. May be called in any thread."""
         self._is_given_up = True
 
     def verify(self) -> None:
-        """Say that the blob is complete.
+        """Check the digest and size of the complete blob.
 
-        :raises ContentMismatch: when the bytes are not those of the descriptor.
+        :raises ContentMismatch: when they differ from the descriptor.
         """
         descriptor = self._descriptor
         if self._received != descriptor.size:
@@ -78,9 +78,9 @@ class LayerVerifier:
             raise self._mismatch("its digest is another one")
 
     def finish(self) -> None:
-        """See that what was unpacked ended well.
+        """Check that the stream was complete.
 
-        :raises BadLayer: when it is damaged, or ends in its middle.
+        :raises BadLayer: when it is damaged or cut short.
         """
         if self._problem is not None:
             raise self._problem

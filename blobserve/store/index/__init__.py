@@ -1,4 +1,4 @@
-"""The index of a layer or of several: entries, whiteouts, path resolution, in SQLite.
+"""The index of one layer or of several: entries, whiteouts and path resolution, in SQLite.
 
-Blocking and pure of Twisted. Nothing here reads compressed bytes or knows where a blob lies.
+Blocking, without Twisted. It does not read compressed bytes, and does not know where blobs lie.
 """

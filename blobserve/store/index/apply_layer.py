@@ -1,10 +1,9 @@
-"""The tree that entries make, replayed in their order as an extraction in a chroot would.
+"""The tree of the entries of a layer, applied in their order like an extraction into a chroot.
 
-The last entry of a name wins; a directory that is replaced loses what is in it, a directory that
-comes again does not; links on the way are followed inside the root. Keys are canonical: no key
-passes through a link, so a key that is there answers in one look-up, and the keys on the way to it
-are directories, all of them there. Pure: where nodes are kept comes in as `NodeStore`, so that the
-replay of a next layer may go on over what the one before left.
+The last entry of a name wins. A directory that is replaced loses its contents; a directory that is
+repeated keeps them. Links on the way are followed inside the root. Keys are canonical: no key
+passes through a link, so one lookup finds a key, and all keys above it are directories. A
+`NodeStore` holds the nodes, so that the next layer can be applied on top of it.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ if TYPE_CHECKING:
     from blobserve.tar.reader import Member
 
 WHITEOUT = b".wh."
-"""What the name of a whiteout begins with. OCI image-spec layer.md, "Whiteouts"."""
+"""The prefix of whiteout names. OCI image-spec layer.md, "Whiteouts"."""
 
 _OPAQUE = b".wh..wh..opq"
 
 MADE = frozenset((REGULAR, LINK, SYMLINK, DIRECTORY, b"3", b"4", b"6"))
-"""The types of the entries that make something."""
+"""The types of entries that create something in the tree."""
 
 _STEPS_PER_ENTRY = 8
 
 
 class Node(NamedTuple):
-    """What is at a key: the entry whose type and body it has, or None for an implied directory."""
+    """A node of the tree: the number of its entry, or None for an implied directory."""
 
     entry: int | None
     type: bytes
@@ -45,68 +44,66 @@ IMPLIED = Node(None, DIRECTORY, b"")
 
 
 class NodeStore(Protocol):
-    """Where the nodes of a tree are kept, by canonical key. The root has no key."""
+    """A store for the nodes of a tree, by canonical key. The root has no key."""
 
     def get(self, key: bytes) -> Node | None:
-        """The node at `key`."""
+        """Return the node at `key`."""
         ...
 
     def put(self, key: bytes, node: Node) -> None:
-        """Put a node at `key`, in place of what is there."""
+        """Set the node at `key`."""
         ...
 
     def clear(self, key: bytes) -> None:
-        """Remove everything below `key`, and not `key` itself."""
+        """Remove everything below `key`, but not `key` itself."""
         ...
 
     def remove(self, key: bytes) -> None:
-        """Remove the node at `key`; there is nothing below it."""
+        """Remove the node at `key`, which has nothing below it."""
         ...
 
     def set_aside(self, key: bytes, whiteout: int, is_opaque: bool) -> None:
-        """Keep what this whiteout is about to hide, `key` itself only if it is not opaque.
+        """Save the nodes that a whiteout is about to hide, for `hidden`, until the layer ends.
 
-        Until the end of the layer, for `hidden`.
+        These are the nodes below `key`, and `key` itself unless the whiteout is opaque.
         """
         ...
 
     def hidden(self, key: bytes, entry: int) -> Node | None:
-        """Return the node that was at `key` for an entry, and that a later whiteout hides."""
+        """Return the node at `key` that an entry still sees, since its whiteout comes later."""
         ...
 
     def links(self) -> Iterator[tuple[bytes, Node]]:
-        """All nodes of type hard link; those that come after may be changed meanwhile."""
+        """Yield all nodes of type hard link; later ones may change meanwhile."""
         ...
 
 
 class LayerApplier:
-    """Applies the entries of one layer after another, in stream order, to a tree.
+    """Applies the entries of layers, in stream order, to a tree.
 
-    Of each layer first the whiteouts, by `apply_whiteout`, if there is a lower one; then its
-    entries, by `apply`; then `finish`. Whiteouts so hide what lower layers have, never what their
-    own has, wherever in it they stand; they are no entries, nor is what is below a name that looks
-    like one.
+    For each layer, first call `apply_whiteout` for its whiteouts if there is a lower layer, then
+    `apply` for its entries, then `finish`. So whiteouts hide files of lower layers only, wherever
+    they are in the stream. Whiteouts, and names below them, are not entries.
 
-    A hard link takes what its target is when its entry comes, as in an extraction: what a whiteout
-    further on in the stream hides is still there for it. An entry, or a whiteout, is named by its
-    number, the same counting for both.
+    As in an extraction, a hard link takes its target as it is when the entry is applied. A whiteout
+    later in the stream does not hide it. Entries and whiteouts share one numbering.
     """
 
     def __init__(self, nodes: NodeStore, limits: Limits) -> None:
         self._nodes = nodes
         self._limits = limits
         self._last: tuple[bytes, bytes | None] | None = None  # A directory as written, and its key.
-        self._hiding: tuple[bytes, bytes | None] | None = None  # The same, where it is not made.
-        self._pending = False  # Hard links to what had not come yet.
+        self._hiding: tuple[bytes, bytes | None] | None = None  # The same for a whiteout.
+        self._pending = False  # Whether there are hard links to later names.
         self._steps = self._keys = self._implied = 0
 
     def apply_whiteout(self, name: bytes, number: int) -> None:
-        """Remove what a whiteout of this name hides; nothing if it hides nothing, or is none.
+        """Remove the nodes that a whiteout hides; ignore names that are not whiteouts.
 
-        Its path is one of the tree of the lower layers, links included: what its own layer puts in
-        their place does not count.
+        Its path is resolved in the tree of the lower layers, links included, and not in its own
+        layer.
 
-        :raises BadLayer: when finding it goes beyond a limit.
+        :raises BadLayer: when resolving the path exceeds a limit.
         """
         above, _, last = name.rstrip(b"/").rpartition(b"/")
         if not last.startswith(WHITEOUT):
@@ -120,13 +117,13 @@ class LayerApplier:
             self._hiding = None
             self._nodes.set_aside(directory, number, is_opaque=True)
             self._nodes.clear(directory)
-        else:  # What is no name, as ``..``, is not there to be hidden.
+        else:  # A part such as ``..`` is not found, so nothing is hidden.
             self._remove(join(directory, hidden), number)
 
     def apply(self, member: Member) -> None:
-        """Do what extracting this entry would do. Entries that cannot be made are left out.
+        """Apply an entry as an extraction would, or ignore it if it cannot be created.
 
-        :raises BadLayer: when the tree goes beyond a limit.
+        :raises BadLayer: when the tree exceeds a limit.
         """
         if member.type not in MADE:
             return
@@ -139,7 +136,7 @@ class LayerApplier:
             self._link(key, member)
 
     def finish(self) -> None:
-        """Resolve the hard links to names that came later; those that lead nowhere stay links."""
+        """Resolve hard links to later names; links without a target stay links."""
         self._last = self._hiding = None
         if not self._pending:
             return
@@ -167,7 +164,7 @@ class LayerApplier:
             self._put(key, found)
 
     def _place(self, name: bytes) -> bytes | None:
-        """The key for an entry of this name, its directories made; None if it is not to be made."""
+        """Create the directories of a name; return its key, or None if the name is not served."""
         above, _, last = name.rstrip(b"/").rpartition(b"/")
         if last in (b"", b".", b".."):
             above, _, last = b"/".join(clean(name)).rpartition(b"/")
@@ -179,7 +176,7 @@ class LayerApplier:
         return None if key is None else join(key, last)
 
     def _directory(self, parts: list[bytes]) -> bytes | None:
-        """The key of a directory, made if it is missing; None for one that cannot be."""
+        """Create a directory if it is missing; return its key, or None if that is impossible."""
         if any(part.startswith(WHITEOUT) for part in parts):
             return None
         key = b""
@@ -196,7 +193,7 @@ class LayerApplier:
         return key
 
     def _found(self, parts: list[bytes]) -> bytes | None:
-        """The key of a directory; None if it is not there."""
+        """Return the key of a directory, or None if it does not exist."""
         if any(part.startswith(WHITEOUT) for part in parts):
             return None
         try:
@@ -218,7 +215,10 @@ class LayerApplier:
         self._nodes.remove(key)
 
     def _target(self, link: bytes, entry: int | None = None) -> bytes | None:
-        """The key a hard link means: its last component is not followed. See `_get` for `entry`."""
+        """Return the key of a hard link's target, without following its last part.
+
+        See `_get` for `entry`.
+        """
         *above, last = split(link) or [b".."]
         if last == b"..":
             return None
@@ -231,7 +231,7 @@ class LayerApplier:
         return join(key, b"/".join([*missing, last]))
 
     def _get(self, key: bytes, entry: int | None = None) -> Node | None:
-        """Return the node at `key`; with `entry`, also one that a whiteout hides only after it."""
+        """Return the node at `key`; with `entry`, also one that only a later whiteout hides."""
         node = self._nodes.get(key)
         if node is None and entry is not None:
             node = self._nodes.hidden(key, entry)

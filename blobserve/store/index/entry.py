@@ -1,4 +1,4 @@
-"""What a path leads to: a file or a directory of the tree that is served, as a value."""
+"""An entry: the file or directory that a path leads to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blobserve.store.disk.codings_file import CodingsFile
 
 
 class EntryKind(enum.Enum):
-    """What can be served."""
+    """The kinds of entries that can be served."""
 
     FILE = enum.auto()
     DIRECTORY = enum.auto()
@@ -18,13 +18,13 @@ class EntryKind(enum.Enum):
 
 @attrs.frozen
 class Entry:
-    """A file or a directory of the tree. Only a file has bytes, and a `sha256` of them.
+    """A file or directory of the tree. Only a file has bytes, and their `sha256`.
 
-    `path` is canonical: no leading slash, no link on the way. `offset` counts in the content file;
-    `mtime` is in seconds since 1970, None where the layer gives none that makes sense. With a
-    `coding`, `offset`, `size` and `sha256` are those of the coded bytes. These lie in the codings
-    of the same blob, or in `codings` if another blob lends them. `layer` says which of the layers
-    that are served has the bytes, 0 the lowest.
+    `path` is canonical: no leading slash, and no link on the way. `offset` counts in the content
+    file; `mtime` is in seconds since 1970, or None if the layer has no usable time. With a
+    `coding`, `offset`, `size` and `sha256` are those of the coded bytes. These are in the codings
+    of the same blob, or in `codings` if they belong to another blob. `layer` is the number of the
+    layer that has the bytes; the lowest layer is 0.
     """
 
     path: bytes

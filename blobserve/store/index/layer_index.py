@@ -1,8 +1,8 @@
-"""The index of one blob: all entries of its layer, and the tree they make, in one SQLite file.
+"""The index of one layer: its entries, and the tree that they make, in one SQLite file.
 
-`entry` has what the tar stream says, in its order; `node` is the view that serving needs, and could
-be made again from `entry`, as all of it can from the content. Nothing is written before `flush`, so
-that an owner can see in `bound` what it may come to, and grant it. Version 1 of the format.
+The table `entry` has the entries of the tar stream, in stream order. The table `node` has the tree
+for lookups; it could be rebuilt from `entry`, and the whole index from the content. Nothing is
+written before `flush`, so that the caller can reserve `bound` bytes. Version 1 of the format.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ _FLUSH_AT = _PIECE = 1 << 20
 
 
 class IndexWriter:
-    """An index being made, at a path that does not exist yet.
+    """An index that is being written, at a path that does not exist yet.
 
-    Add the members of a stream in order; `flush` as often as `full` says and `bound` is granted;
-    `finish`, or `close` to give up. Blocks; used by one thread at a time.
+    `add` the members of a stream in order, and `flush` when it is `full` and `bound` bytes are
+    reserved. At the end call `finish`, or `close` to stop early. Blocks; for one thread at a time.
     """
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
         self._database = begin(path, _SCHEMA)
         self.sightings = NameWatch(self._database)
-        """What has come of names, as far as it was flushed."""
+        """The watch on names, which sees all flushed members."""
         self._nodes = _WatchedNodes(self._database, self.sightings)
         self._replay = LayerApplier(self._nodes, limits)
         self._members: list[Member] = []
@@ -70,18 +70,18 @@ class IndexWriter:
 
     @property
     def bound(self) -> int:
-        """The bytes that the file will take at most, once all that was added is flushed."""
+        """The largest size of the file after a flush, in bytes."""
         return self._bound + self._nodes.bound
 
     @property
     def full(self) -> bool:
-        """Whether so much waits in memory that it should be flushed before more is added."""
+        """Return whether a flush is due before more members are added."""
         return self.bound - self._flushed > _FLUSH_AT
 
     def add(self, member: Member) -> None:
-        """Take the next member. Writes nothing.
+        """Take the next member, without writing.
 
-        :raises BadLayer: when the tree goes beyond a limit.
+        :raises BadLayer: when the tree exceeds a limit.
         """
         self._bound += row_bound(len(member.name) + len(member.link) + 96)
         self._entries += 1
@@ -89,10 +89,10 @@ class IndexWriter:
         self._replay.apply(member)
 
     def flush(self) -> None:
-        """Write what was added.
+        """Write the members that were added.
 
-        :raises BlobserveError: when the disk is full, or fails; the index is lost then, for nobody
-            can tell how much was written.
+        :raises BlobserveError: when the disk is full or fails. The index is lost then, since an
+            unknown part of it was written.
         """
         with _final_errors():
             self._database.executemany(
@@ -103,7 +103,7 @@ class IndexWriter:
         self._flushed = self.bound
 
     def finish(self, content_size: int) -> IndexSummary:
-        """Complete the tree and the file, and close it. See `flush` for what it raises."""
+        """Complete the tree and the file, and close it. Raises the errors of `flush`."""
         self.flush()
         with _final_errors():
             self._replay.finish()
@@ -112,16 +112,14 @@ class IndexWriter:
             return finish(self._path, self._database, self._entries)
 
     def close(self) -> None:
-        """Give up an index that is not finished; whoever owns the directory removes the file."""
+        """Close an unfinished index; the owner of the directory removes the file."""
         self._database.close()
 
     @classmethod
     def rebuild(cls, directory: Path, limits: Limits) -> IndexSummary:
-        """Make the index in a blob's directory again, from its content alone.
+        """Rebuild the index in a blob's directory from the content, and replace it atomically.
 
-        The new one takes the place of the old one at once, or not at all.
-
-        :raises BadImage: when the content is not a layer.
+        :raises BadImage: when the content is not a valid layer.
         """
         path = directory / "index.new"
         path.unlink(missing_ok=True)
@@ -141,13 +139,13 @@ class IndexWriter:
             raise BadImage("a blob on disk", str(problem)) from problem
         finally:
             index.close()
-            with suppress(OSError):  # as when it has taken its place
+            with suppress(OSError):  # After success it does not exist.
                 path.unlink()
         return built
 
 
 class _WatchedNodes(FileNodes):
-    """Nodes whose changes are told to who watches names. See `FileNodes`."""
+    """Nodes that report their changes to a `NameWatch`. See `FileNodes`."""
 
     def __init__(self, database: sqlite3.Connection, sightings: NameWatch) -> None:
         super().__init__(database)
@@ -159,14 +157,14 @@ class _WatchedNodes(FileNodes):
         super().clear(key)
 
     def flush(self) -> None:
-        """Write the newest."""
+        """Write the new nodes."""
         self._sightings.wrote(self._fresh.keys())
         super().flush()
 
 
 @contextmanager
 def _final_errors() -> Iterator[None]:
-    """Turn SQLite's errors into those that are not worth trying again."""
+    """Turn SQLite's errors into errors that are final."""
     try:
         yield
     except sqlite3.Error as error:

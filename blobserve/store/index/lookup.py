@@ -1,7 +1,7 @@
-"""The served tree of an image: paths in, entries out.
+"""Lookups in the tree of an image: from paths to entries.
 
-Paths resolve as in a chroot. All looking up is in an index that never changes again; what happens
-to its directory meanwhile does not matter. Knows nothing of what a path means to HTTP.
+Paths resolve as in a chroot. A finished index never changes, and its directory may be moved or
+removed while it is open. This module does not know the meaning of a path in HTTP.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Queries(NamedTuple):
 
     @classmethod
     def of(cls, layer: str) -> _Queries:
-        """Those of an index that says in which layer a body is by this expression."""
+        """Return the queries of an index; `layer` is the SQL expression for an entry's layer."""
         return cls(_FIND.format(layer=layer), _LIST.format(layer=layer))
 
 
@@ -56,7 +56,7 @@ class _Match(NamedTuple):
 
 
 class IndexReader:
-    """The names of an image: an index that is open, of one thread alone."""
+    """An open index of a layer or an image, for one thread."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class IndexReader:
         queries: _Queries = _IN_BLOB,
     ) -> None:
         self.digest = digest
-        """Of what makes the tree; of the layer, if that is one."""
+        """The digest of the layer, or of the merged index."""
         self._limits = limits
         self._database = database
         self._cursor = database.cursor()
@@ -74,9 +74,9 @@ class IndexReader:
 
     @classmethod
     def open(cls, path: Path, digest: Digest, limits: Callable[[], Limits]) -> IndexReader:
-        """Open the tree of several layers, to be closed. Blocks; may be called in any thread.
+        """Open a merged index; the caller closes it. Blocks; may be called in any thread.
 
-        :raises BlobDamaged: when there is no tree of our version at `path`.
+        :raises BlobDamaged: when `path` is not a merged index of this version.
         """
         try:
             database = _opened(path, merged_index.APPLICATION_ID, merged_index.VERSION)
@@ -88,9 +88,9 @@ class IndexReader:
     def of_blob(
         cls, path: Path, content_size: int, digest: Digest, limits: Callable[[], Limits]
     ) -> IndexReader:
-        """The same of a single blob, whose content has so many bytes.
+        """Open the index of a layer; its content has `content_size` bytes.
 
-        :raises IndexDamaged: when an index of our version, and of this content, is not there.
+        :raises IndexDamaged: when `path` is not an index of this version and for this content.
         """
         try:
             database = _opened(path, layer_index.APPLICATION_ID, layer_index.VERSION, content_size)
@@ -99,9 +99,9 @@ class IndexReader:
         return cls(digest, limits, database)
 
     def lookup(self, path: bytes) -> Entry:
-        """See `ImageFilesystem.lookup`."""
+        """See `Filesystem.lookup`."""
         try:
-            # Most that is looked up is a file, and is there: of that one value is made, not two.
+            # Most lookups find a file at once, and need no `_Match`.
             row = self._cursor.execute(self._queries.find, parted(path)).fetchone()
             if row is not None and row[0] == REGULAR:
                 return _file(path, row)
@@ -120,14 +120,14 @@ class IndexReader:
         return entry
 
     def names(self, directory: Entry) -> list[bytes]:
-        """See `ImageFilesystem.names`."""
+        """See `Filesystem.names`."""
         rows = self._database.execute(
             "SELECT name FROM node WHERE directory = ? ORDER BY name", (directory.path,)
         )
         return [name for (name,) in rows]
 
     def entries(self, directory: Entry, most: int) -> Iterator[tuple[bytes, Entry]]:
-        """See `ImageFilesystem.entries`."""
+        """See `Filesystem.entries`."""
         budget = _Budget(self._database, self._queries.find, most * _STEPS_PER_NAME)
         try:
             rows = self._database.execute(self._queries.list, (directory.path,))
@@ -147,7 +147,7 @@ class IndexReader:
             raise IndexDamaged(str(self.digest), "its index cannot be read") from error
 
     def _led_to(self, directory: bytes, name: bytes, budget: _Budget) -> Entry | None:
-        """What a link leads to, if that can be served."""
+        """Return the target of a link if it can be served."""
         try:
             key, found, missing = walk([name], budget.get, self._limits(), directory)
         except TooManyLinks:
@@ -163,7 +163,7 @@ class IndexReader:
 
 
 class _Budget:
-    """Look-ups for one thread, and how many more of them there may be."""
+    """Lookups for one thread, up to a limit."""
 
     def __init__(self, database: sqlite3.Connection, find: str, most: int) -> None:
         self.left = most
@@ -171,7 +171,7 @@ class _Budget:
         self._find = find
 
     def get(self, key: bytes) -> _Match | None:
-        """The node at `key`, to which links without end are as good as none."""
+        """Return the node at `key`; None once the limit is exceeded."""
         found = _find(self._cursor, self._find, key)
         self.left -= steps(found)
         return found if self.left >= 0 else None
@@ -183,7 +183,10 @@ def _find(cursor: sqlite3.Cursor, query: str, key: bytes) -> _Match | None:
 
 
 def _entry(key: bytes, found: _Match | None) -> Entry | None:
-    """The file or the directory at a key (None: a directory not looked at), if it is one."""
+    """Return the entry for a match, or None if it is neither file nor directory.
+
+    `found` is None for a directory that was not looked up.
+    """
     if found is None or found.type == DIRECTORY:
         return Entry(key, EntryKind.DIRECTORY, mtime=found.mtime if found else None)
     return _file(key, found) if found.type == REGULAR else None

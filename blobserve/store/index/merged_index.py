@@ -1,8 +1,8 @@
-"""The tree that several layers make together, in one SQLite file, made from their indexes alone.
+"""The merged index of several layers: one SQLite file, made from the indexes of the layers.
 
-`entry` has what the layers' streams say, one after the other, and which layer has the bytes; `node`
-is as in the index of a blob, and so is a look-up. No content is read, and nothing is known of where
-layers lie or who waits. Version 1 of the format.
+The table `entry` has the entries of all layers, one layer after the other, with the number of the
+layer that has the bytes. The table `node` is as in the index of one layer. No content is read.
+Version 1 of the format.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ APPLICATION_ID = 0x626C6F74  # "blot"
 VERSION = 1
 
 _RULES = 2
-"""Counts how often layers came to make another tree in a file of the same format.
+"""The version of the rules that make a tree from layers, in the same file format.
 
-A tree made by older rules has another name: it is not used again, and is evicted in time.
+It is part of the digest: a tree of older rules is not used again, and is evicted in time.
 """
 
 _SCHEMA = f"""
@@ -79,27 +79,27 @@ WHERE directory = ? AND name = ? AND whiteout > ?
 """
 _SET_ASIDE = "INSERT INTO hidden SELECT directory, name, entry, ? FROM node"
 _PAGE = 500
-"""Entries that are worked off in one step, some milliseconds."""
+"""Entries that one step applies, in a few milliseconds."""
 
 
 @lru_cache(4096)
 def tree_digest(layers: tuple[Digest, ...]) -> Digest:
-    """What names the tree of these layers, the lowest first, made by the rules of now."""
+    """Return the digest that identifies the merged index of these layers, the lowest first."""
     made_of = "\n".join([f"tree {_RULES}", *map(str, layers)])
-    # Hashed twice: no layer has the digest of a tree, whatever somebody puts into one.
+    # Hashed twice, so that no layer can be made to have the digest of a tree.
     return Digest.of(sha256(made_of.encode()).digest())
 
 
 def merge(
     path: Path, indexes: Sequence[Path], limits: Limits, allowance: Callable[[], int]
 ) -> Generator[int, None, IndexSummary]:
-    """Make the tree of the layers that have these indexes, the lowest first, at a free path.
+    """Make the merged index of the layers with these indexes, the lowest first, at a new path.
 
-    Yields, between steps, how many bytes `allowance` lacks to go on; 0 if none. To be closed if it
-    is not brought to its end; the file is then the caller's to remove.
+    See `blobserve.concurrency.steps`; `allowance` returns the bytes that the file may take. If the
+    generator does not finish, the caller removes the file.
 
-    :raises BadLayer: when the layers together go beyond a limit.
-    :raises OSError: when the disk fails, or is full; SQLite's own errors too.
+    :raises BadLayer: when the layers together exceed a limit.
+    :raises OSError: when the disk fails or is full; also SQLite's own errors.
     """
     lower = 0
     for index in indexes:
@@ -125,7 +125,7 @@ def merge(
 
 
 class _Merge:
-    """A tree being made."""
+    """A merged index that is being made."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
@@ -136,15 +136,15 @@ class _Merge:
         self._entries = 0
         self._bound = EMPTY
         self._aside = 0
-        """What the nodes set aside of any layer may take: as much as all that were there."""
+        """The largest size of the nodes that a layer sets aside: that of all nodes before it."""
 
     @property
     def bound(self) -> int:
-        """The bytes that the file will take at most, once all that was added is flushed."""
+        """The largest size of the file after a flush, in bytes."""
         return self._bound + self._nodes.bound + self._aside
 
     def layer(self, index: sqlite3.Connection, number: int, lower: int) -> Iterator[None]:
-        """Replay a layer, above `lower` entries; what each step adds is to be flushed."""
+        """Apply a layer above `lower` entries; the caller flushes after each step."""
         if number:
             [first_link] = index.execute(_FIRST_LINK).fetchone()
             if first_link is not None:
@@ -165,7 +165,7 @@ class _Merge:
         self._nodes.end_layer()
 
     def flush(self) -> None:
-        """Write what was added."""
+        """Write the entries and nodes that were added."""
         self._database.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._rows)
         self._rows.clear()
         self._nodes.flush()
@@ -175,7 +175,7 @@ class _Merge:
         return finish(self._path, self._database, self._entries)
 
     def close(self) -> None:
-        """Give up a tree that is not finished."""
+        """Close the file, finished or not."""
         self._database.close()
 
     def _add(self, member: Member, number: int) -> None:
@@ -199,14 +199,14 @@ class _Merge:
 
 
 class _MergedNodes(FileNodes):
-    """The nodes of a tree being made; its hard links are those that wait in the layer at hand."""
+    """The nodes of a merged index; `links` yields the pending hard links of the current layer."""
 
     def __init__(self, database: sqlite3.Connection, links: str) -> None:
         super().__init__(database, links)
         self._pending: list[bytes] = []
         self._first_link: int | None = None
         self._last_whiteout = -1
-        """The last one that hid what was set aside."""
+        """The last whiteout that set nodes aside."""
 
     def put(self, key: bytes, node: Node) -> None:
         """See `NodeStore.put`."""
@@ -218,7 +218,7 @@ class _MergedNodes(FileNodes):
             self._drop_hidden(key)
 
     def set_aside_after(self, first_link: int) -> None:
-        """Set aside what whiteouts hide, from this hard link on: none before it can see that."""
+        """Set nodes aside for whiteouts after this hard link, the first that can see them."""
         self._first_link = first_link
 
     def set_aside(self, key: bytes, whiteout: int, is_opaque: bool) -> None:
@@ -242,7 +242,7 @@ class _MergedNodes(FileNodes):
         return IMPLIED if row[0] is None else Node(*row)
 
     def flush(self) -> None:
-        """Write the newest."""
+        """Write the new nodes."""
         super().flush()
         self._database.executemany(
             "INSERT OR IGNORE INTO pending VALUES (?, ?)", map(parted, self._pending)
@@ -250,16 +250,13 @@ class _MergedNodes(FileNodes):
         self._pending.clear()
 
     def end_layer(self) -> None:
-        """Forget what was set aside, and leave the links that lead nowhere be.
-
-        No upper layer has what they mean.
-        """
+        """Forget the nodes set aside, and the pending links, which no upper layer can resolve."""
         self._database.execute("DELETE FROM pending")
         self._database.execute("DELETE FROM hidden")
         self._first_link, self._last_whiteout = None, -1
 
     def _drop_hidden(self, key: bytes) -> None:
-        """Forget what was below `key`, where there is no directory any more."""
+        """Forget the hidden nodes below `key`, which is no longer a directory."""
         for condition, values in _below(key):
             self._database.execute(f"DELETE FROM hidden WHERE {condition}", values)
 
@@ -268,7 +265,7 @@ def _below(key: bytes) -> list[tuple[str, tuple[bytes, ...]]]:
     """Return the conditions, with their values, for all nodes below `key`."""
     if not key:
         return [("TRUE", ())]
-    # Two, as in `FileNodes.clear`.
+    # Two conditions, as in `FileNodes.clear`.
     below = key + b"/"
     return [("directory = ?", (key,)), ("directory > ? AND directory < ?", (below, key + b"0"))]
 
@@ -279,6 +276,6 @@ def _pages(rows: sqlite3.Cursor) -> Iterator[list[Any]]:
 
 
 def _last(index: sqlite3.Connection) -> int:
-    """The number of the last entry; -1 if there is none."""
+    """Return the number of the last entry, or -1 if there is none."""
     [last] = index.execute("SELECT ifnull(max(seq), -1) FROM entry").fetchone()
     return int(last)

@@ -1,9 +1,9 @@
-"""Sightings: which names of a layer that is being extracted are regular files by now, and where.
+"""A watch on names in a layer that is being extracted: are they regular files yet, and where.
 
-Whoever extracts says what was written and what was pruned, which costs nothing while no name is
-watched; whoever asks looks between two of its steps, when all of it is in the file. A name is
-looked up when it is first watched and when it may have changed, so that a thousand that do not come
-cost no more than one. Names are canonical keys: what lies behind a link is never sighted.
+The extractor reports writes and removals, which costs nothing while no name is watched. `look` is
+called between two of its steps, when everything is flushed. A name is looked up when it is first
+watched and when it may have changed, so names that never come cost nothing. Names are canonical
+keys, so a name behind a link is never found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WHERE directory = ? AND node.name = ? AND type = X'30'
 
 
 class FileLocation(NamedTuple):
-    """A regular file in the content: which entry it is, and where its bytes lie."""
+    """A regular file in the content: the number of its entry, and the position of its bytes."""
 
     entry: int
     offset: int
@@ -29,11 +29,11 @@ class FileLocation(NamedTuple):
 
 
 Seen = dict[bytes, "FileLocation | None"]
-"""What names have come to mean; None: no regular file any more."""
+"""The changes of names; None for a name that is no longer a regular file."""
 
 
 class NameWatch:
-    """The names that are watched in one index that is being made."""
+    """A watch on names in one unfinished index."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
@@ -43,19 +43,19 @@ class NameWatch:
         self._is_pruned = False
 
     def wrote(self, keys: KeysView[bytes]) -> None:
-        """Nodes were put at these keys."""
+        """Note that nodes were written at these keys."""
         if self._told:
             self._changed |= self._told.keys() & keys
 
     def pruned(self) -> None:
-        """Nodes below some key were removed."""
-        # Which ones is not asked: a hostile layer prunes at every entry.
+        """Note that nodes below some key were removed."""
+        # The key does not matter: a hostile layer removes nodes at every entry.
         self._is_pruned = True
 
     def look(self, names: frozenset[bytes]) -> Seen:
-        """Watch these names and no others; what they mean, where that is not what was last told.
+        """Watch these names and no others; return the changes since the last call.
 
-        Of the names that were not watched before: those that are regular files.
+        Names that were not watched before are returned if they are regular files.
         """
         told = self._told
         again = set(told) if self._is_pruned else self._changed
@@ -77,6 +77,6 @@ class NameWatch:
     def _find(self, name: bytes) -> FileLocation | None:
         key = parted(name)
         if join(*key) != name:
-            return None  # Of another spelling, no change would be noticed.
+            return None  # Changes are reported under the canonical spelling only.
         row = self._database.execute(_FIND, key).fetchone()
         return None if row is None else FileLocation(*row)

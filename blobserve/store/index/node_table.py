@@ -1,7 +1,6 @@
-"""Index files while they are made: SQLite written once, and the nodes of a tree in it.
+"""The parts that layer indexes and merged indexes share: a SQLite file, and its table of nodes.
 
-What is said here of tables goes for the index of a blob as for the tree of several layers; the
-entries that nodes stand for are the business of whoever makes them.
+The two kinds of index define their own table of entries.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ CREATE TABLE node (
 ) WITHOUT ROWID;
 """
 EMPTY = 8 * 4096
-"""Bytes that a file takes at most before there is anything in it."""
+"""The largest size of an empty index, in bytes."""
 
 _NODE = """
 SELECT entry, type, link FROM node LEFT JOIN entry ON seq = entry
@@ -56,7 +55,7 @@ class IndexSummary:
 
 
 def begin(path: Path, schema: str) -> sqlite3.Connection:
-    """Begin an index file, at a path where nothing is yet."""
+    """Begin an index file at a path that does not exist."""
     os.close(create(path))
     database = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
@@ -69,29 +68,29 @@ def begin(path: Path, schema: str) -> sqlite3.Connection:
 
 
 def finish(path: Path, database: sqlite3.Connection, entries: int) -> IndexSummary:
-    """Complete the file and close it."""
+    """Complete the file, and close it."""
     database.execute("COMMIT")
     database.close()
     return IndexSummary(path.stat().st_size, checksum(path), entries)
 
 
 def opened(path: Path) -> sqlite3.Connection:
-    """Open an index file that is finished, for reading."""
-    # Immutable: no locks, and no look at whether it has changed.
+    """Open a finished index file for reading."""
+    # Immutable: SQLite takes no locks and does not check for changes.
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
 
 class FileNodes:
-    """The nodes of an index being made: the newest in memory, the others in its file.
+    """The nodes of an unfinished index: new ones in memory, the others in its file.
 
     See `blobserve.store.index.apply_layer.NodeStore`.
     """
 
     def __init__(self, database: sqlite3.Connection, links: str = _LINKS) -> None:
-        """`links` is the statement that finds them, behind a directory and a name."""
+        """`links` selects hard links after a directory and a name, in their order."""
         self.bound = 0
-        """The bytes that all nodes put so far may take in the file."""
+        """The largest number of bytes that all nodes may take in the file."""
         self._database = database
         self._links = links
         self._fresh: dict[bytes, Node] = {}
@@ -132,14 +131,14 @@ class FileNodes:
         self._database.execute("DELETE FROM node WHERE directory = ? AND name = ?", parted(key))
 
     def set_aside(self, key: bytes, whiteout: int, is_opaque: bool) -> None:
-        """See `NodeStore.set_aside`. Nothing is hidden within one layer."""
+        """See `NodeStore.set_aside`. A single layer has no whiteouts."""
 
     def hidden(self, key: bytes, entry: int) -> Node | None:
         """See `NodeStore.hidden`."""
         return None
 
     def links(self) -> Iterator[tuple[bytes, Node]]:
-        """See `NodeStore.links`. By pages, each written before the next is read."""
+        """See `NodeStore.links`. Reads pages, and writes changes before the next one."""
         last = (b"", b"")
         while True:
             self.flush()
@@ -151,16 +150,16 @@ class FileNodes:
             last = page[-1][:2]
 
     def flush(self) -> None:
-        """Write the newest."""
+        """Write the new nodes."""
         rows = ((*parted(key), node.entry) for key, node in self._fresh.items())
         self._database.executemany("INSERT OR REPLACE INTO node VALUES (?, ?, ?)", rows)
         self._fresh.clear()
 
 
 def create(path: Path) -> int:
-    """Create a file that only its owner may read, and open it for reading and writing.
+    """Create a file that only its owner can read, and open it for reading and writing.
 
-    :raises FileExistsError: when there is anything at `path`, a dangling link included.
+    :raises FileExistsError: when `path` exists, even as a dangling link.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC
     return os.open(path, flags, 0o600)
@@ -168,7 +167,7 @@ def create(path: Path) -> int:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn SQLite's errors into the `OSError` that the disk gave, as near as SQLite tells."""
+    """Turn SQLite's errors into the most likely `OSError` of the disk."""
     try:
         yield
     except sqlite3.Error as error:
@@ -177,5 +176,8 @@ def disk_errors() -> Iterator[None]:
 
 
 def row_bound(payload: int) -> int:
-    """What a row takes at most: pages may be half empty, and long rows spill into pages alone."""
+    """Return the largest number of bytes that a row takes.
+
+    Pages may be half empty, and long rows have pages of their own.
+    """
     return 2 * payload + (8192 if payload > 900 else 0)

@@ -1,6 +1,6 @@
-"""Paths in a tree: canonical keys, and where links lead, as in a chroot.
+"""Path resolution in a tree as in a chroot: canonical keys and links.
 
-Pure, and the same for the tree that is being made and the one that is served.
+The same code serves lookups and the application of layers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LinkNode(Protocol):
-    """What `walk` must know of a node."""
+    """The members of a node that `walk` needs."""
 
     @property
     def type(self) -> bytes: ...
@@ -32,16 +32,16 @@ _LINK_PER_STEP = 16
 
 
 class TooManyLinks(Exception):
-    """Following links took more hops, or more steps, than anyone should need."""
+    """Following links took more hops or steps than the limit."""
 
 
 def join(key: bytes, name: bytes) -> bytes:
-    """The key of `name` in the directory at `key`."""
+    """Return the key of `name` in the directory at `key`."""
     return key + b"/" + name if key else name
 
 
 def parted(key: bytes) -> tuple[bytes, bytes]:
-    """The key of the directory that `key` is in, and its name there. Undoes `join`."""
+    """Split a key into the key of its directory and its name there; the inverse of `join`."""
     directory, _, name = key.rpartition(b"/")
     return directory, name
 
@@ -49,16 +49,15 @@ def parted(key: bytes) -> tuple[bytes, bytes]:
 def walk(
     parts: list[bytes], get: Callable[[bytes], N | None], limits: Limits, start: bytes = b""
 ) -> tuple[bytes, N | None, list[bytes]]:
-    """Go from the directory at `start` through `parts` as far as they lead, following every link.
+    """Follow `parts` from the directory at `start`, and every link, as far as possible.
 
-    Returns the key that was reached, the node there (None: a directory that was not looked at), and
-    the parts that are left: none when all of them are there; else the way went on from something
-    that is no directory, or to a name that is missing.
+    Returns the key that was reached, its node (None for a directory that was not looked up), and
+    the remaining parts. Parts remain if the node is not a directory or the next name is missing.
 
-    :raises TooManyLinks: when that takes too long.
+    :raises TooManyLinks: when that takes too many steps.
     """
     key, node = start, None
-    todo = parts[::-1]  # Taken from its end: a hostile link has more than a thousand components.
+    todo = parts[::-1]  # Reversed, since a hostile link has more than a thousand parts.
     hops = turns = 0
     while todo:
         turns += 1
@@ -89,15 +88,15 @@ def walk(
 def _descend(
     key: bytes, names: list[bytes], get: Callable[[bytes], N | None]
 ) -> tuple[bytes, int, N | None]:
-    """Return how far `names` lead, each within the one before: the key, how many, and the node."""
+    """Return the key of the last of the nested `names` that exists, its number and its node."""
     whole = join(key, b"/".join(names))
     node = get(whole)
     if node is not None:
         return whole, len(names), node
-    # A key is there only if all keys on the way to it are. They are the whole one, cut at a slash:
-    # bisect its bytes, or a path of a thousand names would be put together ten times. First probe
-    # where most paths end, the directory of a name that is missing; then by growing steps from the
-    # start, where a long path that leads through links turns off.
+    # A key exists only if all keys above it do. They are prefixes of the whole key, so the search
+    # bisects its bytes and does not join a thousand names ten times. The first probe is the
+    # directory of the last name, where most paths end. Later probes are at growing distances from
+    # the start, where a long path usually meets a link.
     start = end = len(key) + 1 if key else 0
     probe, missing, step = whole.rfind(b"/", start), len(whole), 1
     while probe >= 0:
@@ -116,6 +115,6 @@ def _descend(
 
 
 def steps(found: LinkNode | None) -> int:
-    """What a look-up with this outcome counts for, where there may be only so many."""
-    # To follow a link of a thousand components is the work of as many look-ups.
+    """Return the cost of a lookup with this result, for limits on lookups."""
+    # Following a link of a thousand parts takes a thousand lookups.
     return 1 if found is None else 1 + len(found.link or b"") // _LINK_PER_STEP

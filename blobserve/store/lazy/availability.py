@@ -1,7 +1,6 @@
-"""Offers: an image by its published index, to those who wait for its pull.
+"""The lazily served image of a pull, for the requests that wait for the pull.
 
-The pull lets the index go first, for a while: what it takes of the line would come out of that.
-Knows nothing of what is in an index.
+The downloads of the pull start a little later, so that they do not slow down the table of contents.
 """
 
 from __future__ import annotations
@@ -17,35 +16,34 @@ from blobserve.store.lazy.lazy_layer import LazyLayer, LazyLease
 from blobserve.store.refs.freshness import TagState
 
 HEAD_START = 2.0
-"""Seconds that a download waits for the index, which so has the line for itself."""
+"""Seconds for which downloads wait until the lazy image is available."""
 
 
 @attrs.frozen
 class LazyImage:
-    """An image that can be read by its index; `known` is what its reference will stand for."""
+    """A lazily served image; `known` is the state that its reference will have."""
 
     layer: LazyLayer
     known: TagState
 
     def take(self) -> LazyLease | None:
-        """The right to read it; None when it is READY by now, or was found wrong."""
+        """Return a lease, or None if the image is READY or was found to be wrong."""
         return LazyLease(self.layer) if self.layer.is_open else None
 
 
 class Availability:
-    """What is offered of one image that is being pulled: some of its files first, then all."""
+    """The availability of one image that is being pulled: first some files, then all."""
 
     def __init__(self) -> None:
         self.known: TagState | None = None
-        """What the reference will stand for, once that is known."""
+        """The state that the reference will have, once that is known."""
         self.glance = FirstNames()
         self._flight: Call[LazyImage | None] = Call()
 
     async def wait(self, name: bytes | None) -> LazyImage | None:
-        """The image, as soon as it can be read; None when it cannot, or its pull is over before.
+        """Wait for the image; return None if it is not served lazily, or the pull ends first.
 
-        `name`: of the one regular file that is wanted, if that is known. What is offered may have
-        no other.
+        `name` is the only file that the caller needs, if known: the image may contain no other.
         """
         if name is not None:
             layer = await self.glance.ask(name)
@@ -54,13 +52,13 @@ class Availability:
         return await self._flight.wait()
 
     def settle(self, offer: LazyImage | None) -> None:
-        """Offer it, or say that there will be nothing. Only the first call counts."""
+        """Announce the image, or None if there will be none. Later calls do nothing."""
         self.glance.settle(None)
         self._flight.succeed(offer)
 
 
 class AvailabilityPublisher:
-    """The index of one image on its way to `offers`; belongs to a pull, which ends it."""
+    """The part of a pull that announces the lazy image; the pull calls `end`."""
 
     def __init__(
         self,
@@ -78,7 +76,7 @@ class AvailabilityPublisher:
         opening.addCallback(self._opened)
 
     async def head_start(self) -> None:
-        """Wait until it is known whether there is an offer, or long enough."""
+        """Wait until the image is available or unavailable, at most `HEAD_START` seconds."""
         impatience = self._clock.callLater(HEAD_START, self._go.succeed, None)
         try:
             await self._go.wait()
@@ -87,7 +85,7 @@ class AvailabilityPublisher:
                 impatience.cancel()
 
     def replace(self, ready: Readable | None) -> None:
-        """The image is READY; `ready` is held from here on, as long as somebody reads the other."""
+        """Hand over the lease of the READY image; it is released after the last lazy reader."""
         if ready is None:
             return
         if self._layer is None:
@@ -96,7 +94,7 @@ class AvailabilityPublisher:
             self._layer.become(ready)
 
     def end(self) -> None:
-        """Offer nothing any more; once only."""
+        """Release the layer; to be called once."""
         self._is_over = True
         layer, self._layer = self._layer, None
         if layer is not None:

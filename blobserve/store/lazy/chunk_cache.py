@@ -1,7 +1,6 @@
-"""The chunks of layers that are not here: fetched together, shared, kept in memory up to a bound.
+"""The chunks of lazily served layers: fetched in groups, shared, and cached in memory.
 
-On the reactor's thread. Whoever waits for a chunk waits for it alone: the reads go on. Knows
-nothing of files.
+Runs on the reactor's thread. A caller that stops waiting for a chunk does not end its fetch.
 """
 
 from __future__ import annotations
@@ -23,39 +22,39 @@ from blobserve.store.lazy.toc.chunk import LARGEST, Chunk, extract
 _log = Logger()
 
 LARGEST_READ = 4 << 20
-"""Bytes of a layer that are asked for at once, a single chunk aside."""
-_LARGEST_GAP = 16 << 10  # Between two chunks: cheaper to read than to ask around.
+"""Bytes of a layer that one read fetches at most; a single chunk may be larger."""
+_LARGEST_GAP = 16 << 10  # Reading this gap between two chunks is cheaper than a second request.
 
-_OVERHEAD = 512  # Bytes that a chunk takes beside its own.
+_OVERHEAD = 512  # Bytes of memory that a chunk takes beside its content.
 
 _Key = tuple[object, tuple[bytes, int]]
 
 
 class ChunkCache:
-    """The chunks of all layers, forgotten by last use; each layer finds its own alone.
+    """An LRU cache of chunks for all layers; a layer finds only its own chunks.
 
-    Those that somebody is in the middle of are counted by themselves, up to the same bound.
+    Chunks that readers hold are counted separately, with the same limit.
     """
 
     def __init__(self, limits: Callable[[], Limits]) -> None:
         self.size = 0
-        """Bytes that are kept; at most the limit ``chunkCacheSize``."""
+        """Bytes in the cache; at most the limit ``chunkCacheSize``."""
         self.held = 0
-        """Bytes that somebody is in the middle of; but for a single chunk, at most the same."""
+        """Bytes that readers hold; at most the same limit, except for a single chunk."""
         self._limits = limits
         self._kept: OrderedDict[_Key, bytes] = OrderedDict()
         self._holders: dict[_Key, int] = {}
         self._waiting: list[Deferred[None]] = []
 
     def get(self, key: _Key) -> bytes | None:
-        """A chunk that is kept; counts as a use."""
+        """Return a cached chunk, and mark it as used."""
         content = self._kept.get(key)
         if content is not None:
             self._kept.move_to_end(key)
         return content
 
     def put(self, key: _Key, content: bytes) -> None:
-        """Keep a chunk, for as long as there is room."""
+        """Cache a chunk, and evict old ones beyond the limit."""
         if key in self._kept:
             return
         self._kept[key] = content
@@ -64,13 +63,13 @@ class ChunkCache:
             self.size -= _cost(self._kept.popitem(last=False)[1])
 
     def drop(self, owner: object) -> None:
-        """Forget the chunks of one layer, and let those who wait look around."""
+        """Remove the chunks of one layer, and wake waiters."""
         for key in [key for key in self._kept if key[0] is owner]:
             self.size -= _cost(self._kept.pop(key))
         self._wake()
 
     def hold(self, key: _Key, size: int) -> bool:
-        """Count a chunk that somebody begins to read, if there is room; else see `room`."""
+        """Hold a chunk for a reader; return False if the limit is reached, then see `room`."""
         if key not in self._holders:
             if self.held and self.held + size > self._limits().chunk_cache_size:
                 return False
@@ -79,7 +78,7 @@ class ChunkCache:
         return True
 
     def let_go(self, key: _Key, size: int) -> None:
-        """Who has held a chunk does so no longer."""
+        """End one `hold` of a chunk."""
         self._holders[key] -= 1
         if not self._holders[key]:
             del self._holders[key]
@@ -87,7 +86,7 @@ class ChunkCache:
             self._wake()
 
     def room(self) -> Deferred[None]:
-        """Fires when it makes sense to try `hold` again."""
+        """Return a Deferred that fires when `hold` should be tried again."""
         waiter: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiter)
         return waiter
@@ -99,7 +98,7 @@ class ChunkCache:
 
 
 class Chunks:
-    """The chunks of one layer. `read` gives the bytes of the layer from a place on, so many."""
+    """The chunks of one layer; `read(start, length)` returns bytes of the layer."""
 
     def __init__(
         self,
@@ -109,7 +108,7 @@ class Chunks:
         cache: ChunkCache,
     ) -> None:
         self.is_wrong = False
-        """Whether the layer was found not to be what its index says."""
+        """Whether the layer was found to differ from its table of contents."""
         self.is_over = False
         """Whether it is retired."""
         self._digest = digest
@@ -121,7 +120,7 @@ class Chunks:
         self._closed = False
 
     def want(self, chunks: list[Chunk]) -> None:
-        """Have chunks fetched, those that lie next to each other together."""
+        """Start to fetch chunks; neighbours are fetched together."""
         if self.is_over:
             return
         group: list[Chunk] = []
@@ -142,11 +141,11 @@ class Chunks:
             self._begin(group)
 
     async def get(self, chunk: Chunk) -> bytes:
-        """The bytes of a chunk, checked.
+        """Return the verified bytes of a chunk.
 
-        :raises ContentMismatch: when they are not what the index says.
-        :raises StoreClosed: after `close`, also when waiting by then.
-        :raises BlobserveError: when they cannot be had.
+        :raises ContentMismatch: when they do not match the table of contents.
+        :raises StoreClosed: after `close`, also while waiting.
+        :raises BlobserveError: when they cannot be fetched.
         """
         if self._closed:
             raise StoreClosed
@@ -160,9 +159,9 @@ class Chunks:
         return await flight.wait()
 
     async def hold(self, chunk: Chunk) -> bool:
-        """Wait until somebody else may be in the middle of this chunk, to be `let_go`.
+        """Wait until this chunk can be held; the caller ends it with `let_go`.
 
-        False when it is not held: what is read from here on comes from elsewhere.
+        Returns False, and holds nothing, once the chunks are retired.
         """
         while not self.is_over:
             if self._cache.hold((self, chunk.key), chunk.size):
@@ -171,16 +170,16 @@ class Chunks:
         return False
 
     def let_go(self, chunk: Chunk) -> None:
-        """Once for each `hold`."""
+        """End one `hold`."""
         self._cache.let_go((self, chunk.key), chunk.size)
 
     def retire(self) -> None:
-        """Keep and fetch ahead nothing any more."""
+        """Empty the cache of this layer; nothing is cached or fetched ahead from now on."""
         self.is_over = True
         self._cache.drop(self)
 
     def close(self) -> None:
-        """Fail every wait, and end every read. Idempotent."""
+        """Fail all waiters with `StoreClosed`, and cancel all reads. Idempotent."""
         self._closed = True
         self.retire()
         for flight in list(self._coming.values()):
@@ -200,14 +199,14 @@ class Chunks:
         if self._closed:
             error = StoreClosed()
         for chunk in group:
-            # Those that have come have landed, and landing once more does nothing.
+            # Chunks that were fetched have succeeded, and failing them does nothing.
             self._coming.pop(chunk.key).fail(error)
 
     async def _fetch(self, group: list[Chunk]) -> None:
         try:
             contents = await self._extracted(group)
         except BadToc as wrong:
-            # One bad node of a content delivery network need not be asked twice.
+            # A second request may reach another node of a content delivery network.
             _log.warn("{digest}: {wrong}; once more", digest=str(self._digest), wrong=wrong)
             try:
                 contents = await self._extracted(group)

@@ -1,6 +1,6 @@
-"""What is asked of an image before its index has been made: a few names, to be looked up first.
+"""The names that the first requests need, which are looked up before the whole index is built.
 
-On the reactor's thread. Knows nothing of how they are found.
+Runs on the reactor's thread.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from twisted.internet.defer import Deferred, succeed
 from blobserve.concurrency.singleflight import Call
 from blobserve.store.lazy.lazy_layer import LazyLayer
 
-# A table is searched for all of them in one go, in which no other thread of Python runs.
+# One search of the table looks for all of them, and holds the interpreter lock meanwhile.
 _MOST, _DEEPEST, _LONGEST = 4, 16, 1024
 
 
 class FirstNames:
-    """The names that are asked for by the time that a table is here, and what it says of them."""
+    """The names requested before the table of contents has been read, and the layer with them."""
 
     def __init__(self) -> None:
         self.is_met = False
-        """Whether somebody has the file he asked for."""
+        """Whether a name was found, so that a request is served."""
         self._names: set[bytes] | None = set()
         self._flight: Call[LazyLayer | None] = Call()
 
     def ask(self, name: bytes) -> Deferred[LazyLayer | None]:
-        """The layer by an index that has this name, if it is asked for in time; held by nobody."""
+        """Wait for a layer that has `name`; None if it has not, or the call came too late.
+
+        The layer is not acquired for the caller.
+        """
         names = self._names
         if names is None or name.count(b"/") > _DEEPEST or len(name) > _LONGEST:
             return succeed(None)
@@ -41,11 +44,11 @@ class FirstNames:
         return layer
 
     def take(self) -> frozenset[bytes]:
-        """The names; whoever comes now comes too late."""
+        """Return the names; later calls of `ask` return None."""
         names, self._names = self._names, None
         return frozenset(names or ())
 
     def settle(self, layer: LazyLayer | None) -> None:
-        """Tell all who ask what was found; who wants it takes it now. The first call counts."""
+        """Give the layer, or None, to all waiters, which acquire it now. Later calls do nothing."""
         self._names = None
         self._flight.succeed(layer)

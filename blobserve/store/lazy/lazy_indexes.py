@@ -1,7 +1,6 @@
-"""The published indexes of layers that are being pulled: read, checked and made ready to serve by.
+"""Lazy indexes: reading the tables of contents of layers that are being pulled.
 
-On the reactor's thread. Whatever goes wrong here is logged and counted, and nobody fails for it:
-the plain pull goes on. Knows nothing of references.
+Runs on the reactor's thread. Errors are logged and counted, and the normal pull continues.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ from blobserve.store.space.scratch import Scratch
 _log = Logger()
 
 TAIL = 64 << 10
-"""Bytes at the end of an eStargz layer that are read first: often the whole index is in them."""
+"""Bytes at the end of an eStargz layer that are read first: often they contain the whole table."""
 _EXTENT = 1 << 20
-_OPENED_AT_ONCE = 4  # Compressed tables are in memory while they are read and made use of.
+_OPENED_AT_ONCE = 4  # A compressed table is in memory while its index is built.
 
 T = TypeVar("T")
 
@@ -47,7 +46,7 @@ _Read = Callable[[int, int], Deferred[bytes]]
 
 
 class LazyIndexes:
-    """All layers that are served by their published index, or soon will be."""
+    """All layers that are served lazily, or are about to be."""
 
     def __init__(self, space: BlobSpace, metrics: Metrics, limits: Callable[[], Limits]) -> None:
         self._space = space
@@ -64,15 +63,15 @@ class LazyIndexes:
     def open(
         self, source: Source, repository: Repository, layer: Descriptor, glance: FirstNames
     ) -> Deferred[LazyLayer | None]:
-        """A layer by its index, to be left by the caller; None where it cannot be served so.
+        """Open a layer for lazy serving, or return None; the caller releases the layer.
 
-        Who waits at `glance` is told before all of the index has been made. Never fails, and is not
-        to be cancelled; soon over after `close`.
+        Waiters of `glance` get their layer before the whole index is built. The Deferred never
+        fails, must not be cancelled, and fires soon after `close`.
         """
         return self._run(self._open(source, repository, layer, glance))
 
     async def close(self) -> None:
-        """Fail all reading with `StoreClosed`, end every read of a source. Idempotent."""
+        """Fail all readers with `StoreClosed`, and cancel all reads of sources. Idempotent."""
         self._closed = True
         for layer in list(self._layers):
             layer.chunks.close()
@@ -81,7 +80,7 @@ class LazyIndexes:
         await DeferredList(list(self._running))
 
     def _run(self, work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
-        """Do what `close` waits for."""
+        """Run a coroutine that `close` waits for."""
         running = Deferred.fromCoroutine(work)
         if not running.called:
             ended: Deferred[None] = Deferred()
@@ -98,7 +97,7 @@ class LazyIndexes:
     async def _open(
         self, source: Source, repository: Repository, layer: Descriptor, glance: FirstNames
     ) -> LazyLayer | None:
-        """Open a layer, held once; None where that cannot be, logged and counted."""
+        """Open a layer, acquired once; log and count errors, and return None then."""
         if layer.size < self._limits().published_index_min_size:
             return None
         try:
@@ -124,7 +123,7 @@ class LazyIndexes:
     def _read(
         self, source: Source, repository: Repository, layer: Descriptor, start: int, length: int
     ) -> Deferred[bytes]:
-        """Bytes of a layer; its turn comes whatever is downloaded meanwhile."""
+        """Read bytes of a layer; downloads do not count towards the limit on these reads."""
 
         async def read() -> bytes:
             self._check_open()
@@ -156,7 +155,7 @@ class LazyIndexes:
             place = promise.found(tail, layer, self._limits())
         packed = await self._packed(place, tail, tail_start, read)
         if names := glance.take():
-            # Whatever goes wrong is met again below, where all of it is read.
+            # An error shows again below, when the whole table is read.
             with suppress(BadToc, BlobserveError, OSError, sqlite3.Error):
                 source = partial(TocSearch, place, packed, names, self._limits())
                 first = await self._indexed(source, layer, read)
@@ -170,7 +169,7 @@ class LazyIndexes:
     async def _indexed(
         self, source: Callable[[], TableSource], layer: Descriptor, read: _Read
     ) -> LazyLayer:
-        """A layer by what `source` says of it, held once."""
+        """Build the index of a layer from `source`; return the layer, acquired once."""
         scratch = await self._space.scratch()
         try:
             index = await self._built(scratch, layer, source)
@@ -183,7 +182,7 @@ class LazyIndexes:
         return opened
 
     async def _packed(self, place: TocLocation, tail: bytes, tail_start: int, read: _Read) -> bytes:
-        """The compressed table, of whose end some may be known."""
+        """Read the compressed table; `tail` may already contain some of it."""
         end = place.start + place.length
         known = tail[max(0, place.start - tail_start) : end - tail_start] if tail else b""
         missing = place.length - len(known)

@@ -1,7 +1,6 @@
-"""One layer that is served by its published index while it is being pulled, and who reads it.
+"""One layer that is served lazily while it is being pulled: its lease, filesystem and files.
 
-On the reactor's thread. Whoever has begun to read can read on: out of chunks, and out of the layer
-itself once it is READY.
+Runs on the reactor's thread. Files are read from chunks, and from the layer once it is READY.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ _log = Logger()
 T = TypeVar("T")
 
 FIRST_WINDOW, LARGEST_WINDOW = 1 << 20, 4 << 20
-"""Bytes of a file that are fetched at once, at first and when it is read on and on."""
+"""Bytes of a file that are fetched ahead, at first and while reading continues."""
 
-_MOST_AHEAD = 256  # Chunks that are asked for in one turn of the reactor.
-_PIECES = 16  # Of these there are as many in the first window; a short range fetches less.
+_MOST_AHEAD = 256  # Chunks that one reactor iteration starts to fetch.
+_PIECES = 16  # The first window has at most 16 reads, so that a short range fetches less.
 
 
 class LazyLayer(RefCounted):
-    """A layer by its index; held by its pull, from the first, and by those who read it."""
+    """A lazily served layer; its pull and its readers hold references to it."""
 
     def __init__(
         self,
@@ -47,25 +46,25 @@ class LazyLayer(RefCounted):
         scratch: Scratch,
         unused: Callable[[LazyLayer], None],
     ) -> None:
-        """`unused` is called once, when nobody holds it any more."""
+        """`unused` is called once, after the last release."""
         super().__init__(self._close)
         self.index = index
         self.filesystem = LazyFilesystem(self)
         self.chunks = chunks
         self.ready: Readable | None = None
-        """The layer itself, once it is here."""
+        """The lease of the READY layer."""
         self.scratch = scratch
-        """Where its index lies."""
+        """The directory of its index."""
         self._unused = unused
         self._is_open = True
 
     @property
     def is_open(self) -> bool:
-        """Whether more may begin to read it."""
+        """Return whether new readers may begin."""
         return self._is_open and not self.chunks.is_wrong
 
     def has(self, name: bytes) -> bool:
-        """Whether there is a regular file at a canonical path, and no link on the way to it."""
+        """Return whether a canonical path is a regular file, with no link on the way."""
         if not self.is_open:
             return False
         with suppress(PathNotFound):
@@ -74,7 +73,7 @@ class LazyLayer(RefCounted):
         return False
 
     def become(self, ready: Readable) -> None:
-        """The layer is READY: whoever is reading goes on in it. It is released in the end."""
+        """Continue all reads from the READY layer; `ready` is released at the end."""
         self._is_open = False
         if self.ready is None:
             self.ready = ready
@@ -83,9 +82,9 @@ class LazyLayer(RefCounted):
             ready.release()
 
     async def read_ready(self, entry: Entry, offset: int, length: int) -> bytes | None:
-        """Some bytes of a file out of the layer itself; None while it is not READY.
+        """Read bytes of a file from the READY layer; return None while there is none.
 
-        :raises ContentMismatch: when that has another file there than the index said.
+        :raises ContentMismatch: when that layer has another file at the path.
         """
         if self.ready is None:
             return None
@@ -117,7 +116,7 @@ class LazyLayer(RefCounted):
 
 
 class LazyLease:
-    """The right to read a layer that is not here. See `blobserve.store.blobs.blob.Readable`."""
+    """A lease of a lazily served layer. See `blobserve.store.blobs.blob.Readable`."""
 
     def __init__(self, layer: LazyLayer) -> None:
         layer.acquire()
@@ -125,14 +124,14 @@ class LazyLease:
         self._layer: LazyLayer | None = layer
 
     def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> NoCoding:
-        """See `Lease.coded`: nothing is coded before it is here."""
+        """See `Lease.coded`. There are no coded variants of a lazily served layer."""
         return NoCoding.NEVER
 
     def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> None:
-        """See `Lease.is_coding`: nothing is decoded before it is here."""
+        """See `Lease.is_coding`. Siblings are not checked in a lazily served layer."""
 
     def report(self, damage: BlobDamaged) -> None:
-        """See `Readable.report`: nobody begins to read it so any more."""
+        """See `Readable.report`. No new reader may begin after it."""
         if self._layer is not None:
             self._layer.chunks.is_wrong = True
 
@@ -144,7 +143,7 @@ class LazyLease:
 
 
 class LazyFilesystem(Filesystem):
-    """The files of a layer by its table of contents."""
+    """The files of a layer that is served lazily."""
 
     is_complete = False
 
@@ -169,7 +168,7 @@ class LazyFile:
         self._content = b""
         self._number = 0
         self._window = 0
-        self._wanted = 0  # Where in the file what was not asked for yet begins.
+        self._wanted = 0  # The offset in the file up to which chunks were requested.
         self._next: tuple[int, Chunk] | None = None
         self._hash = sha256()
         self._hashed = 0
@@ -195,12 +194,12 @@ class LazyFile:
         return Deferred.fromCoroutine(self._apply(f, length, reader))
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Some of the bytes of the file from `offset` on: at least one, at most `length`.
+        """Read at least one byte from `offset` on, and at most `length`.
 
-        When all of the file is read in order, its last bytes are given only if its digest is right.
+        If the whole file is read in order, its last bytes are returned only if its digest matches.
 
-        :raises ContentMismatch: when they are not what the index says.
-        :raises BlobserveError: when they cannot be had.
+        :raises ContentMismatch: when the bytes do not match the table of contents.
+        :raises BlobserveError: when they cannot be fetched.
         """
         piece = await self._layer.read_ready(self._entry, offset, length)
         if piece is None:
@@ -211,7 +210,7 @@ class LazyFile:
         return piece
 
     def close(self) -> None:
-        """Nobody reads on. Idempotent."""
+        """See `File.close`."""
         self._content = b""
         if self._is_held and self._chunk is not None:
             self._is_held = False
@@ -225,7 +224,7 @@ class LazyFile:
         return await reader.run(f, b"".join(pieces))
 
     async def _read_chunk(self, offset: int, length: int) -> bytes | None:
-        """The same from a chunk; None when the layer has become READY before it was begun."""
+        """Read from a chunk; return None if the layer became READY first."""
         chunk = self._chunk
         if chunk is None or not self._content or not _has(chunk, offset):
             self.close()
@@ -250,7 +249,7 @@ class LazyFile:
         return index.chunk_at(self._entry, offset)
 
     def _fetch_ahead(self, chunk: Chunk, offset: int, length: int) -> None:
-        """Ask for what comes next, when half of what was asked for has been read."""
+        """Request the next chunks when half of the requested ones have been read."""
         if not self._window:
             self._window = min(FIRST_WINDOW, _PIECES * length)
             self._next, self._wanted = (self._number, chunk), chunk.start

@@ -1,4 +1,4 @@
-"""Tables of contents of eStargz and zstd:chunked layers: parsed strictly, turned into an index.
+"""Tables of contents of eStargz and zstd:chunked layers: strict parsing, and building an index.
 
-Blocking and pure of Twisted. Nothing here fetches anything.
+Blocking, without Twisted. It fetches nothing.
 """

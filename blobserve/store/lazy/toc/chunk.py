@@ -1,7 +1,7 @@
-"""Chunks: the parts of a layer that can be read, and checked, without the rest of it.
+"""Chunks: the parts of a layer that can be read and verified without the rest of it.
 
-A chunk is a stretch of one file. It lies in a gzip member or a zstd frame, at whose beginning other
-things may come first. Pure and blocking; knows nothing of where bytes come from.
+A chunk is a part of one file. It lies in a gzip member or a zstd frame, after other data of the
+same member or frame.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from blobserve.errors import BadLayer, BadToc
 from blobserve.store.extract.decompress import Decompressor
 
 LARGEST = 16 << 20
-"""Bytes of a chunk, what comes before it in its member or frame included."""
+"""Bytes of a chunk, including the data before it in its member or frame."""
 
 _RECORD = struct.Struct("<QQIIII32s")
 RECORD_SIZE = _RECORD.size
@@ -22,46 +22,46 @@ RECORD_SIZE = _RECORD.size
 pack = _RECORD.pack
 """A chunk as a record: its `start`, `at`, `size`, `length`, `skip`, `left` and `sha256`."""
 
-_MOST_PARTS = 64  # Members or frames that are looked into for one chunk.
+_MOST_PARTS = 64  # Members or frames that are decompressed for one chunk.
 
 
 class Chunk(NamedTuple):
-    """A stretch of a file, and where the bytes are that it comes out of."""
+    """A part of a file, and the position of its compressed bytes in the layer."""
 
     start: int
-    """Its first byte, in the file."""
+    """The offset of its first byte in the file."""
     size: int
     at: int
-    """Where in the layer its member or frame begins."""
+    """The offset of its member or frame in the layer."""
     length: int
-    """Bytes of the layer that are enough to make it of."""
+    """The number of bytes of the layer that are sufficient to decompress it."""
     skip: int
-    """Bytes that come before it in its member or frame, once that is decompressed."""
+    """The number of decompressed bytes before it in its member or frame."""
     left: int
-    """How many chunks of the same file come after it."""
+    """The number of chunks of the same file after it."""
     sha256: bytes
 
     @classmethod
     def unpacked(cls, record: bytes) -> Chunk:
-        """What `pack` has made a record of."""
+        """Return the chunk of a record that `pack` made."""
         start, at, size, length, skip, left, digest = _RECORD.unpack(record)
         return cls(start, size, at, length, skip, left, digest)
 
     @property
     def key(self) -> tuple[bytes, int]:
-        """What it is known by: chunks with the same key, if they are right, are the same."""
+        """Return a key that is equal for equal bytes."""
         return self.sha256, self.size
 
     @property
     def end(self) -> int:
-        """Where in the layer the bytes end that it comes out of."""
+        """The end of its compressed bytes in the layer."""
         return self.at + self.length
 
 
 def extract(chunks: list[Chunk], start: int, content: bytes) -> list[bytes]:
-    """Make chunks of the bytes of the layer from `start` on, and check each of them.
+    """Decompress and verify chunks; `content` has the bytes of the layer from `start` on.
 
-    :raises BadTable: when one is not what its digest says.
+    :raises BadToc: when a chunk does not match its digest.
     """
     whole = memoryview(content)
     return [_extract(each, whole[each.at - start : each.end - start]) for each in chunks]

@@ -1,6 +1,6 @@
-"""Records of chunks: where in a layer each lies, in the order in which they lie there.
+"""Records of the chunks of a layer, in the order of their positions.
 
-A chunk ends where the next begins: that is known one file later. Pure; knows nothing of names.
+A chunk ends at the beginning of the next, which is known one file later.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import NamedTuple
 from blobserve.errors import BadToc
 from blobserve.store.lazy.toc.chunk import LARGEST, RECORD_SIZE, pack
 
-# What deflate and zstd make larger by what they cannot make smaller, and the rest of a header.
+# The bytes by which deflate and zstd enlarge data that does not compress, and the rest of a header.
 _OVERHEAD = 4096
 
 
 class PendingChunk(NamedTuple):
-    """A chunk of a file of which it is not known yet where in the layer it ends."""
+    """A chunk with an unknown end in the layer."""
 
     start: int
     size: int
@@ -29,38 +29,38 @@ class ChunkRecords:
     """The records of one layer's chunks. After an error it must not be used again."""
 
     def __init__(self, end: int) -> None:
-        """`end`: where in the layer the last of them ends at the latest."""
+        """`end` is the largest possible end of a chunk in the layer."""
         self.end = end
-        """Where the last of them ends at the latest."""
+        """The largest possible end of a chunk in the layer."""
         self._packed: list[bytes] = []
         self._count = 0
         self._open: list[tuple[PendingChunk, int]] = []
-        self._at = self._free = 0  # Where the newest member begins, and where the next may.
-        self._inner = 0  # And where in the newest the next chunk may.
+        self._at = self._free = 0  # The beginning of the newest member, and the least of the next.
+        self._inner = 0  # The least offset of the next chunk in the newest member.
 
     @property
     def offset(self) -> int:
-        """Where the record of the next chunk will be, counted from the first."""
+        """The offset of the next chunk's record, from the first record on."""
         return RECORD_SIZE * self._count
 
     @property
     def newest(self) -> int:
-        """Where in the layer the member or frame begins that the newest chunk is in."""
+        """The offset in the layer of the newest chunk's member or frame."""
         return self._at
 
     @property
     def packed(self) -> bytes:
-        """The records that are complete, since `clear` was last called."""
+        """The records that were completed since the last `clear`."""
         return b"".join(self._packed)
 
     def clear(self) -> None:
-        """Forget those."""
+        """Forget the completed records."""
         self._packed.clear()
 
     def add(self, stretches: Sequence[PendingChunk], end: int = 0) -> None:
-        """Put in the chunks of one file; `end`: where the last of them ends, if that is known.
+        """Add the chunks of one file; `end` is the end of the last one, or 0 if unknown.
 
-        :raises BadTable: when one is not after all that was before it, or outside of the layer.
+        :raises BadToc: when a chunk overlaps one before it, or lies outside of the layer.
         """
         left = len(stretches)
         for stretch in stretches:
@@ -80,9 +80,9 @@ class ChunkRecords:
             self._free = end
 
     def seal(self, end: int) -> None:
-        """Say that what was put in last ends at `end` at the latest, and what follows lies behind.
+        """Set the largest possible end of the last chunk; later chunks must begin after it.
 
-        :raises BadTable: when that cannot be.
+        :raises BadToc: when that is not possible.
         """
         if not self._at < end <= self.end:
             raise BadToc("its chunks overlap, or are not in order")
@@ -90,11 +90,11 @@ class ChunkRecords:
         self._free = max(self._free, end)
 
     def add_last(self, stretch: PendingChunk) -> None:
-        """Put in a chunk that lies where the others end."""
+        """Add a chunk after all others."""
         self._put(stretch, 0)
 
     def finish(self, end: int) -> None:
-        """Say that these were all; the last ends at `end`."""
+        """Complete the last record; its chunk ends at `end`."""
         self._seal(end)
 
     def _put(self, stretch: PendingChunk, left: int) -> None:
@@ -104,7 +104,7 @@ class ChunkRecords:
         self._at, self._inner = stretch.at, stretch.skip + stretch.size
 
     def _seal(self, at: int) -> None:
-        """What is open ends at `at`, if it began before."""
+        """Complete the open records at `at`, if their chunks begin before it."""
         if not self._open or self._at == at:
             return
         for (start, size, begin, skip, digest), left in self._open:

@@ -1,7 +1,7 @@
-"""What a table of contents says: its entries, checked, as the members and the chunks of a layer.
+"""The checked entries of a table of contents, as members and chunks of a layer.
 
-Both formats say it in the same words. An entry that could mean two things, or means what cannot be,
-refuses the whole table: there is always the plain pull. Pure; knows nothing of where tables lie.
+Both formats have the same entries. An ambiguous or impossible entry makes the whole table invalid,
+and the layer is pulled as usual.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _TYPES = {
 _EMPTY = sha256().digest()
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-# What stands for itself: no empty components, none that begins with a dot, no slash at the end.
+# Canonical names: no empty parts, none that begins with a dot, no slash at the end.
 _PLAIN = re.compile(rb"[^./\0][^/\0]*(?:/[^./\0][^/\0]*)*")
 _MOST = (1 << 63) - 1
-# zstd:chunked makes chunks of holes of a kibibyte, and of what little lies between two of them.
+# zstd:chunked makes chunks of holes of a kibibyte, and of the few bytes between two of them.
 _FEW, _SMALL = 64, 512
 
 
 class _PendingFile:
-    """A regular file whose chunks are coming in."""
+    """A regular file with more chunks to come."""
 
     def __init__(self, member: Member, end: int, first: PendingChunk) -> None:
         self.member = member
@@ -51,12 +51,12 @@ class _PendingFile:
 
 
 class TocEntries:
-    """The contents of one layer, entry by entry. After an error it must not be used again."""
+    """A reader of the entries of one layer. After an error it must not be used again."""
 
     def __init__(self, limits: Limits, end: int) -> None:
-        """`end`: where in the layer the last chunk ends at the latest."""
+        """`end` is the largest possible end of a chunk in the layer."""
         self.members: list[Member] = []
-        """What was read since somebody last took it; the offset is that of the first record."""
+        """The members read so far; the caller removes them. Offsets are those of records."""
         self.records = ChunkRecords(end)
         self._limits = limits
         self._count = self._names = self._size = 0
@@ -66,14 +66,14 @@ class TocEntries:
     def take(self, entry: dict[str, object]) -> None:
         """Read the next entry.
 
-        :raises BadTable: when it cannot be, where it stands.
+        :raises BadToc: when it is invalid.
         """
         self._count += 1
         if self._count > self._limits.entries:
             raise BadToc(f"it has more than {self._limits.entries} entries")
         kind = entry.get("type")
         if kind == "chunk":
-            self._go_on(entry)
+            self._add_chunk(entry)
             return
         self._end_file()
         type_ = _TYPES.get(kind) if isinstance(kind, str) else None
@@ -91,9 +91,9 @@ class TocEntries:
             self.members.append(Member(seq, name, type_, 0, mtime, link, 0, 0, digest))
 
     def skip(self, entry: dict[str, object]) -> None:
-        """Read the next entry, and of that nothing but where its chunk lies.
+        """Read only the position of the next entry's chunk.
 
-        :raises BadTable: when it cannot lie there.
+        :raises BadToc: when the position is invalid.
         """
         if entry.get("type") == "chunk":
             raise BadToc("the chunks of a file are less than it has bytes")
@@ -103,16 +103,16 @@ class TocEntries:
             self.records.seal(offset)
 
     def finish(self) -> None:
-        """Say that all entries have been read.
+        """Check that the last file is complete.
 
-        :raises BadTable: when something is missing.
+        :raises BadToc: when chunks of it are missing.
         """
         self._end_file()
 
     def add_itself(self, name: bytes, size: int, at: int, skip: int, digest: bytes) -> None:
-        """Put in the table as a file of its layer, in which it lies behind all others.
+        """Add the table itself as the last file of its layer.
 
-        :raises BadTable: when the table lists that already.
+        :raises BadToc: when the table lists that name already.
         """
         if name in self._seen:
             raise BadToc("a name stands in it twice")
@@ -156,7 +156,7 @@ class TocEntries:
         self.records.add((first,), end)
         self.members.append(Member(*member[:-1], first.sha256))
 
-    def _go_on(self, entry: dict[str, object]) -> None:
+    def _add_chunk(self, entry: dict[str, object]) -> None:
         file = self._file
         if file is None or entry.get("name", "") not in ("", file.member.name.decode()):
             raise BadToc("a chunk belongs to no file")
@@ -167,7 +167,7 @@ class TocEntries:
             raise BadToc("a file is in too many pieces")
 
     def _end_file(self) -> None:
-        """All chunks of the file that was begun are here."""
+        """Complete the file that was begun."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -178,7 +178,7 @@ class TocEntries:
 
 
 def _stretch(entry: dict[str, object], start: int, rest: int, whole: bytes | None) -> PendingChunk:
-    """The chunk of an entry, of a file of which so many bytes are missing."""
+    """Return the chunk of an entry; `rest` bytes of its file are still missing."""
     if _number(entry, "chunkOffset") != start:
         raise BadToc("the chunks of a file do not follow each other")
     size = _number(entry, "chunkSize") or rest
@@ -227,7 +227,7 @@ def _refuse(key: str, problem: str) -> NoReturn:
 
 @lru_cache(1024)
 def _mtime(text: bytes) -> int | None:
-    """Seconds since 1970; None where the table says nothing that makes sense. RFC 3339."""
+    """Return seconds since 1970, or None for an unusable time. RFC 3339."""
     found = _TIME.fullmatch(text.decode())
     if found is None:
         return None

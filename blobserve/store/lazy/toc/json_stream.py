@@ -1,7 +1,7 @@
-"""Tables of contents as JSON, piece by piece: the entries come out as they come in.
+"""A strict parser for the JSON of tables of contents, piece by piece.
 
-A table has an object for every file of a layer, so it is never held whole. Strict: of what two
-readers might understand differently there is none here. Pure; knows nothing of what entries mean.
+A table has an object for every file of a layer, so it is never in memory as a whole. Input that two
+readers might understand differently is refused.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from blobserve.errors import BadToc
 from blobserve.oci.strict_json import DECODER, parse_object
 
 _LARGEST = 1 << 20
-"""Characters of an entry, or of what stands around all of them."""
+"""Characters of an entry, or of the text around all entries."""
 
 _S = r"[ \t\n\r]*"
 _SIMPLE = rf'{_S}"\w+"{_S}:{_S}(?:[0-9]+|"[^"\\]*")'
 _HEAD = re.compile(rf'{_S}\{{(?:{_SIMPLE}{_S},)*{_S}"entries"{_S}:{_S}\[{_S}', re.ASCII)
 _TAIL = re.compile(rf"\](?:{_S},{_SIMPLE})*{_S}\}}{_S}", re.ASCII)
 NEXT = re.compile(rf"{_S},{_S}(?=\{{)")
-"""What stands between two entries."""
+"""The separator of two entries."""
 _LAST = re.compile(rf"{_S}(?=\])")
 
 
 class TocParser:
-    """One table of contents, fed in pieces of any size. After an error it must not be used again.
+    """A parser of one table of contents. After an error it must not be used again.
 
-    It is an object of plain numbers and texts, `version` 1 among them, and one list of objects.
+    A table is an object of numbers and texts, with `version` 1, and one list of objects, `entries`.
     """
 
     def __init__(self) -> None:
@@ -37,9 +37,9 @@ class TocParser:
         self._is_ended = False
 
     def feed(self, piece: bytes) -> list[dict[str, object]]:
-        """Read on, and return the entries that end within this piece.
+        """Parse the next piece, of any size; return the entries that end in it.
 
-        :raises BadTable: when it is no such table.
+        :raises BadToc: when the table is invalid.
         """
         try:
             self._text += self._decoder.decode(piece)
@@ -57,9 +57,9 @@ class TocParser:
         return entries
 
     def finish(self) -> None:
-        """Say that it is complete.
+        """Check that the table is complete.
 
-        :raises BadTable: when it is not, or of another version.
+        :raises BadToc: when it is not, or is of another version.
         """
         if not self._is_ended or not _TAIL.fullmatch(self._text):
             raise BadToc("it is cut short, or no table of contents")
@@ -72,7 +72,7 @@ class TocParser:
 
     def _begin(self) -> int:
         found = _HEAD.match(self._text)
-        # What is not followed by anything may be the beginning of more of the same.
+        # A match at the end of the text may become longer with the next piece.
         if found is None or found.end() == len(self._text):
             return 0
         self._head = found[0]
@@ -80,14 +80,14 @@ class TocParser:
         return found.end()
 
     def _entries(self, at: int) -> tuple[int, list[dict[str, object]]]:
-        """The whole entries from `at` on, and where the first that is not whole begins."""
+        """Return the complete entries from `at` on, and the offset of the first incomplete one."""
         text = self._text
         entries: list[dict[str, object]] = []
         while True:
             try:
                 entry, end = DECODER.raw_decode(text, at)
             except ValueError:
-                # Cut off, or no JSON: which of the two shows when there is more of it.
+                # The entry is incomplete or invalid; the next piece shows which.
                 return at, entries
             except RecursionError as error:
                 raise BadToc("an entry is nested too deep") from error

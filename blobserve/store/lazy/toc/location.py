@@ -1,8 +1,8 @@
-"""Where a layer's published index is, and what it must be: annotations and footers.
+"""The position and digest of a layer's table of contents: annotations and footers.
 
-The digest in the manifest is what makes an index worth anything: without it there is none. Pure.
-eStargz (docs/estargz.md of containerd/stargz-snapshotter) says at its end where its index begins,
-zstd:chunked (of containers/storage) in another annotation.
+A table is used only if the manifest has its digest. eStargz (docs/estargz.md of
+containerd/stargz-snapshotter) has the position of the table at the end of the layer, zstd:chunked
+(of containers/storage) in another annotation.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _CHUNKED_DIGEST = _CHUNKED + "manifest-checksum"
 _CHUNKED_POSITION = _CHUNKED + "manifest-position"
 
 _POSITION = re.compile(r"([0-9]{1,18}):([0-9]{1,18}):([0-9]{1,18}):1", re.ASCII)
-# An empty gzip member, RFC 1952, whose extra field says where the index begins. The older footer
-# has that text without the head of a subfield.
+# An empty gzip member, RFC 1952; its extra field has the offset of the table. In the older footer
+# the field has no subfield header.
 _HEX = rb"([0-9a-f]{16})STARGZ"
 _MEMBER = rb"\x1f\x8b\x08\x04.{4}.\xff"
 _EMPTY = rb"\x01\x00\x00\xff\xff\x00{8}"
@@ -37,34 +37,34 @@ _FOOTERS = (
 _FOOTER_SIZES = (51, 47)
 
 _RATIO = 4
-"""How much smaller than its bound an index must come at least, when it is compressed."""
+"""The factor by which a compressed table must be smaller than its limit."""
 
 
 @attrs.frozen
 class TocLocation:
-    """Where in a layer its index lies, compressed, and what it is checked against."""
+    """The position of a compressed table of contents in its layer, and its digest."""
 
     start: int
     length: int
     digest: Digest
     is_gzip: bool
-    """eStargz: the digest is that of the JSON, which is the one file of a tar."""
+    """Whether it is eStargz: the JSON is the only file of a tar, and has the digest."""
     end: int
-    """Where the last chunk of a file ends at the latest."""
+    """The largest possible end of a chunk."""
 
 
 @attrs.frozen
 class TocDescriptor:
-    """That a layer has an index with this digest; `place` is known where annotations say it."""
+    """The digest of a layer's table; `place` is its position if the annotations have it."""
 
     digest: Digest
     place: TocLocation | None = None
 
     @classmethod
     def of(cls, layer: Descriptor, limits: Limits) -> TocDescriptor | None:
-        """What the manifest says of a layer's index; None where it says nothing to go by.
+        """Read the annotations of a layer; return None if it has no usable table.
 
-        :raises BadTable: when it says what cannot be.
+        :raises BadToc: when the annotations are invalid.
         """
         annotations = layer.annotations
         if _CHUNKED_DIGEST in annotations and _CHUNKED_POSITION in annotations:
@@ -81,9 +81,9 @@ class TocDescriptor:
         return None
 
     def found(self, tail: bytes, layer: Descriptor, limits: Limits) -> TocLocation:
-        """Where the index is, by the last bytes of an eStargz layer.
+        """Return the position of the table from the last bytes of an eStargz layer.
 
-        :raises BadTable: when they are no such end.
+        :raises BadToc: when these are not an eStargz footer.
         """
         for footer, size in zip(_FOOTERS, _FOOTER_SIZES, strict=True):
             found = footer.fullmatch(tail[-size:])

@@ -1,9 +1,8 @@
-"""A few entries of a table of contents, picked out of its text: the rest is not read.
+"""A search for a few names in the text of a table of contents, without parsing the rest.
 
-Of each name that is looked for there are its entry, those of the directories it is in, and those
-that may be the same file in a content coding. Writers put the name of an entry first, or behind its
-type: where one did not, or wrote it in another spelling, nothing is found, and the table must be
-read whole. Pure.
+For each name it finds the entry, the entries of the directories above, and those of possible coded
+siblings. Writers put the name of an entry first, or after its type. A name in another position or
+spelling is not found, and then the whole table must be read.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from blobserve.store.lazy.toc.location import TocLocation
 from blobserve.store.lazy.toc.stream import TocText
 
 LARGEST = 8 << 20
-"""Bytes of a table that is searched; a larger one is read piece by piece only."""
+"""Bytes of the largest table that is searched."""
 
-_MOST = 10_000  # Entries that are picked.
+_MOST = 10_000  # Entries that a search may find.
 _TYPE = r'(?:\s*"type"\s*:\s*"[a-z]+"\s*,)?'
 _ENDING = r"(?:\.\w{1,4})?"
 
 
 class TocSearch:
-    """What a table says of a few files.
+    """The entries of a few files in a table.
 
     See `blobserve.store.lazy.toc.index_builder.EntrySource`.
     """
@@ -36,16 +35,16 @@ class TocSearch:
     def __init__(
         self, place: TocLocation, packed: bytes, names: Collection[bytes], limits: Limits
     ) -> None:
-        """`packed`: the compressed table; `names`: canonical paths.
+        """`packed` is the compressed table; `names` are canonical paths.
 
-        :raises BadTable: when it is not what the manifest says, or too large.
+        :raises BadToc: when the table does not match the manifest, or is too large.
         """
         self.contents = TocEntries(limits, place.end)
         self._text = _text(place, packed, limits)
         self._wanted = _pattern(names)
 
     def read(self) -> bool:
-        """See `Source.read`."""
+        """See `EntrySource.read`."""
         text, contents, following = self._text, self.contents, 0
         for count, found in enumerate(self._wanted.finditer(text)):
             if count == _MOST:
@@ -55,7 +54,7 @@ class TocSearch:
             after = NEXT.match(text, end)
             following = after.end() if after else 0
             if following and not self._wanted.match(text, following):
-                # Where a chunk ends is said by the next.
+                # The next entry has the end of this one's chunk.
                 contents.skip(_entry(text, following)[0])
         contents.finish()
         contents.records.finish(contents.records.end)

@@ -1,7 +1,6 @@
-"""A compressed table of contents, read from its beginning to its end: all that it says of a layer.
+"""A reader of a whole compressed table of contents.
 
-Blocking only in that it computes. Nothing that it said may be used before it has been read whole,
-and was found to be what the manifest promised.
+Its entries must not be used before the whole table has been read and matched its digest.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _MOST_PARTS = 16
 
 
 class _Json(Protocol):
-    """Takes the decompressed stream, gives the JSON that is in it."""
+    """A filter that returns the JSON of a decompressed stream."""
 
     def feed(self, piece: bytes) -> bytes: ...
 
@@ -34,7 +33,7 @@ class _Json(Protocol):
 
 
 class _PlainJson:
-    """The stream is the JSON. See `_Json`."""
+    """A stream that is the JSON itself. See `_Json`."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
@@ -50,11 +49,11 @@ class _PlainJson:
 
 
 class _TarJson:
-    """The JSON is the one file of a tar archive, and has the digest. See `_Json`."""
+    """A tar stream with the JSON as its only file, which has the digest. See `_Json`."""
 
     def __init__(self, limit: int, digest: Digest) -> None:
         self.size = 0
-        """Bytes of the JSON, once its header is here."""
+        """Bytes of the JSON, known once its header has been read."""
         self._limit = limit
         self._digest = digest
         self._hash = digest.hasher()
@@ -93,9 +92,9 @@ class TocText:
     """The JSON of a table, decompressed piece by piece."""
 
     def __init__(self, place: TocLocation, packed: bytes, limits: Limits) -> None:
-        """`packed`: the compressed table.
+        """`packed` is the compressed table.
 
-        :raises BadTable: when it is known at once not to be what the manifest says.
+        :raises BadToc: when it is already known not to match the manifest.
         """
         self._json: _Json
         if place.is_gzip:
@@ -109,13 +108,13 @@ class TocText:
 
     @property
     def file_size(self) -> int | None:
-        """Bytes of the table as a file of its layer; None where it is none."""
+        """The size of the table as a file of its layer, or None if it is not a file."""
         return self._json.size if isinstance(self._json, _TarJson) else None
 
     def pieces(self) -> Iterator[bytes]:
-        """The JSON. When these were all, it was what the manifest says.
+        """Yield the JSON; after the last piece its digest has been checked.
 
-        :raises BadTable: when it is not.
+        :raises BadToc: when it does not match the manifest.
         """
         try:
             while piece := self._stage.read():
@@ -127,7 +126,7 @@ class TocText:
 
 
 class WholeToc:
-    """All that a table says. See `blobserve.store.lazy.toc.index_builder.EntrySource`."""
+    """All entries of a table. See `blobserve.store.lazy.toc.index_builder.EntrySource`."""
 
     def __init__(self, place: TocLocation, packed: bytes, limits: Limits) -> None:
         """See `TocText`."""
@@ -138,7 +137,7 @@ class WholeToc:
         self._table = TocParser()
 
     def read(self) -> bool:
-        """See `Source.read`."""
+        """See `EntrySource.read`."""
         piece = next(self._pieces, None)
         if piece is None:
             self._table.finish()
@@ -152,7 +151,7 @@ class WholeToc:
         contents, place, size = self.contents, self._place, self._text.file_size
         contents.finish()
         if size is not None and place.digest.algorithm == "sha256":
-            # The layer has it as a file; it is as good as the others, for its digest is known.
+            # The layer has the table as a file, and its digest is known.
             digest = bytes.fromhex(place.digest.hex)
             contents.add_itself(INDEX_NAME, size, place.start, BLOCK, digest)
             contents.records.finish(place.start + place.length)
