@@ -29,10 +29,8 @@ def extract(
     extractor = Extractor(directory, described or descriptor(blob), limits)
     try:
         for at in range(0, len(blob), step):
-            lacking = extractor.feed(blob[at : at + step])
-            while lacking:
+            for lacking in extractor.feed(blob[at : at + step]):
                 extractor.grant(max(lacking, extent))
-                lacking = extractor.go_on()
         return extractor.finish()
     finally:
         extractor.abort()

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any, Protocol, cast
 
+from blobserve.concurrency.steps import Steps
 from blobserve.config import KIB
 from blobserve.store.blobs.content import StoredFile
 from blobserve.store.disk.codings_file import HEADER_SIZE, CodingExtent, CodingsFile, Made
@@ -47,7 +48,7 @@ class _Compressor(Protocol):
 
 def append(
     file: StoredFile, codings: CodingsFile, coding: bytes, allowance: Callable[[], int]
-) -> Generator[int, None, Made]:
+) -> Steps[Made]:
     """Compress a file, and append it to `codings`, on which `begin` was called.
 
     `allowance` returns the bytes that the codings file may take. If the coding saves too little,
@@ -83,7 +84,7 @@ def copy(
     plain_sha256: bytes,
     coding: bytes,
     allowance: Callable[[], int],
-) -> Generator[int, None, CodingExtent | None]:
+) -> Steps[CodingExtent | None]:
     """Append the coded bytes of an equal file of another blob to `target`.
 
     It works like `append`. If the bytes do not match their hash, it returns None and leaves
@@ -110,7 +111,7 @@ def copy(
     return None
 
 
-def check(codings: CodingsFile, coded: CodingExtent) -> Generator[int, None, bool]:
+def check(codings: CodingsFile, coded: CodingExtent) -> Steps[bool]:
     """Return whether the bytes of a coding match their hash. Reserves nothing."""
     hash_ = sha256()
     for piece in _read(codings, coded):

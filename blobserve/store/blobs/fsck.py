@@ -11,13 +11,14 @@ import os
 import shutil
 import sqlite3
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import attrs
 
+from blobserve.concurrency.steps import Result, Steps, advance
 from blobserve.config import Limits
 from blobserve.errors import BadLayer, BlobDamaged, IndexDamaged, MalformedReference
 from blobserve.names.digest import Digest
@@ -189,13 +190,11 @@ class _Audit:
             found.damaged.append(f"manifest {digest}: {problem}")
 
 
-def _outcome(steps: Generator[int, None, bool]) -> bool:
+def _outcome(steps: Steps[bool]) -> bool:
     """Run steps that need no reservation; return their result."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return bool(end.value)
+    while not isinstance(step := advance(steps), Result):
+        pass
+    return step.value
 
 
 def _foreign(root: Path) -> Iterator[Path]:

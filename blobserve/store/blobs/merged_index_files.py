@@ -7,11 +7,12 @@ function blocks, and may run in any thread; see `blobserve.store.blobs.blob_file
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from twisted.logger import Logger
 
+from blobserve.concurrency.steps import Steps
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
 from blobserve.names.digest import Digest
@@ -47,7 +48,7 @@ class MergedIndexFiles:
         layers: Sequence[Digest],
         allowance: Callable[[], int],
         seconds: Callable[[], float],
-    ) -> Generator[int, None, ReadyMergedIndex]:
+    ) -> Steps[ReadyMergedIndex]:
         """Make the merged index of READY layers, and publish it by one rename.
 
         See `blobserve.store.index.merged_index.merge` for the steps. If the generator does not

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Protocol
 
 import brotli
 
+from blobserve.concurrency.steps import Steps
 from blobserve.config import KIB, MIB
 from blobserve.store.blobs.content import StoredFile
 from blobserve.store.index.entry import Entry
@@ -187,7 +188,7 @@ def zstd_window(header: bytes) -> int | None:
     return size + 256 if width == 2 else size
 
 
-def compare(coded: StoredFile, coding: bytes, plain: Entry) -> Generator[int, None, str]:
+def compare(coded: StoredFile, coding: bytes, plain: Entry) -> Steps[str]:
     """Decode a file; return the reason why it is not `plain` in this coding, or an empty text.
 
     :raises BlobDamaged: when the coded file does not match its index.

@@ -1,9 +1,9 @@
-"""From compressed chunks to a blob on disk: a push machine that never waits.
+"""The extraction of one layer: from compressed chunks to a blob on disk.
 
-It checks, decompresses, reads, hashes and writes; when it may write no more it says how much it
-lacks, and stops where it is. Nothing here waits, knows Twisted, or decides who gets room, and
-nothing blocks but on the disk. Two threads may share the work: one calls `unpack`, the other all
-the rest, each one call at a time. Nothing from the image names a file.
+The extractor verifies, decompresses, parses, hashes and writes. It blocks only on the disk. Its
+work is in steps, which stop when more bytes must be reserved; see `blobserve.concurrency.steps`.
+Two threads may share the work: one calls `unpack`, the other everything else, each one call at a
+time. No name from the image becomes the name of a file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import attrs
 
+from blobserve.concurrency.steps import Steps
 from blobserve.concurrency.thread_pipe import ThreadPipe
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
@@ -31,7 +32,7 @@ _EXTENT = 8 << 20
 
 @attrs.frozen
 class ExtractionResult:
-    """What was extracted: sizes in bytes, the SHA-256 of the index file, the number of entries."""
+    """The sizes in bytes, the SHA-256 of the index file, and the number of entries."""
 
     content_size: int
     index_size: int
@@ -40,10 +41,10 @@ class ExtractionResult:
 
 
 class Extractor:
-    """Extracts one layer into `directory`, which is empty: its files `content` and `index`.
+    """Extracts one layer into the files `content` and `index` of an empty directory.
 
-    What is wrong with the layer itself is told by `finish` alone: until all bytes are here, and are
-    the promised ones, a damaged layer cannot be told from a damaged transfer.
+    `finish` reports problems of the layer itself: until all bytes have the right digest, a damaged
+    layer cannot be distinguished from a damaged transfer.
     """
 
     def __init__(self, directory: Path, descriptor: Descriptor, limits: Limits) -> None:
@@ -60,65 +61,65 @@ class Extractor:
         try:
             with disk_errors():
                 self._index = IndexWriter(directory / "index", limits)
-        except OSError:  # Leave the directory empty, so that it can be tried again.
+        except OSError:  # The directory stays empty, so that the caller can try again.
             os.close(self._content)
             (directory / "content").unlink()
             raise
 
     @property
     def is_dry(self) -> bool:
-        """Whether all that was fed has been unpacked, and taken."""
+        """Return whether everything that was fed has been decompressed and taken."""
         return self._unpacker.is_dry and self._belt.is_empty
 
-    def feed(self, chunk: bytes) -> int:
-        """Take the next bytes of the blob, unpack and extract them; see `go_on` for the result.
+    def feed(self, chunk: bytes, names: frozenset[bytes] = frozenset()) -> Steps[Seen | None]:
+        """Take the next bytes of the blob, decompress and extract them. See `resume`.
 
-        :raises ContentMismatch: when the blob is longer than promised.
-        :raises OSError: when the disk fails, or is full.
+        :raises ContentMismatch: when the blob is longer than its descriptor says.
         """
         self._unpacker.feed(chunk)
         self._pieces = self._unpacker.pieces()
-        return self.go_on()
+        return (yield from self.resume(names))
 
     def unpack(self, chunks: Iterator[bytes]) -> None:
-        """Take the next bytes of the blob, and unpack as many of them as may well wait.
+        """Take the next bytes of the blob, and decompress as many as the pipe takes.
 
-        Until `is_dry`, there is more to be had of those that were taken.
+        Bytes that were taken are not all decompressed before `is_dry`.
 
-        :raises ContentMismatch: when the blob is longer than promised.
+        :raises ContentMismatch: when the blob is longer than its descriptor says.
         """
         with self._belt.giving():
             while self._hand_over() and (chunk := next(chunks, None)) is not None:
                 self._unpacker.feed(chunk)
 
-    def take(self) -> int:
-        """Extract what `unpack` makes, and has made; see `go_on` for the result.
+    def take(self, names: frozenset[bytes] = frozenset()) -> Steps[Seen | None]:
+        """Extract the bytes that `unpack` decompresses, meanwhile or before. See `resume`."""
+        self._pieces = self._belt.pieces()
+        return (yield from self.resume(names))
+
+    def resume(self, names: frozenset[bytes] = frozenset()) -> Steps[Seen | None]:
+        """Extract the bytes that were fed or taken; return `look(names)`.
+
+        It never writes more than was granted. After an `OSError` of a full disk it can be called
+        again.
 
         :raises OSError: when the disk fails, or is full.
+        :raises DiskFull: when the disk became full while the index was written, which is lost then.
         """
-        self._pieces = self._belt.pieces()
-        return self.go_on()
+        while lacking := self._extract():
+            yield lacking
+        return self.look(names)
 
     @property
     def due(self) -> int:
-        """Bytes that must be granted sooner or later, by what the layer has said of itself."""
+        """Bytes that must still be granted, according to the headers read so far."""
         return max(0, self._reader.claimed + self._index.bound - self._allowance)
 
     def grant(self, n: int) -> None:
         """Allow `n` more bytes on disk."""
         self._allowance += n
 
-    def go_on(self) -> int:
-        """Work off what was fed, or taken.
-
-        Returns 0 when all of it is done, else how many bytes must be granted before it can go on.
-        What it writes never comes to more than was granted: the content by the extents that are
-        reserved for it, the index by what it may come to at most.
-
-        :raises OSError: when the disk fails, or is full while room was being reserved: it can go on
-            once there is room.
-        :raises DiskFull: when the index has met a full disk, and is lost.
-        """
+    def _extract(self) -> int:
+        """Extract bytes; return how many must be granted first, 0 when all are extracted."""
         if self._problem is not None:
             self._belt.clear()
             return 0
@@ -126,13 +127,13 @@ class Extractor:
             with disk_errors(), self._belt.taking():
                 return self._advance()
         except BadLayer as problem:
-            # Nothing more is written; only the hash goes on, to learn whose fault it was.
+            # Writing stops. Hashing continues, to see whether the transfer was damaged.
             self._problem = problem
             self._unpacker.give_up()
             return 0
 
     def look(self, names: frozenset[bytes]) -> Seen | None:
-        """See `NameWatch.look`, once `go_on` has returned 0; None when the layer is bad.
+        """Call `NameWatch.look` when all bytes are extracted; return None for a bad layer.
 
         :raises OSError: when the disk fails.
         """
@@ -145,19 +146,19 @@ class Extractor:
 
     @property
     def content(self) -> int:
-        """The descriptor of the content, open for reading too; -1 when it has been closed."""
+        """The descriptor of the content, also open for reading; -1 after closing."""
         return self._content
 
     @property
     def is_whole(self) -> bool:
-        """Whether all bytes of the blob were fed, so that what is left is to verify it."""
+        """Return whether all bytes of the blob have been fed."""
         return self._unpacker.is_whole
 
     def finish(self) -> ExtractionResult:
-        """Say that the blob is complete: check it, finish both files and close them.
+        """Verify the complete blob, finish both files and close them.
 
-        :raises ContentMismatch: when the bytes are not those of the descriptor.
-        :raises BadImage: when they are, and the layer cannot be served.
+        :raises ContentMismatch: when the bytes differ from the descriptor.
+        :raises BadImage: when the bytes are right, but the layer cannot be served.
         """
         self._unpacker.verify()
         try:
@@ -174,14 +175,14 @@ class Extractor:
         return ExtractionResult(self._written, built.size, built.sha256, built.entries)
 
     def abort(self) -> None:
-        """Close the files, and leave them to whoever owns the directory. Idempotent."""
+        """Close the files; the owner of the directory removes them. Idempotent."""
         content, self._content = self._content, -1
         if content >= 0:
             os.close(content)
         self._index.close()
 
     def _hand_over(self) -> bool:
-        """Unpack what was fed; whether all of it could be handed over."""
+        """Decompress into the pipe; return whether it took everything."""
         return all(self._belt.put(piece) for piece in self._unpacker.pieces())
 
     def _advance(self) -> int:
@@ -192,7 +193,7 @@ class Extractor:
             if lacking > 0:
                 return lacking
             self._reserve(self._written + len(self._piece))
-            if self._members:  # It is full: a few entries at a time would cost more to write.
+            if self._members:  # The index is full. Flushing fewer entries would cost more.
                 self._index.flush()
                 continue
             self._write()
@@ -201,17 +202,17 @@ class Extractor:
                 return 0
             start = self._reader.size
             self._members.extend(self._reader.feed(piece))
-            # What follows the end of the archive is checked, and not kept.
+            # Bytes after the end of the archive are verified, but not stored.
             self._piece = memoryview(piece)[: self._reader.size - start]
 
     def _reserve(self, end: int) -> None:
-        """Have the disk set room aside for the content up to `end`, or fail now."""
+        """Allocate the content on the disk up to `end`, so that a full disk fails here."""
         most = self._allowance - self._index.bound
         if self._reserved > most:
             os.truncate(self._content, most)
             self._reserved = most
         elif self._reserved < end:
-            # Some of the rest is left to the index, which grows meanwhile.
+            # Some of the rest is for the index, which grows meanwhile.
             extent = end - self._reserved + min(_EXTENT, (most - end) // 2)
             os.posix_fallocate(self._content, self._reserved, extent)
             self._reserved += extent

@@ -8,13 +8,14 @@ Version 1 of the format.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from blobserve.concurrency.steps import Steps
 from blobserve.config import Limits
 from blobserve.errors import BadLayer
 from blobserve.names.digest import Digest
@@ -92,7 +93,7 @@ def tree_digest(layers: tuple[Digest, ...]) -> Digest:
 
 def merge(
     path: Path, indexes: Sequence[Path], limits: Limits, allowance: Callable[[], int]
-) -> Generator[int, None, IndexSummary]:
+) -> Steps[IndexSummary]:
     """Make the merged index of the layers with these indexes, the lowest first, at a new path.
 
     See `blobserve.concurrency.steps`; `allowance` returns the bytes that the file may take. If the

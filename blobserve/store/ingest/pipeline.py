@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
+from blobserve.concurrency.steps import Steps, drive
 from blobserve.concurrency.threads import Threads
 from blobserve.config import MIB
 from blobserve.store.disk.disk_errors import is_full
@@ -85,13 +86,13 @@ class ExtractionPipeline:
             try:
                 return await self._threads.run(job)
             except OSError as error:
-                if (
-                    again is None
-                    or not is_full(error)
-                    or not await self._allocator.relieve(self._extent)
-                ):
+                if again is None or not await self._is_relieved(error):
                     raise
                 job = again
+
+    async def _is_relieved(self, error: OSError) -> bool:
+        """Evict blobs if the disk is full; return whether the caller should try again."""
+        return is_full(error) and await self._allocator.relieve(self._extent)
 
     @property
     def _is_over(self) -> bool:
@@ -100,7 +101,7 @@ class ExtractionPipeline:
     async def _wait_for_more(self, extractor: Extractor) -> None:
         """Wait for bytes, unless a caller asks for a file that may have been received already."""
         if self._streaming.has_new_names:
-            await self._complete(extractor, extractor.go_on)
+            await self._complete(extractor, extractor.resume)
         else:
             await self._interruptible(self._queue.wait())
 
@@ -123,22 +124,27 @@ class ExtractionPipeline:
                 return
             yield chunk
 
-    async def _complete(self, extractor: Extractor, job: Callable[[], int]) -> None:
-        """Run `job` to its end, with more reservations if it needs them, and update early files."""
-        look = partial(extractor.look, self._streaming.names())
-        go_on = partial(_step_and_look, extractor.go_on, look)
-        missing, seen = await self._job(partial(_step_and_look, job, look), go_on)
-        while missing:
-            extractor.grant(await self._reserve(missing, extractor.due))
-            missing, seen = await self._job(go_on, go_on)
+    async def _complete(
+        self, extractor: Extractor, begin: Callable[[frozenset[bytes]], Steps[Seen | None]]
+    ) -> None:
+        """Run all steps, resume them after a full disk, and update early files."""
+        names = self._streaming.names()
+        steps = begin(names)
+        while True:
+            try:
+                seen = await drive(steps, self._job, partial(self._reserve, extractor))
+                break
+            except OSError as error:
+                if not await self._is_relieved(error):
+                    raise
+                steps = extractor.resume(names)
         self._streaming.update(seen, is_last=extractor.is_whole or self._is_over)
 
-    async def _reserve(self, missing: int, expected: int) -> int:
+    async def _reserve(self, extractor: Extractor, missing: int) -> None:
         """Reserve at least `missing` bytes; extents grow, so that large layers reserve seldom."""
         preferred, self._extent = self._extent, min(2 * self._extent, LARGEST_EXTENT)
-        return await self._interruptible(
-            self._allocator.reserve(self._owner, missing, preferred, expected)
-        )
+        reservation = self._allocator.reserve(self._owner, missing, preferred, extractor.due)
+        extractor.grant(await self._interruptible(reservation))
 
     async def _job(self, job: Callable[[], T], again: Callable[[], T] | None = None) -> T:
         """Run `job` to its end; then raise if this was stopped meanwhile."""
@@ -158,11 +164,3 @@ class ExtractionPipeline:
             raise self.stopped or CancelledError from None
         finally:
             self._wait = None
-
-
-def _step_and_look(
-    step: Callable[[], int], look: Callable[[], Seen | None]
-) -> tuple[int, Seen | None]:
-    """Run a step; return the bytes it lacks to go on, or 0 and the changes of watched names."""
-    missing = step()
-    return missing, {} if missing else look()

@@ -25,7 +25,7 @@ class LazyIndex:
 
     @classmethod
     def open(cls, directory: Path, digest: Digest, limits: Callable[[], Limits]) -> LazyIndex:
-        """Open the index that `IndexBuilder` made in `directory`. Blocks; may run in any thread.
+        """Open the index that `build_index` made in `directory`. Blocks; may run in any thread.
 
         :raises IndexDamaged: when there is no index for these records.
         :raises OSError: when a file cannot be opened.

@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from blobserve.concurrency.steps import drive
 from blobserve.config import Limits
 from blobserve.errors import BadToc, BlobDamaged, BlobserveError, StoreClosed
 from blobserve.metrics import Metrics
@@ -26,8 +27,7 @@ from blobserve.store.lazy.chunk_cache import ChunkCache, Chunks
 from blobserve.store.lazy.first_names import FirstNames
 from blobserve.store.lazy.lazy_index import LazyIndex
 from blobserve.store.lazy.lazy_layer import LazyLayer
-from blobserve.store.lazy.toc.index_builder import EntrySource as TableSource
-from blobserve.store.lazy.toc.index_builder import IndexBuilder
+from blobserve.store.lazy.toc.index_builder import EntrySource, build_index
 from blobserve.store.lazy.toc.location import TocDescriptor, TocLocation
 from blobserve.store.lazy.toc.search import TocSearch
 from blobserve.store.lazy.toc.stream import WholeToc
@@ -167,7 +167,7 @@ class LazyIndexes:
         return await self._indexed(partial(WholeToc, place, packed, self._limits()), layer, read)
 
     async def _indexed(
-        self, source: Callable[[], TableSource], layer: Descriptor, read: _Read
+        self, source: Callable[[], EntrySource], layer: Descriptor, read: _Read
     ) -> LazyLayer:
         """Build the index of a layer from `source`; return the layer, acquired once."""
         scratch = await self._space.scratch()
@@ -189,20 +189,20 @@ class LazyIndexes:
         return (await read(place.start, missing) if missing else b"") + known
 
     async def _built(
-        self, scratch: Scratch, layer: Descriptor, source: Callable[[], TableSource]
+        self, scratch: Scratch, layer: Descriptor, source: Callable[[], EntrySource]
     ) -> LazyIndex:
         run, limits = scratch.threads.run, self._limits
-        builder = await run(lambda: IndexBuilder(scratch.directory, source(), limits()))
+        steps = build_index(scratch.directory, source, limits(), lambda: scratch.size)
+
+        async def step(f: Callable[[], T]) -> T:
+            outcome = await run(f)
+            self._check_open()
+            return outcome
+
         try:
-            while (lacking := await run(builder.go_on)) is not None:
-                self._check_open()
-                if lacking:
-                    extent = max(lacking, _EXTENT)
-                    await scratch.reserve(extent)
-                    builder.grant(extent)
-            await run(builder.finish)
+            await drive(steps, step, lambda lacking: scratch.reserve(max(lacking, _EXTENT)))
         finally:
-            builder.close()
+            await run(steps.close)
         try:
             return await run(LazyIndex.open, scratch.directory, layer.digest, limits)
         except BlobDamaged as error:

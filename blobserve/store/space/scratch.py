@@ -37,6 +37,11 @@ class Scratch:
         if self._size is not None:
             self._size += size
 
+    @property
+    def size(self) -> int:
+        """The number of reserved bytes."""
+        return self._size or 0
+
     async def discard(self) -> None:
         """Remove it, and return its reservation. Idempotent."""
         size, self._size = self._size, None

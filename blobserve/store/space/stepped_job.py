@@ -5,19 +5,21 @@ It is a `ReservationOwner` that may be told to give up at any time, and then end
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred
 
 from blobserve.concurrency.singleflight import Call
+from blobserve.concurrency.steps import Result, Steps, drive
 from blobserve.concurrency.threads import Threads
 from blobserve.errors import BlobserveError
 from blobserve.names.digest import Digest
 from blobserve.store.space.allocator import Allocator
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class SteppedJob:
@@ -43,27 +45,26 @@ class SteppedJob:
             self._reservation.cancel()
         await self.ended.wait()
 
-    async def run(self, steps: Generator[int, None, T], extent: int = 0) -> T:
+    async def run(self, steps: Steps[T], extent: int = 0) -> T:
         """Run all steps, and return their result.
 
-        Each step yields the bytes that it lacks to go on, or 0. These are reserved, and preferably
-        `extent` bytes. At the end the generator is closed, in a thread as well.
+        Bytes that a step lacks are reserved, and preferably `extent` bytes. At the end the
+        generator is closed, in a thread as well.
 
         :raises BlobserveError: when the reservation fails, or the error passed to `give_up`.
         """
         try:
-            while True:
-                step = await self._threads.run(_next, steps)
-                if isinstance(step, _End):
-                    return step.outcome
-                if self._stopped is not None:
-                    raise self._stopped
-                if step:
-                    await self._reserve(step, extent)
+            return await drive(steps, self._step, partial(self._reserve, extent))
         finally:
             await self._threads.run(steps.close)
 
-    async def _reserve(self, minimum: int, preferred: int) -> None:
+    async def _step(self, step: Callable[[], R]) -> R:
+        outcome = await self._threads.run(step)
+        if self._stopped is not None and not isinstance(outcome, Result):
+            raise self._stopped
+        return outcome
+
+    async def _reserve(self, preferred: int, minimum: int) -> None:
         self._reservation = self._allocator.reserve(self, minimum, preferred)
         try:
             await self._reservation
@@ -71,15 +72,3 @@ class SteppedJob:
             raise self._stopped or CancelledError from None
         finally:
             self._reservation = None
-
-
-@attrs.frozen
-class _End(Generic[T]):
-    outcome: T
-
-
-def _next(steps: Generator[int, None, T]) -> int | _End[T]:
-    try:
-        return next(steps)
-    except StopIteration as end:
-        return _End(end.value)

@@ -89,12 +89,11 @@ def test_a_bomb_stops_at_every_grant(tmp_path: Path, compression: Compression) -
     """D13, Z01, Z02: a layer of ratio 1,000:1 never takes more disk space than it was granted."""
     blob = layer([File(b"bomb", bytes(100 << 20))], compression)
     extractor = Extractor(tmp_path, descriptor(blob, compression), LIMITS)
-    lacking, granted = extractor.feed(blob), 0
-    while lacking:
+    granted = 0
+    for lacking in extractor.feed(blob):
         assert on_disk(tmp_path) <= granted + 4096
         granted += lacking + (4 << 20)
         extractor.grant(lacking + (4 << 20))
-        lacking = extractor.go_on()
     extracted = extractor.finish()
     assert on_disk(tmp_path) <= extracted.content_size + extracted.index_size + 8192 <= granted
 
@@ -118,12 +117,11 @@ def test_an_index_takes_no_more_than_its_bound(
     blob = layer(entries, "none")
     with TemporaryDirectory() as name:
         extractor = Extractor(Path(name), descriptor(blob, "none"), Limits(depth=4096))
-        lacking, granted = extractor.feed(blob), 0
-        while lacking:
+        granted = 0
+        for lacking in extractor.feed(blob):
+            assert on_disk(Path(name)) <= granted + 4096
             granted += lacking + spare
             extractor.grant(lacking + spare)
-            lacking = extractor.go_on()
-            assert on_disk(Path(name)) <= granted + 4096
         extractor.finish()
         assert on_disk(Path(name)) <= granted + 4096
 
@@ -134,12 +132,11 @@ def test_room_set_aside_for_content_goes_to_the_index(tmp_path: Path) -> None:
     extractor = Extractor(tmp_path, descriptor(blob, "none"), LIMITS)
     granted = 0
     for at in range(0, len(blob), 50_000):
-        lacking = extractor.feed(blob[at : at + 50_000])
-        while lacking:
+        for lacking in extractor.feed(blob[at : at + 50_000]):
+            assert on_disk(tmp_path) <= granted + 4096
             granted += lacking + (4 << 20)
             extractor.grant(lacking + (4 << 20))
-            lacking = extractor.go_on()
-            assert on_disk(tmp_path) <= granted + 4096
+        assert on_disk(tmp_path) <= granted + 4096
     extracted = extractor.finish()
     assert on_disk(tmp_path) <= extracted.content_size + extracted.index_size + 8192
 
@@ -246,12 +243,13 @@ def test_a_full_disk_is_the_owners_matter(tmp_path: Path) -> None:
     blob = layer([File(b"big", bytes(64 << 20))])
     extractor = Extractor(tmp_path, descriptor(blob), LIMITS)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    extractor.feed(blob)
+    steps = extractor.feed(blob)
+    assert next(steps) > 0
     extractor.grant(128 << 20)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
         with pytest.raises(OSError, match="File too large"):
-            extractor.go_on()
+            next(steps)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     extractor.abort()

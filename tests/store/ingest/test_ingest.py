@@ -355,10 +355,7 @@ class FullDisk(InlineThreads):
         """See `Threads.run`."""
 
         def job() -> Any:
-            if (
-                getattr(f, "__name__", "") in ("go_on", "begin")
-                and on_disk(self.location) > self.size
-            ):
+            if getattr(f, "__name__", "") == "begin" and on_disk(self.location) > self.size:
                 raise OSError(errno.ENOSPC, "full")
             return f(*args, **kwargs)
 

@@ -24,7 +24,7 @@ from blobserve.store.index.layer_index import IndexWriter
 from blobserve.store.index.node_table import opened
 from blobserve.store.lazy.lazy_index import LazyIndex
 from blobserve.store.lazy.toc.chunk import LARGEST, Chunk, extract
-from blobserve.store.lazy.toc.index_builder import EntrySource, IndexBuilder
+from blobserve.store.lazy.toc.index_builder import EntrySource, build_index
 from blobserve.store.lazy.toc.json_stream import TocParser
 from blobserve.store.lazy.toc.location import TocDescriptor, TocLocation
 from blobserve.store.lazy.toc.search import TocSearch
@@ -62,14 +62,10 @@ def glanced(directory: Path, layer: Layer, *names: bytes, limits: Limits = USUAL
 
 def made(directory: Path, layer: Layer, source: EntrySource, limits: Limits = USUAL) -> LazyIndex:
     """Build the index of a layer from a source of entries."""
-    builder, granted = IndexBuilder(directory, source, limits), 0
-    try:
-        while (lacking := builder.go_on()) is not None:
-            builder.grant(lacking)
-            granted += lacking
-        builder.finish()
-    finally:
-        builder.close()
+    granted = 0
+    steps = build_index(directory, lambda: source, limits, lambda: granted)
+    for lacking in steps:
+        granted += lacking
     written = sum(path.stat().st_size for path in directory.iterdir())
     assert written <= granted, "no more is written than was granted"
     return LazyIndex.open(directory, layer.descriptor.digest, lambda: limits)
