@@ -100,13 +100,13 @@ def _state(location: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (_content, f"layer {ONE.digest}: its content is not what its index says"),
-        (_short_content, f"layer {ONE.digest}: its content is not of the recorded size"),
-        (_index, f"layer {ONE.digest}: its index is not the recorded one (it can be made again)"),
-        (_no_index, f"layer {ONE.digest}: its index is not the recorded one"),
-        (_manifest, f"manifest {MANIFEST.digest}: its bytes are not those of its name"),
+        (_content, f"layer {ONE.digest}: its content does not match its index"),
+        (_short_content, f"layer {ONE.digest}: its content has another size than recorded"),
+        (_index, f"layer {ONE.digest}: its index differs from its record (it can be rebuilt)"),
+        (_no_index, f"layer {ONE.digest}: its index differs from its record"),
+        (_manifest, f"manifest {MANIFEST.digest}: its content does not match its digest"),
         (_coding, f"layer {CODED.digest}: a"),
-        (_state, "the state file: it is no database any more"),
+        (_state, "the metadata database: it is not a database"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -142,10 +142,10 @@ def _torn_coding(location: Path) -> None:
 @pytest.mark.parametrize(
     ("leave", "says"),
     [
-        (_pulling, "ingest holds 1 of a pull that was cut short"),
-        (_unrecorded, f"layer {ONE.digest}: not recorded, so it is read at the next start"),
-        (_recorded_alone, f"layer {ONE.digest}: recorded, and not here"),
-        (_torn_coding, f"layer {CODED.digest}: its codings end in a part of one"),
+        (_pulling, "unfinished pulls in ingest: 1"),
+        (_unrecorded, f"layer {ONE.digest}: not recorded; the next start verifies it"),
+        (_recorded_alone, f"layer {ONE.digest}: recorded, but missing"),
+        (_torn_coding, f"layer {CODED.digest}: its codings end with an incomplete record"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -222,7 +222,7 @@ def test_on_the_command_line(tmp_path: Path, serve: Callable[..., Server]) -> No
     (server.space / "state").write_bytes(b"no database" * 1000)
     done = twist(*command)
     assert done.returncode == 1
-    assert "damaged: the state file: it is no database any more" in done.stdout
+    assert "damaged: the metadata database: it is not a database" in done.stdout
     shutil.rmtree(server.space)
     done = twist(*command)
     assert (done.returncode, os.path.exists(server.space)) == (1, False)

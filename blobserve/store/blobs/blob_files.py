@@ -58,7 +58,7 @@ class BlobFiles:
         except (BadImage, OSError) as error:
             if isinstance(error, OSError) and not is_lost(error):
                 raise
-            raise BlobDamaged(str(kept.digest), "its index cannot be made again") from error
+            raise BlobDamaged(str(kept.digest), "its index cannot be rebuilt") from error
         self._state.change(recorded(kept.record))
         return self.open(kept), footprint(directory)
 
@@ -101,7 +101,7 @@ def check(directory: Path, record: Record) -> None:
     :raises IndexDamaged: when only the index does.
     """
     if not has_size(directory / "content", record.content_size):
-        raise BlobDamaged(str(record.digest), "its content is not of the recorded size")
+        raise BlobDamaged(str(record.digest), "its content has another size than recorded")
     check_index(directory / "index", record)
 
 
@@ -118,7 +118,7 @@ def check_index(path: Path, record: Record) -> None:
         if not is_lost(error):
             raise
     if found != record.index_sha256:
-        raise IndexDamaged(str(record.digest), "its index is not the recorded one")
+        raise IndexDamaged(str(record.digest), "its index differs from its record")
 
 
 def has_size(path: Path, size: int) -> bool:

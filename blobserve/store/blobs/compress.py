@@ -37,7 +37,7 @@ _ZSTD_OPTIONS: Mapping[int, int] = {
 }
 _GZIP_LEVEL = 9
 _GZIP_ONLY = 31  # zlib's `wbits` for gzip; the header then has no time and no name.
-_WORTH = 20  # A coding must save at least one part in 20.
+_LEAST_SAVING = 20  # A coding must save at least one part in 20.
 
 
 class _Compressor(Protocol):
@@ -59,18 +59,18 @@ def append(
     """
     entry = file.entry
     start = codings.end + HEADER_SIZE
-    most, size, hash_ = entry.size - entry.size // _WORTH, 0, sha256()
+    most, size, hash_ = entry.size - entry.size // _LEAST_SAVING, 0, sha256()
     try:
         for piece in _pieces(file, coding):
             if size + len(piece) > most:
                 size, hash_ = 0, sha256()
                 break
-            yield from _room(start + size + len(piece), allowance)
+            yield from _lacking(start + size + len(piece), allowance)
             codings.write(piece, start + size)
             size += len(piece)
             hash_.update(piece)
             yield 0
-        yield from _room(start, allowance)
+        yield from _lacking(start, allowance)
         return codings.finish(entry.sha256, coding, size, hash_.digest())
     except BaseException:
         codings.abandon()
@@ -96,7 +96,7 @@ def copy(
     size, hash_ = 0, sha256()
     try:
         for piece in _read(source, coded):
-            yield from _room(start + size + len(piece), allowance)
+            yield from _lacking(start + size + len(piece), allowance)
             target.write(piece, start + size)
             size += len(piece)
             hash_.update(piece)
@@ -134,7 +134,7 @@ def _read(codings: CodingsFile, coded: CodingExtent) -> Iterator[bytes]:
         at += len(piece)
 
 
-def _room(end: int, allowance: Callable[[], int]) -> Iterator[int]:
+def _lacking(end: int, allowance: Callable[[], int]) -> Iterator[int]:
     while (lacking := blocks(end) - allowance()) > 0:
         yield lacking
 
@@ -148,7 +148,7 @@ def _pieces(file: StoredFile, coding: bytes) -> Iterator[bytes]:
         hash_.update(piece)
         yield compressor.compress(piece)
     if hash_.digest() != file.entry.sha256:
-        raise file.damage("a file is not what its index says")
+        raise file.damage("a file does not match its index")
     yield compressor.flush()
 
 

@@ -219,7 +219,7 @@ class StoredFile:
                 at += len(piece)
             yield
         if hash_.digest() != entry.sha256:
-            raise self.damage("a file is not what its digest says")
+            raise self.damage("a file does not match its digest")
         if entry.coding:
             self._codings.checked.add(entry.offset)
         else:

@@ -84,22 +84,22 @@ class _Audit:
         records, trees, media_types = self._remembered()
         for digest in sorted(location.blobs()):
             self._layer(digest, records.pop(digest, None))
-        found.notes += [f"layer {each}: recorded, and not here" for each in records]
+        found.notes += [f"layer {each}: recorded, but missing" for each in records]
         for digest in sorted(location.trees()):
             self._tree(digest, trees.pop(digest, None))
-        found.notes += [f"tree {each}: recorded, and not here" for each in trees]
+        found.notes += [f"tree {each}: recorded, but missing" for each in trees]
         for digest in sorted(location.manifests()):
             self._manifest(digest)
             media_types.discard(digest)
-        found.notes += [f"manifest {each}: recorded, and not here" for each in sorted(media_types)]
+        found.notes += [f"manifest {each}: recorded, but missing" for each in sorted(media_types)]
         left = _entries(location.root / "ingest")
         if left:
-            found.notes.append(f"ingest holds {len(left)} of a pull that was cut short")
+            found.notes.append(f"unfinished pulls in ingest: {len(left)}")
         found.foreign = list(_foreign(location.root))
         found.counted += FURNITURE + SLACK
         found.taken = _taken(location.root, frozenset(found.foreign))
         if found.taken > found.counted and not left:
-            found.notes.append("it takes more on the disk than is counted")
+            found.notes.append("it takes more space on the disk than is counted")
 
     def _remembered(self) -> tuple[dict[Digest, Record], dict[Digest, Record], set[Digest]]:
         """Read the metadata database from a copy, since opening it may change it."""
@@ -115,7 +115,7 @@ class _Audit:
             state.open()
             try:
                 if aside.exists():
-                    self.findings.damaged.append("the state file: it is no database any more")
+                    self.findings.damaged.append("the metadata database: it is not a database")
                 records = {each.digest: each for each in state.blobs()}
                 trees = {each.digest: each for each in state.trees()}
                 return records, trees, {digest for digest, _ in state.manifests()}
@@ -127,14 +127,14 @@ class _Audit:
         found.layers += 1
         found.counted += footprint(directory)
         if record is None:
-            found.notes.append(f"layer {digest}: not recorded, so it is read at the next start")
+            found.notes.append(f"layer {digest}: not recorded; the next start verifies it")
         try:
             if record is not None:
                 check(directory, record)
             found.entries += check_content(directory, digest, self._limits)
             ImageFilesystem.open(directory, digest, lambda: self._limits).close()
         except IndexDamaged as damage:
-            found.damaged.append(f"layer {digest}: {damage.problem} (it can be made again)")
+            found.damaged.append(f"layer {digest}: {damage.problem} (it can be rebuilt)")
         except BlobDamaged as damage:
             found.damaged.append(f"layer {digest}: {damage.problem}")
         except (BadLayer, OSError, sqlite3.Error) as error:
@@ -148,12 +148,14 @@ class _Audit:
         codings = CodingsFile.open(directory)
         try:
             if not codings.is_whole:
-                self.findings.notes.append(f"layer {digest}: its codings end in a part of one")
+                self.findings.notes.append(
+                    f"layer {digest}: its codings end with an incomplete record"
+                )
             while key := codings.next_unchecked():
                 coded = codings.unchecked(*key)
                 if coded is None or not _outcome(check_coding(codings, coded)):
                     name = key[1].decode()
-                    problem = f"layer {digest}: a {name} coding of a file (it can be made again)"
+                    problem = f"layer {digest}: a {name} coding of a file (it can be rebuilt)"
                     self.findings.damaged.append(problem)
                 codings.put(*key, None)
         finally:
@@ -164,16 +166,16 @@ class _Audit:
         found.trees += 1
         found.counted += footprint(path)
         if record is None:
-            found.notes.append(f"tree {digest}: not recorded, so it is removed at the next start")
+            found.notes.append(f"tree {digest}: not recorded; the next start removes it")
             return
         try:
             found.size += path.lstat().st_size
             check_index(path, record)
             IndexReader.open(path, digest, lambda: self._limits).close()
         except BlobDamaged as damage:
-            found.damaged.append(f"tree {digest}: {damage.problem} (it can be made again)")
+            found.damaged.append(f"tree {digest}: {damage.problem} (it can be rebuilt)")
         except OSError as error:
-            found.damaged.append(f"tree {digest}: {error.strerror} (it can be made again)")
+            found.damaged.append(f"tree {digest}: {error.strerror} (it can be rebuilt)")
 
     def _manifest(self, digest: Digest) -> None:
         found, path = self.findings, self._location.manifest(digest)
@@ -183,7 +185,7 @@ class _Audit:
             found.counted += blocks(size)
             found.size += size
             is_right = Digest.of(read(path, size), digest.algorithm) == digest
-            problem = None if is_right else "its bytes are not those of its name"
+            problem = None if is_right else "its content does not match its digest"
         except OSError as error:
             problem = str(error.strerror)
         if problem:

@@ -122,6 +122,4 @@ class MergedIndexFiles:
         try:
             self._state.change(recorded(record, "trees"))
         except sqlite3.Error as error:
-            _log.warn(
-                "{digest} will be made again: {error}", digest=str(record.digest), error=error
-            )
+            _log.warn("{digest} will be rebuilt: {error}", digest=str(record.digest), error=error)

@@ -105,7 +105,7 @@ def check_content(directory: Path, digest: Digest, limits: Limits) -> int:
         while piece := content.read(_PIECE):
             for member in reader.feed(piece):
                 if member != indexed.fetchone():
-                    raise BlobDamaged(str(digest), "its content is not what its index says")
+                    raise BlobDamaged(str(digest), "its content does not match its index")
                 entries += 1
         reader.finish()
         if indexed.fetchone() is not None:

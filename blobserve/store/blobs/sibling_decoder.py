@@ -202,7 +202,7 @@ def compare(coded: StoredFile, coding: bytes, plain: Entry) -> Steps[str]:
             yield 0
         yield 0
     if own.digest() != coded.entry.sha256:
-        raise coded.damage("a file is not what its index says")
+        raise coded.damage("a file does not match its index")
     return decoded.finish()
 
 

@@ -49,10 +49,10 @@ class Extractor:
 
     def __init__(self, directory: Path, descriptor: Descriptor, limits: Limits) -> None:
         self._descriptor = descriptor
-        self._unpacker = LayerVerifier(descriptor, stage_for(descriptor, limits))
+        self._verifier = LayerVerifier(descriptor, stage_for(descriptor, limits))
         self._reader = TarReader(limits)
         self._problem: BadLayer | None = None
-        self._belt = ThreadPipe()
+        self._pipe = ThreadPipe()
         self._pieces: Iterator[bytes] = iter(())
         self._members: deque[Member] = deque()
         self._piece = memoryview(b"")
@@ -69,15 +69,15 @@ class Extractor:
     @property
     def is_dry(self) -> bool:
         """Return whether everything that was fed has been decompressed and taken."""
-        return self._unpacker.is_dry and self._belt.is_empty
+        return self._verifier.is_dry and self._pipe.is_empty
 
     def feed(self, chunk: bytes, names: frozenset[bytes] = frozenset()) -> Steps[Seen | None]:
         """Take the next bytes of the blob, decompress and extract them. See `resume`.
 
         :raises ContentMismatch: when the blob is longer than its descriptor says.
         """
-        self._unpacker.feed(chunk)
-        self._pieces = self._unpacker.pieces()
+        self._verifier.feed(chunk)
+        self._pieces = self._verifier.pieces()
         return (yield from self.resume(names))
 
     def unpack(self, chunks: Iterator[bytes]) -> None:
@@ -87,13 +87,13 @@ class Extractor:
 
         :raises ContentMismatch: when the blob is longer than its descriptor says.
         """
-        with self._belt.giving():
-            while self._hand_over() and (chunk := next(chunks, None)) is not None:
-                self._unpacker.feed(chunk)
+        with self._pipe.giving():
+            while self._fill_pipe() and (chunk := next(chunks, None)) is not None:
+                self._verifier.feed(chunk)
 
     def take(self, names: frozenset[bytes] = frozenset()) -> Steps[Seen | None]:
         """Extract the bytes that `unpack` decompresses, meanwhile or before. See `resume`."""
-        self._pieces = self._belt.pieces()
+        self._pieces = self._pipe.pieces()
         return (yield from self.resume(names))
 
     def resume(self, names: frozenset[bytes] = frozenset()) -> Steps[Seen | None]:
@@ -121,15 +121,15 @@ class Extractor:
     def _extract(self) -> int:
         """Extract bytes; return how many must be granted first, 0 when all are extracted."""
         if self._problem is not None:
-            self._belt.clear()
+            self._pipe.clear()
             return 0
         try:
-            with disk_errors(), self._belt.taking():
+            with disk_errors(), self._pipe.taking():
                 return self._advance()
         except BadLayer as problem:
             # Writing stops. Hashing continues, to see whether the transfer was damaged.
             self._problem = problem
-            self._unpacker.give_up()
+            self._verifier.give_up()
             return 0
 
     def look(self, names: frozenset[bytes]) -> Seen | None:
@@ -137,12 +137,12 @@ class Extractor:
 
         :raises OSError: when the disk fails.
         """
-        if self._problem is not None or self._unpacker.is_bad:
+        if self._problem is not None or self._verifier.is_bad:
             return None
         with disk_errors():
             if names:
                 self._index.flush()
-            return self._index.sightings.look(names)
+            return self._index.watch.look(names)
 
     @property
     def content(self) -> int:
@@ -152,7 +152,7 @@ class Extractor:
     @property
     def is_whole(self) -> bool:
         """Return whether all bytes of the blob have been fed."""
-        return self._unpacker.is_whole
+        return self._verifier.is_whole
 
     def finish(self) -> ExtractionResult:
         """Verify the complete blob, finish both files and close them.
@@ -160,11 +160,11 @@ class Extractor:
         :raises ContentMismatch: when the bytes differ from the descriptor.
         :raises BadImage: when the bytes are right, but the layer cannot be served.
         """
-        self._unpacker.verify()
+        self._verifier.verify()
         try:
             if self._problem is not None:
                 raise self._problem
-            self._unpacker.finish()
+            self._verifier.finish()
             self._reader.finish()
             with disk_errors():
                 built = self._index.finish(self._written)
@@ -181,9 +181,9 @@ class Extractor:
             os.close(content)
         self._index.close()
 
-    def _hand_over(self) -> bool:
+    def _fill_pipe(self) -> bool:
         """Decompress into the pipe; return whether it took everything."""
-        return all(self._belt.put(piece) for piece in self._unpacker.pieces())
+        return all(self._pipe.put(piece) for piece in self._verifier.pieces())
 
     def _advance(self) -> int:
         while True:

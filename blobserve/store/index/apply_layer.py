@@ -93,7 +93,7 @@ class LayerApplier:
         self._nodes = nodes
         self._limits = limits
         self._last: tuple[bytes, bytes | None] | None = None  # A directory as written, and its key.
-        self._hiding: tuple[bytes, bytes | None] | None = None  # The same for a whiteout.
+        self._last_hidden: tuple[bytes, bytes | None] | None = None  # The same for a whiteout.
         self._pending = False  # Whether there are hard links to later names.
         self._steps = self._keys = self._implied = 0
 
@@ -108,13 +108,13 @@ class LayerApplier:
         above, _, last = name.rstrip(b"/").rpartition(b"/")
         if not last.startswith(WHITEOUT):
             return
-        if self._hiding is None or self._hiding[0] != above:
-            self._hiding = above, self._found(clean(above))
-        directory, hidden = self._hiding[1], last.removeprefix(WHITEOUT)
+        if self._last_hidden is None or self._last_hidden[0] != above:
+            self._last_hidden = above, self._found(clean(above))
+        directory, hidden = self._last_hidden[1], last.removeprefix(WHITEOUT)
         if directory is None:
             return
         if last == _OPAQUE:
-            self._hiding = None
+            self._last_hidden = None
             self._nodes.set_aside(directory, number, is_opaque=True)
             self._nodes.clear(directory)
         else:  # A part such as ``..`` is not found, so nothing is hidden.
@@ -137,7 +137,7 @@ class LayerApplier:
 
     def finish(self) -> None:
         """Resolve hard links to later names; links without a target stay links."""
-        self._last = self._hiding = None
+        self._last = self._last_hidden = None
         if not self._pending:
             return
         self._pending = False
@@ -208,7 +208,7 @@ class LayerApplier:
         if node is None:
             return
         if node.type in (DIRECTORY, SYMLINK):
-            self._hiding = None
+            self._last_hidden = None
         self._nodes.set_aside(key, whiteout, is_opaque=False)
         if node.type == DIRECTORY:
             self._nodes.clear(key)
@@ -247,7 +247,7 @@ class LayerApplier:
         if len(key) > limits.name_size or key.count(b"/") >= limits.depth:
             raise BadLayer("its directories are nested too deep")
         if self._implied > limits.entries or self._keys > limits.names_size:
-            raise BadLayer("its directories take too much room")
+            raise BadLayer("its directories take too much space")
         before = self._nodes.get(key)
         if before is not None and before.type != node.type:
             self._last = None

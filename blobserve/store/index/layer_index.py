@@ -60,10 +60,10 @@ class IndexWriter:
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
         self._database = begin(path, _SCHEMA)
-        self.sightings = NameWatch(self._database)
+        self.watch = NameWatch(self._database)
         """The watch on names, which sees all flushed members."""
-        self._nodes = _WatchedNodes(self._database, self.sightings)
-        self._replay = LayerApplier(self._nodes, limits)
+        self._nodes = _WatchedNodes(self._database, self.watch)
+        self._applier = LayerApplier(self._nodes, limits)
         self._members: list[Member] = []
         self._entries = 0
         self._bound = self._flushed = EMPTY
@@ -86,7 +86,7 @@ class IndexWriter:
         self._bound += row_bound(len(member.name) + len(member.link) + 96)
         self._entries += 1
         self._members.append(member)
-        self._replay.apply(member)
+        self._applier.apply(member)
 
     def flush(self) -> None:
         """Write the members that were added.
@@ -106,7 +106,7 @@ class IndexWriter:
         """Complete the tree and the file, and close it. Raises the errors of `flush`."""
         self.flush()
         with _final_errors():
-            self._replay.finish()
+            self._applier.finish()
             self._nodes.flush()
             self._database.execute("INSERT INTO content VALUES (?)", (content_size,))
             return finish(self._path, self._database, self._entries)
@@ -147,18 +147,18 @@ class IndexWriter:
 class _WatchedNodes(FileNodes):
     """Nodes that report their changes to a `NameWatch`. See `FileNodes`."""
 
-    def __init__(self, database: sqlite3.Connection, sightings: NameWatch) -> None:
+    def __init__(self, database: sqlite3.Connection, watch: NameWatch) -> None:
         super().__init__(database)
-        self._sightings = sightings
+        self._watch = watch
 
     def clear(self, key: bytes) -> None:
         """See `NodeStore.clear`."""
-        self._sightings.pruned()
+        self._watch.pruned()
         super().clear(key)
 
     def flush(self) -> None:
         """Write the new nodes."""
-        self._sightings.wrote(self._fresh.keys())
+        self._watch.wrote(self._fresh.keys())
         super().flush()
 
 

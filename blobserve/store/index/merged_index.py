@@ -132,7 +132,7 @@ class _Merge:
         self._path = path
         self._database = begin(path, _SCHEMA)
         self._nodes = _MergedNodes(self._database, _PENDING)
-        self._replay = LayerApplier(self._nodes, limits)
+        self._applier = LayerApplier(self._nodes, limits)
         self._rows: list[tuple[object, ...]] = []
         self._entries = 0
         self._bound = EMPTY
@@ -154,14 +154,14 @@ class _Merge:
                 yield
             for page in _pages(index.execute(_WHITEOUTS)):
                 for seq, name in page:
-                    self._replay.apply_whiteout(name, lower + seq)
+                    self._applier.apply_whiteout(name, lower + seq)
                 yield
         for page in _pages(index.execute("SELECT * FROM entry ORDER BY seq")):
             for row in page:
                 member = Member(*row)
                 self._add(member._replace(seq=lower + member.seq), number)
             yield
-        self._replay.finish()
+        self._applier.finish()
         yield
         self._nodes.end_layer()
 
@@ -196,7 +196,7 @@ class _Merge:
                 member.mtime,
             )
         )
-        self._replay.apply(member)
+        self._applier.apply(member)
 
 
 class _MergedNodes(FileNodes):

@@ -38,14 +38,14 @@ class NameWatch:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
         self._names: Collection[bytes] = frozenset()
-        self._told: Seen = {}
+        self._reported: Seen = {}
         self._changed: set[bytes] = set()
         self._is_pruned = False
 
     def wrote(self, keys: KeysView[bytes]) -> None:
         """Note that nodes were written at these keys."""
-        if self._told:
-            self._changed |= self._told.keys() & keys
+        if self._reported:
+            self._changed |= self._reported.keys() & keys
 
     def pruned(self) -> None:
         """Note that nodes below some key were removed."""
@@ -57,21 +57,21 @@ class NameWatch:
 
         Names that were not watched before are returned if they are regular files.
         """
-        told = self._told
-        again = set(told) if self._is_pruned else self._changed
+        reported = self._reported
+        again = set(reported) if self._is_pruned else self._changed
         self._changed, self._is_pruned = set(), False
         if names is not self._names:
             self._names = names
-            for gone in told.keys() - names:
-                del told[gone]
-            new = names - told.keys()
-            told.update(dict.fromkeys(new))
+            for name in reported.keys() - names:
+                del reported[name]
+            new = names - reported.keys()
+            reported.update(dict.fromkeys(new))
             again = (again & names) | new
         seen: Seen = {}
         for name in again:
             place = self._find(name)
-            if place != told[name]:
-                seen[name] = told[name] = place
+            if place != reported[name]:
+                seen[name] = reported[name] = place
         return seen
 
     def _find(self, name: bytes) -> FileLocation | None:

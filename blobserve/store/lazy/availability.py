@@ -37,8 +37,8 @@ class Availability:
     def __init__(self) -> None:
         self.known: TagState | None = None
         """The state that the reference will have, once that is known."""
-        self.glance = FirstNames()
-        self._flight: Call[LazyImage | None] = Call()
+        self.first_names = FirstNames()
+        self._call: Call[LazyImage | None] = Call()
 
     async def wait(self, name: bytes | None) -> LazyImage | None:
         """Wait for the image; return None if it is not served lazily, or the pull ends first.
@@ -46,15 +46,15 @@ class Availability:
         `name` is the only file that the caller needs, if known: the image may contain no other.
         """
         if name is not None:
-            layer = await self.glance.ask(name)
+            layer = await self.first_names.ask(name)
             if layer is not None and self.known is not None:
                 return LazyImage(layer, self.known)
-        return await self._flight.wait()
+        return await self._call.wait()
 
-    def settle(self, offer: LazyImage | None) -> None:
+    def settle(self, image: LazyImage | None) -> None:
         """Announce the image, or None if there will be none. Later calls do nothing."""
-        self.glance.settle(None)
-        self._flight.succeed(offer)
+        self.first_names.settle(None)
+        self._call.succeed(image)
 
 
 class AvailabilityPublisher:
@@ -63,26 +63,26 @@ class AvailabilityPublisher:
     def __init__(
         self,
         known: TagState,
-        offers: Availability,
+        availability: Availability,
         opening: Deferred[LazyLayer | None],
         clock: IReactorTime,
     ) -> None:
-        self._known = offers.known = known
-        self._offers = offers
+        self._known = availability.known = known
+        self._availability = availability
         self._is_over = False
         self._clock = clock
         self._layer: LazyLayer | None = None
-        self._go: Call[None] = Call()
+        self._decided: Call[None] = Call()
         opening.addCallback(self._opened)
 
     async def head_start(self) -> None:
         """Wait until the image is available or unavailable, at most `HEAD_START` seconds."""
-        impatience = self._clock.callLater(HEAD_START, self._go.succeed, None)
+        timeout = self._clock.callLater(HEAD_START, self._decided.succeed, None)
         try:
-            await self._go.wait()
+            await self._decided.wait()
         finally:
-            if impatience.active():
-                impatience.cancel()
+            if timeout.active():
+                timeout.cancel()
 
     def replace(self, ready: Readable | None) -> None:
         """Hand over the lease of the READY image; it is released after the last lazy reader."""
@@ -105,5 +105,5 @@ class AvailabilityPublisher:
             layer.release()
             return
         self._layer = layer
-        self._offers.settle(None if layer is None else LazyImage(layer, self._known))
-        self._go.succeed(None)
+        self._availability.settle(None if layer is None else LazyImage(layer, self._known))
+        self._decided.succeed(None)

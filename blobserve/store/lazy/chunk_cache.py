@@ -42,30 +42,30 @@ class ChunkCache:
         self.held = 0
         """Bytes that readers hold; at most the same limit, except for a single chunk."""
         self._limits = limits
-        self._kept: OrderedDict[_Key, bytes] = OrderedDict()
+        self._cached: OrderedDict[_Key, bytes] = OrderedDict()
         self._holders: dict[_Key, int] = {}
         self._waiting: list[Deferred[None]] = []
 
     def get(self, key: _Key) -> bytes | None:
         """Return a cached chunk, and mark it as used."""
-        content = self._kept.get(key)
+        content = self._cached.get(key)
         if content is not None:
-            self._kept.move_to_end(key)
+            self._cached.move_to_end(key)
         return content
 
     def put(self, key: _Key, content: bytes) -> None:
         """Cache a chunk, and evict old ones beyond the limit."""
-        if key in self._kept:
+        if key in self._cached:
             return
-        self._kept[key] = content
+        self._cached[key] = content
         self.size += _cost(content)
         while self.size > self._limits().chunk_cache_size:
-            self.size -= _cost(self._kept.popitem(last=False)[1])
+            self.size -= _cost(self._cached.popitem(last=False)[1])
 
     def drop(self, owner: object) -> None:
         """Remove the chunks of one layer, and wake waiters."""
-        for key in [key for key in self._kept if key[0] is owner]:
-            self.size -= _cost(self._kept.pop(key))
+        for key in [key for key in self._cached if key[0] is owner]:
+            self.size -= _cost(self._cached.pop(key))
         self._wake()
 
     def hold(self, key: _Key, size: int) -> bool:
@@ -115,7 +115,7 @@ class Chunks:
         self._read = read
         self._threads = threads
         self._cache = cache
-        self._coming: dict[tuple[bytes, int], Call[bytes]] = {}
+        self._calls: dict[tuple[bytes, int], Call[bytes]] = {}
         self._running: set[Deferred[None]] = set()
         self._closed = False
 
@@ -126,7 +126,7 @@ class Chunks:
         group: list[Chunk] = []
         end = unpacked = 0
         for chunk in chunks:
-            if chunk.key in self._coming or self._cache.get((self, chunk.key)) is not None:
+            if chunk.key in self._calls or self._cache.get((self, chunk.key)) is not None:
                 continue
             if group:
                 is_near = group[0].at <= chunk.at <= end + _LARGEST_GAP
@@ -134,7 +134,7 @@ class Chunks:
                 if not (is_near and is_small):
                     self._begin(group)
                     group, end, unpacked = [], 0, 0
-            self._coming[chunk.key] = Call()
+            self._calls[chunk.key] = Call()
             group.append(chunk)
             end, unpacked = max(end, chunk.end), unpacked + chunk.skip + chunk.size
         if group:
@@ -152,11 +152,11 @@ class Chunks:
         content = self._cache.get((self, chunk.key))
         if content is not None:
             return content
-        flight = self._coming.get(chunk.key)
-        if flight is None:
-            flight = self._coming[chunk.key] = Call()
+        call = self._calls.get(chunk.key)
+        if call is None:
+            call = self._calls[chunk.key] = Call()
             self._begin([chunk])
-        return await flight.wait()
+        return await call.wait()
 
     async def hold(self, chunk: Chunk) -> bool:
         """Wait until this chunk can be held; the caller ends it with `let_go`.
@@ -182,8 +182,8 @@ class Chunks:
         """Fail all waiters with `StoreClosed`, and cancel all reads. Idempotent."""
         self._closed = True
         self.retire()
-        for flight in list(self._coming.values()):
-            flight.fail(StoreClosed())
+        for call in list(self._calls.values()):
+            call.fail(StoreClosed())
         for running in list(self._running):
             running.cancel()
 
@@ -200,14 +200,16 @@ class Chunks:
             error = StoreClosed()
         for chunk in group:
             # Chunks that were fetched have succeeded, and failing them does nothing.
-            self._coming.pop(chunk.key).fail(error)
+            self._calls.pop(chunk.key).fail(error)
 
     async def _fetch(self, group: list[Chunk]) -> None:
         try:
             contents = await self._extracted(group)
         except BadToc as wrong:
             # A second request may reach another node of a content delivery network.
-            _log.warn("{digest}: {wrong}; once more", digest=str(self._digest), wrong=wrong)
+            _log.warn(
+                "{digest}: {wrong}; reading it once more", digest=str(self._digest), wrong=wrong
+            )
             try:
                 contents = await self._extracted(group)
             except BadToc as error:
@@ -216,7 +218,7 @@ class Chunks:
         for chunk, content in zip(group, contents, strict=True):
             if not self.is_over:
                 self._cache.put((self, chunk.key), content)
-            self._coming[chunk.key].succeed(content)
+            self._calls[chunk.key].succeed(content)
 
     async def _extracted(self, group: list[Chunk]) -> list[bytes]:
         start = group[0].at

@@ -18,10 +18,10 @@ class FirstNames:
     """The names requested before the table of contents has been read, and the layer with them."""
 
     def __init__(self) -> None:
-        self.is_met = False
+        self.is_found = False
         """Whether a name was found, so that a request is served."""
         self._names: set[bytes] | None = set()
-        self._flight: Call[LazyLayer | None] = Call()
+        self._call: Call[LazyLayer | None] = Call()
 
     def ask(self, name: bytes) -> Deferred[LazyLayer | None]:
         """Wait for a layer that has `name`; None if it has not, or the call came too late.
@@ -34,13 +34,13 @@ class FirstNames:
         if name not in names and len(names) == _MOST:
             return succeed(None)
         names.add(name)
-        waiting = self._flight.wait()
+        waiting = self._call.wait()
         return waiting.addCallback(self._found, name)
 
     def _found(self, layer: LazyLayer | None, name: bytes) -> LazyLayer | None:
         if layer is None or not layer.has(name):
             return None
-        self.is_met = True
+        self.is_found = True
         return layer
 
     def take(self) -> frozenset[bytes]:
@@ -51,4 +51,4 @@ class FirstNames:
     def settle(self, layer: LazyLayer | None) -> None:
         """Give the layer, or None, to all waiters, which acquire it now. Later calls do nothing."""
         self._names = None
-        self._flight.succeed(layer)
+        self._call.succeed(layer)

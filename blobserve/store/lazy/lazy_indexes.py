@@ -61,14 +61,14 @@ class LazyIndexes:
         self._closed = False
 
     def open(
-        self, source: Source, repository: Repository, layer: Descriptor, glance: FirstNames
+        self, source: Source, repository: Repository, layer: Descriptor, first_names: FirstNames
     ) -> Deferred[LazyLayer | None]:
         """Open a layer for lazy serving, or return None; the caller releases the layer.
 
-        Waiters of `glance` get their layer before the whole index is built. The Deferred never
+        Waiters of `first_names` get their layer before the whole index is built. The Deferred never
         fails, must not be cancelled, and fires soon after `close`.
         """
-        return self._run(self._open(source, repository, layer, glance))
+        return self._run(self._open(source, repository, layer, first_names))
 
     async def close(self) -> None:
         """Fail all readers with `StoreClosed`, and cancel all reads of sources. Idempotent."""
@@ -95,7 +95,7 @@ class LazyIndexes:
         return running
 
     async def _open(
-        self, source: Source, repository: Repository, layer: Descriptor, glance: FirstNames
+        self, source: Source, repository: Repository, layer: Descriptor, first_names: FirstNames
     ) -> LazyLayer | None:
         """Open a layer, acquired once; log and count errors, and return None then."""
         if layer.size < self._limits().published_index_min_size:
@@ -105,18 +105,18 @@ class LazyIndexes:
             if promise is None:
                 return None
             read = partial(self._read, source, repository, layer)
-            opened = await self._turns.run(self._made, promise, layer, read, glance)
+            opened = await self._turns.run(self._made, promise, layer, read, first_names)
         except (BadToc, BlobserveError, OSError, sqlite3.Error, CancelledError) as error:
             if not self._closed:
                 is_bad = isinstance(error, BadToc)
                 self._metrics.published_indexes.labels("refused" if is_bad else "failed").inc()
                 _log.warn(
-                    "the published index of {digest} is not used: {error}",
+                    "the table of contents of {digest} is not used: {error}",
                     digest=str(layer.digest),
                     error=error,
                 )
             return None
-        if not glance.is_met:
+        if not first_names.is_found:
             self._metrics.published_indexes.labels("used").inc()
         return opened
 
@@ -145,7 +145,7 @@ class LazyIndexes:
             raise StoreClosed
 
     async def _made(
-        self, promise: TocDescriptor, layer: Descriptor, read: _Read, glance: FirstNames
+        self, promise: TocDescriptor, layer: Descriptor, read: _Read, first_names: FirstNames
     ) -> LazyLayer:
         self._check_open()
         place, tail, tail_start = promise.place, b"", layer.size
@@ -154,16 +154,16 @@ class LazyIndexes:
             tail = await read(tail_start, layer.size - tail_start)
             place = promise.found(tail, layer, self._limits())
         packed = await self._packed(place, tail, tail_start, read)
-        if names := glance.take():
+        if names := first_names.take():
             # An error shows again below, when the whole table is read.
             with suppress(BadToc, BlobserveError, OSError, sqlite3.Error):
                 source = partial(TocSearch, place, packed, names, self._limits())
                 first = await self._indexed(source, layer, read)
-                glance.settle(first)
+                first_names.settle(first)
                 first.release()
-            if glance.is_met:
+            if first_names.is_found:
                 self._metrics.published_indexes.labels("used").inc()
-        glance.settle(None)
+        first_names.settle(None)
         return await self._indexed(partial(WholeToc, place, packed, self._limits()), layer, read)
 
     async def _indexed(

@@ -95,7 +95,7 @@ class LazyLayer(RefCounted):
                 stored = filesystem.file(own).stored
         if stored is None:
             digest = str(self.filesystem.digest)
-            raise ContentMismatch(digest, "it has another file than its index says")
+            raise ContentMismatch(digest, "it has another file than its table of contents")
         try:
             return await self.scratch.threads.run(stored.read, offset, length)
         except BlobDamaged as damage:
@@ -112,7 +112,7 @@ class LazyLayer(RefCounted):
         self.index.close()
         self._unused(self)
         discarding = Deferred.fromCoroutine(self.scratch.discard())
-        discarding.addErrback(lambda why: _log.failure("removing an index", failure=why))
+        discarding.addErrback(lambda why: _log.failure("cannot remove a lazy index", failure=why))
 
 
 class LazyLease:
@@ -275,7 +275,9 @@ class LazyFile:
         if self._hashed == self._entry.size and self._hash.digest() != self._entry.sha256:
             self._chunks.is_wrong = True
             digest = str(self._layer.filesystem.digest)
-            raise ContentMismatch(digest, "a file has another digest than its index says")
+            raise ContentMismatch(
+                digest, "a file does not match the digest in its table of contents"
+            )
 
 
 def _has(chunk: Chunk, offset: int) -> bool:

@@ -262,5 +262,5 @@ class Pulls:
         )
         if is_here or len(image.served) > 1 or image.served[0].file is not None:
             return succeed(None)
-        glance = self._offers[known.reference].glance
-        return self._indexes.open(source, known.reference.repository, image.served[0], glance)
+        first_names = self._offers[known.reference].first_names
+        return self._indexes.open(source, known.reference.repository, image.served[0], first_names)

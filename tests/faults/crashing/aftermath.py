@@ -12,7 +12,7 @@ from blobserve.store.disk.metadata_db import SLACK
 from tests.faults.crashing.scenarios import HOT, IMAGES, SCENARIOS, Stand, opened
 from tests.support.spaces import names_in, on_disk
 
-_MENDABLE = "(it can be made again)"
+_MENDABLE = "(it can be rebuilt)"
 _KEEPS_HOT = ("pull", "manifest", "coding", "mend")
 
 

@@ -110,14 +110,14 @@ def test_a_link_farm_is_not_followed_out(served: Serve, tmp_path: Path) -> None:
     ("entries", "limits", "problem"),
     [
         pytest.param([F(b"d/" * 1024 + b"x")], LIMITS, "too deep", id="L33"),
-        pytest.param([F(b"a/b/c"), F(b"d/e/f")], Limits(entries=3), "too much room", id="implied"),
+        pytest.param([F(b"a/b/c"), F(b"d/e/f")], Limits(entries=3), "too much space", id="implied"),
         pytest.param(
             [S(b"s0", b"n" * 3000), F(b"s0/" + b"m" * 3000)], LIMITS, "too deep", id="through links"
         ),
         pytest.param(
             [S(b"s", b"n" * 3000), *(F(b"s/%d" % n) for n in range(200))],
             Limits(names_size=500_000),
-            "too much room",
+            "too much space",
             id="L55 through links",
         ),
         pytest.param(

@@ -182,7 +182,7 @@ def test_entries_of_all_layers_together(tmp_path: Path, at: int) -> None:
 def test_directories_of_all_layers_together(tmp_path: Path) -> None:
     """Implied directories count as entries too, over all layers."""
     blobs = extracted(tmp_path, [[File(b"a/b/c/d")], [File(b"e/f/g/h")]])
-    with pytest.raises(BadLayer, match="too much room"):
+    with pytest.raises(BadLayer, match="too much space"):
         make_tree(tmp_path / "tree", blobs, Limits(entries=5))
 
 

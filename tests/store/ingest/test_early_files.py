@@ -462,7 +462,7 @@ async def test_the_cost_of_waiting(tmp_path: Path) -> None:
         index.add(Member(n, b"d/%d" % n, b"0", 0o644, 0, b"", 0, 0, bytes(32)))
         if not n % 10:
             index.flush()
-            assert index.sightings.look(names) == {}
+            assert index.watch.look(names) == {}
     assert look_ups() == 1000
     index.close()
 

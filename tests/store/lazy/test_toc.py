@@ -302,14 +302,14 @@ LIES: dict[str, Callable[[list[dict[str, Any]]], None]] = {
     "a name twice": _twice,
     "a name that climbs": changing("last.txt", name="docs/../../last.txt"),
     "no name": changing("last.txt", name=""),
-    "a name that is no text": changing("last.txt", name=7),
+    "a name that is not a text": changing("last.txt", name=7),
     "a name that is no UTF-8": changing("last.txt", name="\ud800"),
     "NUL in a name": changing("last.txt", name="a\0b"),
     "NUL in a link": changing("latest.js", linkName="a\0b"),
     "a long name": changing("last.txt", name="a" * 5000),
     "a file named like a directory": changing("last.txt", name="last/"),
     "no such type": changing("last.txt", type="door"),
-    "a type that is no text": changing("last.txt", type=["reg"]),
+    "a type that is not a text": changing("last.txt", type=["reg"]),
     "a size that is no number": changing("last.txt", size="9"),
     "a size that is a truth": changing("last.txt", size=True),
     "a size that is a fraction": changing("last.txt", size=9.0),
@@ -326,7 +326,7 @@ LIES: dict[str, Callable[[list[dict[str, Any]]], None]] = {
     "several chunks and no digest": changing("assets/holes.bin", digest=""),
     "a file in crumbs": _crumbs,
     "a far inner offset": changing("last.txt", innerOffset=LARGEST),
-    "a time that is no text": changing("last.txt", modtime=5),
+    "a time that is not a text": changing("last.txt", modtime=5),
 }  # fmt: skip
 
 

@@ -78,5 +78,5 @@ def _extract(chunk: Chunk, source: memoryview) -> bytes:
         raise BadToc("a chunk cannot be decompressed") from error
     content = bytes(pieces[chunk.skip : wanted])
     if len(content) != chunk.size or sha256(content).digest() != chunk.sha256:
-        raise BadToc("a chunk is not what its index says")
+        raise BadToc("a chunk does not match its digest")
     return content

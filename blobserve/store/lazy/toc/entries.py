@@ -78,7 +78,7 @@ class TocEntries:
         self._end_file()
         type_ = _TYPES.get(kind) if isinstance(kind, str) else None
         if type_ is None:
-            raise BadToc("an entry is of no known type")
+            raise BadToc("an entry has an unknown type")
         name, link = _text(entry, "name"), _text(entry, "linkName")
         self._check_names(name, link, type_)
         mtime, seq = _mtime(_text(entry, "modtime")), len(self._seen)
@@ -96,7 +96,7 @@ class TocEntries:
         :raises BadToc: when the position is invalid.
         """
         if entry.get("type") == "chunk":
-            raise BadToc("the chunks of a file are less than it has bytes")
+            raise BadToc("the chunks of a file are smaller than the file")
         self._end_file()
         offset = _number(entry, "offset")
         if offset > self.records.newest:
@@ -115,7 +115,7 @@ class TocEntries:
         :raises BadToc: when the table lists that name already.
         """
         if name in self._seen:
-            raise BadToc("a name stands in it twice")
+            raise BadToc("it has a name twice")
         seq, offset = len(self._seen) + 1, self.records.offset
         self.members.append(Member(seq, name, REGULAR, 0, None, b"", offset, size, digest))
         self.records.add_last(PendingChunk(0, size, at, skip, digest))
@@ -131,12 +131,12 @@ class TocEntries:
             parts = split(name)
             is_bare = not parts or name.endswith(b"/")
             if b".." in parts or b"\0" in name or (type_ != DIRECTORY and is_bare):
-                raise BadToc("a name in it leads elsewhere, or to what it cannot name")
+                raise BadToc("it has an invalid name")
             key = b"/".join(parts)
         if key in self._seen:
-            raise BadToc("a name stands in it twice")
+            raise BadToc("it has a name twice")
         if b"\0" in link:
-            raise BadToc("a link in it leads to what has no name")
+            raise BadToc("it has an invalid link")
         self._seen.add(key)
 
     def _begin_file(self, entry: dict[str, object], member: Member) -> None:
@@ -172,7 +172,7 @@ class TocEntries:
         if file is None:
             return
         if file.reached != file.member.size:
-            raise BadToc("the chunks of a file are less than it has bytes")
+            raise BadToc("the chunks of a file are smaller than the file")
         self.records.add(file.stretches, file.end)
         self.members.append(file.member)
 
@@ -183,7 +183,7 @@ def _stretch(entry: dict[str, object], start: int, rest: int, whole: bytes | Non
         raise BadToc("the chunks of a file do not follow each other")
     size = _number(entry, "chunkSize") or rest
     if not 0 < size <= rest:
-        raise BadToc("the chunks of a file are more than it has bytes")
+        raise BadToc("the chunks of a file are larger than the file")
     digest = _digest(entry, "chunkDigest")
     if digest is None and size == rest:
         digest = whole
@@ -197,18 +197,18 @@ def _stretch(entry: dict[str, object], start: int, rest: int, whole: bytes | Non
 def _number(entry: dict[str, object], key: str) -> int:
     number = entry.get(key, 0)
     if type(number) is not int or not 0 <= number <= _MOST:
-        _refuse(key, "is no number of bytes")
+        _refuse(key, "is not a number of bytes")
     return number
 
 
 def _text(entry: dict[str, object], key: str) -> bytes:
     text = entry.get(key, "")
     if type(text) is not str:
-        _refuse(key, "is no text")
+        _refuse(key, "is not a text")
     try:
         return text.encode()
     except UnicodeEncodeError:
-        _refuse(key, "is no text")
+        _refuse(key, "is not a text")
 
 
 def _digest(entry: dict[str, object], key: str) -> bytes | None:
@@ -217,7 +217,7 @@ def _digest(entry: dict[str, object], key: str) -> bytes | None:
         return None
     found = _DIGEST.fullmatch(text) if type(text) is str else None
     if found is None:
-        _refuse(key, "is no SHA-256 digest")
+        _refuse(key, "is not a SHA-256 digest")
     return bytes.fromhex(found[1])
 
 

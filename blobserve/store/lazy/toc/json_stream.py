@@ -53,7 +53,7 @@ class TocParser:
             at, entries = self._entries(at)
         self._text = self._text[at:]
         if len(self._text) > _LARGEST:
-            raise BadToc("it is no table of contents, or has an entry that is too large")
+            raise BadToc("it is not a table of contents, or has too large an entry")
         return entries
 
     def finish(self) -> None:
@@ -62,13 +62,13 @@ class TocParser:
         :raises BadToc: when it is not, or is of another version.
         """
         if not self._is_ended or not _TAIL.fullmatch(self._text):
-            raise BadToc("it is cut short, or no table of contents")
+            raise BadToc("it is cut short, or not a table of contents")
         try:
             around = parse_object((self._head + self._text).encode())
         except ValueError as error:
             raise BadToc(str(error)) from error
         if around.get("version") != 1:
-            raise BadToc("it is of another version than 1")
+            raise BadToc("its version is not 1")
 
     def _begin(self) -> int:
         found = _HEAD.match(self._text)
@@ -95,7 +95,7 @@ class TocParser:
             if following is None:
                 return at, entries
             if type(entry) is not dict:
-                raise BadToc("an entry is no object")
+                raise BadToc("an entry is not an object")
             entries.append(entry)
             at = following.end()
             if text[at] == "]":

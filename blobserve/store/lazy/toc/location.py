@@ -71,7 +71,7 @@ class TocDescriptor:
             digest = _digest(annotations[_CHUNKED_DIGEST])
             found = _POSITION.fullmatch(annotations[_CHUNKED_POSITION])
             if found is None:
-                raise BadToc("its annotation gives no position")
+                raise BadToc("its annotation has no valid position")
             start, length, unpacked = (int(found[n]) for n in (1, 2, 3))
             if unpacked > limits.published_index_size:
                 raise BadToc(f"it is larger than {limits.published_index_size} bytes")
@@ -90,14 +90,14 @@ class TocDescriptor:
             if found is not None:
                 end = layer.size - size
                 return _place(int(found[1], 16), end, self.digest, True, layer, limits)
-        raise BadToc("its layer does not end as eStargz does")
+        raise BadToc("its layer has no eStargz footer")
 
 
 def _place(
     start: int, end: int, digest: Digest, is_gzip: bool, layer: Descriptor, limits: Limits
 ) -> TocLocation:
     if not 0 < start < end <= layer.size:
-        raise BadToc("it would lie outside of its layer")
+        raise BadToc("its position is outside of its layer")
     if end - start > limits.published_index_size // _RATIO:
         raise BadToc(f"it is larger than {limits.published_index_size // _RATIO} bytes, compressed")
     return TocLocation(start, end - start, digest, is_gzip, start)
@@ -107,4 +107,4 @@ def _digest(text: str) -> Digest:
     try:
         return Digest.parse(text)
     except MalformedReference as error:
-        raise BadToc("its annotation is no digest") from error
+        raise BadToc("its annotation is not a digest") from error

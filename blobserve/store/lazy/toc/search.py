@@ -48,7 +48,7 @@ class TocSearch:
         text, contents, following = self._text, self.contents, 0
         for count, found in enumerate(self._wanted.finditer(text)):
             if count == _MOST:
-                raise BadToc("it says too much of a few files")
+                raise BadToc("it has too many entries for a few files")
             entry, end = _entry(text, found.start())
             contents.take(entry)
             after = NEXT.match(text, end)
@@ -88,5 +88,5 @@ def _entry(text: str, at: int) -> tuple[dict[str, object], int]:
     try:
         entry, end = DECODER.raw_decode(text, at)
     except (ValueError, RecursionError) as error:
-        raise BadToc("an entry is no JSON") from error
+        raise BadToc("an entry is not JSON") from error
     return entry, end

@@ -41,7 +41,7 @@ class _PlainJson:
     def feed(self, piece: bytes) -> bytes:
         self._left -= len(piece)
         if self._left < 0:
-            raise BadToc("it is larger than it may be")
+            raise BadToc("it is larger than the limit")
         return piece
 
     def finish(self) -> None:
@@ -78,14 +78,14 @@ class _TarJson:
         except BadLayer as error:
             raise BadToc(str(error)) from error
         if head is None or head.name != INDEX_NAME or head.type != header.REGULAR:
-            raise BadToc("it is not where its layer says")
+            raise BadToc("it is not at the position that its layer gives")
         if head.size > self._limit:
             raise BadToc(f"it is larger than {self._limit} bytes")
         self.size = self._left = head.size
 
     def finish(self) -> None:
         if self._left or self._hash.hexdigest() != self._digest.hex:
-            raise BadToc("it has another digest than the manifest says")
+            raise BadToc("its digest differs from the manifest")
 
 
 class TocText:
@@ -102,7 +102,7 @@ class TocText:
         else:
             self._json = _PlainJson(limits.published_index_size)
             if Digest.of(packed, place.digest.algorithm) != place.digest:
-                raise BadToc("it has another digest than the manifest says")
+                raise BadToc("its digest differs from the manifest")
         self._stage = Decompressor("", most_parts=_MOST_PARTS)
         self._stage.feed(packed)
 
