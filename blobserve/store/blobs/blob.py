@@ -1,4 +1,4 @@
-"""One READY blob or tree, and the right to read it. Knows nothing of where it lies."""
+"""READY blobs and merged indexes, and the leases to read them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from blobserve.store.index.entry import Entry
 
 
 class BlobState(enum.Enum):
-    """What the blob space has of a digest."""
+    """The state of a digest in the blob space."""
 
     UNKNOWN = enum.auto()
-    """Nothing."""
+    """The blob is missing."""
     UNREADY = enum.auto()
-    """It is being pulled."""
+    """The blob is being pulled."""
     READY = enum.auto()
-    """All of it, verified."""
+    """The blob is complete and verified."""
 
 
 class Readable(Protocol):
@@ -50,12 +50,12 @@ class Readable(Protocol):
         ...
 
     def release(self) -> None:
-        """Give it up; once is enough, more is harmless."""
+        """Release the lease. Idempotent."""
         ...
 
 
 class ReadyBlob:
-    """A READY blob as the blob space keeps it."""
+    """A READY blob of the blob space."""
 
     table: ClassVar[Table] = "blobs"
     """The table of the metadata database that has its record."""
@@ -65,19 +65,19 @@ class ReadyBlob:
     def __init__(self, record: Record, size: int) -> None:
         self.record = record
         self.size = size
-        """Bytes it is charged with."""
+        """Bytes that count towards the quota."""
         self.filesystem: ImageFilesystem | None = None
-        """None while it is closed: of the blobs nobody reads, only so many stay open."""
+        """The open blob; None while it is closed. Only some unleased blobs stay open."""
         self.leases = 0
-        """How many read it."""
+        """The number of leases."""
         self.files = threading.Lock()
-        """Held, in threads only, by whoever syncs, adds or removes its files."""
+        """A lock that a thread holds while it syncs, adds or removes files of the blob."""
         self.is_removed = False
-        """Whether its files have been moved away; read and set under `files`."""
+        """Whether its files have been moved away; guarded by `files`."""
         self.is_doubted = False
-        """Whether its index was found damaged while it was open: it is to be opened anew."""
+        """Whether its index was found damaged, so that it must be opened again."""
         self.is_gone = False
-        """Whether it is off the books but for what is still open."""
+        """Whether it has been removed; its bytes count until it is closed."""
         self.is_touched = False
         """Whether it was used since its `BlobLru` last put the blobs in order."""
         self.counted = -math.inf
@@ -91,36 +91,37 @@ class ReadyBlob:
 
     @property
     def codings(self) -> CodingsFile | None:
-        """Its codings, while it is open; None also if it has no content."""
+        """The coded variants; None while the blob is closed, or if it has no content."""
         if self.filesystem is None or not self.has_content:
             return None
         return self.filesystem.codings
 
     @property
     def digest(self) -> Digest:
-        """Of the layer as it is pulled; of what makes it, if this is a tree."""
+        """The digest of the compressed layer, or of the merged index."""
         return self.record.digest
 
 
 class ReadyMergedIndex(ReadyBlob):
-    """The READY tree of several layers: it has an index, and no content of its own."""
+    """A READY merged index of several layers; it has no content of its own."""
 
     table = "trees"
     has_content = False
 
 
 class Variants(Protocol):
-    """Makes the files of READY blobs available in content codings."""
+    """A provider of coded variants of the files of READY blobs."""
 
     def lend(self, kept: ReadyBlob, entry: Entry, coding: bytes) -> BlobLease | NoCoding | None:
         """Lease another blob that has the same file in a coding.
 
-        NEVER where coding that file turned out useless, None where no blob knows anything.
+        Returns `NoCoding.NEVER` if another blob found that coding useless, and None if no blob has
+        a result.
         """
         ...
 
     def want(self, kept: ReadyBlob, entry: Entry, coding: bytes) -> NoCoding:
-        """Have a file coded beside its own blob. Does not block."""
+        """Request a coded variant of a file, to be stored with its blob. Does not block."""
         ...
 
     def is_coding(self, kept: ReadyBlob, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
@@ -129,7 +130,7 @@ class Variants(Protocol):
 
 
 class BlobLease:
-    """The right to read a READY blob. See `Readable`."""
+    """A lease of a READY blob. See `Readable`."""
 
     def __init__(
         self,
@@ -139,14 +140,14 @@ class BlobLease:
         variants: Variants,
         damaged: Callable[[ReadyBlob, BlobDamaged], None],
     ) -> None:
-        """`variants` has the codings that this blob lacks; `damaged` is told of damage."""
+        """`variants` provides codings that this blob lacks; `damaged` is called with damage."""
         self.filesystem = filesystem
         self._kept = kept
         self._released: Callable[[ReadyBlob], None] | None = released
         self._variants = variants
         self._damaged = damaged
         self._lenders: dict[ReadyBlob, BlobLease] = {}
-        """Other blobs, each leased once, that coded bytes are read from."""
+        """Leases of other blobs that provide coded bytes."""
         kept.leases += 1
 
     @property
@@ -162,7 +163,7 @@ class BlobLease:
         found = self._borrowed(entry, coding)
         if found is NoCoding.NEVER or not is_wanted:
             return found
-        # A copy beside the file's own blob outlives the lender.
+        # A copy with the file's own blob stays after the other blob is evicted.
         wanted = self._variants.want(self._kept, entry, coding)
         return wanted if found is None else found
 
@@ -171,7 +172,7 @@ class BlobLease:
         return self._variants.is_coding(self._kept, coded, coding, plain)
 
     def has(self, digest: str) -> bool:
-        """Return whether bytes are read from the blob of this digest by this lease."""
+        """Return whether this lease reads the blob with this digest."""
         return digest in map(str, (self._kept.digest, *(each.digest for each in self._lenders)))
 
     def report(self, damage: BlobDamaged) -> None:
@@ -192,7 +193,7 @@ class BlobLease:
                 lender.release()
 
     def _borrowed(self, entry: Entry, coding: bytes) -> Entry | NoCoding | None:
-        """Return a file of this blob in a coding that lies beside another blob."""
+        """Return a coded file of another blob that is equal to a file of this one."""
         lender = self._variants.lend(self._kept, entry, coding)
         if not isinstance(lender, BlobLease):
             return lender
