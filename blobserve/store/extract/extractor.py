@@ -20,7 +20,6 @@ from blobserve.concurrency.thread_pipe import ThreadPipe
 from blobserve.config import Limits
 from blobserve.errors import BadImage, BadLayer
 from blobserve.oci.manifest import Descriptor
-from blobserve.store.extract.single_file import stage_for
 from blobserve.store.extract.verify import LayerVerifier
 from blobserve.store.index.layer_index import IndexWriter
 from blobserve.store.index.name_watch import Seen
@@ -49,7 +48,7 @@ class Extractor:
 
     def __init__(self, directory: Path, descriptor: Descriptor, limits: Limits) -> None:
         self._descriptor = descriptor
-        self._verifier = LayerVerifier(descriptor, stage_for(descriptor, limits))
+        self._verifier = LayerVerifier(descriptor, limits)
         self._reader = TarReader(limits)
         self._problem: BadLayer | None = None
         self._pipe = ThreadPipe()

@@ -6,22 +6,11 @@ checked on the original bytes.
 
 from __future__ import annotations
 
-from blobserve.config import Limits
-from blobserve.oci.manifest import Descriptor
-from blobserve.store.extract.decompress import Decompressor, Stage
 from blobserve.tar.header import BLOCK, REGULAR
 
-_PARTS_PER_ENTRY = 4  # eStargz and zstd:chunked begin one for a header, and one for a body.
 _END = bytes(2 * BLOCK)
 _NO_DATE = b"\xff" * 12  # -1 in base-256, which is no usable time.
 _OCTAL = 1 << 33
-
-
-def stage_for(descriptor: Descriptor, limits: Limits) -> Stage:
-    """Return the stage that makes a tar stream of a layer."""
-    if descriptor.file is not None:
-        return TarWrapper(descriptor.file.encode(), descriptor.size)
-    return Decompressor(descriptor.media_type, most_parts=_PARTS_PER_ENTRY * limits.entries)
 
 
 class TarWrapper:

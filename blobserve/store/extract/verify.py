@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from blobserve.config import Limits
 from blobserve.errors import BadLayer, ContentMismatch
 from blobserve.oci.manifest import Descriptor
-from blobserve.store.extract.decompress import Stage
+from blobserve.store.extract.decompress import Decompressor, Stage
+from blobserve.store.extract.single_file import TarWrapper
+
+_PARTS_PER_ENTRY = 4  # eStargz and zstd:chunked begin one for a header, and one for a body.
 
 
 class LayerVerifier:
     """Verifies and decompresses one layer: after each `feed`, read all `pieces`."""
 
-    def __init__(self, descriptor: Descriptor, stage: Stage) -> None:
+    def __init__(self, descriptor: Descriptor, limits: Limits) -> None:
         self.is_dry = descriptor.size > 0  # An empty file still has a tar header.
         """Whether everything that was fed has been decompressed."""
         self._descriptor = descriptor
         self._received = 0
         self._hash = descriptor.digest.hasher()
-        self._stage = stage
+        self._stage = _stage_for(descriptor, limits)
         self._problem: BadLayer | None = None
         self._is_given_up = False
 
@@ -88,3 +92,10 @@ class LayerVerifier:
 
     def _mismatch(self, problem: str) -> ContentMismatch:
         return ContentMismatch(str(self._descriptor.digest), problem)
+
+
+def _stage_for(descriptor: Descriptor, limits: Limits) -> Stage:
+    """Return the stage that makes a tar stream of a layer."""
+    if descriptor.file is not None:
+        return TarWrapper(descriptor.file.encode(), descriptor.size)
+    return Decompressor(descriptor.media_type, most_parts=_PARTS_PER_ENTRY * limits.entries)
