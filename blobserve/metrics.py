@@ -137,6 +137,11 @@ class Metrics:
         self.requests_in_flight = Gauge(
             "blobserve_requests_in_flight", "Requests being answered.", registry=registry
         )
+        self.lost_lines = Counter(
+            "blobserve_access_log_lost_lines_total",
+            "Lines of the access log that could not be written.",
+            registry=registry,
+        )
         self.connections = Gauge("blobserve_connections", "Open connections.", registry=registry)
         self.refused_connections = Counter(
             "blobserve_refused_connections_total",

@@ -92,7 +92,10 @@ class Blobserve(Service):
             self.metrics,
             self._limits,
         )
-        self._access_log = AccessLog(config.access_log, reactor)
+        self._logging = OwnThreads(reactor, 1, "blobserve-log")
+        self._access_log = AccessLog(
+            config.access_log, reactor, self._logging, self.metrics.lost_lines
+        )
         self._site = make_site(
             self._store, lambda: self._config, reactor, self._disk, self.metrics, self._access_log
         )
@@ -217,13 +220,16 @@ class Blobserve(Service):
             self._space.close,
             self._sources.close,
             lambda: _stop_listening(self._own_ports),
+            self._close_log,
             self._stop_threads,
         )
         for step in steps:
             # Whatever one of them meets, the next has its turn: a thread would hold the process.
             releasing = Deferred.fromCoroutine(step())
             await releasing.addErrback(lambda why: _log.failure("at the end", failure=why))
-        self._access_log.close()
+
+    async def _close_log(self) -> None:
+        await self._access_log.close()
 
     async def _drain(self) -> None:
         drained = self._site.drain(self._config.drain_timeout)
@@ -238,7 +244,7 @@ class Blobserve(Service):
     @property
     def _pools(self) -> tuple[OwnThreads, ...]:
         asking = self._credentials, self._names, self._unlisted_names
-        return *asking, self._compute, self._disk
+        return *asking, self._compute, self._disk, self._logging
 
     def _limits(self) -> Limits:
         return self._config.limits

@@ -12,18 +12,29 @@ import ipaddress
 import json
 import os
 import re
+import select
+import stat
 import time
+from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 
 import attrs
+from prometheus_client import Counter
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from blobserve.concurrency.threads import Threads
 from blobserve.config import AccessLogRules, Network
 
 _FLUSH_AFTER = 1.0
 _FLUSH_AT = 64 * 1024
+_MOST_WAITING = 4 * 1024 * 1024
+_LAST_WAIT = 2.0
+"""Seconds in which what is written to may take what is left, before it is closed."""
+_LOOK_EVERY = 200
+"""Milliseconds between two looks whether there is still any use in waiting."""
 _STANDARD_OUTPUT = 1
 _UNSAFE = re.compile(rb"[^ !#-\[\]-~]")
 _ESCAPES = {byte: f"\\x{byte:02x}" for byte in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0x100))}
@@ -52,34 +63,45 @@ class LogRecord:
 
 
 class AccessLog:
-    """Writes what was served to the file of `rules`, a second late at most."""
+    """Writes what was served to the file of `rules`, a second late at most.
+
+    Lines are handed to `threads`, of which one writes at a time, so that a pipe without a reader or
+    a disk that hangs stops nothing else. At most 4 MiB wait for that; what is more is lost. Lines
+    that are lost are counted in `lost`, and said once until writing goes on.
+    """
 
     _log = Logger()
 
-    def __init__(self, rules: AccessLogRules, reactor: IReactorTime) -> None:
+    def __init__(
+        self, rules: AccessLogRules, reactor: IReactorTime, threads: Threads, lost: Counter
+    ) -> None:
         self._rules = rules
         self._reactor = reactor
+        self._threads = threads
+        self._counter = lost
         self._line = _json_line if rules.format == "json" else _text_line
-        self._fd: int | None = None
+        self._output: _Output | None = None
         self._lines: list[str] = []
         self._size = 0
         self._flush_later: IDelayedCall | None = None
-        self._torn = b""
-        """The end of the last line in the file, when an error has cut that line in two."""
+        self._waiting: deque[tuple[_Output, bytes | None]] = deque()
+        """What is to be written, and where; None when the end of that is to be closed."""
+        self._waiting_size = 0
+        self._writing: Deferred[None] | None = None
         self._lost: int | None = None
         """The lines that are lost since writing began to fail; None while it succeeds."""
 
     def open(self) -> None:
-        """Open the file, before anything is written.
+        """Open the file, before anything is written. Does not wait for the reader of a pipe.
 
         :raises OSError: when that cannot be done.
         """
         if self._rules.format != "off":
-            self._fd = self._opened()
+            self._output = _Output.open(self._rules.file)
 
     def write(self, served: LogRecord) -> None:
         """Add a line. Never raises: a line that cannot be written is lost."""
-        if self._fd is None:
+        if self._output is None:
             return
         try:
             line = self._line(served)
@@ -94,66 +116,167 @@ class AccessLog:
 
     def reopen(self) -> None:
         """Go on in a new file under the same name, the old one having been moved away."""
-        if self._fd is None:
+        if self._output is None:
             return
         self._flush()
         try:
-            opened = self._opened()
+            opened = _Output.open(self._rules.file)
         except (OSError, ValueError) as error:
             self._log.error("access log: cannot reopen, going on: {error}", error=error)
             return
-        self._release()
-        self._fd = opened
+        self._finish(self._output)
+        self._output = opened
 
-    def close(self) -> None:
-        """Write what is left. Idempotent; later lines are dropped."""
+    def close(self) -> Deferred[None]:
+        """Write the rest, for two seconds at most, and close the file. Idempotent.
+
+        Later lines are dropped.
+        """
         self._flush()
-        self._release()
-        self._fd = None
-
-    def _opened(self) -> int:
-        if self._rules.file == "-":
-            # By number: `twist` makes sys.stdout a part of its log.
-            return _STANDARD_OUTPUT
-        return os.open(self._rules.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-
-    def _release(self) -> None:
-        fd, self._torn = self._fd, b""
-        if fd is None or fd == _STANDARD_OUTPUT:
-            return
-        try:
-            os.close(fd)
-        except OSError as error:
-            self._log.error("access log: cannot close: {error}", error=error)
+        if self._output is not None:
+            self._finish(self._output)
+            self._output = None
+        ended: Deferred[None] = Deferred()
+        if self._writing is None:
+            ended.callback(None)
+        else:
+            self._writing.addCallback(lambda _: ended.callback(None))
+        return ended
 
     def _flush(self) -> None:
         later, self._flush_later = self._flush_later, None
+        if later is not None and later.active():
+            later.cancel()
         # Taken before anything can fail: lines must not gather when it does.
         lines, self._lines, self._size = self._lines, [], 0
-        rest = b""
-        try:
-            if later is not None and later.active():
-                later.cancel()
-            if self._fd is None or not (lines or self._torn):
-                return
-            rest = self._torn + "".join(lines).encode("ascii", "backslashreplace")
-            while rest:
-                written = os.write(self._fd, rest)
-                if not written:
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
-                self._torn, rest = _line_end(self._torn, rest, written), rest[written:]
-        except Exception as error:  # noqa: BLE001 - a request never fails because of the log
-            self._note_loss(rest.count(b"\n") - bool(self._torn) if rest else len(lines), error)
+        if self._output is None or not (lines or self._output.torn):
+            return
+        text = "".join(lines).encode("ascii", "backslashreplace")
+        if self._waiting_size + len(text) > _MOST_WAITING:
+            self._note_loss(len(lines), "they are taken too slowly")
         else:
-            if self._lost is not None:
-                self._log.warn("access log: goes on, {lost} lines were lost", lost=self._lost)
-                self._lost = None
+            self._hand_over(self._output, text)
 
-    def _note_loss(self, lines: int, error: Exception) -> None:
+    def _finish(self, output: _Output) -> None:
+        """Close it when all is written that waits for it, or after a while."""
+        output.patience = self._reactor.callLater(_LAST_WAIT, output.give_up)
+        self._hand_over(output, None)
+
+    def _hand_over(self, output: _Output, text: bytes | None) -> None:
+        self._waiting.append((output, text))
+        self._waiting_size += len(text or b"")
+        if self._writing is None:
+            self._writing = Deferred()
+            Deferred.fromCoroutine(self._write_all())
+
+    async def _write_all(self) -> None:
+        """Write in order what waits, and what comes meanwhile."""
+        while self._waiting:
+            output, text = self._waiting[0]
+            if text is None:
+                self._release(output)
+            else:
+                lost, error = await self._threads.run(output.put, text)
+                self._waiting_size -= len(text)
+                if error is not None:
+                    self._note_loss(lost, error)
+                elif len(self._waiting) == 1 and self._lost is not None:
+                    self._log.warn("access log: goes on, {lost} lines were lost", lost=self._lost)
+                    self._lost = None
+            self._waiting.popleft()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.callback(None)
+
+    def _release(self, output: _Output) -> None:
+        if output.patience is not None and output.patience.active():
+            output.patience.cancel()
+        try:
+            output.close()
+        except OSError as error:
+            self._log.error("access log: cannot close: {error}", error=error)
+
+    def _note_loss(self, lines: int, reason: object) -> None:
         """Count lines that are lost, and say so when they are the first."""
         if self._lost is None:
-            self._log.error("access log: lines are lost: {error}", error=error)
+            self._log.error("access log: lines are lost: {error}", error=reason)
         self._lost = (self._lost or 0) + lines
+        self._counter.inc(lines)
+
+
+@attrs.define(eq=False)
+class _Output:
+    """An open file, pipe or whatever lines go to."""
+
+    descriptor: int
+    is_regular: bool
+    torn: bytes = b""
+    """The end of the last line in the file, when an error has cut that line in two."""
+    patience: IDelayedCall | None = None
+    _is_given_up: bool = False
+
+    @classmethod
+    def open(cls, path: str) -> _Output:
+        """Open what is at `path`; ``-`` is standard output.
+
+        :raises OSError: when that cannot be done.
+        """
+        # By number: `twist` makes sys.stdout a part of its log.
+        descriptor = _STANDARD_OUTPUT if path == "-" else _opened(path)
+        return cls(descriptor, stat.S_ISREG(os.fstat(descriptor).st_mode))
+
+    def put(self, text: bytes) -> tuple[int, Exception | None]:
+        """Write lines, and return how many were lost, and why. Blocks until they are taken."""
+        rest = self.torn + text
+        try:
+            while rest:
+                piece = rest if self.is_regular else self._takeable(rest)
+                try:
+                    written = os.write(self.descriptor, piece)
+                except BlockingIOError:
+                    continue
+                if not written:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                self.torn, rest = _line_end(self.torn, rest, written), rest[written:]
+        except Exception as error:  # noqa: BLE001 - a request never fails because of the log
+            return rest.count(b"\n") - bool(self.torn), error
+        return 0, None
+
+    def give_up(self) -> None:
+        """Wait no longer for who reads; for any thread."""
+        self._is_given_up = True
+
+    def close(self) -> None:
+        """Close it, unless it is standard output."""
+        if self.descriptor != _STANDARD_OUTPUT:
+            os.close(self.descriptor)
+
+    def _takeable(self, text: bytes) -> bytes:
+        """Return the first lines of `text` when they can be written without waiting."""
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLOUT)
+        is_ready = False
+        while not is_ready:
+            if self._is_given_up:
+                raise TimeoutError(errno.ETIMEDOUT, "they are taken too slowly")
+            is_ready = bool(poll.poll(_LOOK_EVERY))
+        # What fits into a pipe at once; whole lines, since others may write there too.
+        piece = text[: select.PIPE_BUF]
+        return piece[: piece.rfind(b"\n") + 1] or piece
+
+
+def _opened(path: str) -> int:
+    try:
+        is_pipe = stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        is_pipe = False
+    if not is_pipe:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    try:
+        # With a reading end of our own the pipe can be opened, and kept, while nobody reads it.
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    except PermissionError:
+        return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
 
 
 def _line_end(torn: bytes, text: bytes, written: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import math
@@ -10,7 +11,7 @@ import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import pytest
@@ -18,15 +19,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import LogEvent, formatEvent
 
+from blobserve.concurrency.threads import OwnThreads, Threads
 from blobserve.config import AccessLogRules
-from blobserve.testing import make_image
+from blobserve.metrics import Metrics
+from blobserve.testing import InlineThreads, make_image
 from blobserve.web.server.access_log import AccessLog, LogRecord, client_address
 from blobserve.web.server.request_log import peer_of
 from tests.conftest import observed
 from tests.support.scripted_registry import listening
 from tests.support.services import allowing, configured, running
+from tests.support.source_fixtures import until
+from tests.support.twisted_answers import the_reactor
 from tests.support.within import within
 
 SERVED = LogRecord(
@@ -46,13 +52,25 @@ SERVED = LogRecord(
 )
 
 
+def access_log(
+    path: str,
+    clock: Any,
+    form: Literal["text", "json", "off"] = "text",
+    threads: Threads | None = None,
+    metrics: Metrics | None = None,
+) -> AccessLog:
+    """An access log that is not open yet, without threads unless they are given."""
+    lost = (metrics or Metrics()).lost_lines
+    return AccessLog(AccessLogRules(form, path), clock, threads or InlineThreads(), lost)
+
+
 class Stand:
     """An access log in a directory, and its clock."""
 
     def __init__(self, directory: Path, form: Literal["text", "json", "off"] = "text") -> None:
         self.clock = Clock()
         self.file = directory / "access.log"
-        self.log = AccessLog(AccessLogRules(form, str(self.file)), self.clock)
+        self.log = access_log(str(self.file), self.clock, form)
         self.log.open()
 
     def lines(self) -> list[str]:
@@ -215,7 +233,7 @@ def test_a_log_that_cannot_be_reopened_goes_on(tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
     """A log that cannot be opened is an error before the server starts."""
-    log = AccessLog(AccessLogRules("text", str(tmp_path / "none" / "a.log")), Clock())
+    log = access_log(str(tmp_path / "none" / "a.log"), Clock())
     with pytest.raises(OSError, match="No such file"):
         log.open()
 
@@ -236,7 +254,8 @@ def said() -> Iterator[list[str]]:
 def test_a_disk_that_is_full_loses_lines_and_nothing_else(said: list[str]) -> None:
     """On a full disk lines are lost, do not fill the memory, and are reported once."""
     clock = Clock()
-    log = AccessLog(AccessLogRules("text", "/dev/full"), clock)
+    metrics = Metrics()
+    log = access_log("/dev/full", clock, metrics=metrics)
     log.open()
     for _ in range(5):
         for _ in range(1000):
@@ -245,6 +264,7 @@ def test_a_disk_that_is_full_loses_lines_and_nothing_else(said: list[str]) -> No
     assert log._lines == []
     log.close()
     assert said == ["access log: lines are lost: [Errno 28] No space left on device"]
+    assert lost_lines(metrics) == 5000
 
 
 def test_a_line_that_an_error_has_cut_is_completed(tmp_path: Path, said: list[str]) -> None:
@@ -288,8 +308,8 @@ def test_a_line_that_cannot_be_made_is_lost_alone(tmp_path: Path, said: list[str
 def test_a_log_with_a_descriptor_that_takes_nothing(tmp_path: Path, said: list[str]) -> None:
     """A log that cannot write raises no error, and goes on in the next file."""
     stand = Stand(tmp_path)
-    fd = stand.log._fd
-    assert fd is not None
+    assert stand.log._output is not None
+    fd = stand.log._output.descriptor
     for_reading = os.open(stand.file, os.O_RDONLY)
     os.dup2(for_reading, fd)
     os.close(for_reading)
@@ -302,6 +322,119 @@ def test_a_log_with_a_descriptor_that_takes_nothing(tmp_path: Path, said: list[s
     assert len(stand.lines()) == 1
     assert said[0] == "access log: lines are lost: [Errno 9] Bad file descriptor"
     assert said[-1] == "access log: goes on, 2 lines were lost"
+
+
+def lost_lines(metrics: Metrics) -> float:
+    """How many lines were lost."""
+    name = "blobserve_access_log_lost_lines_total"
+    return metrics.registry.get_sample_value(name) or 0.0
+
+
+class Reader:
+    """The other end of a pipe, which takes what is there when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.taken = b""
+
+    def take(self) -> bytes:
+        """Everything that has been taken."""
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(self._fd, 1 << 16):
+                self.taken += piece
+        return self.taken
+
+    def leave(self) -> list[bytes]:
+        """Close this end; returns the lines that were taken."""
+        os.close(self._fd)
+        return self.taken.splitlines(keepends=True)
+
+
+def ids(lines: list[bytes]) -> list[int]:
+    """The ids of these lines, which are numbers; each must be whole."""
+    texts = [line.decode("ascii") for line in lines]
+    assert all(map(TEXT_LINE.fullmatch, texts))
+    return [int(text.split()[-1]) for text in texts]
+
+
+@within(60)
+async def test_a_pipe_and_its_readers(tmp_path: Path, said: list[str]) -> None:
+    """A pipe that nobody reads loses lines beyond a bound; its next reader gets whole lines."""
+    reactor, metrics, path = the_reactor(), Metrics(), tmp_path / "pipe"
+    os.mkfifo(path)
+    threads = OwnThreads(reactor, 1, "log")
+    threads.start()
+    log = access_log(str(path), reactor, threads=threads, metrics=metrics)
+    log.open()
+    for number in range(3000):
+        log.write(attrs.evolve(SERVED, target=b"x" * 3000, request_id=str(number)))
+    lost = lost_lines(metrics)
+    assert 3000 * 3 / 9 < lost < 3000 * 2 / 3
+    assert said == ["access log: lines are lost: they are taken too slowly"]
+    first = Reader(path)
+    await until(lambda: first.take().count(b"\n") == 3000 - lost)
+    log.write(attrs.evolve(SERVED, request_id="3000"))
+    await until(lambda: b" 3000\n" in first.take())
+    assert said[1:] == [f"access log: goes on, {lost:.0f} lines were lost"]
+    numbers = ids(first.leave())
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 3001 - lost
+    for number in (3001, 3002):
+        log.write(attrs.evolve(SERVED, request_id=str(number)))
+    second = Reader(path)
+    await until(lambda: b" 3002\n" in second.take())
+    log.write(attrs.evolve(SERVED, request_id="3003"))
+    await log.close()
+    second.take()
+    assert ids(second.leave()) == [3001, 3002, 3003]
+    assert lost_lines(metrics) == lost
+    assert len(said) == 2
+    await deferToThreadPool(reactor, reactor.getThreadPool(), threads.stop)
+
+
+@within(60)
+async def test_a_pipe_that_is_never_read(tmp_path: Path, said: list[str]) -> None:
+    """A log that is stuck can be reopened elsewhere, and closed, and loses what was stuck alone."""
+    reactor, metrics, path = the_reactor(), Metrics(), tmp_path / "log"
+    os.mkfifo(path)
+    threads = OwnThreads(reactor, 1, "log")
+    threads.start()
+    log = access_log(str(path), reactor, threads=threads, metrics=metrics)
+    log.open()
+    for _ in range(100):
+        log.write(attrs.evolve(SERVED, target=b"x" * 3000))
+    path.rename(tmp_path / "moved")
+    log.reopen()
+    log.write(attrs.evolve(SERVED, request_id="1"))
+    await until(lambda: path.exists() and path.stat().st_size > 0)
+    assert ids(path.read_bytes().splitlines(keepends=True)) == [1]
+    assert 70 <= lost_lines(metrics) <= 90
+    path.unlink()
+    os.mkfifo(path)
+    log.reopen()
+    for _ in range(100):
+        log.write(attrs.evolve(SERVED, target=b"x" * 3000))
+    await log.close()
+    await log.close()
+    assert 150 <= lost_lines(metrics) <= 170
+    await deferToThreadPool(reactor, reactor.getThreadPool(), threads.stop)
+
+
+@within(60)
+async def test_a_server_with_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+    """A server whose access log is an unread pipe starts, answers and ends as any other."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    async with listening() as registry:
+        site = registry.push("team/site:v1", make_image({"a": b"content"}))
+        log = {"file": str(path)}
+        config = configured(tmp_path / "space", allowing(registry.host), accessLog=log)
+        async with running(config) as server:
+            long = "x" * 7000
+            for _ in range(250):
+                headers = {"User-Agent": long, "Referer": long}
+                assert (await server.fetch(f"{site}/a?{long}", headers=headers)).body == b"content"
+            assert 0 < server.counted("blobserve_access_log_lost_lines_total") < 100
 
 
 def test_the_file_is_not_for_everybody(tmp_path: Path) -> None:
