@@ -1,7 +1,7 @@
-"""From what an operator wrote to a `Config`: every key there is, and nothing of its meaning.
+"""Configuration files: `load` returns a `Config`. This module lists all keys.
 
-YAML, the original's own JSON, or a mapping of an embedding application; all problems at once, each
-with its file, line and path. Defaults are those of `blobserve.config`, no default stands here.
+It reads YAML, the JSON of the original, or a mapping of an embedding application. An error has all
+problems, each with its file, line and path. Defaults are in `blobserve.config`.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ ConfigSource = Config | Mapping[str, Any] | str | os.PathLike[str]
 
 
 def load(source: ConfigSource) -> Config:
-    """The configuration in a file, in a mapping of the same form, or as it is.
+    """Read a configuration from a file or from a mapping of the same form; return a `Config` as is.
 
-    A file whose first character is ``{`` is the original's own configuration, JSON. Relative paths
-    start at the file, those of a mapping at the working directory.
+    A file that begins with ``{`` has the JSON form of the original. Relative paths start at the
+    directory of the file; those of a mapping start at the working directory.
 
-    :raises ConfigError: naming everything that is wrong.
+    :raises ConfigError: with all problems.
     """
     if isinstance(source, Config):
         return source
     if isinstance(source, Mapping):
-        return _understand(ConfigDocument("configuration", Path.cwd()), lambda: from_python(source))
+        return _build(ConfigDocument("configuration", Path.cwd()), lambda: from_python(source))
     path = Path(source)
     try:
         text = path.read_text("utf-8-sig")
@@ -59,10 +59,10 @@ def load(source: ConfigSource) -> Config:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError((f"{path}:{line}: not UTF-8",)) from error
     document = ConfigDocument(str(path), path.absolute().parent, text.startswith("{"))
-    return _understand(document, lambda: (from_json if document.is_original else from_yaml)(text))
+    return _build(document, lambda: (from_json if document.is_original else from_yaml)(text))
 
 
-def _understand(document: ConfigDocument, read: Callable[[], SyntaxNode]) -> Config:
+def _build(document: ConfigDocument, read: Callable[[], SyntaxNode]) -> Config:
     try:
         found = attributes(ConfigValue(document, read()), _TOP, ("blobserve",))
         own = found.pop("blobserve")
@@ -79,44 +79,45 @@ def _understand(document: ConfigDocument, read: Callable[[], SyntaxNode]) -> Con
         raise ConfigError(tuple(text for _, text in in_order)) from wrong
 
 
-def _repository(place: ConfigValue, key: str) -> RepositoryRules:
-    rules = RepositoryRules(key=key, **attributes(place, _REPOSITORY))
+def _repository(value: ConfigValue, key: str) -> RepositoryRules:
+    rules = RepositoryRules(key=key, **attributes(value, _REPOSITORY))
     if rules.pre_pull and key.endswith("/*"):
-        raise place.wrong("prePull needs one repository, this key means many")
+        raise value.wrong("prePull needs a single repository, but this key matches many")
     return rules
 
 
-def _headers(place: ConfigValue) -> tuple[tuple[str, str], ...]:
-    return tuple(by_name(image_names.header_name, image_names.header_value)(place).items())
+def _headers(value: ConfigValue) -> tuple[tuple[str, str], ...]:
+    return tuple(by_name(image_names.header_name, image_names.header_value)(value).items())
 
 
-def _own(place: ConfigValue) -> dict[str, Any]:
-    """The keys under ``blobserve``; paths leave that word out, as it would be in nearly all."""
-    if place.node.kind != "mapping":
-        raise place.expected("mapping")
-    place = attrs.evolve(place, path="")
-    own = attributes(place, _BELOW_BLOBSERVE)
+def _blobserve(value: ConfigValue) -> dict[str, Any]:
+    """Read the keys under ``blobserve``. Paths in messages begin below that key."""
+    if value.node.kind != "mapping":
+        raise value.expected("mapping")
+    value = attrs.evolve(value, path="")
+    own = attributes(value, _BELOW_BLOBSERVE)
     if not own.get("allow_any_repo"):
-        place.document.warnings.extend(_without_effect(place))
+        value.document.warnings.extend(_without_effect(value))
     return own
 
 
-def _without_effect(place: ConfigValue) -> tuple[str, ...]:
-    """Warn of registries with an ``allowAnyRepo`` that the one under ``blobserve`` rules out."""
-    problem = "has no effect, since allowAnyRepo under blobserve is not true"
-    registries = place.members().get("registries")
+def _without_effect(value: ConfigValue) -> tuple[str, ...]:
+    """Return warnings of registries with ``allowAnyRepo`` while ``blobserve`` does not have it."""
+    problem = "has no effect unless allowAnyRepo under blobserve is true"
+    registries = value.members().get("registries")
     keys = [each.members().get("allowAnyRepo") for each in _values(registries)]
-    return tuple(key.said(problem) for key in keys if key is not None and scalars.flag(key))
+    return tuple(key.message(problem) for key in keys if key is not None and scalars.flag(key))
 
 
-def _values(place: ConfigValue | None) -> list[ConfigValue]:
-    return [] if place is None else list(place.members().values())
+def _values(value: ConfigValue | None) -> list[ConfigValue]:
+    return [] if value is None else list(value.members().values())
 
 
-def _pprof(place: ConfigValue) -> str:
-    address = scalars.text(place)
+def _pprof(value: ConfigValue) -> str:
+    address = scalars.text(value)
     if address:
-        place.document.warnings.append(place.said("there is no pprof here; this key has no effect"))
+        problem = "pprof is not supported; this key has no effect"
+        value.document.warnings.append(value.message(problem))
     return address
 
 
@@ -127,7 +128,7 @@ def _camel_case(name: str) -> str:
 
 def _limit(name: str) -> Parser[Any]:
     if name.endswith("_per_address"):
-        return lambda place: None if place.node.value == 0 else scalars.count(place)
+        return lambda value: None if value.node.value == 0 else scalars.count(value)
     if name.endswith(("_size", "_rate")):
         return scalars.positive_size
     return scalars.positive_duration if name.endswith("_timeout") else scalars.count
@@ -178,7 +179,7 @@ _REPOSITORY: Keys = {
 _REGISTRY: Keys = {
     "insecure": ("insecure", scalars.flag),
     "ca": ("ca", scalars.file),
-    "allowHosts": ("allow_hosts", lambda place: frozenset(each(image_names.upstream_host)(place))),
+    "allowHosts": ("allow_hosts", lambda value: frozenset(each(image_names.upstream_host)(value))),
     "allowAnyRepo": ("allow_any_repo", scalars.flag),
     "proxy": ("proxy", scalars.proxy),
 }
@@ -206,7 +207,7 @@ _OWN: Keys = {
     "registries": (
         "registries",
         by_name(
-            image_names.registry_key, lambda place, _: made(config.RegistryRules, _REGISTRY)(place)
+            image_names.registry_key, lambda value, _: made(config.RegistryRules, _REGISTRY)(value)
         ),
     ),
     "blobSpace": ("blob_space", made(config.BlobSpaceRules, _BLOB_SPACE)),
@@ -215,7 +216,7 @@ _OWN: Keys = {
 }
 
 _BESIDE: Keys = {
-    "blobserve": ("blobserve", _own),
+    "blobserve": ("blobserve", _blobserve),
     "accessLog": ("access_log", made(config.AccessLogRules, _ACCESS_LOG)),
     "dockerAuth": ("docker_auth", scalars.optional_file),
     "pprofAddr": ("pprof", _pprof),
@@ -225,10 +226,10 @@ _BESIDE: Keys = {
 
 
 def _misplaced(keys: Keys, where: str) -> Keys:
-    """The keys that stand elsewhere, so that it can be said where."""
+    """Return keys that belong elsewhere, with parsers that refuse them and name the right place."""
 
-    def refuse(place: ConfigValue) -> NoReturn:
-        raise place.unknown(f"this key stands {where}")
+    def refuse(value: ConfigValue) -> NoReturn:
+        raise value.unknown(f"this key belongs {where}")
 
     return {key: (key, refuse) for key in keys}
 

@@ -1,4 +1,4 @@
-"""The kinds of names: of images and what is in them, of registries, of HTTP headers.
+"""Parsers of names: images, files in images, registries, HTTP header fields.
 
 See `blobserve.configfile.schema.Parser`.
 """
@@ -20,44 +20,44 @@ _OUR_VALIDATORS = {"etag", "last-modified", "accept-ranges", "date", "vary"}
 _OURS_ALONE = _OUR_FRAMING | _HOP_BY_HOP | _OUR_VALIDATORS
 
 
-def image_path(place: ConfigValue) -> str:
-    """A path in an image, in canonical form without its leading slash."""
-    segments = [segment for segment in filled(place).split("/") if segment not in ("", ".")]
-    if ".." in segments or "\0" in place.node.value:
-        raise place.wrong("a path in an image has no .. in it")
+def image_path(value: ConfigValue) -> str:
+    """Return a path in an image, in canonical form without a leading slash."""
+    segments = [segment for segment in filled(value).split("/") if segment not in ("", ".")]
+    if ".." in segments or "\0" in value.node.value:
+        raise value.wrong("a path in an image must not contain ..")
     return "/".join(segments)
 
 
-def workdir(place: ConfigValue) -> str:
-    """A directory of an image."""
-    return "/" + image_path(place) if text(place) else "/"
+def workdir(value: ConfigValue) -> str:
+    """Return the absolute path of a directory in an image."""
+    return "/" + image_path(value) if text(value) else "/"
 
 
-def page(place: ConfigValue) -> str:
-    """A file below the working directory: an absolute path."""
-    if not text(place).startswith("/") or place.node.value.endswith("/"):
-        raise place.expected("path of a file that begins with /")
-    return "/" + image_path(place)
+def page(value: ConfigValue) -> str:
+    """Return the absolute path of a file below the working directory."""
+    if not text(value).startswith("/") or value.node.value.endswith("/"):
+        raise value.expected("path of a file that begins with /")
+    return "/" + image_path(value)
 
 
-def platform(place: ConfigValue) -> Platform:
-    """``os/architecture``."""
+def platform(value: ConfigValue) -> Platform:
+    """Return a platform, such as ``linux/arm64``."""
     try:
-        return Platform.parse(text(place))
+        return Platform.parse(text(value))
     except ValueError as error:
-        raise place.wrong(str(error)) from error
+        raise value.wrong(str(error)) from error
 
 
-def tag(place: ConfigValue) -> str:
-    """A tag of an image."""
+def tag(value: ConfigValue) -> str:
+    """Return the tag of an image."""
     try:
-        return Reference.parse(f"a.example/b:{text(place)}").tag or ""
+        return Reference.parse(f"a.example/b:{text(value)}").tag or ""
     except MalformedReference as error:
-        raise place.wrong(error.problem) from error
+        raise value.wrong(error.problem) from error
 
 
-def repository_key(place: ConfigValue, key: str) -> str:
-    """A repository in canonical form, or ``<registry>/<path>/*`` for all below."""
+def repository_key(value: ConfigValue, key: str) -> str:
+    """Return a repository in canonical form; ``<registry>/<path>/*`` stands for all below."""
     wild = "/*" if key.endswith("/*") else ""
     # Two components keep docker.io/* from meaning docker.io/library/*.
     below = "/a/a" if wild else ""
@@ -65,38 +65,39 @@ def repository_key(place: ConfigValue, key: str) -> str:
         name = str(Repository.parse(key.removesuffix(wild) + below))
     except MalformedReference as error:
         if re.search("[:@]", key.partition("/")[2]):
-            raise place.wrong("a repository, without tag or digest; tags go to prePull") from error
-        raise place.wrong(error.problem) from error
+            problem = "expected a repository without tag or digest; list tags under prePull"
+            raise value.wrong(problem) from error
+        raise value.wrong(error.problem) from error
     return name.removesuffix(below) + wild
 
 
-def registry_key(place: ConfigValue, key: str) -> str:
-    """A registry: ``host`` or ``host:port``."""
-    return canonical_registry(key) or refuse(place, "expected a registry: host or host:port")
+def registry_key(value: ConfigValue, key: str) -> str:
+    """Return a registry: ``host`` or ``host:port``."""
+    return canonical_registry(key) or refuse(value, "expected a registry: host or host:port")
 
 
-def upstream_host(place: ConfigValue) -> str:
-    """A host that a registry sends us to, with or without a port."""
-    written = text(place)
+def upstream_host(value: ConfigValue) -> str:
+    """Return a host that a registry redirects to, with or without a port."""
+    written = text(value)
     if found := canonical_registry(written):
         return found
-    # Inside a network a host may have a name without a dot, which is no registry by itself.
+    # A host in an internal network may have no dot; a registry then needs a port.
     found = canonical_registry(f"{written}:443")
-    return found.removesuffix(":443") if found else refuse(place, "expected host or host:port")
+    return found.removesuffix(":443") if found else refuse(value, "expected host or host:port")
 
 
-def header_name(place: ConfigValue, key: str) -> str:
-    """The name of a response header that is not blobserve's own to write."""
+def header_name(value: ConfigValue, key: str) -> str:
+    """Return the name of a response header that blobserve does not set itself."""
     if not _TOKEN.fullmatch(key):
-        raise place.wrong("not a header name")
+        raise value.wrong("not a header name")
     if key.lower() in _OURS_ALONE or key.lower().startswith("proxy-auth"):
-        raise place.wrong("this header is blobserve's own; it cannot be configured")
+        raise value.wrong("blobserve sets this header itself; it cannot be configured")
     return "-".join(part.capitalize() for part in key.split("-"))
 
 
-def header_value(place: ConfigValue, _name: str) -> str:
-    """The value of a header: visible characters and blanks."""
-    value = text(place)
-    if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):
-        raise place.wrong("a header's value is one line of printable Latin-1 characters")
-    return value.strip()
+def header_value(value: ConfigValue, _name: str) -> str:
+    """Return the value of a header: visible characters, spaces and tabs."""
+    written = text(value)
+    if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", written):
+        raise value.wrong("a header's value is one line of printable Latin-1 characters")
+    return written.strip()

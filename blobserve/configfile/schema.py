@@ -1,7 +1,7 @@
-"""Reading a configuration's tree: kinds of values, and the containers that hold them.
+"""Parsers of containers, and the values and errors that all parsers share.
 
-A kind is a function from a `ConfigValue` to a value of ours; it raises `InvalidValue`. Containers
-go on after one, so that a single pass finds every problem. No key of ours is known here.
+A parser converts a `ConfigValue`, or raises `InvalidValue`. Containers go on after an invalid
+value, so that one pass finds all problems. The keys are in `blobserve.configfile`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ V_co = TypeVar("V_co", covariant=True)
 
 
 class InvalidValue(Exception):
-    """What cannot be used, for the operator: the problems, each with its line (0: none)."""
+    """The problems of a value, in text for the operator, each with its line (0: none)."""
 
     def __init__(self, *problems: tuple[int, str]) -> None:
         super().__init__(*problems)
@@ -31,49 +31,49 @@ class InvalidValue(Exception):
 
 
 class UnknownKey(InvalidValue):
-    """A key that has no meaning at its place. The original's own form ignores such keys."""
+    """A key that is not known at its place; ignored in the JSON form of the original."""
 
 
 @attrs.frozen
 class ConfigDocument:
-    """What a configuration is called, and the directory that relative paths start from."""
+    """The name of a configuration, and the directory of its relative paths."""
 
     name: str
     directory: Path
     is_original: bool = False
-    """Whether it has the form of the original's own configuration."""
+    """Whether it has the JSON form of the original."""
     warnings: list[str] = attrs.field(factory=list, eq=False)
-    """The problems that do not keep the configuration from being used."""
+    """The problems that do not make the configuration unusable."""
 
     def at(self, line: int | None, text: str) -> str:
-        """`text` with the name in front, and the line if there are lines."""
+        """Return `text` after the name, and the line if there is one."""
         return f"{self.name}:{line}: {text}" if line else f"{self.name}: {text}"
 
 
 @attrs.frozen
 class ConfigValue:
-    """One value, the path of keys that leads to it, and the document it stands in."""
+    """One value with its document and its path of keys."""
 
     document: ConfigDocument
     node: SyntaxNode
     path: str = ""
 
     def wrong(self, problem: str, line: int | None = None) -> InvalidValue:
-        """One problem with this value, to be raised."""
+        """Return the error for a problem with this value."""
         line = line or self.node.line
-        return InvalidValue((line or 0, self.said(problem, line)))
+        return InvalidValue((line or 0, self.message(problem, line)))
 
     def unknown(self, problem: str) -> UnknownKey:
-        """Return the error that says why the key of this value means nothing here."""
+        """Return the error for a key that is not known at this place."""
         return UnknownKey(*self.wrong(problem).problems)
 
-    def said(self, text: str, line: int | None = None) -> str:
-        """`text` about this value, with document, line and path in front."""
+    def message(self, text: str, line: int | None = None) -> str:
+        """Return `text` after the document, line and path of this value."""
         text = f"{self.path}: {text}" if self.path else text
         return self.document.at(line or self.node.line, text)
 
     def expected(self, what: str) -> InvalidValue:
-        """The usual problem; says how to write text that YAML takes for something else."""
+        """Return the error for a value of the wrong kind; it says when text needs quotes."""
         node = self.node
         problem = f"expected {what}, got {node.kind}"
         if what.startswith("text") and node.kind in ("number", "boolean", "date"):
@@ -83,7 +83,7 @@ class ConfigValue:
         return self.wrong(problem)
 
     def items(self) -> list[ConfigValue]:
-        """The items of a list; a key with nothing after it is an empty one."""
+        """Return the items of a list; a key without a value is an empty list."""
         if self.node.kind == "nothing":
             return []
         if self.node.kind != "list":
@@ -94,7 +94,7 @@ class ConfigValue:
         ]
 
     def members(self) -> dict[str, ConfigValue]:
-        """The members of a mapping; a key with nothing after it is an empty one."""
+        """Return the members of a mapping; a key without a value is an empty mapping."""
         if self.node.kind == "nothing":
             return {}
         if self.node.kind != "mapping":
@@ -107,47 +107,47 @@ class ConfigValue:
 
 
 class Parser(Protocol[V_co]):
-    """Makes the value at a place into one of ours, or raises `InvalidValue`."""
+    """A function that converts a value, or raises `InvalidValue`."""
 
-    def __call__(self, place: ConfigValue, /) -> V_co:
-        """The value."""
+    def __call__(self, value: ConfigValue, /) -> V_co:
+        """Return the converted value."""
         ...
 
 
 class _Problems:
-    """What went wrong in one container; raised together when all of it has been read."""
+    """The problems of one container, raised together after all of it was read."""
 
-    def __init__(self, place: ConfigValue) -> None:
+    def __init__(self, value: ConfigValue) -> None:
         self._found: list[tuple[int, str]] = []
-        members = place.members() if place.node.repeated else {}
-        for key, line in place.node.repeated:
+        members = value.members() if value.node.repeated else {}
+        for key, line in value.node.repeated:
             first = members[key]
-            with self.noted():
+            with self.collected():
                 raise first.wrong(f"duplicate key, first on line {first.node.line}", line)
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Keep what goes wrong inside, and go on."""
+    def collected(self) -> Iterator[None]:
+        """Collect the errors raised inside, and go on."""
         try:
             yield
         except InvalidValue as wrong:
             self._found.extend(wrong.problems)
 
-    def settle(self) -> None:
-        """Raise what was kept, if anything."""
+    def raise_any(self) -> None:
+        """Raise the collected problems, if there are any."""
         if self._found:
             raise InvalidValue(*self._found)
 
 
 def each(kind: Parser[T]) -> Parser[tuple[T, ...]]:
-    """A list of one kind."""
+    """Return a parser of a list, with one parser for its items."""
 
-    def read(place: ConfigValue) -> tuple[T, ...]:
-        problems, values = _Problems(place), list[T]()
-        for item in place.items():
-            with problems.noted():
+    def read(value: ConfigValue) -> tuple[T, ...]:
+        problems, values = _Problems(value), list[T]()
+        for item in value.items():
+            with problems.collected():
                 values.append(kind(item))
-        problems.settle()
+        problems.raise_any()
         return tuple(values)
 
     return read
@@ -156,70 +156,70 @@ def each(kind: Parser[T]) -> Parser[tuple[T, ...]]:
 def by_name(
     name: Callable[[ConfigValue, str], str], kind: Callable[[ConfigValue, str], T]
 ) -> Parser[dict[str, T]]:
-    """A mapping whose keys are names of the operator's; `name` makes one canonical."""
+    """Return a parser of a mapping with free keys; `name` makes a key canonical."""
 
-    def read(place: ConfigValue) -> dict[str, T]:
-        problems, values = _Problems(place), dict[str, T]()
-        for key, member in place.members().items():
+    def read(value: ConfigValue) -> dict[str, T]:
+        problems, values = _Problems(value), dict[str, T]()
+        for key, member in value.members().items():
             canonical = ""
-            with problems.noted():
+            with problems.collected():
                 canonical = name(member, key)
                 if canonical in values:
-                    raise member.wrong(f"another key means {canonical} as well")
-            with problems.noted():
+                    raise member.wrong(f"another key also means {canonical}")
+            with problems.collected():
                 values[canonical] = kind(member, canonical)
-        problems.settle()
+        problems.raise_any()
         return values
 
     return read
 
 
 Keys = Mapping[str, tuple[str, Parser[Any]]]
-"""The keys of a mapping: for each, the attribute it becomes and its kind."""
+"""The keys of a mapping: for each, its attribute and its parser."""
 
 
-def attributes(place: ConfigValue, keys: Keys, required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The attributes that the keys of a mapping give; what is not written is not there."""
-    problems, values = _Problems(place), dict[str, Any]()
-    members = place.members()
+def attributes(value: ConfigValue, keys: Keys, required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the attributes for the keys of a mapping; absent keys give none."""
+    problems, values = _Problems(value), dict[str, Any]()
+    members = value.members()
     for key in required:
         if key not in members:
-            with problems.noted():
-                raise place.wrong(f"the key {key} is missing")
+            with problems.collected():
+                raise value.wrong(f"the key {key} is missing")
     for written, member in members.items():
-        key = _known_as(written, place, keys)
-        with problems.noted(), _ignored_in_original(place.document):
+        key = _known_as(written, value, keys)
+        with problems.collected(), _ignored_in_original(value.document):
             if key not in keys:
                 raise member.unknown(f"unknown key; the nearest known one is {_nearest(key, keys)}")
             attribute, kind = keys[key]
             if attribute in values:
                 twins = [name for name in keys if keys[name][0] == attribute and name != key]
-                raise member.wrong(f"cannot stand beside {', '.join(twins)}")
+                raise member.wrong(f"cannot be combined with {', '.join(twins)}")
             values[attribute] = kind(member)
-    problems.settle()
+    problems.raise_any()
     return values
 
 
 def made(cls: Callable[..., T], keys: Keys, required: tuple[str, ...] = ()) -> Parser[T]:
-    """A mapping that becomes one value of ours; keys without a default are `required`."""
-    return lambda place: cls(**attributes(place, keys, required))
+    """Return a parser that calls `cls` with the attributes of a mapping."""
+    return lambda value: cls(**attributes(value, keys, required))
 
 
-def _known_as(key: str, place: ConfigValue, keys: Keys) -> str:
+def _known_as(key: str, value: ConfigValue, keys: Keys) -> str:
     """Return the known key that `key` means.
 
     The original's JSON reader accepts a key in any case where none has the exact spelling.
     """
-    if place.document.is_original and key not in keys:
+    if value.document.is_original and key not in keys:
         for known in keys:
-            if known.lower() == key.lower() and known not in place.node.value:
+            if known.lower() == key.lower() and known not in value.node.value:
                 return known
     return key
 
 
 @contextmanager
 def _ignored_in_original(document: ConfigDocument) -> Iterator[None]:
-    """Turn unknown keys inside into warnings, if the document has the original's form."""
+    """Turn unknown keys into warnings, if the document has the JSON form of the original."""
     try:
         yield
     except UnknownKey as error:

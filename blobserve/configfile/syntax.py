@@ -1,8 +1,7 @@
-"""Configuration text as a tree that remembers its lines: YAML 1.2 scalars, and strict JSON.
+"""Configuration text as a tree with line numbers: YAML with scalars of YAML 1.2, and strict JSON.
 
-Knows no key of ours. YAML 1.1 would read the tag ``1.10`` as a number and ``no`` as a boolean
-before anybody could ask what was written, so scalars are resolved by the core schema of YAML 1.2
-§10.3.2, dates are told apart, and each node keeps its text.
+YAML 1.1 reads ``no`` as a boolean, and loses the text of a tag such as ``1.10``. So scalars follow
+the core schema of YAML 1.2 §10.3.2, dates are a kind of their own, and each node keeps its text.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Kind = Literal["text", "number", "boolean", "date", "nothing", "list", "mapping"
 
 @attrs.frozen
 class SyntaxNode:
-    """One value: its kind, its Python value, and the text and line it was written in.
+    """One value: its kind, its Python value, its text and its line.
 
     The line of a mapping's value is that of its key. A tree made from Python values has no lines.
     """
@@ -33,11 +32,11 @@ class SyntaxNode:
     line: int | None = None
     text: str = ""
     repeated: tuple[tuple[str, int], ...] = ()
-    """The keys of a mapping that are there already, each with its line; the first one counts."""
+    """The duplicate keys of a mapping, each with its line; the first occurrence counts."""
 
 
 class Unreadable(Exception):
-    """Text that is no tree at all, with the line where reading stopped."""
+    """Text that cannot be parsed, with the line of the fault."""
 
     def __init__(self, line: int | None, problem: str) -> None:
         super().__init__(line, problem)
@@ -48,7 +47,7 @@ class Unreadable(Exception):
 def from_yaml(text: str) -> SyntaxNode:
     """Read one YAML document.
 
-    :raises Unreadable: for what is not YAML, tags of other languages included.
+    :raises Unreadable: for text that is not YAML, and for tags of other languages.
     """
     try:
         root = yaml.compose(text, Loader=_CoreSchema)
@@ -57,7 +56,7 @@ def from_yaml(text: str) -> SyntaxNode:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(filter(None, (error.context, error.problem)))
         if "'\\t'" in problem:
-            problem = "a tab; it is indented with blanks"
+            problem = "a tab; indent with spaces"
         raise Unreadable(mark.line + 1 if mark else None, f"not YAML: {problem}") from error
     except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
@@ -81,7 +80,7 @@ def from_json(text: str) -> SyntaxNode:
 
 
 def from_python(value: object) -> SyntaxNode:
-    """Take over what an embedding application has in memory; paths count as text."""
+    """Convert the mapping of an embedding application; paths become text."""
     if isinstance(value, Mapping):
         return SyntaxNode("mapping", {str(key): from_python(each) for key, each in value.items()})
     if isinstance(value, os.PathLike):
@@ -105,7 +104,7 @@ _NOTHING = SyntaxNode("nothing", None)
 
 
 class _CoreSchema(yaml.SafeLoader):
-    """Plain scalars by YAML 1.2; `yaml_implicit_resolvers` is filled below."""
+    """A loader with plain scalars of YAML 1.2; `yaml_implicit_resolvers` is filled below."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the base class declares it so
 
@@ -140,7 +139,7 @@ _KINDS: Mapping[str, Kind] = {
 def _from_yaml_node(node: yaml.Node, line: int) -> SyntaxNode:
     kind = _KINDS.get(node.tag.removeprefix(_TAG))
     if kind is None:
-        raise Unreadable(node.start_mark.line + 1, f"the tag {node.tag} has no meaning here")
+        raise Unreadable(node.start_mark.line + 1, f"the tag {node.tag} is not supported")
     if isinstance(node, yaml.SequenceNode):
         items = [_from_yaml_node(item, item.start_mark.line + 1) for item in node.value]
         return SyntaxNode("list", items, line)
@@ -178,7 +177,7 @@ def _scalar(kind: Kind, text: str) -> object:
 
 
 class _JsonReader:
-    """Walks JSON text for the sake of line numbers; strings and numbers are the library's."""
+    """A JSON parser that keeps line numbers; the library parses strings and numbers."""
 
     _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -188,7 +187,7 @@ class _JsonReader:
         self._scalars = json.JSONDecoder(parse_constant=self._refuse)
 
     def value(self) -> SyntaxNode:
-        """Read one value and the blanks in front of it."""
+        """Read one value, and the white space before it."""
         self._skip()
         line = self._line()
         if self._take("{"):
@@ -200,10 +199,10 @@ class _JsonReader:
         return SyntaxNode(_kind_of(value), value, line, self._text[begin : self._at])
 
     def end(self) -> None:
-        """Hold that nothing follows."""
+        """Check that no text follows."""
         self._skip()
         if self._at != len(self._text):
-            raise self._wrong("more text after the end")
+            raise self._wrong("unexpected text after the end")
 
     def _member(self) -> tuple[str, SyntaxNode]:
         self._skip()
@@ -217,7 +216,7 @@ class _JsonReader:
         return key, attrs.evolve(self.value(), line=line)
 
     def _each(self, read: Callable[[], T], bracket: str) -> Iterator[T]:
-        """What `read` gives, as often as there is something in front of the closing bracket."""
+        """Yield the results of `read` up to the closing bracket."""
         self._skip()
         if self._take(bracket):
             return
@@ -242,7 +241,7 @@ class _JsonReader:
         return self._text.count("\n", 0, self._at) + 1
 
     def _refuse(self, constant: str) -> None:
-        raise self._wrong(f"{constant} is no JSON number")
+        raise self._wrong(f"{constant} is not a JSON number")
 
     def _wrong(self, problem: str) -> json.JSONDecodeError:
         return json.JSONDecodeError(problem, self._text, self._at)

@@ -155,7 +155,7 @@ pprofAddr: ":6060"
 """
     )
     own, other, pprof = load(path).warnings
-    problem = "has no effect, since allowAnyRepo under blobserve is not true"
+    problem = "has no effect unless allowAnyRepo under blobserve is true"
     assert own == f'{path}:5: registries."a.example".allowAnyRepo: {problem}'
     assert other == f'{path}:7: registries."b.example".allowAnyRepo: {problem}'
     assert "pprof" in pprof
@@ -329,7 +329,7 @@ def test_a_timeout_of_zero_in_the_originals_form_is_no_bound(tmp_path: Path, wri
     path.write_text('{"blobserve": {"allowAnyRepo": true}}')
     assert load(path).timeout == math.inf
     path.write_text("blobserve: {allowAnyRepo: true, timeout: 0s}")
-    with pytest.raises(ConfigError, match="must be more than nothing"):
+    with pytest.raises(ConfigError, match="must be greater than zero"):
         load(path)
 
 
@@ -347,8 +347,8 @@ def test_unknown_keys_of_the_originals_form(tmp_path: Path) -> None:
     assert [warning.removeprefix(f"{path}:") for warning in config.warnings] == [
         '2: repos."x.example/y".earlyServed: unknown key; the nearest known one is earlyServe;'
         " it is ignored",
-        "2: prometheusAddr: this key stands beside blobserve, not under it; it is ignored",
-        "2: port: this key stands under blobserve; it is ignored",
+        "2: prometheusAddr: this key belongs beside blobserve, not under it; it is ignored",
+        "2: port: this key belongs under blobserve; it is ignored",
         "2: dockerauths: unknown key; the nearest known one is dockerAuth; it is ignored",
     ]
     path.write_text('{"blobserve": {"allowAnyRepo": "yes", "extra": 1}}')
@@ -369,7 +369,7 @@ def test_pprof_is_warned_about(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(ORIGINAL % ('"5s"', ":6060"))
     assert load(path).warnings == (
-        f"{path}:20: pprofAddr: there is no pprof here; this key has no effect",
+        f"{path}:20: pprofAddr: pprof is not supported; this key has no effect",
     )
 
 
@@ -379,8 +379,8 @@ def test_pprof_is_warned_about(tmp_path: Path) -> None:
         ('{"blobserve": {},}', 'b.yaml:1: not JSON: expected a key in ""'),
         ('{"blobserve": {}\n "x": 1}', "b.yaml:2: not JSON: expected , or }"),
         ('{"blobserve" {}}', "b.yaml:1: not JSON: expected : after a key"),
-        ('{"blobserve": {}} x', "b.yaml:1: not JSON: more text after the end"),
-        ('{"blobserve":\n {"timeout": NaN}}', "b.yaml:2: not JSON: NaN is no JSON number"),
+        ('{"blobserve": {}} x', "b.yaml:1: not JSON: unexpected text after the end"),
+        ('{"blobserve":\n {"timeout": NaN}}', "b.yaml:2: not JSON: NaN is not a JSON number"),
         ('{"blobserve": {"a": [1 2]}}', "b.yaml:1: not JSON: expected , or ]"),
         ('{"blobserve": ', "b.yaml:1: not JSON: Expecting value"),
         ('{"a":' + "[" * 99_999, "b.yaml: not JSON: nested too deeply"),
@@ -453,7 +453,7 @@ docker_auth: red
         'b.yaml:7: repos."x.example/y".workdri: unknown key; the nearest known one is workdir',
         'b.yaml:8: repos."x.example/y".workdir: duplicate key, first on line 5',
         'b.yaml:9: registries."r.example:5000".insecure: expected true or false, got text "yes"',
-        "b.yaml:10: limits: this key stands under blobserve",
+        "b.yaml:10: limits: this key belongs under blobserve",
         "b.yaml:11: docker_auth: unknown key; the nearest known one is dockerAuth",
     ]
 
@@ -465,7 +465,7 @@ docker_auth: red
         ("- a", "b.yaml:1: expected mapping, got list"),
         ("blobserve:", "b.yaml:1: blobserve: expected mapping, got nothing"),
         ("blobserve: {a", "b.yaml:1: not YAML: "),
-        ("a: b\n\tc: d", "b.yaml:2: not YAML: a tab; it is indented with blanks"),
+        ("a: b\n\tc: d", "b.yaml:2: not YAML: a tab; indent with spaces"),
         ("blobserve: {}\n---\nblobserve: {}", "b.yaml:2: not YAML: "),
         ("blobserve: {timeout: !!python/name:os.system x}", "b.yaml:1: the tag "),
         ("? [a]\n: b", "b.yaml:1: a key must be text"),
@@ -491,8 +491,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ("keys", "said"),
     [
         ({"port": 70000}, "port: expected port number, got number 70000"),
-        ({"port": 1, "listen": "tcp:1"}, "listen: cannot stand beside port"),
-        ({"listen": []}, "listen: names nothing to listen on"),
+        ({"port": 1, "listen": "tcp:1"}, "listen: cannot be combined with port"),
+        ({"listen": []}, "listen: must have at least one endpoint"),
         ({"listen": "tpc:80"}, "listen: not an endpoint description: Unknown endpoint type: 'tpc'"),
         (
             {"listen": "systemd:http"},
@@ -503,7 +503,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             {"timeout": 5},
             "timeout: expected duration with its unit, such as 30s, 5m or 500ms, got number 5",
         ),
-        ({"timeout": "0s"}, "timeout: must be more than nothing"),
+        ({"timeout": "0s"}, "timeout: must be greater than zero"),
         (
             {"drainTimeout": "5"},
             'drainTimeout: expected duration with its unit, such as 30s, 5m or 500ms, got text "5"',
@@ -518,7 +518,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             {"limits": {"depth": 0}},
             "limits.depth: expected whole number of at least 1, got number 0",
         ),
-        ({"limits": {"manifestSize": 0}}, "limits.manifestSize: must be more than nothing"),
+        ({"limits": {"manifestSize": 0}}, "limits.manifestSize: must be greater than zero"),
         (
             {"limits": {"manifest": 1}},
             "limits.manifest: unknown key; the nearest known one is manifestSize",
@@ -555,15 +555,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ),
         (
             {"repos": {"docker.io/alpine": {}, "docker.io/library/alpine": {}}},
-            'repos."docker.io/library/alpine": another key means docker.io/library/alpine as well',
+            'repos."docker.io/library/alpine": another key also means docker.io/library/alpine',
         ),
         (
             {"repos": {"r.example/*": {"prePull": ["v1"]}}},
-            'repos."r.example/*": prePull needs one repository, this key means many',
+            'repos."r.example/*": prePull needs a single repository, but this key matches many',
         ),
         (
             {"prometheusAddr": ":1"},
-            "prometheusAddr: this key stands beside blobserve, not under it",
+            "prometheusAddr: this key belongs beside blobserve, not under it",
         ),
     ],
 )
@@ -578,7 +578,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
         ({"listing": "on"}, 'listing: expected true or false, got text "on"'),
         ({"contentLocation": 1}, "contentLocation: expected true or false, got number 1"),
         ({"layers": "last"}, 'layers: expected first or all, got text "last"'),
-        ({"workdir": "/a/../b"}, "workdir: a path in an image has no .. in it"),
+        ({"workdir": "/a/../b"}, "workdir: a path in an image must not contain .."),
         (
             {"fallback": "index.html"},
             'fallback: expected path of a file that begins with /, got text "index.html"',
@@ -595,7 +595,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
         ({"source": "oci:/nowhere"}, "source: there is no directory /nowhere"),
         ({"source": "oci-archive:/x.tar"}, "source: there is no file /x.tar"),
         ({"source": "docker-archive:/"}, "source: there is no file /"),
-        ({"source": "oci:/"}, "source: / is no image layout: no index.json in it"),
+        ({"source": "oci:/"}, "source: / is not an image layout: it has no index.json"),
         (
             {"platform": "linux"},
             "platform: a platform is written os/architecture, such as linux/arm64",
@@ -619,7 +619,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
         ({"headers": {"X-A": 1}}, 'headers."X-A": expected text, got number; quote it: "1"'),
         (
             {"headers": {"x-a": "1", "X-A": "2"}},
-            'headers."X-A": another key means X-A as well',
+            'headers."X-A": another key also means X-A',
         ),
     ],
 )
@@ -651,7 +651,7 @@ def test_wrong_rules(keys: dict[str, Any], said: str) -> None:
 )
 def test_headers_of_our_own(name: str) -> None:
     """Framing, validators and hop-by-hop headers cannot be configured."""
-    assert "this header is blobserve's own" in rule_problem(headers={name: "x"})
+    assert "blobserve sets this header itself" in rule_problem(headers={name: "x"})
 
 
 def test_credentials_that_are_named_and_missing() -> None:

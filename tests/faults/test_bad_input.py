@@ -30,7 +30,7 @@ LISTEN = "tcp:0:interface=127.0.0.1"
 NO_HOST = "begin it with a registry host such as docker.io or registry.example.com:5000"
 NO_REPOSITORY = "no repository: a reference is <registry>/<repository>:<tag>"
 NO_TAG = "no tag and no digest: add :<tag> or @sha256:<digest>"
-REPOSITORY_FORM = "a repository is lower-case letters and digits, parted by single . _ - or /"
+REPOSITORY_FORM = "a repository has lower-case letters and digits, separated by single . _ - or /"
 TAG_FORM = "a tag is 1 to 128 letters, digits, _ . or -, and does not begin with . or -"
 URL_FORM = (
     "the path of a URL is /<registry>/<repository>:<tag>/<file>, or @<digest> in place of :<tag>"
@@ -118,10 +118,10 @@ prometheusAddr: 9500
     ("text", "said"),
     [
         (b"", [": the key blobserve is missing"]),
-        (b"port: 80\n", [":1: the key blobserve is missing", ":1: port: this key stands under bl"]),
+        (b"port: 80\n", [":1: the key blobserve is missing", ":1: port: this key belongs under b"]),
         (b"blobserve:\n", [":1: blobserve: expected mapping, got nothing"]),
         (b"- blobserve\n", [":1: expected mapping, got list"]),
-        (b"blobserve:\n\tport: 1\n", [":2: not YAML: a tab; it is indented with blanks"]),
+        (b"blobserve:\n\tport: 1\n", [":2: not YAML: a tab; indent with spaces"]),
         (b"blobserve: {\n", [":2: not YAML: while parsing a flow node expected the node content"]),
         (b"blobserve:\n  port: 1 # \xff\n", [":2: not UTF-8"]),
         (b'{"blobserve": {"port": 1,}}', [':1: not JSON: expected a key in ""']),
@@ -129,12 +129,12 @@ prometheusAddr: 9500
             MANY.encode(),
             [
                 f":3: repos.alpine: {NO_HOST}",
-                ':4: repos."r.example/site:v1": a repository, without tag or digest;'
-                " tags go to prePull",
+                ':4: repos."r.example/site:v1": expected a repository without tag or'
+                " digest; list tags under prePull",
                 f':5: repos."r.example/Site": {REPOSITORY_FORM}',
                 ':7: repos."r.example/site".source: there is no directory {here}/nowhere',
-                ':9: repos."r.example/other".source: {here} is no image layout:'
-                " no index.json in it",
+                ':9: repos."r.example/other".source: {here} is not an image layout:'
+                " it has no index.json",
                 ":10: blobSpace.maxSizeBytes: expected size such as 10GiB, or a number of bytes,"
                 ' got text "big"',
                 ":11: dockerAuth: there is no file {here}/nowhere/config.json",
@@ -310,8 +310,7 @@ def test_ports_in_use(refused: Callable[..., str], key: str) -> None:
         (
             "systemd:domain=INET:name=b",
             {},
-            "listen: cannot open systemd:domain=INET:name=b: systemd has handed over no such"
-            " socket",
+            "listen: cannot open systemd:domain=INET:name=b: systemd passed no such socket",
         ),
         (
             "unix:/nowhere/b.socket",
@@ -358,7 +357,7 @@ def test_urls_that_name_no_image(serve: Callable[..., Server]) -> None:
         (
             "/b.example/site@sha256:abc/",
             "b.example/site@sha256:abc",
-            "after sha256: come 64 lower-case hex digits",
+            "a sha256 digest has 64 lower-case hex digits",
         ),
     ]:
         answer = server.fetch(target)

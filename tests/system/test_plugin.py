@@ -104,7 +104,7 @@ def test_check_shows_warnings(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{path}: valid\n")
     assert done.stderr.splitlines() == [
         f"warning: {path}:1: prot: unknown key; the nearest known one is port; it is ignored",
-        f"warning: {path}:1: pprofAddr: there is no pprof here; this key has no effect",
+        f"warning: {path}:1: pprofAddr: pprof is not supported; this key has no effect",
         f"warning: {path}: repos: no repository is listed and allowAnyRepo is false, so every"
         " request gets 403",
     ]
@@ -229,7 +229,7 @@ def test_the_originals_configuration_runs(tmp_path: Path) -> None:
         )
         wait_until(lambda: answers(port), process, tmp_path / "output")
         end(process)
-    assert "pprofAddr: there is no pprof here" in (tmp_path / "output").read_text()
+    assert "pprofAddr: pprof is not supported" in (tmp_path / "output").read_text()
 
 
 def test_a_reload(serve: Callable[..., Server]) -> None:
