@@ -1,7 +1,6 @@
-"""Digests: the names by which content is known and checked.
+"""Digests: names of content by its hash.
 
-Pure. Knows the two algorithms that are registered for OCI content and nothing of where bytes come
-from.
+Pure. Supports the two algorithms that OCI image-spec registers.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
 class Digest:
     """An algorithm and the lower-case hexadecimal hash of some content.
 
-    See OCI image-spec descriptor.md, "Digests". Made by `parse` or `of`.
+    Create it with `parse` or `of`. See OCI image-spec descriptor.md, "Digests".
     """
 
     algorithm: str
@@ -35,7 +34,7 @@ class Digest:
     def parse(cls, text: str) -> Digest:
         """Read ``sha256:<64 hex digits>`` or ``sha512:<128 hex digits>``.
 
-        :raises MalformedReference: for any other algorithm, length or letter, upper case included.
+        :raises MalformedReference: for another algorithm, length or character, upper case included.
         """
         algorithm, colon, hex_ = text.partition(":")
         length = _HEX_LENGTHS.get(algorithm)
@@ -43,17 +42,17 @@ class Digest:
             raise MalformedReference(text, "a digest begins with sha256: or sha512:")
         if len(hex_) != length or not _HEX.fullmatch(hex_):
             raise MalformedReference(
-                text, f"after {algorithm}: come {length} lower-case hex digits"
+                text, f"a {algorithm} digest has {length} lower-case hex digits"
             )
         return cls(algorithm, hex_)
 
     @classmethod
     def of(cls, content: bytes, algorithm: str = "sha256") -> Digest:
-        """The digest of `content`."""
+        """Return the digest of `content`."""
         return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
 
     def hasher(self) -> _Hash:
-        """A fresh hash of this digest's algorithm, to be fed and compared with `hex`."""
+        """Return a new hash object for this algorithm; compare its result with `hex`."""
         return hashlib.new(self.algorithm)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Platforms: what an image runs on, as ``os/architecture[/variant]``. Pure."""
+"""Platforms of images: ``os/architecture[/variant]``. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 import attrs
 
 _PLATFORM = re.compile(r"[a-z0-9._-]+/[a-z0-9._-]+(?:/[a-z0-9._-]+)?")
-# The variants that platforms without one mean: OCI image-spec image-index.md, "Platform Variants".
-# The names that uname and others have for what Go, and so OCI, calls otherwise.
+# Names that uname and other tools use, with the names that OCI takes from Go.
 _ARCHITECTURES = {
     "x86_64": "amd64",
     "x86-64": "amd64",
@@ -16,12 +15,13 @@ _ARCHITECTURES = {
     "i386": "386",
     "i686": "386",
 }
+# The default variants: OCI image-spec image-index.md, "Platform Variants".
 _USUAL_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
 
 
 @attrs.frozen
 class Platform:
-    """What an image runs on; ``linux/arm64/v8`` and ``linux/arm64`` are one. Made by `parse`."""
+    """The platform of an image. Create it with `parse`, which drops the default variant."""
 
     os: str
     architecture: str
@@ -31,7 +31,8 @@ class Platform:
     def parse(cls, text: str) -> Platform:
         """Read ``os/architecture`` or ``os/architecture/variant``.
 
-        ``x86_64`` is read as ``amd64``, and ``aarch64`` as ``arm64``.
+        ``x86_64`` is read as ``amd64``, ``aarch64`` as ``arm64``, ``linux/arm64/v8`` as
+        ``linux/arm64``.
 
         :raises ValueError: for anything else.
         """

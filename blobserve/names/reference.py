@@ -1,8 +1,7 @@
-"""References: how images are named, in configurations and in URLs.
+"""References: the names of images in configurations and URLs.
 
-Pure. A name is never completed by guessing: it begins with a registry host and ends with a tag or
-a digest; the one abbreviation kept is ``docker.io/alpine`` for ``docker.io/library/alpine``. Knows
-nothing of what a registry holds, nor how one is spoken to.
+Pure. A reference begins with a registry host and ends with a tag or a digest; no part has a
+default. The only abbreviation is ``docker.io/alpine`` for ``docker.io/library/alpine``.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ _NO_TAG = "no tag and no digest: add :<tag> or @sha256:<digest>"
 class Repository:
     """One repository of one registry, in canonical form.
 
-    The registry is `host` or `host:port`, in lower case, IPv6 addresses in brackets. See OCI
-    distribution-spec, "Pulling manifests", for the grammar of the path. Made by `parse`.
+    Create it with `parse`. The registry is `host` or `host:port`, in lower case, with IPv6
+    addresses in brackets. OCI distribution-spec, "Pulling manifests", has the grammar of the path.
     """
 
     registry: str
@@ -50,7 +49,7 @@ class Repository:
     def parse(cls, text: str) -> Repository:
         """Read ``registry.example.com:5000/team/site``.
 
-        :raises MalformedReference: when no registry host or no valid path is there.
+        :raises MalformedReference: when the registry host or a valid path is missing.
         """
         authority, _, path = text.partition("/")
         registry = canonical_registry(authority)
@@ -63,7 +62,8 @@ class Repository:
         components = path.split("/")
         if not all(map(_COMPONENT.fullmatch, components)):
             raise MalformedReference(
-                text, "a repository is lower-case letters and digits, parted by single . _ - or /"
+                text,
+                "a repository has lower-case letters and digits, separated by single . _ - or /",
             )
         if registry == DOCKER_HUB and len(components) == 1:
             path = f"library/{path}"
@@ -75,9 +75,9 @@ class Repository:
 
 @attrs.frozen(cache_hash=True)
 class Reference:
-    """One image of a repository, by tag, by digest, or by both: then the digest counts.
+    """One image of a repository, by tag, digest or both; the digest takes precedence.
 
-    Made by `parse`, `split_path` or `at`; at least one of `tag` and `digest` is there.
+    Create it with `parse`, `split_path` or `at`, which give it a tag or a digest.
     """
 
     repository: Repository
@@ -88,7 +88,7 @@ class Reference:
     def parse(cls, text: str) -> Reference:
         """Read ``<repository>:<tag>``, ``<repository>@<digest>`` or both: ``:<tag>@<digest>``.
 
-        :raises MalformedReference: saying what is wrong or missing.
+        :raises MalformedReference: with the fault in its text.
         """
         name, at, digest = text.partition("@")
         slash = name.find("/")
@@ -107,7 +107,7 @@ class Reference:
             raise MalformedReference(text, error.problem) from error
 
     def at(self, digest: Digest) -> Reference:
-        """The reference that names exactly this content of the same repository, for ever."""
+        """Return the reference by digest, in the same repository."""
         return Reference(self.repository, None, digest)
 
     def __str__(self) -> str:
@@ -117,26 +117,27 @@ class Reference:
 
 
 def split_path(path: bytes) -> tuple[Reference, bytes | None]:
-    """Part a URL's path, decoded once and without its leading slash, into reference and file.
+    """Split the path of a URL into the reference and the path of the file.
 
-    The first segment is the registry; the first later segment with a colon or an at sign ends the
-    reference, whatever follows. Of the file's path None is left when no slash follows the
-    reference, and ``b""`` when nothing follows that slash.
+    `path` is percent-decoded once and has no leading slash. Its first segment is the registry. The
+    first later segment with a colon or an at sign ends the reference. The file's path is None when
+    no slash follows the reference, and ``b""`` when nothing follows that slash.
 
-    :raises MalformedReference: saying what is wrong or missing.
+    :raises MalformedReference: with the fault in its text.
     """
     mark = _TAG_OR_DIGEST.search(path, path.find(b"/") + 1)
     end = path.find(b"/", mark.end()) if mark else -1
     reference, rest = (path, None) if end < 0 else (path[:end], path[end + 1 :])
-    # An escaped byte is in no grammar: what is not ASCII is malformed, whatever it is in.
+    # The backslash of an escaped byte is malformed everywhere, so all non-ASCII text is refused.
     return _parse(reference.decode("ascii", "backslashreplace")), rest
 
 
-_parse = lru_cache(1024)(Reference.parse)  # Few images, many files of each.
+# A server has few images with many files each.
+_parse = lru_cache(1024)(Reference.parse)
 
 
 def _missing(name: str) -> str:
-    """What has to be added to a name without tag and digest."""
+    """Return a text that says how to complete a name without tag and digest."""
     registry, _, path = name.partition("/")
     if canonical_registry(registry) is None:
         return _NO_HOST
@@ -144,9 +145,10 @@ def _missing(name: str) -> str:
 
 
 def canonical_registry(authority: str) -> str | None:
-    """The one spelling of a registry, `host` or `host:port`; None for what cannot be one.
+    """Return the canonical spelling of a registry, `host` or `host:port`; None if it is invalid.
 
-    A host alone has a dot, or is localhost or an IPv6 address in brackets, as Docker has it.
+    Without a port, as in Docker, the host has a dot, or is localhost or an IPv6 address in
+    brackets.
     """
     found = _AUTHORITY.fullmatch(authority)
     if found is None or len(authority) > _HOST_LENGTH + len(":65535"):
@@ -161,13 +163,13 @@ def canonical_registry(authority: str) -> str | None:
 
 
 def _host(text: str) -> str | None:
-    """A valid host in canonical form: a DNS name, or an IP address that is written in full."""
+    """Return a host in canonical form; None unless it is a DNS name or a complete IP address."""
     try:
         if text.startswith("["):
             return f"[{ipaddress.IPv6Address(text[1:-1])}]"
         labels = text.split(".")
         if _NUMBER.fullmatch(labels[-1]):
-            # Resolvers also take 127.1 and 0x7f000001 for addresses; one address, one spelling.
+            # Resolvers also accept 127.1 and 0x7f000001; only the full spelling is allowed.
             return str(ipaddress.IPv4Address(text))
     except ValueError:
         return None
