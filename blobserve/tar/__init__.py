@@ -1,4 +1,4 @@
-"""Strict reading of tar: headers, names, the member list of an archive, a stream reader.
+"""Strict tar readers: headers, names, the member list of an archive, streams.
 
 Pure: bytes in, values out. Nothing here opens a file or imports Twisted.
 """

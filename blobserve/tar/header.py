@@ -1,7 +1,6 @@
 """One tar header block, and the records of one PAX header, read strictly.
 
-What two readers might understand differently is refused, not guessed at. Pure functions over whole
-blocks; knows nothing of streams, of which entries follow which, or of what an entry is good for.
+Pure functions over whole blocks. They refuse a header that two readers might read differently.
 POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header".
 """
 
@@ -16,18 +15,18 @@ from blobserve.errors import BadLayer
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
-"""What an archive ends with, twice, and what fills it up."""
+"""A block of zeros; two of them end an archive."""
 
 REGULAR, LINK, SYMLINK, DIRECTORY = b"0", b"1", b"2", b"5"
 BODILESS = frozenset((LINK, SYMLINK, b"3", b"4", DIRECTORY, b"6"))
-"""The types of entries that have no body, whatever their size says."""
+"""The types of entries that have no body; their size field is ignored."""
 
 EXTENSIONS = frozenset((b"x", b"g", b"L", b"K"))
-"""The types of headers that tell of the entry after them: PAX's two, and GNU's long names."""
+"""The types of extension headers, which describe the next entry: PAX and GNU long names."""
 
 _FIELDS = struct.Struct("100s8s16x12s12s8x1s100s8s80x155s12x")
 _LARGEST = (1 << 63) - 1
-_LATEST = 253402300799  # The last second of the year 9999, the last that HTTP can write.
+_LATEST = 253402300799  # The last second of the year 9999, the largest HTTP date.
 _USTAR, _STAR = b"ustar\0", b"tar\0"
 _PAX_KEYS = frozenset((b"path", b"linkpath", b"size", b"mtime"))
 _SPARSE = "it has a sparse file, which OCI image-spec layer.md advises against"
@@ -44,7 +43,7 @@ _FOREIGN = (
 
 
 class Header(NamedTuple):
-    """The fields of a header block that matter here; names without their padding."""
+    """The fields of a header block; names have no padding."""
 
     name: bytes
     type: bytes
@@ -55,17 +54,17 @@ class Header(NamedTuple):
 
 
 def is_intact(block: bytes) -> bool:
-    """Whether a header block has the checksum that it says."""
+    """Return whether the checksum of a header block is right."""
     checksum = block[148:156]
     try:
         expected = _octal(checksum)
     except BadLayer:
         return False
-    # Within 256 bytes, Adler-32's low half is the exact sum plus one, many times faster than sum().
+    # The low half of Adler-32 is the sum of up to 256 bytes plus one, and far faster than sum().
     total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
     if total - sum(checksum) + 8 * 0x20 == expected:
         return True
-    # Some tars of old added the bytes as signed ones.
+    # Some old tars added the bytes as signed numbers.
     plain = block[:148] + b" " * 8 + block[156:]
     return sum(byte - 256 if byte > 127 else byte for byte in plain) == expected
 
@@ -73,7 +72,7 @@ def is_intact(block: bytes) -> bool:
 def parse(block: bytes) -> Header:
     """Read an intact header block in any of the formats: v7, ustar (PAX and star too) and GNU.
 
-    :raises BadLayer: for a size that is no size, or a sparse file.
+    :raises BadLayer: for an invalid size, or a sparse file.
     """
     name, mode, size, mtime, type_, link, magic, prefix = _FIELDS.unpack(block)
     if type_ == b"S":
@@ -94,11 +93,11 @@ def parse(block: bytes) -> Header:
 
 
 def parse_pax(body: bytes) -> dict[bytes, bytes]:
-    """Read the records of a PAX header; of those, only what changes how an entry is read.
+    """Return the records of a PAX header that change how an entry is read.
 
-    A record with an empty value takes back an earlier one. Time is linear in the length.
+    A record with an empty value cancels an earlier one. Takes linear time.
 
-    :raises BadLayer: for a record that does not end where it says, NUL in a name, a sparse file.
+    :raises BadLayer: for a record with a wrong length, a NUL in a name, or a sparse file.
     """
     records: dict[bytes, bytes] = {}
     at = 0
@@ -107,7 +106,7 @@ def parse_pax(body: bytes) -> dict[bytes, bytes]:
         digits = body[at : max(space, at)]
         end = at + int(digits) if digits.isdigit() else 0
         if not space < end - 1 < len(body) or body[end - 1] != 0x0A:
-            raise BadLayer("a PAX record does not end where it says")
+            raise BadLayer("a PAX record has a wrong length")
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not (key and equals):
             raise BadLayer("a PAX record has no key")
@@ -124,16 +123,16 @@ def parse_pax(body: bytes) -> dict[bytes, bytes]:
 def parse_pax_size(text: bytes) -> int:
     """Read the value of a PAX `size` record.
 
-    :raises BadLayer: when it is no number of bytes.
+    :raises BadLayer: when it is not a number of bytes.
     """
     size = int(text) if text.isdigit() and len(text) < 20 else -1
     if not 0 <= size <= _LARGEST:
-        raise BadLayer("the size of an entry is no number of bytes")
+        raise BadLayer("the size of an entry is not a number of bytes")
     return size
 
 
 def parse_pax_mtime(text: bytes) -> int | None:
-    """Read the value of a PAX `mtime` record: whole seconds, or None where it makes no sense."""
+    """Return the whole seconds of a PAX `mtime` record; None for an invalid one."""
     seconds, _, fraction = text.partition(b".")
     if len(seconds) > 20 or not seconds.isdigit() or not (fraction or b"0").isdigit():
         return None
@@ -141,7 +140,7 @@ def parse_pax_mtime(text: bytes) -> int | None:
 
 
 def describe(start: bytes) -> str:
-    """What data that is no tar archive looks like."""
+    """Return a description of data that is not a tar archive."""
     for magic, name in _FOREIGN:
         if start.lstrip().startswith(magic):
             return f"it is {name}, not a tar archive"
@@ -173,7 +172,10 @@ def _octal(field: bytes) -> int:
 
 @lru_cache(maxsize=256)
 def _lenient(field: bytes, default: int) -> int:
-    """A number that nothing hangs on, and that most headers of an archive share."""
+    """Return a number, or `default` if it is invalid.
+
+    Only for fields that matter little. Most headers of an archive have the same values.
+    """
     try:
         return _number(field)
     except BadLayer:

@@ -1,9 +1,7 @@
-"""Members: where the files of a tar archive lie in it.
+"""Members: the names and positions of the files in a tar archive.
 
-Pure: bytes come from whatever can be read at an offset, and bodies are passed over. What is read
-strictly is what `blobserve.tar.header` reads; in a damaged archive nothing is found rather than
-half of it. Names are cleaned, and links lead to names of the same archive: none reaches a file
-system.
+Pure. Reads headers through a function, and skips bodies. A damaged archive is refused as a whole.
+Names are cleaned, and links lead to members of the same archive, never to the host's file system.
 """
 
 from __future__ import annotations
@@ -32,17 +30,17 @@ from blobserve.tar.header import (
 from blobserve.tar.names import clean
 
 MOST = 100_000
-"""Members of an archive: of a few images, each of some hundred layers, a hundredth of that."""
+"""The limit of members; a few images with a hundred layers each have a hundredth of it."""
 
 _GNU_NAMES = {b"L": b"path", b"K": b"linkpath"}
 
 Read = Callable[[int, int], bytes]
-"""Up to so many bytes, the second number, from an offset on, the first; fewer only at the end."""
+"""Reads at an offset up to a number of bytes; returns fewer only at the end of the archive."""
 
 
 @attrs.frozen
 class ArchiveMember:
-    """`size` bytes of an archive, from `offset` on."""
+    """The body of a member: `size` bytes of the archive, from `offset` on."""
 
     offset: int
     size: int
@@ -50,16 +48,16 @@ class ArchiveMember:
 
 @attrs.frozen
 class Members:
-    """The files of an archive, and its links by what they lead to, as cleaned names."""
+    """The files of an archive, and the targets of its links; all names are cleaned."""
 
     files: Mapping[bytes, ArchiveMember]
     links: Mapping[bytes, bytes]
 
     @classmethod
     def read(cls, read: Read, size: int, limits: Limits) -> Members:
-        """Find the members of an archive of `size` bytes; of several of one name, the last counts.
+        """Find the members of an archive of `size` bytes; the last member of a name counts.
 
-        :raises BadLayer: when it is no tar archive, or not all of one, or beyond a limit.
+        :raises BadLayer: when it is not a complete tar archive, or exceeds a limit.
         """
         files: dict[bytes, ArchiveMember] = {}
         links: dict[bytes, bytes] = {}
@@ -79,9 +77,9 @@ class Members:
         return cls(files, links)
 
     def find(self, name: bytes) -> ArchiveMember | None:
-        """The file of a name, through links.
+        """Return the file of a name, through links; None if there is none.
 
-        :raises BadLayer: when those lead to no file.
+        :raises BadLayer: when links do not lead to a file.
         """
         seen = {name}
         while (target := self.links.get(name)) is not None:
@@ -89,12 +87,12 @@ class Members:
                 raise BadLayer("a link in it leads back to itself")
             seen.add(name := target)
         if name not in self.files and len(seen) > 1:
-            raise BadLayer("a link in it leads to nothing that is there")
+            raise BadLayer("a link in it leads to a file that it does not have")
         return self.files.get(name)
 
 
 def _entries(read: Read, size: int, limits: Limits) -> Iterator[tuple[Header, int]]:
-    """The entries of an archive in their order, each with where its body begins."""
+    """Yield the entries of an archive in order, each with the offset of its body."""
     at = extensions = 0
     records: dict[bytes, bytes] = {}
     while (block := read(at, BLOCK)) != ZEROS:
@@ -107,7 +105,7 @@ def _entries(read: Read, size: int, limits: Limits) -> Iterator[tuple[Header, in
         if is_extension:
             extensions += 1
             if extensions > limits.extensions_in_a_row or head.size > limits.extension_size:
-                raise BadLayer("its extension headers are too many or too large")
+                raise BadLayer("it has too many extension headers, or too large ones")
             records |= _extension(head, read(body, head.size))
         elif len(head.name) > limits.name_size:
             raise BadLayer(f"a name in it is longer than {limits.name_size} bytes")
@@ -133,7 +131,7 @@ def _extension(head: Header, body: bytes) -> dict[bytes, bytes]:
 
 
 def _extended(head: Header, records: Mapping[bytes, bytes]) -> Header:
-    """The header of an entry, under the extension headers before it."""
+    """Return the header of an entry with the extension headers before it applied."""
     size = head.size
     if b"size" in records:
         size = parse_pax_size(records[b"size"])

@@ -1,15 +1,15 @@
-"""Names in tar archives: what of them means something, and what they mean below a root. Pure."""
+"""Names in tar archives, and their canonical form below a root. Pure."""
 
 from __future__ import annotations
 
 
 def split(path: bytes) -> list[bytes]:
-    """The components of a path, the empty ones and ``.`` left out."""
+    """Return the components of a path without empty ones and ``.``."""
     return [part for part in path.split(b"/") if part not in (b"", b".")]
 
 
 def clean(name: bytes) -> list[bytes]:
-    """The components of an entry's name; ``..`` goes no higher than the root."""
+    """Return the components of an entry's name, with ``..`` resolved but never above the root."""
     parts = split(name)
     if b".." not in parts:
         return parts

@@ -1,9 +1,8 @@
-"""Tar streams, read strictly and without looking back: pieces in, members out.
+"""A strict reader of tar streams: takes pieces of any size, returns members.
 
-Each member comes with where its body lies in the stream and the hash of it. Framing follows the one
-reader that container tools share (Go's): links, directories and devices have no body whatever their
-header says; global PAX headers change nothing. Whatever cannot be read that way refuses the whole
-layer. Knows nothing of what names mean to a file system, nor where streams come from.
+Each member has the position and the hash of its body. Framing follows Go's reader, which container
+tools share: links, directories and devices have no body even if their header gives a size, and
+global PAX headers have no effect. A stream that cannot be read this way is refused as a whole.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Member(NamedTuple):
-    """One entry of a tar stream, its extension headers applied.
+    """One entry of a tar stream, with its extension headers applied.
 
-    `name` and `link` are raw bytes; `offset` and `size` say where the body lies in the stream;
-    `sha256` is that of the body, for regular files only. Links are types ``1`` and ``2``.
+    `name` and `link` are raw bytes. `offset` and `size` give the place of the body in the stream.
+    `sha256` is the hash of the body of a regular file, else None. Links are types ``1`` and ``2``.
     """
 
     seq: int
@@ -40,31 +39,31 @@ class Member(NamedTuple):
 
 
 class TarReader:
-    """Reads one tar stream, fed in pieces of any size. After an error it must not be used again."""
+    """A reader of one tar stream. After an error it must not be used again."""
 
     def __init__(self, limits: Limits) -> None:
         self.size = 0
-        """Bytes of the stream so far that belong to the archive; none do after its end."""
+        """Bytes of the archive that were read so far; bytes after its end do not count."""
         self._limits = limits
         self._ended = False
         self._zeros = False  # The last block was all zeros.
-        self._block = b""  # The part of a header block that has come.
-        self._left = 0  # What is still to come of a body.
-        self._padding = 0  # And of the zeros that fill its last block.
+        self._block = b""  # The part of a header block that was read.
+        self._left = 0  # The bytes of the body that are still missing.
+        self._padding = 0  # The missing zeros that fill its last block.
         self._entry: Member | None = None  # The entry whose body is being read.
         self._hash: _Hash | None = None
         self._extension = bytearray()
         self._kind = b""
-        self._extensions = 0  # How many extension headers stand before the next entry.
+        self._extensions = 0  # The count of extension headers before the next entry.
         self._pax: dict[bytes, bytes] = {}
-        self._gnu: dict[bytes, bytes] = {}  # GNU's long names, by the PAX keys that mean the same.
+        self._gnu: dict[bytes, bytes] = {}  # GNU's long names, by their PAX keys.
         self._count = 0
         self._names = 0
 
     def feed(self, piece: bytes) -> list[Member]:
-        """Read the next bytes of the stream, and return the members that end within them.
+        """Read the next bytes of the stream; return the members that end in them.
 
-        :raises BadLayer: when the stream cannot be read, or goes beyond a limit.
+        :raises BadLayer: when the stream is invalid, or exceeds a limit.
         """
         members: list[Member] = []
         view, at, start = memoryview(piece), 0, self.size
@@ -88,22 +87,22 @@ class TarReader:
 
     @property
     def claimed(self) -> int:
-        """Bytes that the stream takes at least, by the last header: the body it tells of is due."""
+        """The least size of the stream: the bytes so far and the rest of the current body."""
         return self.size + self._left
 
     def finish(self) -> None:
-        """Say that the stream has ended.
+        """Check that the stream may end here.
 
-        :raises BadLayer: when it ends in its middle.
+        :raises BadLayer: when it is incomplete.
         """
         if self._block and self.size < BLOCK:
             raise BadLayer(header.describe(self._block))
-        # No file lacks a byte when the zeros after the last one do, as with `umoci insert`.
+        # The zeros after the last entry may be missing, as with `umoci insert`.
         if self._block or self._left or self._extensions:
             raise BadLayer("its tar archive is cut short")
 
     def _begin(self, block: bytes, offset: int, members: list[Member]) -> None:
-        """Take a whole header block, whose body lies at `offset`."""
+        """Process a complete header block; its body begins at `offset`."""
         if block == ZEROS:
             if self._extensions:
                 raise BadLayer("an extension header has no entry after it")
@@ -111,7 +110,7 @@ class TarReader:
             self._zeros = True
             return
         if self._zeros:
-            raise BadLayer("a block of zeros is followed by something else")
+            raise BadLayer("one block of zeros is followed by more data")
         if not header.is_intact(block):
             first = offset == BLOCK
             raise BadLayer(header.describe(block) if first else "the checksum of a header is wrong")
@@ -148,7 +147,7 @@ class TarReader:
         if type_ in BODILESS:
             size = 0
         elif type_ == REGULAR and name.endswith(b"/"):
-            # In the v7 format such a name means a directory, and a directory has no body.
+            # In the v7 format such a name is a directory, which has no body.
             if size:
                 raise BadLayer("a directory has a body")
             type_ = DIRECTORY
@@ -171,7 +170,7 @@ class TarReader:
             raise BadLayer(f"it unpacks to more than {limits.unpacked_size} bytes")
 
     def _take(self, part: memoryview, members: list[Member]) -> None:
-        """Take a part of a body."""
+        """Process a part of a body."""
         if self._hash is not None:
             self._hash.update(part)
         elif self._entry is None:
@@ -181,7 +180,7 @@ class TarReader:
             self._end(members)
 
     def _end(self, members: list[Member]) -> None:
-        """The body of an entry, or of an extension header, is complete."""
+        """Finish the entry or extension header, when its body is complete."""
         if self._entry is None:
             self._apply(bytes(self._extension))
         elif self._hash is None:
@@ -191,7 +190,7 @@ class TarReader:
             self._hash = None
 
     def _apply(self, body: bytes) -> None:
-        """Remember an extension header for the entry that follows. Of several, the last counts."""
+        """Keep an extension header for the next entry; the last one of a type counts."""
         if self._kind == b"L":
             self._gnu[b"path"] = body.partition(b"\0")[0]
         elif self._kind == b"K":
