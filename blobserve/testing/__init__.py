@@ -1,7 +1,7 @@
-"""Verified fakes: a source of images in memory, and threads that are none.
+"""Verified fakes for tests: a source of images in memory, and threads that run jobs at once.
 
-For tests of blobserve and of whatever embeds it. `MemorySource` passes the contract suite that the
-real sources pass; what it does wrong it has been told to.
+They serve the tests of blobserve and of applications that embed it. `MemorySource` passes the
+contract tests of the real sources; it fails only where a test asks for it.
 """
 
 from blobserve.testing.images import MadeImage, make_image, make_index

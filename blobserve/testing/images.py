@@ -1,4 +1,4 @@
-"""Images made from files, byte for byte the same each time."""
+"""Images made from files; the same files always give the same bytes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 
 @attrs.frozen
 class MadeImage:
-    """An image, or an index of images, with all that it refers to."""
+    """An image, or an index of images, with its documents and blobs."""
 
     documents: tuple[Document, ...]
-    """Its own manifest or index first, then those of its images."""
+    """The manifest or index, then the manifests of the images in the index."""
     layers: tuple[Descriptor, ...]
     blobs: Mapping[Digest, bytes] = attrs.field(repr=False)
 
@@ -34,9 +34,9 @@ class MadeImage:
 
 
 def make_image(*layers: Mapping[str, bytes]) -> MadeImage:
-    """An image of these layers, lowest first, each made of its files by path.
+    """Return an image of these layers, lowest first; each maps paths to contents.
 
-    The same files make the same image, byte for byte.
+    The same files always give the same bytes.
     """
     blobs = [gzip.compress(_tar(files), mtime=0) for files in layers]
     config = b"{}"
@@ -50,7 +50,7 @@ def make_image(*layers: Mapping[str, bytes]) -> MadeImage:
 
 
 def make_index(images: Mapping[str, MadeImage]) -> MadeImage:
-    """An index of images, or of indexes, by platform (``linux/arm64``; empty for none)."""
+    """Return an index of images or indexes, by platform (``linux/arm64``; empty: none)."""
     listed = []
     for platform, image in images.items():
         top = image.documents[0]

@@ -1,4 +1,4 @@
-"""A source of images in memory, which does wrong what it is told to."""
+"""A source of images in memory, with faults that a test sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 1 << 16
 
 
 class Gate:
-    """What requests stop at until it is opened; cancelling one lets it go."""
+    """A gate that holds requests until it is opened. A held request can be cancelled."""
 
     def __init__(self, after: int) -> None:
         self.after = after
@@ -30,11 +30,11 @@ class Gate:
 
     @property
     def waiting(self) -> int:
-        """How many requests are being held."""
+        """The number of requests that the gate holds."""
         return len(self._waiting)
 
     def open(self) -> None:
-        """Let every request through, those to come included."""
+        """Release all requests, and hold no later one."""
         self._is_open = True
         while self._waiting:
             waiter = next(iter(self._waiting))
@@ -42,7 +42,7 @@ class Gate:
             waiter.callback(None)
 
     async def wait(self) -> None:
-        """Return when it is open."""
+        """Wait until the gate is open."""
         if not self._is_open:
             waiter: Deferred[None] = Deferred(self._waiting.pop)
             self._waiting[waiter] = None
@@ -52,17 +52,17 @@ class Gate:
 class MemorySource:
     """A `Source` of images in memory, for any number of repositories; it answers at once.
 
-    Its faults are those it is told to have, for the requests that come after. What a request finds
-    is settled when it comes, however long it is then held.
+    Tests set its faults, for later requests. A request sees the images of the time when it began,
+    even if a gate holds it.
     """
 
     def __init__(self) -> None:
         self.requests: list[tuple[Method, str]] = []
-        """Every request so far: its method, and the reference or the blob's digest."""
+        """All requests: the method, and the reference or the blob's digest."""
         self.parts: list[tuple[int, int]] = []
-        """Where each `read` began, and how many bytes it was for."""
+        """The offset and length of each `read`."""
         self.pause = 0.0
-        """Seconds that `refresh` asks not to be asked again."""
+        """The `pause` in each result of `refresh`, in seconds."""
         self._tags: dict[Reference, Digest] = {}
         self._documents: dict[Reference, Document] = {}
         self._blobs: dict[tuple[Repository, Digest], bytes] = {}
@@ -71,7 +71,7 @@ class MemorySource:
         self._corrupt: dict[Digest, tuple[int, int]] = {}
 
     def push(self, reference: Reference, image: MadeImage) -> Reference:
-        """Hold an image and point a tag at it; returns the reference by digest."""
+        """Add an image, point the tag at it, and return the reference by digest."""
         for document in image.documents:
             self._documents[reference.at(document.digest)] = document
         for digest, blob in image.blobs.items():
@@ -81,30 +81,30 @@ class MemorySource:
         return reference.at(image.digest)
 
     def remove(self, reference: Reference) -> None:
-        """Lose a tag, or the manifest or the blob of that digest."""
+        """Remove a tag, or the manifest or the blob with that digest."""
         self._tags.pop(reference, None)
         self._documents.pop(reference, None)
         if reference.digest is not None:
             self._blobs.pop((reference.repository, reference.digest), None)
 
     def fail(self, method: Method, *errors: BlobserveError) -> None:
-        """Raise these errors, one each for the next requests by that method."""
+        """Raise these errors in the next calls of `method`, one in each call."""
         self._errors.setdefault(method, []).extend(errors)
 
     def corrupt(self, digest: Digest, times: int, at: int = 4) -> None:
-        """Send another byte `at` that place, the next `times` that this blob is fetched or read.
+        """Change the byte `at` that offset, the next `times` that this blob is fetched or read.
 
-        At 4 a gzip stream holds part of a date: with another it is as good as before, but wrong.
+        The byte at 4 is part of a gzip stream's date: the stream stays valid, its digest does not.
         """
         self._corrupt[digest] = times, at
 
     def hold(self, method: Method, after: int = 0) -> Gate:
-        """Stop requests by that method at a gate; a fetch when it has written `after` bytes."""
+        """Hold the calls of `method` at a gate; `fetch` stops after it wrote `after` bytes."""
         gate = self._gates[method] = Gate(after)
         return gate
 
     def count(self, method: Method) -> int:
-        """How many requests by that method there have been."""
+        """Return the number of calls of `method`."""
         return sum(asked == method for asked, _ in self.requests)
 
     async def resolve(self, reference: Reference) -> Document:
@@ -197,7 +197,7 @@ class MemorySource:
 
 @implementer(IPushProducer)
 class _Producer:
-    """Writes to a consumer while that does not say to pause."""
+    """A producer that writes to a consumer, except while it is paused."""
 
     def __init__(self, consumer: IConsumer) -> None:
         self._consumer = consumer
@@ -222,6 +222,6 @@ class _Producer:
             self._resumed.callback(None)
 
     def stopProducing(self) -> None:
-        """See `IProducer.stopProducing`: nothing more is written, and the fetch never ends."""
+        """See `IProducer.stopProducing`. Writes no more; the fetch then never returns."""
         self.pauseProducing()
         self._resumed = Deferred()

@@ -1,4 +1,4 @@
-"""Threads that are none."""
+"""A fake of `Threads`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class InlineThreads:
-    """`Threads` that run everything at once, in the thread of the caller. See `Threads`."""
+    """`Threads` that run each job at once, in the caller's thread."""
 
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """See `Threads.run`; the Deferred has fired already."""
