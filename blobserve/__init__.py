@@ -1,7 +1,7 @@
-"""blobserve: single files out of OCI image layers, over HTTP.
+"""blobserve: serve the files of OCI image layers over HTTP.
 
 `Blobserve` is the service, for applications that embed it; `load` reads a configuration into a
-`Config`. They are imported when they are first asked for.
+`Config`. They are imported on first use.
 """
 
 from __future__ import annotations

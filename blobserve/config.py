@@ -1,7 +1,6 @@
-"""The configuration as frozen values: what the rest of the house reads.
+"""The configuration as frozen values, with all defaults.
 
-Every default stands here, and nowhere else. How a file becomes these values is the business of
-`blobserve.configfile`; no rule of YAML or JSON is known here.
+`blobserve.configfile` reads files and mappings into these values.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from blobserve.names.reference import Repository
 
 KIB, MIB = 1 << 10, 1 << 20
 
-# Twisted's own backlog of 50 has clients of a busy moment wait for whole seconds.
+# With Twisted's default of 50, clients wait whole seconds when many connect at once.
 BACKLOG = 1024
 DEFAULT_LISTEN = (f"tcp:8080:backlog={BACKLOG}",)
-"""Where the server of `twist blobserve` listens when its configuration does not say."""
+"""The endpoints of `twist blobserve` when its configuration has none."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @attrs.frozen
 class Limits:
-    """Every bound on what an image, a registry or a client can make us do. Bytes and seconds."""
+    """All limits on images, registries and clients, in bytes and seconds."""
 
     manifest_size: int = 4 * MIB
     token_size: int = 128 * KIB
@@ -75,7 +74,7 @@ class Replacement:
 
 @attrs.frozen
 class InlineVariable:
-    """Replace `search` in index.html by `replacement`, whose ``${name}`` the request fills in."""
+    """Replace `search` in index.html by `replacement`; the request gives values for ``${name}``."""
 
     search: str
     replacement: str
@@ -83,7 +82,7 @@ class InlineVariable:
 
 @attrs.frozen
 class LocalSource:
-    """Images in a directory or a file of this host, in one of the forms that tools write."""
+    """Images in a directory or a file of this host."""
 
     form: Literal["oci", "oci-archive", "docker-archive"]
     path: Path
@@ -91,7 +90,7 @@ class LocalSource:
 
 @attrs.frozen
 class RepositoryRules:
-    """What the configuration says of one repository, or of all that match one key."""
+    """The configuration of one repository, or of all that match one key."""
 
     key: str = ""
     listed: bool = True
@@ -113,14 +112,14 @@ class RepositoryRules:
     not_found: str | None = None
     early_serve: bool = False
     codings: tuple[str, ...] = ("zstd", "gzip")
-    """What text is compressed with here, for clients that accept it."""
+    """The codings in which text files are stored, for clients that accept them."""
     precompressed: bool = False
-    """Whether ``app.js.br`` in the image is ``app.js`` in another coding, and so on."""
+    """Whether a file such as ``app.js.br`` in the image is served as a coding of ``app.js``."""
     source: LocalSource | None = None
-    """Where to serve from, instead of a registry."""
+    """Local images to serve instead of those of the registry."""
 
     def is_immutable_tag(self, tag: str) -> bool:
-        """Whether this tag is promised never to move."""
+        """Return whether the configuration promises that this tag never moves."""
         globs = self.immutable_tags
         return bool(globs) and any(fnmatch.fnmatchcase(tag, glob) for glob in globs)
 
@@ -130,14 +129,14 @@ UNLISTED = RepositoryRules(listed=False)
 
 @attrs.frozen
 class RegistryRules:
-    """How one registry, named `host` or `host:port`, may be spoken to."""
+    """The configuration of one registry, which is named `host` or `host:port`."""
 
     insecure: bool = False
     ca: Path | None = None
     allow_hosts: frozenset[str] = frozenset()
-    """Hosts that the registry may send us to although their addresses are not public."""
+    """Hosts at addresses that are not public and that the registry may redirect to."""
     allow_any_repo: bool = False
-    """Whether repositories that are not listed may be asked for at an address that is not public.
+    """Whether unlisted repositories are served if the registry's address is not public.
 
     `Config.allow_any_repo` decides whether they are served at all.
     """
@@ -147,7 +146,7 @@ class RegistryRules:
 
 
 def default_location() -> Path:
-    """Where systemd wants caches kept, else where the user keeps them."""
+    """Return systemd's cache directory if there is one, else one in the user's caches."""
     if given := os.environ.get("CACHE_DIRECTORY"):
         return Path(given.partition(":")[0])
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -156,9 +155,9 @@ def default_location() -> Path:
 
 @attrs.frozen
 class BlobSpaceRules:
-    """Where layers are kept, and how many bytes all of it may take (None: no bound).
+    """The directory of the blob space, and its quota in bytes (None: no quota).
 
-    With `verify_on_read`, each file is checked against its hash once in every process.
+    With `verify_on_read`, each process checks each file against its hash once.
     """
 
     location: Path = attrs.field(factory=default_location)
@@ -169,7 +168,7 @@ class BlobSpaceRules:
 
 @attrs.frozen
 class AccessLogRules:
-    """One line per request to `file` (``-``: standard output), as text, JSON or not at all."""
+    """The form of the access log, which goes to `file` (``-``: standard output)."""
 
     format: Literal["text", "json", "off"] = "text"
     file: str = "-"
@@ -177,7 +176,7 @@ class AccessLogRules:
 
 @attrs.frozen
 class Address:
-    """Where to listen on TCP; an empty host means all interfaces."""
+    """A TCP address to listen on; an empty host means all interfaces."""
 
     host: str
     port: int
@@ -185,19 +184,19 @@ class Address:
 
 @attrs.frozen
 class Config:
-    """A whole configuration, valid as it stands."""
+    """A complete and valid configuration."""
 
     blob_space: BlobSpaceRules = attrs.field(factory=BlobSpaceRules)
     listen: tuple[str, ...] = ()
-    """Twisted server endpoint descriptions. None: an embedding application mounts the resource."""
+    """Twisted server endpoint descriptions; may be empty in an embedding application."""
     timeout: float = 5.0
-    """Seconds from a request's head until the image is READY; ``math.inf``: no bound."""
+    """Seconds from a request's head until the image is READY; ``math.inf``: no limit."""
     drain_timeout: float = 30.0
     allow_any_repo: bool = False
     hot_path: bool = True
-    """Whether requests that can be answered at once take the short way, see `fast_path`."""
+    """Whether the fast path is on, see `blobserve.web.server.fast_path`."""
     repos: Mapping[str, RepositoryRules] = attrs.field(factory=dict)
-    """By canonical repository, or by ``<registry>/<path>/*``."""
+    """Rules by canonical repository or ``<registry>/<path>/*``."""
     registries: Mapping[str, RegistryRules] = attrs.field(factory=dict)
     limits: Limits = Limits()
     trusted_proxies: tuple[Network, ...] = ()
@@ -206,10 +205,10 @@ class Config:
     prometheus_addr: Address | None = None
     readiness_addr: Address | None = None
     warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
-    """What works and yet should be mended, for the operator."""
+    """Problems for the operator that do not prevent a start."""
 
     def rules_for(self, repository: Repository) -> RepositoryRules | None:
-        """The rules of the longest key that matches, or None for a repository not allowed."""
+        """Return the rules of the longest key that matches; None: the repository is forbidden."""
         prefix = str(repository)
         if rules := self.repos.get(prefix):
             return rules

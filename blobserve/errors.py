@@ -1,9 +1,9 @@
-"""Every way this fails, on one page.
+"""All errors that blobserve raises on purpose.
 
-One class per decision a caller can take, fields instead of formatted strings. The bases say what
-kind of failure it is; which HTTP status that becomes is written in one table, in `blobserve.web`,
-and known nowhere else. The text of an error is ours alone: it never repeats what an upstream said,
-a path of the host's file system or a credential, so it may be shown to a client.
+There is one class per decision that a caller can take, with fields instead of formatted strings.
+The base classes give the kind of failure; `blobserve.web.http.status` alone maps errors to HTTP
+statuses. An error's text is written by blobserve. It never quotes an upstream, a path of the host's
+file system or a credential, so it may be shown to a client, unless its class says otherwise.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import attrs
 
 
 class BlobserveError(Exception):
-    """Base of everything blobserve raises on purpose."""
+    """The base of all errors that blobserve raises on purpose."""
 
 
-# --- What was asked for does not exist -----------------------------------------------------------
+# --- The requested thing does not exist ----------------------------------------------------------
 
 
 class NotFound(BlobserveError):
-    """What was asked for does not exist, or is not here and may not be fetched."""
+    """The requested thing does not exist, or is not cached and may not be pulled."""
 
 
 @attrs.define(slots=False)
 class MalformedReference(NotFound):
-    """Text that is no image reference; `problem` says what is wrong or missing."""
+    """Text that is not an image reference; `problem` names the fault."""
 
     text: str
     problem: str
@@ -35,9 +35,9 @@ class MalformedReference(NotFound):
 
 @attrs.define(slots=False)
 class ImageNotFound(NotFound):
-    """The registry knows no such repository, tag or manifest.
+    """The registry has no such repository, tag or manifest.
 
-    Of a local source, a few `names` that it has instead, and how many `more` there are.
+    A local source also gives a few `names` of images that it has, and how many `more` there are.
     """
 
     reference: str
@@ -55,7 +55,7 @@ class ImageNotFound(NotFound):
 
 @attrs.define(slots=False)
 class NoLayers(NotFound):
-    """The image exists and has no layer to serve files from."""
+    """The image exists but has no layer with files."""
 
     reference: str
 
@@ -65,7 +65,7 @@ class NoLayers(NotFound):
 
 @attrs.define(slots=False)
 class PlatformNotFound(NotFound):
-    """The reference names an index that has no image for the platform asked for."""
+    """The reference names an index without an image for the wanted platform."""
 
     platform: str
 
@@ -85,12 +85,12 @@ class BlobNotFound(NotFound):
 
 @attrs.define(slots=False)
 class NotCached(NotFound):
-    """A read-only request for an image that is not in the blob space."""
+    """A read-only request for an image that is not cached."""
 
     reference: str
 
     def __str__(self) -> str:
-        return f"not in the blob space, and this request may not pull it: {self.reference}"
+        return f"not cached, and this request may not pull it: {self.reference}"
 
 
 class NoWebSocket(NotFound):
@@ -102,11 +102,11 @@ class NoWebSocket(NotFound):
 
 @attrs.define(slots=False)
 class PathNotFound(NotFound):
-    """The image has no such file or directory, or a link on the way leads nowhere."""
+    """The image has no such file or directory, or a link in the path is broken."""
 
     path: str
     layers: int = 1
-    """How many layers the image has, when only the first of them was searched."""
+    """The number of the image's layers, if only the first was searched."""
 
     def __str__(self) -> str:
         if self.layers == 1:
@@ -127,16 +127,16 @@ class Forbidden(BlobserveError):
         return f'forbidden repo: "{self.repository}"'
 
 
-# --- The registry, or what it sent, is at fault --------------------------------------------------
+# --- The registry or its content is at fault -----------------------------------------------------
 
 
 class UpstreamError(BlobserveError):
-    """The registry, or the image it holds, cannot be used."""
+    """The registry, or an image in it, cannot be used."""
 
 
 @attrs.define(slots=False)
 class RegistryRefused(UpstreamError):
-    """The registry answered 401 or 403; `reason` says what that means for the credentials."""
+    """The registry answered 401 or 403; `reason` explains it by the credentials."""
 
     repository: str
     reason: str = ""
@@ -148,7 +148,7 @@ class RegistryRefused(UpstreamError):
 
 @attrs.define(slots=False)
 class RegistryFailed(UpstreamError):
-    """The registry could not be reached, or answered what no registry should."""
+    """The registry could not be reached, or its response makes no sense."""
 
     registry: str
     problem: str
@@ -159,7 +159,7 @@ class RegistryFailed(UpstreamError):
 
 @attrs.define(slots=False)
 class AddressRefused(UpstreamError):
-    """A host that resolves to an address we do not connect to; `key` is the setting that would."""
+    """A host with an address that we refuse to connect to; `key` is the setting that allows it."""
 
     host: str
     key: str
@@ -172,7 +172,7 @@ class AddressRefused(UpstreamError):
 
 @attrs.define(slots=False)
 class ContentMismatch(UpstreamError):
-    """Bytes that do not match the digest or the size they were promised under."""
+    """Bytes that do not match their digest or size."""
 
     digest: str
     problem: str
@@ -183,7 +183,7 @@ class ContentMismatch(UpstreamError):
 
 @attrs.define(slots=False)
 class BadImage(UpstreamError):
-    """An image that cannot be served: schema 1, no tar, unknown compression, over a limit."""
+    """An image that cannot be served: schema 1, not a tar, unknown compression, over a limit."""
 
     subject: str
     problem: str
@@ -193,55 +193,55 @@ class BadImage(UpstreamError):
 
 
 class BadLayer(Exception):
-    """What is wrong with a layer, said where its name is not known; goes out as a `BadImage`."""
+    """A fault in a layer, raised by code that does not know its name; becomes a `BadImage`."""
 
 
 class BadToc(Exception):
-    """What is wrong with a layer's published index: a reason not to use it, and no more."""
+    """A fault in a layer's table of contents: it is not used; the layer is still served."""
 
 
 @attrs.define(slots=False)
 class RuleTooLarge(UpstreamError):
-    """A file too large for the rewriting rule that applies to it; sizes in bytes."""
+    """A file that is too large for its rewriting rule; `limit` in bytes."""
 
     path: str
     rule: str
     limit: int
 
     def __str__(self) -> str:
-        return f"{self.path} is larger than {self.limit} bytes, too large for its {self.rule} rule"
+        return f"{self.path} is larger than {self.limit} bytes, the limit of its {self.rule} rule"
 
 
 @attrs.define(slots=False)
 class ListingTooLarge(UpstreamError):
-    """A directory with more in it than is listed; `limit` in words."""
+    """A directory that is too large to be listed; `limit` in words."""
 
     path: str
     limit: str
 
     def __str__(self) -> str:
-        return f"{self.path} cannot be listed: that would take more than {self.limit}"
+        return f"{self.path} cannot be listed: it exceeds {self.limit}"
 
 
-# --- Coming again is right -----------------------------------------------------------------------
+# --- A retry may succeed -------------------------------------------------------------------------
 
 
 class TemporarilyUnavailable(BlobserveError):
-    """Nothing is wrong; the same request may well succeed later."""
+    """A passing failure: the same request may succeed later."""
 
     retry_after: float = 1.0
-    """Seconds after which trying again makes sense."""
+    """Seconds until a retry makes sense."""
 
 
 class PullTimeout(TemporarilyUnavailable):
-    """The image was not READY in time; its pull goes on."""
+    """The image was not READY in time; its pull continues."""
 
     def __str__(self) -> str:
         return "the image is still being pulled"
 
 
 class QueueFull(TemporarilyUnavailable):
-    """More layers wait for a download than the queue may hold."""
+    """The queue of layers that wait for a download is full."""
 
     retry_after = 5.0
 
@@ -250,16 +250,16 @@ class QueueFull(TemporarilyUnavailable):
 
 
 class SpaceContended(TemporarilyUnavailable):
-    """Older pulls need the blob space; this one, the youngest, gave up."""
+    """Older pulls need the space; this one is the youngest and gave up."""
 
     retry_after = 5.0
 
     def __str__(self) -> str:
-        return "the blob space is taken by pulls that began earlier"
+        return "pulls that began earlier need the blob space"
 
 
 class StoreClosed(TemporarilyUnavailable):
-    """The store was closed, or is closing: the server is draining."""
+    """The store is closed or closing: the server is draining."""
 
     retry_after = 5.0
 
@@ -268,7 +268,7 @@ class StoreClosed(TemporarilyUnavailable):
 
 
 class TooManyConnections(TemporarilyUnavailable):
-    """As many connections as there may be, of one client or in all."""
+    """One client, or all together, have as many connections as allowed."""
 
     def __str__(self) -> str:
         return "too many connections"
@@ -276,45 +276,48 @@ class TooManyConnections(TemporarilyUnavailable):
 
 @attrs.define(slots=False)
 class RegistryBusy(TemporarilyUnavailable):
-    """The registry answered 429 or 503; `retry_after` in seconds, its own word if it gave one."""
+    """The registry answered 429 or 503.
+
+    `retry_after` comes from its response, if that has one.
+    """
 
     registry: str
     retry_after: float = 5.0
 
     def __str__(self) -> str:
-        return f"registry {self.registry} asks to come again later"
+        return f"registry {self.registry} is busy; try again later"
 
 
 # --- The disk ------------------------------------------------------------------------------------
 
 
 class NoSpace(BlobserveError):
-    """There is no room for this, and there will be none by waiting."""
+    """There is no space for this, and waiting will not help."""
 
 
 @attrs.define(slots=False)
 class ImageTooLarge(NoSpace):
-    """This image alone exceeds the bound of the blob space; `bound` in bytes."""
+    """This image alone exceeds the quota; `bound` is the quota in bytes."""
 
     digest: str
     bound: int
 
     def __str__(self) -> str:
-        return f"{self.digest} alone is larger than the blob space ({self.bound} bytes)"
+        return f"{self.digest} alone is larger than the blob space may be ({self.bound} bytes)"
 
 
 class DiskFull(NoSpace):
-    """The disk, or the bound, is full after evicting all that may go."""
+    """The disk or the quota is full, and nothing more can be evicted."""
 
     def __str__(self) -> str:
-        return "no space left for this image after removing all that may go"
+        return "no space left for this image, and nothing more can be evicted"
 
 
 @attrs.define(slots=False)
 class DiskFailed(TemporarilyUnavailable):
-    """The disk fails, is read-only, or we have no descriptors left; `problem` in its own words.
+    """The disk fails, is read-only, or no file descriptors are left.
 
-    Nothing is wrong with what was asked for, and what is here is served on.
+    `problem` is the system's text. Cached images are still served.
     """
 
     problem: str
@@ -326,7 +329,7 @@ class DiskFailed(TemporarilyUnavailable):
 
 @attrs.define(slots=False)
 class BlobDamaged(TemporarilyUnavailable):
-    """A blob in the blob space that is no longer what it was: set aside, and pulled again."""
+    """A damaged blob on disk; it is set aside and pulled again."""
 
     digest: str
     problem: str
@@ -336,16 +339,16 @@ class BlobDamaged(TemporarilyUnavailable):
 
 
 class IndexDamaged(BlobDamaged):
-    """A blob whose index alone is damaged: that can be made again, without a pull."""
+    """A blob with a damaged index, which can be rebuilt without a pull."""
 
 
 @attrs.define(slots=False)
 class CodingDamaged(BlobDamaged):
-    """A coding of one of a blob's files that is damaged, of which the file itself is not."""
+    """A damaged coding of a file in a blob; the file itself is intact."""
 
     coding: bytes
     offset: int
-    """Of the coded bytes, which tells one from the others."""
+    """The offset of the coded bytes; it identifies the coding."""
 
 
 # --- The request, the configuration, the start ---------------------------------------------------
@@ -353,7 +356,7 @@ class CodingDamaged(BlobDamaged):
 
 @attrs.define(slots=False)
 class BadRequest(BlobserveError):
-    """A request that is itself wrong; `problem` says how to mend it."""
+    """A malformed request; `problem` says how to correct it."""
 
     problem: str
 
@@ -362,15 +365,15 @@ class BadRequest(BlobserveError):
 
 
 class TargetTooLong(BadRequest):
-    """A request line longer than we read."""
+    """A request line that is longer than the limit."""
 
 
 class HeadTooLarge(BadRequest):
-    """A request head with more fields, or more bytes, than we read."""
+    """A request head with too many fields or bytes."""
 
 
 class HeadTooSlow(BadRequest):
-    """A request head that did not come to its end in time."""
+    """A request head that was not complete in time."""
 
 
 class VersionNotSupported(BadRequest):
@@ -378,12 +381,12 @@ class VersionNotSupported(BadRequest):
 
 
 class MethodNotAllowed(BadRequest):
-    """A method other than those that files have."""
+    """A method that files do not support."""
 
 
 @attrs.define(slots=False)
 class ConfigError(BlobserveError):
-    """A configuration that cannot be used: every problem at once, each with file, line and key."""
+    """A configuration that cannot be used; each problem has its file, line and key."""
 
     problems: tuple[str, ...]
 
@@ -393,7 +396,7 @@ class ConfigError(BlobserveError):
 
 @attrs.define(slots=False)
 class CannotOpen(BlobserveError):
-    """An address or a file that cannot be opened; `key` is where the configuration names it.
+    """An address or a file that cannot be opened; `key` is the configuration key that names it.
 
     For the operator alone: the text may name a path of the host.
     """
@@ -408,7 +411,7 @@ class CannotOpen(BlobserveError):
 
 @attrs.define(slots=False)
 class SpaceUnusable(BlobserveError):
-    """The blob space cannot be opened: not writable, another format, another process's own.
+    """The blob space cannot be opened: not writable, another format, used by another process.
 
     For the operator alone: the text names paths of the host.
     """

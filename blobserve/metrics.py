@@ -1,7 +1,7 @@
-"""What is counted, by its Prometheus names.
+"""The metrics, by their Prometheus names. See docs/reference/metrics.md.
 
-The four ``http_*`` families are the original's, names and lower-case method labels unchanged. Each
-`Metrics` has a registry of its own, so that several services live in one process.
+The four ``http_*`` families keep the names and the lower-case method labels of the original. Each
+`Metrics` has its own registry, so that several services can run in one process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Metrics:
         )
         self.pulls = Counter(
             "blobserve_pulls_total",
-            "Layers pulled: ready, failed or cancelled; proved for another repository.",
+            "Layer downloads: ready, failed, cancelled, or proved for another repository.",
             ["outcome"],
             registry=registry,
         )
@@ -50,88 +50,86 @@ class Metrics:
             "blobserve_pulled_bytes_total", "Layer bytes received.", registry=registry
         )
         self.lookups = Tally(
-            "blobserve_lookups", "References asked for: hit, pull, wait or stale.", "result"
+            "blobserve_lookups", "Images leased: hit, pull, wait or stale.", "result"
         )
         registry.register(self.lookups)
         self.stale_serves = Counter(
             "blobserve_stale_serves_total",
-            "Answers from a digest older than tagMaxAge.",
+            "Responses from a digest older than tagMaxAge.",
             registry=registry,
         )
-        self.evictions = Counter(
-            "blobserve_evictions_total", "Blobs removed to make room or by age.", registry=registry
-        )
+        self.evictions = Counter("blobserve_evictions_total", "Evicted blobs.", registry=registry)
         self.damaged = Counter(
             "blobserve_damaged_total",
-            "Damage met in the blob space: of a content, an index or a coding.",
+            "Damage found in the blob space: content, index or coding.",
             ["part"],
             registry=registry,
         )
         self.codings = Counter(
             "blobserve_codings_total",
-            "Files coded: made, copied, useless, no-room, failed or damaged.",
+            "Compressed files: made, copied, useless, no-room, failed or damaged.",
             ["coding", "outcome"],
             registry=registry,
         )
         self.coded_bytes = Counter(
             "blobserve_coded_bytes_total",
-            "Bytes of codings made.",
+            "Bytes of the codings that were made.",
             ["coding"],
             registry=registry,
         )
         self.siblings = Counter(
             "blobserve_siblings_total",
-            "Precompressed siblings decoded: right, wrong or failed.",
+            "Precompressed siblings verified: right, wrong or failed.",
             ["coding", "outcome"],
             registry=registry,
         )
         self.early_served = Counter(
             "blobserve_early_served_total",
-            "Files given out before their layer was verified.",
+            "Files sent before their layer was verified.",
             registry=registry,
         )
         self.early_aborted = Counter(
             "blobserve_early_aborted_total",
-            "Of these, aborted: overtaken in the layer, damaged or abandoned with it.",
+            "Early responses that were reset: overtaken, damaged or abandoned.",
             ["reason"],
             registry=registry,
         )
         self.early_unconfirmed = Counter(
             "blobserve_early_unconfirmed_total",
-            "Of these, those that had ended when it turned out that they should not be used.",
+            "Early responses that had ended before their layer failed.",
             ["reason"],
             registry=registry,
         )
         self.published_indexes = Counter(
             "blobserve_published_indexes_total",
-            "Indexes that layers bring with them: used, refused or failed.",
+            "Tables of contents of layers: used, refused or failed.",
             ["outcome"],
             registry=registry,
         )
-        # It is no longer counted. The name stays at zero for one version.
+        # No longer counted; dashboards still find it, at zero, for one version.
         self.published_indexes.labels("wrong")
         self.chunk_bytes = Counter(
             "blobserve_chunk_bytes_total",
-            "Bytes of published indexes and chunks received, beside whole layers.",
+            "Bytes of tables of contents and chunks received.",
             registry=registry,
         )
         self.size = Gauge(
             "blobserve_size_bytes",
-            "Bytes the blob space takes, reservations included.",
+            "Bytes of the blob space, reservations included.",
             registry=registry,
         )
         self.bound = Gauge(
-            "blobserve_max_size_bytes", "The bound of the blob space; 0: none.", registry=registry
+            "blobserve_max_size_bytes", "The quota of the blob space; 0: none.", registry=registry
         )
         self.pulls_in_flight = Gauge(
             "blobserve_pulls_in_flight", "Layers being downloaded.", registry=registry
         )
         self.pulls_queued = Gauge(
-            "blobserve_pulls_queued", "Layers waiting for a download permit.", registry=registry
+            "blobserve_pulls_queued", "Layers that wait for a download.", registry=registry
         )
         self.slow_clients = Counter(
             "blobserve_slow_clients_total",
-            "Connections ended because the client took its response too slowly.",
+            "Connections closed because the client read too slowly.",
             registry=registry,
         )
         self.requests_in_flight = Gauge(
@@ -145,13 +143,13 @@ class Metrics:
         self.connections = Gauge("blobserve_connections", "Open connections.", registry=registry)
         self.refused_connections = Counter(
             "blobserve_refused_connections_total",
-            "Refused because there were too many: in total, or of one address.",
+            "Refused connections: too many in total, or from one address.",
             ["reason"],
             registry=registry,
         )
         self.dismissed_connections = Counter(
             "blobserve_dismissed_connections_total",
-            "Idle connections that were closed to make room for others.",
+            "Idle connections closed to make room for others.",
             registry=registry,
         )
 
@@ -175,9 +173,9 @@ def status_label(status: int) -> str:
 
 
 class Tally(Collector):
-    """A counter with one label, for what every request counts.
+    """A counter with one label, for values that every request counts.
 
-    On the reactor's thread alone: the library's own locks and labels cost more than that.
+    Only for the reactor's thread. It has no locks, and is faster than the library's counters.
     """
 
     def __init__(self, name: str, documentation: str, label: str) -> None:
@@ -185,7 +183,7 @@ class Tally(Collector):
         self._counts: dict[str, int] = {}
 
     def count(self, value: str) -> None:
-        """Add one under this value of the label."""
+        """Add one to the count of this label value."""
         self._counts[value] = self._counts.get(value, 0) + 1
 
     def collect(self) -> Iterator[Metric]:
@@ -197,11 +195,11 @@ class Tally(Collector):
 
 
 class RequestMetrics(Collector):
-    """Requests answered, by method and status: how many, and how long they took. See `Tally`."""
+    """The number and duration of requests, by method and status. See `Tally`."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], list[float]] = {}
-        """How many were in each of the buckets, and the seconds of all."""
+        """For each method and status: the count of each bucket, and the total seconds."""
 
     def count(self, method: str, status: int, seconds: float) -> None:
         """Count a request; `method` in lower case."""

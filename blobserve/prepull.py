@@ -1,4 +1,4 @@
-"""The tags of prePull, as the configuration names them: tried at once, and none of them fatal."""
+"""The tags of prePull: each is pulled at the start or reload; a failure is only logged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _log = Logger()
 
 
 class PrePull:
-    """Has the store pull what the configuration of the moment names beforehand."""
+    """Pulls the prePull tags of the current configuration."""
 
     def __init__(self, store: RefStore) -> None:
         self._store = store
         self._wanted: set[Reference] = set()
 
     async def follow(self, config: Config) -> None:
-        """Begin with every tag that is new; returns when each of those is here, or was tried."""
+        """Pull every new tag; return when each is cached or its pull has ended."""
         before = self._wanted
         self._wanted = {
             Reference(Repository.parse(key), tag)
@@ -40,7 +40,7 @@ class PrePull:
             is_here = False
         pulling = self._store.pre_pull(reference)
         pulling.addErrback(_note, reference)
-        # An image that is here can be served, whatever its registry is about to say.
+        # A cached image can be served already; its revalidation runs in the background.
         if not is_here:
             await pulling
 

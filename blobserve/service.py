@@ -1,7 +1,6 @@
-"""The service: where every part is made, put together, started and stopped in order.
+"""The service: creates, connects, starts and stops all parts.
 
-The only composition root. Knows nothing of processes: signals, systemd and what is printed belong
-to `blobserve.daemon.plugin`.
+It is the only composition root. Signals, systemd and output belong to `blobserve.daemon.plugin`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from blobserve.web.site import make_site
 
 _DISK_THREADS = 4
 
-# What takes effect at the next start alone: the operator's key, and where `Config` has the value.
+# Keys that need a restart, each with its attribute of `Config`.
 _NEEDS_RESTART = {
     "listen": "listen",
     "blobSpace.location": "blob_space.location",
@@ -56,16 +55,16 @@ _log = Logger()
 
 
 class Blobserve(Service):
-    """Serves files out of images. Any number of them live in one process, each with a blob space.
+    """A server of files in images. One process may run several, each with its own blob space.
 
-    An embedding application mounts `resource`, and starts and stops this as the `IService` it is; a
-    service is started once. Without ``listen`` or ``port`` in its configuration it listens nowhere.
-    A service that is never stopped does not keep its process from ending; then the last second of
-    the access log and of the state on disk is lost, as in a crash.
+    An embedding application mounts `resource`, and starts and stops this `IService`. A service can
+    be started only once. Without ``listen`` or ``port`` in its configuration it does not listen.
+    The process can end without `stopService`; then the last second of the access log and of the
+    metadata on disk is lost, as in a crash.
 
-    :param config: a `Config`, a mapping of the form that a file has, or the path of such a file,
-        which is read here.
-    :raises ConfigError: naming everything that is wrong with the configuration.
+    :param config: a `Config`, a mapping in the form of a configuration file, or the path of such a
+        file. The file is read at once.
+    :raises ConfigError: with all problems of the configuration.
     """
 
     def __init__(self, reactor: Any, config: ConfigSource) -> None:
@@ -112,55 +111,55 @@ class Blobserve(Service):
 
     @property
     def config(self) -> Config:
-        """The configuration that is in force."""
+        """The current configuration."""
         return self._config
 
     @property
     def resource(self) -> IResource:
-        """What answers requests, to be mounted anywhere; the same object each time."""
+        """The resource that an application mounts; the same object each time."""
         return self._site.images
 
     @property
     def addresses(self) -> list[IAddress]:
-        """Where it listens, as soon as it has started."""
+        """The addresses that the service listens on, once it has started."""
         return [port.getHost() for port in self._ports]
 
     @property
     def probe_addresses(self) -> list[IAddress]:
-        """Where metrics and probes are, in this order, as far as they are configured."""
+        """The addresses of metrics and probes, in this order, as far as configured."""
         return [port.getHost() for port in self._own_ports]
 
     def when_started(self) -> Deferred[None]:
-        """Fires when requests are served, or with what has prevented that.
+        """Return a Deferred that fires when the service accepts requests, or fails.
 
-        :raises SpaceUnusable: when the blob space cannot be used, or is owned by another process.
+        :raises SpaceUnusable: when the blob space cannot be used, or another process uses it.
         :raises CannotOpen: when an address is taken, or the access log cannot be written.
-        :raises CancelledError: when it was stopped before.
+        :raises CancelledError: when the service was stopped first.
         """
         return self._start.wait()
 
     def startService(self) -> None:
-        """See `IService.startService`; returns at once, see `when_started`."""
+        """See `IService.startService`. Returns at once; see `when_started`."""
         super().startService()  # type: ignore[no-untyped-call]
         self._starting = Deferred.fromCoroutine(self._begin())
-        _tell(self._starting, self._start)
+        _forward(self._starting, self._start)
 
     def stopService(self) -> Deferred[None]:
         """See `IService.stopService`. Fires when everything is released; idempotent.
 
-        Pulls are abandoned and their waiters told at once; responses that are being sent have
-        ``drainTimeout`` to finish.
+        Pulls are cancelled, and requests that wait for them fail at once. Responses that are being
+        sent have ``drainTimeout`` to finish.
         """
         super().stopService()  # type: ignore[no-untyped-call]
         if self._end is None:
             self._end = Call()
-            _tell(Deferred.fromCoroutine(self._release()), self._end)
+            _forward(Deferred.fromCoroutine(self._release()), self._end)
         return self._end.wait()
 
     def reload(self, config: ConfigSource) -> None:
-        """Put another configuration in force, for the next request on; or change nothing.
+        """Use another configuration from the next request on. An error changes nothing.
 
-        :raises ConfigError: when it is wrong, or differs in what needs a restart.
+        :raises ConfigError: when it is invalid, or changes a key that needs a restart.
         """
         new = load(config)
         changed = [
@@ -180,7 +179,7 @@ class Blobserve(Service):
             Deferred.fromCoroutine(self._pre_pull.follow(self._config))
 
     def reopen_logs(self) -> None:
-        """Go on in new files, the old ones having been moved away."""
+        """Reopen the access log, after rotation has moved the old file away."""
         self._access_log.reopen()
 
     async def _begin(self) -> None:
@@ -224,16 +223,16 @@ class Blobserve(Service):
             self._stop_threads,
         )
         for step in steps:
-            # Whatever one of them meets, the next has its turn: a thread would hold the process.
+            # A failed step does not stop the others: a running thread would keep the process alive.
             releasing = Deferred.fromCoroutine(step())
-            await releasing.addErrback(lambda why: _log.failure("at the end", failure=why))
+            await releasing.addErrback(lambda why: _log.failure("cannot stop cleanly", failure=why))
 
     async def _close_log(self) -> None:
         await self._access_log.close()
 
     async def _drain(self) -> None:
         drained = self._site.drain(self._config.drain_timeout)
-        # Whoever waits for a pull is told now, and not when the time to drain is up.
+        # Requests that wait for a pull fail now, not at the end of the drain.
         await self._store.close()
         await drained
 
@@ -258,22 +257,26 @@ class Blobserve(Service):
 
 
 def _compute_threads() -> int:
-    """One core is left to the reactor where there are three: a layer takes two to be pulled."""
+    """Return the number of compute threads.
+
+    One core is left to the reactor, unless a pull would then lack its two threads.
+    """
     cores = os.cpu_count() or 1
     return max(min(2, cores), cores - 1)
 
 
-def _tell(work: Deferred[None], flight: Call[None]) -> None:
-    work.addCallbacks(flight.succeed, lambda failure: flight.fail(cast("Exception", failure.value)))
+def _forward(work: Deferred[None], call: Call[None]) -> None:
+    """Complete `call` with the outcome of `work`."""
+    work.addCallbacks(call.succeed, lambda failure: call.fail(cast("Exception", failure.value)))
 
 
 @contextmanager
 def _opening(key: str, subject: str) -> Iterator[None]:
-    """Say of what cannot be opened where the configuration names it."""
+    """Turn errors inside into `CannotOpen` with the configuration key."""
     try:
         yield
     except LookupError as error:
-        problem = "systemd has handed over no such socket"
+        problem = "systemd passed no such socket"
         raise CannotOpen(key, subject, problem) from error
     except (CannotListenError, OSError) as error:
         cause = getattr(error, "socketError", error)

@@ -19,7 +19,7 @@ def by_index(description: str, environ: Mapping[str, str] = os.environ) -> tuple
 
     systemd may pass several sockets under one name, and Twisted takes only the last of them. So
     ``systemd:...:name=X`` becomes ``systemd:...:index=N`` for each, with the domain that the socket
-    has. Any other description comes back alone, and so does a name that no socket has.
+    has. Any other description is returned unchanged, and so is one with an unknown name.
     """
     found = _BY_NAME.fullmatch(description)
     # Twisted removes LISTEN_PID when it takes the sockets, and leaves LISTEN_FDNAMES.

@@ -397,7 +397,7 @@ async def test_bound(tmp_path: Path) -> None:
         site.rule(listing=True)
         site.config = attrs.evolve(site.config, limits=Limits(listing_entries=10))
         answer = await refused(site, f"/{TAG}/docs/")
-        assert answer.body == b"docs cannot be listed: that would take more than 10 entries\n"
+        assert answer.body == b"docs cannot be listed: it exceeds 10 entries\n"
         site.config = attrs.evolve(site.config, limits=Limits(listing_entries=11))
         assert len(await listed(site)) == 11
 
