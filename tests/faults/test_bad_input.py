@@ -506,6 +506,6 @@ def test_a_layout_that_is_gone(serve, tmp_path):
     assert server.fetch("/b.example/site:v1/").body == b"fine"
     shutil.rmtree(layout)
     answer = server.fetch("/b.example/site:v2/")
-    said = "registry oci layout failed: it has no index.json that can be used\n"
+    said = "registry oci layout failed: its index.json is missing or cannot be used\n"
     assert (answer.status, answer.body.decode()) == (502, said)
     assert server.fetch("/b.example/site:v1/").body == b"fine"

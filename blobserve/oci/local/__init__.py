@@ -1,4 +1,1 @@
-"""Images without a registry: OCI layouts and archives, and what `docker save` writes.
-
-Nothing here uses the network.
-"""
+"""Local images: OCI layouts, OCI archives and Docker archives. Nothing uses the network."""

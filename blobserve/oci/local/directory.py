@@ -1,7 +1,7 @@
-"""The files that a layout consists of, wherever they lie: here, in a directory.
+"""The files of an image layout: the interface, and its form as a directory.
 
-Blocking, for any thread, but for what says otherwise. Paths are those of OCI image-spec
-image-layout.md, made of digests; nobody's text becomes one. Nothing is kept open.
+Functions block, for use in any thread, unless they say otherwise. Paths are those of OCI
+image-spec image-layout.md. They are made of digests only. No file stays open.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import attrs
 
 
 class LayoutFiles(Protocol):
-    """Files by their relative paths. What is wrong with all of them is an `UpstreamError`."""
+    """Files by relative path. A fault of the whole layout raises an `UpstreamError`."""
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name of the source in error texts."""
         ...
 
     async def ready(self) -> None:
-        """Notice what has changed; to be called before others are, and never blocks."""
+        """Detect changed files, without blocking. Call it before the other methods."""
         ...
 
     def has(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether there is such a file."""
         ...
 
     def read(self, path: str, offset: int, length: int) -> tuple[bytes, int]:
-        """Up to `length` bytes of a file from `offset` on, and how many it has in all.
+        """Return up to `length` bytes of a file from `offset` on, and the size of the file.
 
         :raises FileNotFoundError: when there is no such regular file.
         :raises OSError: when it cannot be read.
@@ -43,7 +43,7 @@ class LayoutFiles(Protocol):
 
 @attrs.frozen
 class LayoutDirectory:
-    """The files below a directory, which may change at any time. See `LayoutFiles`."""
+    """A layout in a directory, which may change at any time. See `LayoutFiles`."""
 
     path: Path
     name: str = "oci layout"
@@ -63,11 +63,11 @@ class LayoutDirectory:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
-    """The descriptor of a regular file, open for reading, and its status.
+    """Open a regular file for reading; give its descriptor and its status.
 
-    :raises OSError: when it cannot be opened, or is no regular file.
+    :raises OSError: when it cannot be opened, or is not a regular file.
     """
-    # O_NONBLOCK: a FIFO in its place would hold this thread until somebody writes.
+    # O_NONBLOCK: without it, a FIFO would block this thread until another process writes.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -79,7 +79,7 @@ def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
 
 
 def read_at(descriptor: int, offset: int, length: int) -> bytes:
-    """Up to `length` bytes of a file from `offset` on, fewer only at its end."""
+    """Return up to `length` bytes of a file from `offset` on, fewer only at its end."""
     chunks = []
     while length and (chunk := os.pread(descriptor, length, offset)):
         chunks.append(chunk)

@@ -1,9 +1,8 @@
-"""The Docker archive: what ``docker save`` writes, seen as the files of an OCI image layout.
+"""Docker archives, which ``docker save`` writes, presented as the files of an OCI image layout.
 
-Its ``manifest.json`` names the configuration and the layers of each image by where they lie in the
-archive. From that an index and a manifest for each image are made, over the layers just as they lie
-there: the same archive makes the same bytes, so that digests name what they named before. The
-layers are hashed once, and again only when the file is another one.
+``manifest.json`` gives the paths of the configuration and layers of each image in the archive. From
+these we make an index, and a manifest for each image with the unchanged layers. The same archive
+always gives the same digests. Layers are hashed once, and again only after the file changed.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from blobserve.tar.members import ArchiveMember
 
 _NAME = "docker archive"
 _STEP = 4 * MIB
-"""Bytes hashed at a time: the end of the server waits for no more."""
+"""Bytes that are hashed in one job: the longest that a stop of the server waits for."""
 
 _NO_NAME = "<none>:<none>"
-"""The name that Docker gives to an image without one."""
+"""The name in Docker for an image without a name."""
 
 _LONGEST_PLATFORM = 100
-"""Characters of a member of a platform; a real one has a tenth."""
+"""The limit of characters in a member of a platform; real ones have a tenth of it."""
 
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -43,7 +42,7 @@ _COMPRESSIONS = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
 
 @attrs.frozen
 class _SavedImage:
-    """One image, as ``manifest.json`` describes it."""
+    """One image in ``manifest.json``."""
 
     names: tuple[str, ...]
     config: ArchiveMember
@@ -52,18 +51,18 @@ class _SavedImage:
 
 @attrs.frozen
 class _Unusable:
-    """One image that ``manifest.json`` describes and that cannot be used."""
+    """One image in ``manifest.json`` that cannot be used."""
 
     names: tuple[str, ...]
     problem: str
-    """The reason, in words of ours."""
+    """The reason; quotes nothing of the archive."""
     digest: Digest
-    """A digest that stands for its manifest, which cannot be made."""
+    """A digest in place of the manifest, which cannot be made."""
 
 
 @attrs.frozen
 class _DerivedLayout:
-    """The files of a layout: what was made, what lies in the archive, and what is unusable."""
+    """The files of a layout: made documents, members of the archive, and unusable images."""
 
     contents: ArchiveContents
     files: Mapping[str, bytes | ArchiveMember | _Unusable]
@@ -83,18 +82,18 @@ class DockerArchive:
         self._lock = DeferredLock()
 
     async def ready(self) -> None:
-        """See `Files.ready`. Hashes what is new."""
+        """See `LayoutFiles.ready`. Hashes new layers."""
         async with self._lock:
             contents = await self._archive.contents()
             if self._made is None or self._made.contents is not contents:
                 self._made = await self._make(contents)
 
     def has(self, path: str) -> bool:
-        """See `Files.has`."""
+        """See `LayoutFiles.has`."""
         return path in self._known().files
 
     def read(self, path: str, offset: int, length: int) -> tuple[bytes, int]:
-        """See `Files.read`."""
+        """See `LayoutFiles.read`."""
         made = self._known()
         held = made.files.get(path)
         if held is None:
@@ -145,7 +144,7 @@ class DockerArchive:
         return _DerivedLayout(contents, files)
 
     def _platform(self, contents: ArchiveContents, config: ArchiveMember) -> dict[str, object]:
-        """The platform in a configuration, as far as it has one. Blocks."""
+        """Return the valid members of the platform in a configuration. Blocks."""
         try:
             size = min(config.size, self._limits.manifest_size)
             read = parse_object(self._archive.read_part(contents, config, 0, size))
@@ -171,20 +170,20 @@ class DockerArchive:
             piece = self._threads.run(self._archive.read_part, contents, part, at, _STEP)
             await self._threads.run(hash_.update, await piece)
         digest = Digest("sha256", hash_.hexdigest())
-        # Of an archive that was replaced, nothing is kept.
+        # Drop the hashes of an archive that was replaced.
         self._hashed = {key: each for key, each in self._hashed.items() if key[0] is contents}
         self._hashed[contents, part] = digest
         return digest
 
     def _saved(self, contents: ArchiveContents) -> list[_SavedImage | _Unusable]:
-        """The images of the archive. Blocks.
+        """Return the images of the archive. Blocks.
 
-        :raises RegistryFailed: saying what it lacks; also when none of its images can be used.
+        :raises RegistryFailed: when ``manifest.json`` is missing or invalid, or no image is usable.
         """
         part = self._archive.find(contents, "manifest.json")
         if part is None:
             is_layout = self._archive.find(contents, "index.json") is not None
-            other = "it is an oci-archive" if is_layout else "it is not what docker save writes"
+            other = "it is an oci-archive" if is_layout else "docker save did not write it"
             raise RegistryFailed(_NAME, f"it has no manifest.json: {other}")
         if part.size > self._limits.manifest_size:
             raise RegistryFailed(_NAME, "its manifest.json is too large")
@@ -202,17 +201,17 @@ class DockerArchive:
         names: tuple[str, ...] = ()
         try:
             if not isinstance(value, dict):
-                raise ValueError("an image in it is no JSON object")
+                raise ValueError("an image in it is not a JSON object")
             names = _names(value)
-            return self._whole(contents, value, names)
+            return self._saved_image(contents, value, names)
         except ValueError as error:
-            # Every ValueError in this room says what is wrong, in words of ours.
+            # Every ValueError of this module has a text of ours.
             problem = str(error)
         except RegistryFailed as error:
             problem = error.problem
         return _Unusable(names, problem, Digest.of(json.dumps(value).encode()))
 
-    def _whole(
+    def _saved_image(
         self, contents: ArchiveContents, value: Mapping[str, object], names: tuple[str, ...]
     ) -> _SavedImage:
         layers = _texts(value, "Layers")
@@ -220,14 +219,14 @@ class DockerArchive:
             raise ValueError(f"an image has {len(layers)} layers, more than {self._limits.layers}")
         config = value.get("Config")
         if not isinstance(config, str):
-            raise ValueError("an image lacks its Config")
+            raise ValueError("an image has no Config")
         return _SavedImage(
             names,
-            self._there(contents, config, "configuration"),
-            tuple(self._there(contents, layer, "layer") for layer in layers),
+            self._member(contents, config, "configuration"),
+            tuple(self._member(contents, layer, "layer") for layer in layers),
         )
 
-    def _there(self, contents: ArchiveContents, path: str, kind: str) -> ArchiveMember:
+    def _member(self, contents: ArchiveContents, path: str, kind: str) -> ArchiveMember:
         part = self._archive.find(contents, path)
         if part is None or not part.size:
             raise ValueError(f"a {kind} that it names is not in the archive, or is empty")
@@ -239,17 +238,17 @@ def _failed(problem: str) -> RegistryFailed:
 
 
 def _names(image: Mapping[str, object]) -> tuple[str, ...]:
-    """The names of an image, as they would be written here."""
+    """Return the names of an image in canonical form."""
     names = [name for name in _texts(image, "RepoTags") if ":" in name and name != _NO_NAME]
     return tuple(str(ImageName.parse(name)) for name in names)
 
 
 def _texts(value: Mapping[str, object], member: str) -> list[str]:
     listed = value.get(member)
-    if listed is None:  # as of an image that was saved by its id
+    if listed is None:  # An image that was saved by its ID has no names.
         return []
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
-        raise ValueError(f"the {member} of an image are no list of text")
+        raise ValueError(f"the {member} of an image are not a list of text")
     return listed
 
 

@@ -1,4 +1,4 @@
-"""Naming: which images of a local file a reference names.
+"""The names of local images: finds the image that a reference names.
 
 Pure. A layout or an archive may hold images of several repositories under one tag, so a tag alone
 does not name an image. An image goes only to the repository that its names give. An image without
@@ -27,7 +27,7 @@ _LONGEST_SHOWN = 300
 
 @attrs.frozen(cache_hash=True)
 class ImageName:
-    """One name of an image; `repository` is empty for a tag alone. Made by `parse`."""
+    """One name of an image; `repository` is empty for a tag alone. Create it with `parse`."""
 
     repository: str
     tag: str
@@ -81,7 +81,7 @@ class NamedEntry:
 
 
 class ImageNames:
-    """The images of an index that one repository may be given, by their names."""
+    """The images of an index that one repository may serve, by name."""
 
     def __init__(self, index: ImageIndex, repository: Repository) -> None:
         self._repository = str(repository)
@@ -99,21 +99,21 @@ class ImageNames:
 
     @property
     def own(self) -> tuple[Descriptor, ...]:
-        """Every image that the repository may be given."""
+        """All images that the repository may serve."""
         return tuple(each.image for each in self._own)
 
     @property
     def are_all_own(self) -> bool:
-        """Whether the repository may be given every image of the index."""
+        """Return whether the repository may serve all images of the index."""
         return len(self._own) == len(self._all)
 
     def find(self, tag: str) -> tuple[Descriptor, ...]:
-        """The image that a tag names; several where each is for another platform; else nothing.
+        """Return the image that a tag names, or one image per platform; empty if there is none.
 
         The order is: the whole name in `REF_NAME`; the whole name in `CONTAINERD_NAME`; the only
-        repository with the same last path component; a tag alone, if only one image has it. Of
-        images with the same whole name the last counts. The only image of an index without any
-        name has every tag.
+        repository with the same last path component; a tag alone, if only one image has it. The
+        last image with a whole name counts. If an index has one image and no names, every tag
+        names that image.
         """
         wanted, tagged = ImageName(self._repository, tag), self._tagged.get(tag, [])
         exact = [each for each in tagged if each.reference == wanted]
@@ -130,14 +130,14 @@ class ImageNames:
         return () if any(each.names for each in self._all) else _only_one(self._all)
 
     def shared(self) -> Iterator[tuple[Descriptor, ...]]:
-        """The images for several platforms that `find` gives for one tag, for every such tag."""
+        """Yield the images of each tag that names one image per platform."""
         for tag in self._tagged:
             found = self.find(tag)
             if len(found) > 1:
                 yield found
 
     def described(self) -> tuple[tuple[str, ...], int]:
-        """A few names of the index for a message, and how many more there are."""
+        """Return a few names of the index for a message, and the number of the others."""
         images: dict[ImageName, set[str]] = {}
         for entry in self._all:
             for name in entry.names:
@@ -153,14 +153,14 @@ class ImageNames:
         return tuple(texts), len(images) - len(shown)
 
     def _repositories(self) -> set[str]:
-        """The very repository if the index names it, else those with its last path component."""
+        """Return this repository if the index has it, else those with its last path component."""
         held = {each for entry in self._all for each in entry.repositories}
         last = _last(self._repository)
         return {self._repository} & held or {each for each in held if _last(each) == last}
 
 
 def _canonical(repository: str) -> str:
-    """A repository as it is written here: Docker leaves out its own registry."""
+    """Return a repository in canonical form: Docker omits its own registry."""
     registry, slash, _ = repository.partition("/")
     if not slash or canonical_registry(registry) is None:
         repository = f"{DOCKER_HUB}/{repository}"
@@ -186,9 +186,9 @@ _FITNESS: tuple[Callable[[Descriptor], bool], ...] = (
 
 
 def _distinct(entries: Sequence[NamedEntry]) -> list[Descriptor]:
-    """The images of these entries, each once; only the plain ones if there are any."""
+    """Return the images of these entries, each once; only the fittest kind of `_FITNESS`."""
     for is_fit in _FITNESS:
-        # From the last to the first, so that an image has the place of its last entry.
+        # Backwards, so that an image takes the place of its last entry.
         fitting = {each.image.digest: each.image for each in entries[::-1] if is_fit(each.image)}
         if fitting:
             return list(fitting.values())[::-1]
@@ -196,13 +196,13 @@ def _distinct(entries: Sequence[NamedEntry]) -> list[Descriptor]:
 
 
 def _only_one(entries: Sequence[NamedEntry]) -> tuple[Descriptor, ...]:
-    """The image of these entries, if they are one."""
+    """Return the image of these entries, if all name the same one."""
     images = _distinct(entries)
     return tuple(images) if len(images) == 1 else ()
 
 
 def _one_each(entries: Sequence[NamedEntry]) -> tuple[Descriptor, ...]:
-    """The image of these entries, or one for each platform."""
+    """Return the image of these entries, or one image per platform; empty if ambiguous."""
     images = _distinct(entries)
     platforms = {each.platform for each in images}
     is_clear = len(images) == 1 or (len(platforms) == len(images) and None not in platforms)
@@ -210,7 +210,7 @@ def _one_each(entries: Sequence[NamedEntry]) -> tuple[Descriptor, ...]:
 
 
 def _newest(entries: Sequence[NamedEntry]) -> tuple[Descriptor, ...]:
-    """The last image of these entries, or the last one for each platform."""
+    """Return the last image of these entries, or the last one of each platform."""
     images = _distinct(entries)
     platforms = {each.platform: each for each in images}
     return tuple(images[-1:]) if None in platforms else tuple(platforms.values())

@@ -1,8 +1,7 @@
-"""The layout: images in files, as OCI image-spec image-layout.md has it.
+"""The source for OCI image layouts: OCI image-spec image-layout.md.
 
-A `Source` that reads files in threads. It gives a repository the images that `ImageNames` gives it,
-and no others, by tag or by digest. The only names that it asks its files for are digests. Knows
-nothing of registries, nor where the files are.
+It reads files in threads. A repository gets only images of its `ImageNames`, by tag or digest.
+Paths of files are made of digests only.
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ from blobserve.oci.source import Document, RefreshResult
 _USUAL = Limits()
 _CHUNK = 256 << 10
 _NESTED = 2
-"""Indexes on the way from ``index.json`` to an image: as many as are followed to serve one."""
+"""The depth of nested indexes below ``index.json``, the same as for serving an image."""
 
 
 @attrs.frozen
 class _Found:
-    """The place of an image: an entry of the index, or an index that is made of entries."""
+    """An entry of the index, or an index that was made of several entries."""
 
     descriptor: Descriptor
     made: bytes | None = None
 
 
 class Layout:
-    """One OCI image layout. See `Source` for what the methods do.
+    """One OCI image layout. See `Source` for the methods.
 
-    `ImageNames.find` says what a tag names. Where it names several images, each for its platform,
-    they are an index. Nothing is kept open, so the files may be replaced at any time.
+    `ImageNames.find` gives the images of a tag. If there is one per platform, the tag names an
+    index of them. No file stays open, so the files may be replaced at any time.
     """
 
     def __init__(self, files: LayoutFiles, threads: Threads, limits: Limits = _USUAL) -> None:
@@ -114,7 +113,7 @@ class Layout:
     def _find(self, reference: Reference) -> _Found:
         """Find the image that a reference names.
 
-        :raises ImageNotFound: when there is none for its repository.
+        :raises ImageNotFound: when its repository has no such image.
         """
         names = ImageNames(self._index(), reference.repository)
         if reference.digest is not None:
@@ -126,19 +125,19 @@ class Layout:
         return found
 
     def _by_digest(self, names: ImageNames, digest: Digest) -> _Found | None:
-        """Find an image of a repository by digest, also one that the index does not list."""
+        """Find an image of a repository by digest, even one that the index does not list."""
         listed = [each for each in names.own if each.digest == digest]
         if listed:
             return _Found(listed[-1])
         if self._files.has(_blob(digest)):
-            # Not listed, so it may be in an index that another repository's name stands for.
+            # It may belong to the nested index of another repository.
             is_own = names.are_all_own or self._reaches(names.own, digest, _NESTED)
             return _Found(Descriptor("", digest, 0)) if is_own else None
         made = (_one_of(images) for images in names.shared())
         return next((each for each in made if each and each.descriptor.digest == digest), None)
 
     def _reaches(self, images: Iterable[Descriptor], digest: Digest, depth: int) -> bool:
-        """Whether one of these images is `digest`, or an index that leads to it."""
+        """Return whether one of these images is `digest`, or an index that leads to it."""
         return any(
             each.digest == digest
             or (depth > 0 and self._reaches(self._children(each), digest, depth - 1))
@@ -146,7 +145,7 @@ class Layout:
         )
 
     def _children(self, image: Descriptor) -> tuple[Descriptor, ...]:
-        """The images that an index lists, if this is one that can be read."""
+        """Return the images in an index; none if this is not a readable index."""
         if not image.is_index:
             return ()
         try:
@@ -161,9 +160,9 @@ class Layout:
             content, _ = self._files.read("index.json", 0, self._limits.manifest_size)
             index = manifest.parse(content, INDEX_TYPES[0], self._limits)
         except (OSError, BadImage) as error:
-            raise self._failed("it has no index.json that can be used") from error
+            raise self._failed("its index.json is missing or cannot be used") from error
         if not isinstance(index, ImageIndex):
-            raise self._failed("its index.json is no index")
+            raise self._failed("its index.json is not an index")
         return index
 
     def _chunk(self, descriptor: Descriptor, offset: int) -> bytes:
@@ -186,7 +185,10 @@ class Layout:
 
 
 def _one_of(images: tuple[Descriptor, ...]) -> _Found | None:
-    """One image, or the index of several; None for none. The same images make the same bytes."""
+    """Return one image, or an index of several; None for none.
+
+    The same images always give the same index.
+    """
     if not images:
         return None
     if len(images) == 1:
@@ -215,14 +217,17 @@ def _blob(digest: Digest) -> str:
 
 @implementer(IPushProducer)
 class _Flow:
-    """Whether a consumer wants bytes."""
+    """A producer that lets a reader wait while its consumer is paused."""
 
     def __init__(self) -> None:
         self._resumed: Deferred[None] | None = None
         self._is_stopped = False
 
     async def running(self) -> None:
-        """Wait until the consumer wants bytes. CancelledError: it wants none any more."""
+        """Wait while the consumer is paused.
+
+        :raises CancelledError: when the consumer stopped the transfer.
+        """
         while self._resumed is not None:
             await self._resumed
         if self._is_stopped:

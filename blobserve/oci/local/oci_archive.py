@@ -1,8 +1,7 @@
-"""The archive: the files of a layout in one tar file, as ``skopeo`` writes an ``oci-archive:``.
+"""OCI archives: the files of a layout in one tar file, as ``skopeo`` writes ``oci-archive:``.
 
-One pass over its headers finds where its members lie; they are read there. The file may be replaced
-at any time: it is another one when its device, inode, size or date is, which is noticed before each
-use, and by every read.
+One pass over the headers finds the offsets of the members. The file may be replaced at any time:
+each use and each read checks its device, inode, size and modification time.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from blobserve.tar.members import ArchiveMember, Members
 
 @attrs.frozen(eq=False)
 class ArchiveContents:
-    """What is in an archive, for as long as it is this one."""
+    """The members of one version of the archive."""
 
     identity: tuple[int, ...]
     members: Members
@@ -40,27 +39,27 @@ class OciArchive:
         self._threads = threads
         self._limits = limits
         self._contents: ArchiveContents | None = None
-        self._lock = DeferredLock()  # So that what waits for a pass over it is no thread.
+        self._lock = DeferredLock()  # Callers wait for a pass without holding a thread.
 
     async def ready(self) -> None:
-        """See `Files.ready`."""
+        """See `LayoutFiles.ready`."""
         await self.contents()
 
     async def contents(self) -> ArchiveContents:
-        """What is in the file now; the same object for as long as it is the same file.
+        """Return the members of the file; the same object until the file changes.
 
-        :raises RegistryFailed: when it is not there, or no tar archive.
+        :raises RegistryFailed: when the file is missing, or not a tar archive.
         """
         async with self._lock:
             self._contents = await self._threads.run(self._look, self._contents)
         return self._contents
 
     def has(self, path: str) -> bool:
-        """See `Files.has`."""
+        """See `LayoutFiles.has`."""
         return self._find(path) is not None
 
     def read(self, path: str, offset: int, length: int) -> tuple[bytes, int]:
-        """See `Files.read`."""
+        """See `LayoutFiles.read`."""
         part = self._find(path)
         if part is None:
             raise FileNotFoundError(path)
@@ -69,9 +68,9 @@ class OciArchive:
     def read_part(
         self, contents: ArchiveContents, part: ArchiveMember, offset: int, length: int
     ) -> bytes:
-        """Up to `length` bytes of a part of these contents. Blocks.
+        """Return up to `length` bytes of a member from `offset` on. Blocks.
 
-        :raises RegistryBusy: when another file has taken the place of the one with them.
+        :raises RegistryBusy: when the file has changed since `contents`.
         """
         length = max(0, min(length, part.size - offset))
         with opened(self._path) as (descriptor, status):
@@ -80,9 +79,9 @@ class OciArchive:
             return read_at(descriptor, part.offset + offset, length)
 
     def find(self, contents: ArchiveContents, path: str) -> ArchiveMember | None:
-        """Where a file of these contents lies, if there is one.
+        """Return the member at `path`; None if there is none.
 
-        :raises RegistryFailed: when links lead nowhere.
+        :raises RegistryFailed: when a link is broken.
         """
         try:
             return contents.members.find(path.encode("utf-8", "surrogatepass"))
