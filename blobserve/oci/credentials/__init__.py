@@ -1,4 +1,1 @@
-"""Credentials: config.json of container tools, and credential helpers.
-
-Nothing here sends a request.
-"""
+"""Credentials: config.json of container tools, and credential helpers. Sends no requests."""

@@ -1,6 +1,6 @@
-"""Files of credentials: Docker's ``config.json``, in every form and spelling that tools write.
+"""Docker's ``config.json``, in all forms and spellings that tools write.
 
-Pure: bytes in, values out. Knows nothing of where such files lie, and runs no helper.
+Pure: bytes in, values out. It opens no file and runs no helper.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Credential:
-    """A password, an identity token or a registry token; at least one of them is there.
+    """A password, an identity token or a registry token; at least one is set.
 
-    An identity token is exchanged for tokens at the registry's realm; a registry token is itself
-    sent as the Bearer token. `username` may go with either.
+    The registry's realm exchanges an identity token for other tokens. A registry token is sent as
+    the Bearer token. `username` may be set with each.
     """
 
     username: str = ""
@@ -36,7 +36,7 @@ class Credential:
 
     @classmethod
     def of_login(cls, username: str, secret: str) -> Credential:
-        """A user and a secret, which is an identity token if the user's name says so."""
+        """Return the credential of a user; the secret of ``<token>`` is an identity token."""
         if username == _IDENTITY_TOKEN_USER:
             return cls(identity_token=secret)
         return cls(username, secret)
@@ -44,7 +44,7 @@ class Credential:
 
 @attrs.frozen
 class AuthFile:
-    """What one file says; `problems` tells which entries cannot be used, and why. See `parse`."""
+    """The content of one file, with the `problems` of its unusable entries. See `parse`."""
 
     problems: tuple[str, ...] = ()
     _auths: Mapping[str, Credential] = attrs.field(factory=dict, repr=False)
@@ -53,9 +53,9 @@ class AuthFile:
 
     @classmethod
     def parse(cls, content: bytes) -> AuthFile:
-        """Read a file; an empty one says nothing. A wrong entry costs nobody but its own key.
+        """Read a file, which may be empty. An invalid entry does not affect the others.
 
-        :raises ValueError: when the whole is malformed; its text quotes nothing of the file.
+        :raises ValueError: when the file as a whole is malformed; its text never quotes the file.
         """
         content = content.removeprefix(codecs.BOM_UTF8)
         if not content.strip():
@@ -67,16 +67,16 @@ class AuthFile:
         return cls(tuple(problems), auths, helpers, _helper(document.get("credsStore") or "") or "")
 
     def helpers(self, repository: Repository) -> tuple[str, ...]:
-        """The names of the helpers to ask, in order: the registry's own, then the store."""
+        """Return the names of helpers in order: that of the registry, then the default store."""
         return tuple(filter(None, (_best(self._helpers, repository), self._store)))
 
     def credential(self, repository: Repository) -> Credential | None:
-        """The credential that is written in the file itself."""
+        """Return the credential in the file itself."""
         return _best(self._auths, repository)
 
 
 def _best(entries: Mapping[str, T], repository: Repository) -> T | None:
-    """The entry with the longest key that stands for this repository."""
+    """Return the entry with the longest key that matches this repository."""
     key = str(repository)
     while key:
         if key in entries:
@@ -91,15 +91,15 @@ def _entries(
     read: Callable[[object], T | None],
     problems: list[str],
 ) -> dict[str, T]:
-    """What `read` makes of the entries of a member, the first of each key.
+    """Return the entries of a member, converted by `read`; the first entry of a key counts.
 
-    :raises ValueError: when the member is no object.
+    :raises ValueError: when the member is not an object.
     """
     entries = document.get(member)
     if entries is None:
         return {}
     if not isinstance(entries, dict):
-        raise ValueError(f"{member} is no JSON object")
+        raise ValueError(f"{member} is not a JSON object")
     found: dict[str, T] = {}
     for key, value in entries.items():
         try:
@@ -114,7 +114,7 @@ def _entries(
 
 
 def _key(text: str) -> str | None:
-    """The registry, or repository prefix, that a key of any spelling stands for.
+    """Return the registry or the prefix of repositories that a key means; None if invalid.
 
     Tools write hosts, URLs, and URLs of the API's root: ``https://registry.example.com/v2/``.
     """
@@ -127,25 +127,25 @@ def _key(text: str) -> str | None:
 
 
 def _helper(value: object) -> str | None:
-    """The name of a helper; None for none.
+    """Return the name of a helper; None for empty text.
 
-    :raises ValueError: when it is no text.
+    :raises ValueError: when it is not text.
     """
     if not isinstance(value, str):
-        raise ValueError("a credential helper's name is no text")
+        raise ValueError("the name of a credential helper is not text")
     return value or None
 
 
 def _credential(entry: object) -> Credential | None:
-    """Read an entry of `auths`; None for an empty one, which stands for "ask the store".
+    """Read an entry of `auths`; return None for an empty one, which means "ask the store".
 
-    :raises ValueError: when there is something in it that cannot be used.
+    :raises ValueError: when it is invalid.
     """
     if not isinstance(entry, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     members = [entry.get(name) or "" for name in _MEMBERS]
     if not all(isinstance(text, str) for text in members):
-        raise ValueError("a member is no text")
+        raise ValueError("a member is not text")
     if not any(members):
         return None
     auth, username, password, identity_token, registry_token = members
@@ -158,12 +158,12 @@ def _credential(entry: object) -> Credential | None:
         registry_token=registry_token,
     )
     if not (identity_token or registry_token or (username and password)):
-        raise ValueError("it lacks a user or a password")
+        raise ValueError("it has no user or no password")
     return credential
 
 
 def _decoded(auth: str) -> tuple[str, str]:
-    """User and password of ``base64(user:password)``; a password may have colons."""
+    """Return user and password of ``base64(user:password)``; a password may have colons."""
     try:
         text = base64.b64decode("".join(auth.split()), validate=True).decode("utf-8")
     except ValueError:

@@ -1,7 +1,7 @@
-"""Credential helpers: programs named ``docker-credential-<name>`` that know passwords.
+"""Credential helpers: programs named ``docker-credential-<name>`` that give passwords.
 
-Blocking, and safe to call from several threads. A helper is a program of somebody else: it is
-never found by a path, never gets a shell, and is bounded in time and in what it may say.
+Functions block, and are safe to call from several threads. A helper is foreign code: its name is
+never a path, it runs without a shell, and its time and output are limited.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = Logger()
 
 @attrs.frozen
 class HelperLogin:
-    """What a helper answered: a user, and a password or a token."""
+    """The answer of a helper: a user, and a password or a token."""
 
     username: str
     secret: str = attrs.field(repr=False)
@@ -43,7 +43,7 @@ class HelperLogin:
 
 @attrs.define
 class _CachedAnswer:
-    """The last answer of one helper for one server; whoever holds `lock` may ask anew."""
+    """The last answer of one helper for one server. Hold `lock` to ask again."""
 
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     login: HelperLogin | None = None
@@ -51,11 +51,11 @@ class _CachedAnswer:
 
 
 class CredentialHelpers:
-    """Asks helpers, one process at a time for each server, and remembers what they say.
+    """A cache of the answers of helpers, with at most one process for each helper and server.
 
-    :param environ: the environment of the helpers; its PATH is where they are found.
-    :param clock: seconds, by which answers grow old.
-    :param runs_within: real seconds that a helper has for its answer.
+    :param environ: the environment of the helpers; its PATH is searched for them.
+    :param clock: a clock in seconds, by which answers expire.
+    :param runs_within: the timeout of a helper, in real seconds.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class CredentialHelpers:
         self._is_stopped = False
 
     def ask(self, name: str, server: str) -> HelperLogin | None:
-        """What the helper `name` knows of `server`; None when it knows nothing, or fails.
+        """Return the login that the helper `name` has for `server`; None if it has none or fails.
 
-        An answer is remembered for an hour, its absence for five seconds.
+        A login is cached for an hour, a failure for five seconds.
         """
         with self._lock:
             remembered = self._remembered.setdefault((name, server), _CachedAnswer())
@@ -87,17 +87,17 @@ class CredentialHelpers:
             return remembered.login
 
     def remembered(self, name: str, server: str) -> tuple[HelperLogin | None] | None:
-        """Return the answer that `ask` would give without running the helper; None if it would."""
+        """Return the cached answer of `ask`, in a tuple; None if `ask` would run the helper."""
         found = self._remembered.get((name, server))
         return (found.login,) if found is not None and self._clock() < found.until else None
 
     def forget(self) -> None:
-        """Ask every helper anew."""
+        """Drop all cached answers."""
         with self._lock:
             self._remembered = {}
 
     def stop(self) -> None:
-        """End every helper that runs, and start none any more. Does not wait for their end."""
+        """Kill all running helpers, without waiting for their end, and start no more."""
         with self._lock:
             self._is_stopped = True
             for process in self._processes:
@@ -109,9 +109,9 @@ class CredentialHelpers:
             return _login(self._output(self._program(name), server))
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             if not self._is_stopped:
-                # Its class alone: the text may quote what the helper printed.
+                # Only the class of the error: its text may quote output of the helper.
                 _log.warn(
-                    "credential helper {name} gave nothing for {server}: {kind}",
+                    "credential helper {name} failed for {server}: {kind}",
                     name=name,
                     server=server,
                     kind=type(error).__name__,
@@ -120,24 +120,24 @@ class CredentialHelpers:
 
     def _program(self, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise ValueError("a helper's name is no path")
+            raise ValueError("the name of a helper is not a path")
         found = shutil.which(f"docker-credential-{name}", path=self._environ.get("PATH", ""))
         if found is None:
             raise FileNotFoundError(name)
         return found
 
     def _output(self, program: str, server: str) -> bytes:
-        """Everything that ``program get`` prints for `server`.
+        """Return the output of ``program get`` for `server`.
 
-        :raises subprocess.SubprocessError: when it takes too long, or says itself that it failed.
-        :raises ValueError: when it says too much.
+        :raises subprocess.SubprocessError: when it times out, or exits with an error.
+        :raises ValueError: when its output is too long.
         """
         with self._started(program) as process:
             try:
-                _tell(cast("IO[bytes]", process.stdin), server)
-                output = _hear(process, cast("IO[bytes]", process.stdout), self._runs_within)
+                _send(cast("IO[bytes]", process.stdin), server)
+                output = _receive(process, cast("IO[bytes]", process.stdout), self._runs_within)
             except BaseException:
-                # Not yet waited for, so the group is still its own; its children go with it.
+                # Before the wait, so the group ID is still its own. Children are killed too.
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
             finally:
@@ -164,9 +164,9 @@ class CredentialHelpers:
 
 
 def _login(output: bytes) -> HelperLogin:
-    """Read what a helper printed.
+    """Read the output of a helper.
 
-    :raises ValueError: when that is no login.
+    :raises ValueError: when it is not a login.
     """
     answer = parse_object(output)
     username, secret = answer.get("Username"), answer.get("Secret")
@@ -175,12 +175,12 @@ def _login(output: bytes) -> HelperLogin:
     return HelperLogin(username, secret)
 
 
-def _tell(stdin: IO[bytes], server: str) -> None:
+def _send(stdin: IO[bytes], server: str) -> None:
     with contextlib.suppress(BrokenPipeError), stdin:
         stdin.write(server.encode())
 
 
-def _hear(process: subprocess.Popen[bytes], stdout: IO[bytes], runs_within: float) -> bytes:
+def _receive(process: subprocess.Popen[bytes], stdout: IO[bytes], runs_within: float) -> bytes:
     deadline = time.monotonic() + runs_within
     output = b""
     with selectors.DefaultSelector() as selector:

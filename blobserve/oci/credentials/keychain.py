@@ -1,9 +1,8 @@
-"""Credentials: what we say to a registry about who we are.
+"""The credentials for each registry, from files and helpers.
 
-The files that container tools share are read at each use, so that a rotated password counts at
-once; one that is suddenly malformed changes nothing. A `Keychain` blocks, and may be asked in
-several threads; a `SharedKeychain` asks it in threads of its own. Knows nothing of HTTP, nor of
-which credential a registry will ask for.
+The files of container tools are read at each use, so a rotated password takes effect at once. If a
+file becomes malformed, its last valid content is used. A `Keychain` blocks, and is safe to call
+from several threads. A `SharedKeychain` calls one in a pool of threads.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ __all__ = ["Credential", "Credentials", "Keychain", "SharedKeychain"]
 
 CREDENTIAL_THREADS = 8
 _HELPERS_AT_ONCE = CREDENTIAL_THREADS - 2
-"""Some threads stay free for reading files, though every helper hangs."""
+"""The limit of running helpers; the other threads stay free to read files."""
 
 _FILE_SIZE = 1 << 20
-_HUB_SERVER = "https://index.docker.io/v1/"  # the name by which helpers have always known it
+_HUB_SERVER = "https://index.docker.io/v1/"  # The name of Docker Hub for helpers.
 
 _log = Logger()
 
@@ -40,11 +39,11 @@ _log = Logger()
 class Keychain:
     """The credentials of this host, for every registry.
 
-    :param path: the only file to ask; None asks, in this order and as container tools do,
+    :param path: the only file to read. None stands for the places of container tools, in order:
         ``$DOCKER_CONFIG/config.json`` (unset: ``~/.docker``), ``$REGISTRY_AUTH_FILE`` (unset:
         ``$XDG_RUNTIME_DIR/containers/auth.json``) and the text of ``$DOCKER_AUTH_CONFIG``.
-    :param environ: the environment, also that of credential helpers.
-    :param clock: seconds, by which answers of helpers grow old.
+    :param environ: the environment, also of credential helpers.
+    :param clock: a clock in seconds, by which answers of helpers expire.
     """
 
     def __init__(
@@ -61,18 +60,19 @@ class Keychain:
         self._helpers = CredentialHelpers(environ, clock)
 
     def forget_answers(self) -> None:
-        """Ask every helper anew; what the files said last goes on counting while they are bad."""
+        """Drop cached answers of helpers. The last valid content of files stays."""
         self._helpers.forget()
 
     def stop(self) -> None:
-        """End every helper that runs, and start none any more."""
+        """Kill all running helpers, and start no more."""
         self._helpers.stop()
 
     def for_repository(self, repository: Repository) -> Credential | None:
         """Return the credential for pulling from `repository`; None to be anonymous.
 
-        The first place that has one counts; in it, the registry's helper, then the store, then
-        what is written there, each by its most specific key. Blocks while a helper runs.
+        The first place that has one counts. The order within a place is: the helper of the
+        registry, the default store, the file itself; each by its most specific key. Blocks while a
+        helper runs.
         """
         for file in self.files():
             for name in file.helpers(repository):
@@ -85,20 +85,20 @@ class Keychain:
         return None
 
     def files(self) -> list[AuthFile]:
-        """Return what stands in each place, in their order. Blocks."""
+        """Return the content of all places, in order. Blocks."""
         return [place.current() for place in self._places]
 
     def known_login(self, helper: str, server: str) -> tuple[HelperLogin | None] | None:
-        """Return what `login` would return, if it would do so at once."""
+        """Return the cached result of `login`, in a tuple; None if `login` would run the helper."""
         return self._helpers.remembered(helper, server)
 
     def login(self, helper: str, server: str) -> HelperLogin | None:
-        """Return what a helper knows of `server`. Blocks while it runs."""
+        """Return the login that a helper has for `server`. Blocks while it runs."""
         return self._helpers.ask(helper, server)
 
 
 class Credentials(Protocol):
-    """Knows the credential for each repository."""
+    """A source of credentials for repositories."""
 
     async def for_repository(self, repository: Repository) -> Credential | None:
         """Return the credential for pulling from `repository`; None to be anonymous."""
@@ -106,10 +106,10 @@ class Credentials(Protocol):
 
 
 class SharedKeychain:
-    """A keychain that is asked in `threads`. See `Credentials`.
+    """A keychain that runs in `threads`. See `Credentials`.
 
-    A helper that hangs keeps one thread for each server, however many ask for its answer, and
-    delays neither other files nor, unless many hang, other helpers.
+    Callers share one run of a helper for a server. A hanging helper occupies only one thread, and
+    does not delay the reading of files. It delays other helpers only if many hang.
     """
 
     def __init__(self, keychain: Keychain, threads: Threads) -> None:
@@ -155,7 +155,7 @@ def server_of(repository: Repository) -> str:
 
 
 def _usual_files(environ: Mapping[str, str]) -> Iterator[Path]:
-    # Set but empty is as good as unset, or the working directory would be searched.
+    # An empty variable counts as unset, or the working directory would be searched.
     if docker := environ.get("DOCKER_CONFIG"):
         yield Path(docker, "config.json")
     elif home := environ.get("HOME"):
@@ -167,9 +167,9 @@ def _usual_files(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _content(path: Path) -> bytes | None:
-    """The bytes of a regular file; none where there is no such file, None if it is unreadable."""
+    """Return the content of a regular file, empty if there is none; None if it is unreadable."""
     try:
-        # O_NONBLOCK: a FIFO in its place would hold this thread until somebody writes.
+        # O_NONBLOCK: without it, a FIFO would block this thread until another process writes.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
@@ -183,7 +183,7 @@ def _content(path: Path) -> bytes | None:
 
 
 class _ConfigFile:
-    """Where credentials are written, and the last that could be made of what stands there."""
+    """One place with credentials, and its last valid content."""
 
     def __init__(self, name: str, read: Callable[[], bytes | None]) -> None:
         self._name = name
@@ -193,7 +193,7 @@ class _ConfigFile:
         self._file = AuthFile()
 
     def current(self) -> AuthFile:
-        """What stands there now. What is wrong with it is logged, once for each change."""
+        """Return the current content. Problems are logged once for each change."""
         with self._lock:
             content = self._read()
             if content != self._content:
@@ -207,7 +207,7 @@ class _ConfigFile:
                 raise ValueError("it cannot be read, or is too large")
             self._file = AuthFile.parse(content)
         except ValueError as error:
-            self._complain(f"{error}; what it said before still counts")
+            self._complain(f"{error}; the last valid content is still used")
             return
         for problem in self._file.problems:
             self._complain(problem)

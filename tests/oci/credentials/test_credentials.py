@@ -107,10 +107,10 @@ def test_entry(entry: dict[str, object], credential: Credential | None) -> None:
         ({"auth": "%%%"}, "auth is not base64"),
         ({"auth": encoded("me")}, "auth has no colon"),
         ({"auth": base64.b64encode(b"\xff:x").decode()}, "auth is not base64"),
-        ({"auth": encoded(":secret")}, "lacks a user or a password"),
-        ({"username": "me"}, "lacks a user or a password"),
-        ({"auth": 5}, "a member is no text"),
-        ("me:secret", "no JSON object"),
+        ({"auth": encoded(":secret")}, "has no user or no password"),
+        ({"username": "me"}, "has no user or no password"),
+        ({"auth": 5}, "a member is not text"),
+        ("me:secret", "not a JSON object"),
     ],
 )
 def test_wrong_entry(entry: object, problem: str) -> None:
@@ -436,7 +436,7 @@ def test_helper_fails(helper, script: str, logged: Sequence[LogEvent]) -> None:
     helpers = CredentialHelpers(helper(script), runs_within=0.5)
     assert helpers.ask("test", "registry.example") is None
     (line,) = map(formatEvent, logged)
-    assert line.startswith("credential helper test gave nothing for registry.example: ")
+    assert line.startswith("credential helper test failed for registry.example: ")
 
 
 @pytest.mark.parametrize("name", ["../test", "sub/test", "..", "", "te st", "/bin/sh", "absent"])
