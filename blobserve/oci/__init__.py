@@ -1,1 +1,1 @@
-"""Images as registries know them: names, manifests, credentials, and the two sources."""
+"""Sources of images, registries and local files; manifests and credentials."""

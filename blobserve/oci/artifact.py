@@ -1,9 +1,8 @@
-"""Artifacts: manifests whose layers are plain files, each under its title, as ``oras push`` writes.
+"""Artifacts: manifests with plain files as layers, each with a title, as ``oras push`` writes.
 
-Pure: which layers are files and which are archives of files, and where the files are served, by
-annotations and media types. OCI image-spec manifest.md, "Guidelines for Artifact Usage". A title is
-a path below the root of what is served, and a promise to whoever pushed it: one that means nothing
-there, or two that mean the same, are refused and not mended.
+Pure. Annotations and media types decide which layers are files, which are archives, and the paths
+of the files. A title is a path below the root of the image. An invalid title is refused, and so are
+two equal ones. See OCI image-spec manifest.md, "Guidelines for Artifact Usage".
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ LAYER_TYPE = re.compile(
 """The media types of the layers of images."""
 
 _ANY_TYPE = "application/vnd.oci.image.layer.v1.tar"
-"""The media type that ``oras push`` gives to every file, whatever is in it."""
+"""The default media type in ``oras push``, for files of any type."""
 
 _COMPRESSED = ("gzip", "zstd")
 _ARCHIVES = (".tar", ".tar+gzip", ".tar+zstd", ".tar.gzip")
@@ -36,19 +35,19 @@ class Kind(Enum):
     """The meaning of one layer of an artifact."""
 
     FILE = auto()
-    """A file, as it is, under its title."""
+    """A file, served under its title."""
     ARCHIVE = auto()
-    """A tar archive of files under their own names, compressed or not."""
+    """A tar archive, compressed or not; its files are served under their own names."""
     NOTHING = auto()
-    """Something that no path leads to."""
+    """Content that is not served."""
 
 
 def kind_of(media_type: str, annotations: Mapping[str, str], has_titles: bool) -> Kind:
     """Return the meaning of a layer.
 
-    The annotation ``io.deis.oras.content.unpack``, which oras writes for a directory, decides
-    where it is there. oras-py writes only the media type of a compressed layer for a directory.
-    Flux, Helm and others give an archive a type of their own and no title.
+    If the annotation ``io.deis.oras.content.unpack`` is present, it decides; oras writes it for a
+    directory. For a directory, oras-py writes only the media type of a compressed layer. Flux, Helm
+    and others give an archive their own media type and no title.
 
     :param has_titles: whether any layer of the artifact has a title.
     """
@@ -66,26 +65,26 @@ def kind_of(media_type: str, annotations: Mapping[str, str], has_titles: bool) -
 
 
 def path_of(title: str) -> str:
-    """The path that a title means, without what means nothing.
+    """Return the path of a title in canonical form.
 
-    :raises ValueError: when it means none.
+    :raises ValueError: when the title is not a valid path.
     """
     parts = [part for part in title.split("/") if part not in ("", ".")]
     if not parts:
         raise ValueError("a file in it has an empty title")
     if ".." in parts:
-        raise ValueError("the title of a file in it climbs by ..")
+        raise ValueError("the title of a file in it contains ..")
     if "\0" in title or any("\ud800" <= character <= "\udfff" for character in title):
         raise ValueError("the title of a file in it is not text")
     if any(part.startswith(_WHITEOUT) for part in parts):
-        raise ValueError("the title of a file in it is that of a whiteout")
+        raise ValueError("the title of a file in it is the name of a whiteout")
     if len(parts) > _DEEPEST:
-        raise ValueError("the title of a file in it is nested too deep")
+        raise ValueError("the title of a file in it has too many directories")
     return "/".join(parts)
 
 
 def check_apart(paths: Iterable[str]) -> None:
-    """Hold that files have different paths, and that none is in the place of a directory.
+    """Check that all paths differ, and that no file has the path of a directory.
 
     :raises ValueError: otherwise.
     """
@@ -97,4 +96,4 @@ def check_apart(paths: Iterable[str]) -> None:
     for path in seen:
         parts = path.split("/")
         if any("/".join(parts[:end]) in seen for end in range(1, len(parts))):
-            raise ValueError("the title of one file in it is a directory in that of another")
+            raise ValueError("the title of one file in it is a directory in the title of another")

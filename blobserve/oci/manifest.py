@@ -1,9 +1,7 @@
-"""Manifests and indexes: what an image is made of.
+"""Manifests and indexes: OCI image-spec and Docker schema 2.
 
-Pure. Reads the four documents of OCI image-spec and Docker schema 2, and refuses every document
-that two readers might understand differently. Knows nothing of where documents come from; their
-digest and size have been checked before. Layer `urls`, inline `data` and image configurations
-are never looked at.
+Pure. It refuses every document that two readers might read differently. Callers have checked the
+digest and size of a document. Layer `urls`, inline `data` and image configurations are ignored.
 """
 
 from __future__ import annotations
@@ -37,16 +35,16 @@ _SCHEMA_1_TYPES = {
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 }
-_NO_OBJECT = "a descriptor is no JSON object"
-_NO_SIZE = "the size in a descriptor is no positive number of bytes"
+_NO_OBJECT = "a descriptor is not a JSON object"
+_NO_SIZE = "the size in a descriptor is not a positive number of bytes"
 _SHAPES = {"manifests": True, "layers": False}
-# What plain web servers and careless registries say of any document: as good as nothing.
+# Plain web servers and some registries send these for any document; they mean nothing.
 _GENERIC_TYPES = (
     "",
     "application/json",
     "text/plain",
     "application/octet-stream",
-    "binary/octet-stream",  # Amazon S3's for an object without a type
+    "binary/octet-stream",  # Amazon S3, for an object without a type
 )
 
 _JsonObject = Mapping[str, object]
@@ -57,7 +55,7 @@ _USUAL_PLATFORM = Platform("linux", "amd64")
 
 @attrs.frozen
 class Descriptor:
-    """Some content by digest and size in bytes, and what it is said to be.
+    """The digest, size in bytes, media type and other claims about some content.
 
     See OCI image-spec descriptor.md.
     """
@@ -68,32 +66,32 @@ class Descriptor:
     annotations: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     platform: Platform | None = None
     file: str | None = None
-    """The path of what is a plain file of an artifact; of what is a layer, None."""
+    """The path of a plain file of an artifact; None for a layer."""
     artifact_type: str = ""
-    """The type of artifact that an index gives; empty where it gives none."""
+    """The artifact type in an index; may be empty."""
     features: tuple[str, ...] = ()
-    """The features of an operating system that an index says are needed: ``os.features``."""
+    """The required features of the operating system in an index: ``os.features``."""
 
     @property
     def kept_as(self) -> Digest:
-        """What names what is made of it: a file is not kept as a layer of the same bytes is.
+        """The digest that names the blob on disk.
 
-        Nor as the same file under another path.
+        A file of an artifact has its own blob for each path, apart from a layer of the same bytes.
         """
         if self.file is None:
             return self.digest
         named = f"file {self.digest} {self.file}"
-        # Hashed twice: no layer has such a digest, whatever somebody puts into one.
+        # Hashed twice: no layer with a chosen content can have this digest.
         return Digest.of(hashlib.sha256(named.encode()).digest())
 
     @property
     def is_index(self) -> bool:
-        """Whether this names an index and not an image."""
+        """Return whether this names an index."""
         return self.media_type in INDEX_TYPES
 
     @property
     def is_image(self) -> bool:
-        """Whether this names an image, or an index of images, and no attestation about one."""
+        """Return whether this names an image or an index of images, and not an attestation."""
         return (
             self.media_type in MANIFEST_TYPES + INDEX_TYPES
             and self.platform != _ATTESTATION_PLATFORM
@@ -102,10 +100,10 @@ class Descriptor:
 
     @property
     def is_plain(self) -> bool:
-        """Whether this image is neither an artifact nor in need of special features.
+        """Return whether this image is not an artifact and requires no special features.
 
-        EROFS and Nydus images stand beside the ordinary image of their platform with a feature of
-        their own; SOCI indexes and SBOMs with an artifact type.
+        In an index, EROFS and Nydus images stand beside the plain image of their platform with a
+        special feature. SOCI indexes and SBOMs have an artifact type.
         """
         return not self.features and self.artifact_type in ("", *_CONFIG_TYPES)
 
@@ -115,33 +113,32 @@ _ATTESTATION_PLATFORM = Platform("unknown", "unknown")
 
 @attrs.frozen
 class Manifest:
-    """One image: its layers, lowest first; there may be none, or the same one twice.
+    """The layers of an image, lowest first, or the files and packed directories of an artifact.
 
-    Or an artifact: its files, and directories that were packed, which are layers. An image has all
-    layers up to the first one that cannot be used, which is never the lowest.
+    There may be no layers, or one layer twice. An image ends before its first unusable layer. Its
+    lowest layer is always usable.
     """
 
     layers: tuple[Descriptor, ...]
     is_artifact: bool = False
     left_out: int = 0
-    """How many layers more the image has."""
+    """The number of layers from the first unusable one on."""
     problem: str = ""
-    """The fault of the first of the layers that are left out."""
+    """The fault of the first unusable layer."""
 
 
 @attrs.frozen
 class ImageIndex:
-    """Several images under one name, one per platform, and whatever else stands beside them."""
+    """Several images under one name, one per platform, and other entries."""
 
     manifests: tuple[Descriptor, ...]
 
     def choose(self, platform: Platform | None) -> tuple[Descriptor, str | None]:
-        """The image for `platform`, and a warning where the choice was arbitrary.
+        """Return the image for `platform`, and a warning if the choice was arbitrary.
 
-        None stands for linux/amd64 or, where there is none, the first image. An index without a
-        platform of its own is chosen where no image matches; whoever follows it bounds how often.
-        After that, an image without a platform fits every platform. An image that is not plain is
-        chosen only where no plain one fits.
+        None means linux/amd64 or, if there is none, the first image. If no image matches, an index
+        without a platform is chosen; the caller limits the depth. Else an image without a platform
+        is chosen. An image that is not plain is chosen only if no plain one fits.
 
         :raises PlatformNotFound: when no image fits.
         """
@@ -156,7 +153,7 @@ class ImageIndex:
 def _chosen(
     images: Sequence[Descriptor], platform: Platform | None
 ) -> tuple[Descriptor, str | None] | None:
-    """See `ImageIndex.choose`; None when none of these images fits."""
+    """See `ImageIndex.choose`. Return None when none of these images fits."""
     fitting = [each for each in images if each.platform == (platform or _USUAL_PLATFORM)]
     if fitting:
         return fitting[0], None
@@ -171,20 +168,20 @@ def _chosen(
 
 def _arbitrary(image: Descriptor) -> str:
     chosen = image.platform or "the first image"
-    return f"has no image for {_USUAL_PLATFORM}: took {chosen}; set platform to choose another"
+    return f"has no image for {_USUAL_PLATFORM}: chose {chosen}; set platform to choose another"
 
 
 def _one_of_several(count: int) -> str:
-    return f"has {count} images without a platform: took the first of them"
+    return f"has {count} images without a platform: chose the first of them"
 
 
 def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | ImageIndex:
     """Read a manifest or an index.
 
-    `media_type` is what its source called it, parameters and all; empty where it said nothing.
+    `media_type` is the Content-Type of the source, with parameters; it may be empty.
 
-    :raises BadImage: for every other document, for one that contradicts itself, its media type or
-        a limit, and for an artifact without files that could be served.
+    :raises BadImage: for any other document, for one that contradicts itself or its media type or
+        exceeds a limit, and for an artifact without files to serve.
     """
     try:
         document = parse_object(content)
@@ -195,14 +192,14 @@ def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | ImageIn
             return _image(layers)
         return Manifest(_files(layers, limits), is_artifact=True)
     except ValueError as error:
-        # Every ValueError in this room says what is wrong with the document, in words of ours.
+        # Every ValueError of this module has a text of ours.
         raise BadImage(f"manifest {Digest.of(content)}", str(error)) from error
 
 
 def _is_image(config: object, layers: Sequence[object]) -> bool:
-    """Whether a manifest is that of an image, by its configuration and its lowest layer.
+    """Return whether a manifest describes an image, by its configuration and lowest layer.
 
-    A configuration is believed as far as it describes anything.
+    The type of the configuration counts unless it is empty or generic.
     """
     media_type = config.get("mediaType", "") if isinstance(config, dict) else _CONFIG_TYPES[0]
     if not layers or media_type not in (*_CONFIG_TYPES, *_GENERIC_TYPES):
@@ -211,12 +208,12 @@ def _is_image(config: object, layers: Sequence[object]) -> bool:
     has_titles = any(TITLE in _annotations_of(layer) for layer in layers)
     if is_layer[0]:
         return media_type in _CONFIG_TYPES or not has_titles
-    # Without a title, an unknown layer below others is a fault of an image and no artifact.
+    # Without titles, an unknown lowest layer is a fault in an image, not an artifact.
     return any(is_layer) and not has_titles
 
 
 def _image(layers: Sequence[object]) -> Manifest:
-    """The layers of an image.
+    """Return the usable layers of an image.
 
     :raises ValueError: when the lowest cannot be used.
     """
@@ -234,12 +231,12 @@ def _image(layers: Sequence[object]) -> Manifest:
 def _layer(value: object) -> Descriptor:
     layer = _descriptor(value)
     if not LAYER_TYPE.fullmatch(layer.media_type):
-        raise ValueError("it has a layer that is no tar archive")
+        raise ValueError("it has a layer that is not a tar archive")
     return layer
 
 
 def _files(layers: Sequence[object], limits: Limits) -> tuple[Descriptor, ...]:
-    """The files of an artifact, and its archives as the layers that they are.
+    """Return the files of an artifact, and its archives as layers.
 
     :raises ValueError: when there are none, or one of them cannot be used.
     """
@@ -259,22 +256,22 @@ def _files(layers: Sequence[object], limits: Limits) -> tuple[Descriptor, ...]:
             files[_descriptor(layer)] = None
     if not files:
         raise ValueError(
-            "it is an artifact without titles, or it has layers that are no tar archives"
+            "it is an artifact without titles, or it has layers that are not tar archives"
         )
     check_apart(layer.file for layer in files if layer.file is not None)
     return tuple(files)
 
 
 def _is_index(document: _JsonObject, media_type: str) -> bool:
-    """Whether everything that tells (media types and members) says index, or says manifest."""
+    """Return whether it is an index, on which its media types and members must agree."""
     own_type = document.get("mediaType", "")
     if not isinstance(own_type, str):
-        raise ValueError("its media type is no text")
+        raise ValueError("its media type is not text")
     is_schema_1 = document.get("schemaVersion") == 1 or "fsLayers" in document
     if is_schema_1 or not _SCHEMA_1_TYPES.isdisjoint((media_type, own_type)):
         raise ValueError("it is a Docker schema 1 manifest; push it again with a current tool")
     if document.get("schemaVersion") != 2:
-        raise ValueError("it is no OCI or Docker schema 2 manifest")
+        raise ValueError("it is not an OCI or Docker schema 2 manifest")
     verdicts = {_verdict(each) for each in (media_type, own_type) if each not in _GENERIC_TYPES}
     verdicts |= {is_index for member, is_index in _SHAPES.items() if member in document}
     if len(verdicts) > 1:
@@ -286,24 +283,24 @@ def _is_index(document: _JsonObject, media_type: str) -> bool:
 
 def _verdict(media_type: str) -> bool:
     if media_type not in MANIFEST_TYPES + INDEX_TYPES:
-        raise ValueError("its media type is not that of an image")
+        raise ValueError("its media type is not an image type")
     return media_type in INDEX_TYPES
 
 
 def _listed(document: _JsonObject, member: str, limit: int | None = None) -> list[object]:
-    """The descriptors in a document, as they are."""
+    """Return the descriptors in a document, unparsed."""
     listed = document.get(member)
-    if listed is None:  # some writers say null for an empty list
+    if listed is None:  # Some tools write null for an empty list.
         return []
     if not isinstance(listed, list):
-        raise ValueError(f"its {member} are no list")
+        raise ValueError(f"its {member} are not a list")
     if limit is not None and len(listed) > limit:
         raise ValueError(f"it has {len(listed)} {member}, more than {limit}")
     return listed
 
 
 def _entries(listed: Sequence[object]) -> tuple[Descriptor, ...]:
-    """The entries of an index that can be used.
+    """Return the usable entries of an index.
 
     :raises ValueError: when there are entries, and none can be used.
     """
@@ -320,13 +317,13 @@ def _entries(listed: Sequence[object]) -> tuple[Descriptor, ...]:
 
 
 def _type_of(value: object) -> str:
-    """The media type of a descriptor, as far as it has one."""
+    """Return the media type of a descriptor; empty if it has none."""
     media_type = value.get("mediaType") if isinstance(value, dict) else None
     return media_type if isinstance(media_type, str) else ""
 
 
 def _annotations_of(value: object) -> Mapping[str, str]:
-    """The annotations of a descriptor, as far as it has any."""
+    """Return the annotations of a descriptor; empty if it has none."""
     return _annotations(value.get("annotations")) if isinstance(value, dict) else {}
 
 
@@ -335,7 +332,7 @@ def _descriptor(value: object, may_be_empty: bool = False) -> Descriptor:
         raise ValueError(_NO_OBJECT)
     media_type, digest, size = (value.get(name) for name in ("mediaType", "digest", "size"))
     if not isinstance(media_type, str) or not isinstance(digest, str):
-        raise ValueError("a descriptor lacks its media type or its digest")
+        raise ValueError("a descriptor has no media type or no digest")
     if type(size) is not int or size < 0 or not (size or may_be_empty):
         raise ValueError(_NO_SIZE)
     try:
@@ -355,7 +352,7 @@ def _descriptor(value: object, may_be_empty: bool = False) -> Descriptor:
 
 
 def _features(platform: object) -> tuple[str, ...]:
-    """The features of an operating system that a platform asks for, as far as they are text."""
+    """Return the required features of an operating system that are text."""
     listed = platform.get("os.features") if isinstance(platform, dict) else None
     return (
         tuple(each for each in listed if isinstance(each, str)) if isinstance(listed, list) else ()
@@ -363,13 +360,13 @@ def _features(platform: object) -> tuple[str, ...]:
 
 
 def _annotations(value: object) -> dict[str, str]:
-    """Annotations as far as they are text; they are hints, never worth refusing an image."""
+    """Return the annotations that are text. Others are ignored, since annotations are hints."""
     members = value if isinstance(value, dict) else {}
     return {name: text for name, text in members.items() if isinstance(text, str)}
 
 
 def _platform(value: object) -> Platform | None:
-    """The platform, if it is one that can be asked for."""
+    """Return the platform, or None if it is invalid."""
     if not isinstance(value, dict):
         return None
     variant = value.get("variant")

@@ -1,7 +1,4 @@
-"""What every source of images offers, whether a registry or a directory.
-
-Pure: a Protocol and the two values it speaks in.
-"""
+"""The interface of all sources of images, and its two values."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from blobserve.oci.manifest import Descriptor
 
 @attrs.frozen
 class Document:
-    """A manifest or an index as its source holds it; `content` is checked against `digest`."""
+    """A manifest or an index in its stored form; `content` is checked against `digest`."""
 
     digest: Digest
     media_type: str
@@ -26,33 +23,32 @@ class Document:
 
 @attrs.frozen
 class RefreshResult:
-    """Where a tag points now; `pause` is how many seconds the source asks not to be asked again."""
+    """The current digest of a tag; the source wants no further request for `pause` seconds."""
 
     digest: Digest
     pause: float = 0.0
 
 
 class Source(Protocol):
-    """A place images come from. Methods may be called at once, any number of times.
+    """A source of images. Any number of calls may run at the same time.
 
-    Every method raises the errors of `blobserve.errors` and no others: `ImageNotFound` or
-    `BlobNotFound`, an `UpstreamError`, or a `TemporarilyUnavailable`. Cancelling one closes its
-    connection.
+    The methods raise only these errors: `ImageNotFound` or `BlobNotFound`, an `UpstreamError`, or a
+    `TemporarilyUnavailable`. Cancelling a call closes its connection.
     """
 
     async def resolve(self, reference: Reference) -> Document:
-        """Fetch the manifest or index a reference names; of tag and digest, the digest counts.
+        """Fetch the manifest or index of a reference; a digest takes precedence over a tag.
 
-        :raises ContentMismatch: when the bytes are not those of the digest asked for.
+        :raises ContentMismatch: when the content does not match the digest.
         """
         ...
 
     async def refresh(self, reference: Reference, known: Digest) -> RefreshResult:
-        """Ask where a tag points now, as cheaply as the source allows."""
+        """Return the current digest of a tag, as cheaply as the source allows."""
         ...
 
     async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
-        """Whether this source, asked as this repository, would give out that blob."""
+        """Return whether this source would give the blob to this repository."""
         ...
 
     async def fetch(
@@ -60,10 +56,9 @@ class Source(Protocol):
     ) -> None:
         """Write a blob's bytes, as stored, to `consumer`, in order and each once.
 
-        Exactly `descriptor.size` bytes have been written when this returns; they are not checked
-        against the digest, the consumer does that. A producer is registered with the consumer for
-        as long as bytes flow, and obeys it. Interruptions are mended here; what cannot be mended
-        raises, and the caller begins anew with another consumer.
+        On return, exactly `descriptor.size` bytes were written. The consumer checks their digest.
+        While bytes flow, a push producer is registered with the consumer. The source resumes after
+        interruptions if it can. After an error, the caller starts again with another consumer.
 
         :raises BlobNotFound: when the source does not have the blob.
         """
@@ -72,11 +67,12 @@ class Source(Protocol):
     async def read(
         self, repository: Repository, descriptor: Descriptor, start: int, length: int
     ) -> bytes:
-        """Exactly `length` bytes of a blob as stored, from `start` on, all of them within it.
+        """Return exactly `length` bytes of a blob as stored, from `start` on.
 
-        They are not checked against anything. Not for whole layers: they are held in memory.
+        The range must lie within the blob. The bytes are not verified. They are in memory, so this
+        is not for whole layers.
 
         :raises BlobNotFound: when the source does not have the blob.
-        :raises RegistryFailed: also when this source cannot give out parts of so large a blob.
+        :raises RegistryFailed: also when this source cannot send parts of a blob of this size.
         """
         ...

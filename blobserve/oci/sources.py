@@ -1,8 +1,7 @@
-"""Where each repository's images come from, by the configuration of the moment.
+"""The source of each repository, by the current configuration.
 
-Makes registries and archives as they are first asked for and keeps them, so that connections,
-tokens and what is known of files are shared; remembers how each registry last answered, for whoever
-looks at the server's health.
+Registries and local files are opened on first use and kept, so that requests share connections,
+tokens and indexes. The last answer of each registry is kept for the readiness probe.
 """
 
 from __future__ import annotations
@@ -39,27 +38,27 @@ from blobserve.oci.source import Document, RefreshResult, Source
 _log = Logger()
 
 UNLISTED_REGISTRIES = 64
-"""How many registries that are not listed are kept: those that were asked for last."""
+"""The limit of unlisted registries that are kept; the least recently used one is dropped."""
 
 T = TypeVar("T")
 
 
 @attrs.frozen
 class SourceThreads:
-    """The threads for blocking work of sources: no kind of work can take those of another."""
+    """The threads for blocking work of sources, one pool for each kind of work."""
 
     disk: Threads
-    """For images of this host."""
+    """For local images."""
     credentials: Threads
-    """For files of credentials and of authorities, and for credential helpers."""
+    """For files with credentials or certificates, and for credential helpers."""
     names: Threads
-    """For the names of hosts that the configuration leads to."""
+    """For lookups of host names that the configuration leads to."""
     unlisted_names: Threads
-    """For names that anybody can ask for: those of registries that are not listed."""
+    """For lookups of host names that clients choose: unlisted registries."""
 
 
 class Sources:
-    """Every source that one service has."""
+    """All sources of one service."""
 
     def __init__(
         self, reactor: IReactorTime, config: Config, threads: SourceThreads, metrics: Metrics
@@ -79,7 +78,7 @@ class Sources:
         self._metrics = metrics
         self._listed: dict[str, _Known] = {}
         self._unlisted: OrderedDict[str, _Known] = OrderedDict()
-        # A pull that uses one keeps it, and nothing else does.
+        # Only pulls that still use a retired registry keep it alive.
         self._retired: WeakSet[Registry] = WeakSet()
         self._files: dict[LocalSource, LayoutFiles] = {}
         self._config = config
@@ -87,7 +86,7 @@ class Sources:
         self.reload(config)
 
     def reload(self, config: Config) -> None:
-        """Make every source anew when it is next asked for; what runs goes on as it began."""
+        """Reopen every source on its next use; running requests keep the old one."""
         for known in [*self._listed.values(), *self._unlisted.values()]:
             self._retire(known)
         self._listed = {}
@@ -98,12 +97,12 @@ class Sources:
         sources = {rules.source for rules in config.repos.values()}
         if config.limits != self._config.limits:
             sources = set()
-        # What is known of an archive can have taken long to find out.
+        # An archive can take long to index, so unchanged ones are kept.
         self._files = {each: files for each, files in self._files.items() if each in sources}
         self._config = config
 
     def for_repository(self, repository: Repository) -> Source:
-        """The source of a repository; of one that is not listed, its registry asked anonymously."""
+        """Return the source of a repository; unlisted ones get no credentials."""
         rules = self._config.rules_for(repository)
         if rules is not None and rules.source is not None:
             return Layout(self._files_of(rules.source), self._disk, self._config.limits)
@@ -114,9 +113,9 @@ class Sources:
         return _ObservedRegistry(known, self._reactor)
 
     def health(self) -> Mapping[str, object]:
-        """Return how each registry that was asked since the last reload answered last.
+        """Return the last answer of each registry since the last reload.
 
-        Those that are not listed are shown as far as they are kept.
+        Unlisted registries are included as far as they are kept.
         """
         now = self._reactor.seconds()
         answers: dict[str, _Answer] = {}
@@ -130,7 +129,7 @@ class Sources:
         }
 
     async def close(self) -> None:
-        """Close every connection, and end every credential helper."""
+        """Close all connections, and kill running credential helpers."""
         self._credentials.stop()
         known = [*self._listed.values(), *self._unlisted.values()]
         registries = [*self._retired, *(each.registry for each in known)]
@@ -145,7 +144,7 @@ class Sources:
         return self._listed[host]
 
     def _of_unlisted(self, host: str) -> _Known:
-        """Return the registry for repositories that are not listed: anybody can name any host."""
+        """Return the registry for unlisted repositories. Clients may name any host."""
         if host not in self._unlisted:
             self._unlisted[host] = _Known(self._registry(host, is_listed=False))
         self._unlisted.move_to_end(host)
@@ -176,8 +175,8 @@ class Sources:
             host,
             rules,
             self._credentials if is_listed else None,
-            # A registry is named by a repository that is listed. For all others it may be at a
-            # private address only if its own entry says so: anybody can ask for them.
+            # A listed repository may have its registry at a private address. Clients choose the
+            # others, so these need `allowAnyRepo` in the entry of the registry.
             is_listed or rules.allow_any_repo,
             self._threads.credentials,
             self._routes if is_listed else self._unlisted_routes,
@@ -198,7 +197,7 @@ class _Answer:
 
 @attrs.define
 class _Known:
-    """A registry, and how it last answered."""
+    """A registry and its last answer."""
 
     registry: Registry
     last: _Answer | None = None
@@ -206,7 +205,7 @@ class _Known:
 
 @attrs.frozen
 class _ObservedRegistry:
-    """A registry whose answers are noted. See `Source`."""
+    """A registry that records its last answer. See `Source`."""
 
     _known: _Known
     _clock: IReactorTime
@@ -239,7 +238,7 @@ class _ObservedRegistry:
         try:
             return await asking
         except NotFound:
-            raise  # as good an answer as any
+            raise  # The registry works: it gave an answer.
         except BlobserveError as error:
             text = str(error)
             raise

@@ -149,7 +149,7 @@ def test_pieces_of_an_artifact_that_are_not_used() -> None:
     parsed = parse(document(layers=[odd, used], config=config), OCI_MANIFEST, LIMITS)
     assert isinstance(parsed, Manifest)
     assert [each.file for each in parsed.layers] == ["a.txt"]
-    with pytest.raises(BadImage, match="no positive number"):
+    with pytest.raises(BadImage, match="not a positive number"):
         parse(document(layers=[{**odd, **title}, used], config=config), OCI_MANIFEST, LIMITS)
 
 
@@ -191,12 +191,12 @@ def test_urls_are_ignored(media_type: str) -> None:
         (document(layers=[]), "text/html", "media type"),
         (document(layers=[], mediaType="application/vnd.oci.artifact"), "", "media type"),
         (document(layers=[], mediaType=5), "", "media type"),
-        (document(layers={}), OCI_MANIFEST, "layers are no list"),
-        (document(layers=[5]), OCI_MANIFEST, "no JSON object"),
+        (document(layers={}), OCI_MANIFEST, "layers are not a list"),
+        (document(layers=[5]), OCI_MANIFEST, "not a JSON object"),
         (document(layers=[descriptor()] * 257), OCI_MANIFEST, "257 layers, more than 256"),
         (document(layers=[descriptor("application/vnd.in-toto+json")]), "", "artifact"),
         (document(layers=[descriptor(OCI_LAYER + "+encrypted")]), "", "artifact"),
-        (document(layers=[descriptor(digest=None)]), "", "lacks"),
+        (document(layers=[descriptor(digest=None)]), "", "has no media type or no digest"),
         (document(layers=[descriptor(digest="sha256:../../x")]), "", "malformed digest"),
         (document(manifests=[descriptor(digest="md5:" + "a" * 32)]), "", "malformed digest"),
     ],
@@ -246,7 +246,7 @@ def test_size(size: str) -> None:
 )
 def test_not_strict_json(content: bytes) -> None:
     """JSON that is ambiguous or nested very deep is refused (M04)."""
-    with pytest.raises(BadImage, match=r"strict JSON|no JSON object"):
+    with pytest.raises(BadImage, match=r"strict JSON|not a JSON object"):
         parse(content, OCI_MANIFEST, LIMITS)
 
 
@@ -368,7 +368,7 @@ def test_choice_without_a_match_is_told() -> None:
     """A choice without a match causes a warning that names the setting."""
     _, warning = index(image("linux/arm64")).choose(None)
     assert (
-        warning == "has no image for linux/amd64: took linux/arm64; set platform to choose another"
+        warning == "has no image for linux/amd64: chose linux/arm64; set platform to choose another"
     )
 
 
