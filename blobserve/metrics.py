@@ -163,9 +163,9 @@ _STATUSES = {
 
 
 def status_label(status: int) -> str:
-    """Return a label for a status that another server chose: one of a few, whatever it is.
+    """Return the label of a status that a registry sent; the number of labels is limited.
 
-    An unknown one counts as its class, such as ``4xx``, as RFC 9110 §15 would have it.
+    An unknown status has its class as label, such as ``4xx``: RFC 9110 §15.
     """
     if status in _STATUSES:
         return str(status)

@@ -73,7 +73,7 @@ class Blobserve(Service):
         self._compute = OwnThreads(reactor, _compute_threads(), "blobserve-compute")
         self._disk = OwnThreads(reactor, _DISK_THREADS, "blobserve-disk")
         self.metrics = Metrics()
-        # Others are asked in these threads, and may not answer for minutes. The end waits for none.
+        # Their jobs may hang for minutes, and a stop need not wait for them.
         asking = partial(OwnThreads, reactor, is_awaited=False)
         self._credentials = asking(CREDENTIAL_THREADS, "blobserve-credentials")
         self._names = asking(NAME_THREADS, "blobserve-names")
