@@ -1,4 +1,4 @@
 """The `twist blobserve` process: options, signals, systemd, log lines, `--verify`.
 
-Nothing here is needed by an application that embeds blobserve, and nothing imports this folder.
+Embedding applications do not need it, and no other folder imports it.
 """

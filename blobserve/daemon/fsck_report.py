@@ -1,4 +1,4 @@
-"""`twist blobserve --verify`: what an audit of the blob space found, for who runs the server."""
+"""The report of `twist blobserve --verify` for the operator."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def verified(rules: BlobSpaceRules, limits: Limits) -> tuple[list[str], bool]:
-    """Read and hash all of a blob space; what to print, and whether nothing in it is damaged.
+    """Read and hash a whole blob space; return the report, and whether nothing is damaged.
 
-    Blocks for as long as that takes. Changes nothing.
+    Blocks until all is read. Changes nothing.
 
-    :raises SpaceUnusable: when there is none, or a server uses it.
+    :raises SpaceUnusable: when the blob space does not exist, or a server uses it.
     :raises OSError: when it cannot be read.
     """
     found = audit(rules.location, limits)
@@ -26,23 +26,23 @@ def verified(rules: BlobSpaceRules, limits: Limits) -> tuple[list[str], bool]:
 def _lines(rules: BlobSpaceRules, found: Findings) -> Iterator[str]:
     yield (
         f"{rules.location}: {found.layers} layers with {found.entries} entries,"
-        f" {found.trees} merged trees, {found.manifests} manifests; {_size(found.size)} read"
+        f" {found.trees} merged indexes, {found.manifests} manifests; {_size(found.size)} read"
     )
     yield from _named("damaged: ", found.damaged)
     yield from _named("note: ", found.notes)
-    yield from _named("not ours, left alone: ", [str(path) for path in found.foreign])
-    bound = "no bound" if rules.max_size is None else f"bound {_size(rules.max_size)}"
-    yield f"takes {_size(found.taken)} on the disk, counted as {_size(found.counted)} ({bound})"
+    yield from _named("unknown file, left alone: ", [str(path) for path in found.foreign])
+    quota = "no quota" if rules.max_size is None else f"quota {_size(rules.max_size)}"
+    yield f"uses {_size(found.taken)} on disk, counted as {_size(found.counted)} ({quota})"
     if found.damaged:
-        yield f"{len(found.damaged)} damaged: pulled or made again when they are next asked for"
+        yield f"{len(found.damaged)} damaged: they are pulled or rebuilt on their next use"
     else:
         yield "nothing is damaged"
 
 
-def _named(what: str, subjects: list[str]) -> Iterator[str]:
-    yield from (f"{what}{each}" for each in subjects[:_MOST_NAMED])
+def _named(prefix: str, subjects: list[str]) -> Iterator[str]:
+    yield from (f"{prefix}{each}" for each in subjects[:_MOST_NAMED])
     if len(subjects) > _MOST_NAMED:
-        yield f"{what}and {len(subjects) - _MOST_NAMED} more"
+        yield f"{prefix}and {len(subjects) - _MOST_NAMED} more"
 
 
 def _size(size: int) -> str:

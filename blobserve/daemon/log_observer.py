@@ -1,6 +1,6 @@
-"""The log as lines of text that people and journals can read.
+"""The server log as lines of text, for people and journals.
 
-`twist` writes records of JSON to whatever is no terminal; they lack the rendered message.
+`twist` writes JSON records unless the log is a terminal; they lack the rendered message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0
 
 @implementer(ILogObserver)
 class LineLogObserver:
-    """Writes each event as a line: when, how bad, from where, what. Tracebacks follow, indented."""
+    """An observer that writes one line per event: time, level, name space, message.
+
+    Tracebacks follow, indented.
+    """
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -35,12 +38,12 @@ class LineLogObserver:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; standard streams stay."""
+        """Close the file; standard streams stay open."""
         if self._file.fileno() > 2:
             self._file.close()
 
     def reopen(self) -> None:
-        """Go on in a new file under the same name; standard streams stay."""
+        """Open the file again under the same name; standard streams stay open."""
         if self._file.fileno() > 2:
             reopened = open(self._file.name, "a", encoding="utf-8")  # noqa: SIM115 - see close
             self.close()

@@ -1,6 +1,6 @@
 """`twist blobserve`: the process around the service.
 
-Options, signals, systemd, the log, and what is printed. An embedding application needs none of it.
+Options, signals, systemd, the log and the output. Embedding applications do not need it.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ class Options(UsageOptions):
 
     synopsis = "[options]"
     longdesc = (
-        "Serves single files out of container image layers over HTTP. SIGHUP reads the"
-        " configuration again, SIGTERM finishes what is being sent and ends. The log is lines of"
-        " text on standard error, or in the file that twist's --log-file names."
+        "Serves the files of container image layers over HTTP. SIGHUP reloads the"
+        " configuration. SIGTERM finishes the current responses and stops. The log goes to"
+        " standard error, or to the file of twist's --log-file."
     )
     optParameters = [["config", "c", None, "The configuration file, see etc/blobserve.yaml."]]  # noqa: N815, RUF012
     optFlags = [  # noqa: N815, RUF012
-        ["check", None, "Only say whether the configuration can be used."],
-        ["verify", None, "Only read and hash the whole blob space, and say what is damaged."],
+        ["check", None, "Validate the configuration and exit."],
+        ["verify", None, "Read and hash the whole blob space, print damage, and exit."],
     ]
 
     def parseArgs(self, *arguments: str) -> None:
-        """Take nothing but options."""
+        """Refuse arguments other than options."""
         if arguments:
-            raise UsageError(f"no option: {arguments[0]!r}. {_NO_CONFIG}")
+            raise UsageError(f"not an option: {arguments[0]!r}. {_NO_CONFIG}")
 
     def postOptions(self) -> None:
-        """Hold that there is a file to read, and have twist log as we do."""
+        """Check that there is a configuration, and set the log observer of twist."""
         if not self["config"]:
             raise UsageError(_NO_CONFIG)
         twist: dict[str, Any] = self.parent or {}
@@ -69,7 +69,7 @@ class Options(UsageOptions):
 
 
 def makeService(options: Options) -> IService:
-    """The service that `twist` runs; ends the process if there is nothing to be run."""
+    """Return the service for `twist`; exit if the options ask for no server, or on an error."""
     path = Path(options["config"])
     try:
         config = _configuration(path)
@@ -82,14 +82,14 @@ def makeService(options: Options) -> IService:
         raise SystemExit(0)
     if options["verify"]:
         _verify(config)
-    # Only now: twist has installed the reactor that it was told to.
+    # Imported late: by now twist has installed the reactor of its options.
     from twisted.internet import reactor  # noqa: TID251
 
     return Daemon(reactor, path, config, options.log)
 
 
 def _verify(config: Config) -> NoReturn:
-    """Print what there is to say of the blob space, and end with 0 if that is good."""
+    """Print the report of the blob space, and exit: 0 if nothing is damaged."""
     from blobserve.daemon.fsck_report import verified
 
     try:
@@ -106,11 +106,11 @@ def _configuration(path: Path) -> Config:
 
 
 class Daemon(MultiService):
-    """A blobserve service that has the process to itself."""
+    """A blobserve service with a process of its own."""
 
     def __init__(self, reactor: Any, path: Path, config: Config, log: LineLogObserver) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # Here and not above: `--check` and `--help` should not wait for it.
+        # Imported late: `--check` and `--help` are fast without it.
         from blobserve.service import Blobserve
 
         _raise_descriptor_limit()
@@ -125,7 +125,7 @@ class Daemon(MultiService):
         self._watchdog.clock = reactor
 
     def startService(self) -> None:
-        """Start serving, and listen to signals."""
+        """Start the service, and handle signals."""
         super().startService()  # type: ignore[no-untyped-call]
         self._reading.start()
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
@@ -133,14 +133,14 @@ class Daemon(MultiService):
         started.addCallbacks(lambda _: self._started(), self._failed)
 
     def stopService(self) -> Deferred[Any]:
-        """Say that the end is near, and drain."""
+        """Notify systemd, and drain."""
         notify("STOPPING=1")
         self._reading.stop()
         return super().stopService()  # type: ignore[no-any-return, no-untyped-call]
 
     def _started(self) -> None:
-        # What the process is made of stays. To look it over with everything else, every so often,
-        # would halt all threads for more than 20 ms.
+        # Objects of the start stay for ever. Without freezing them, each full garbage collection
+        # would stop all threads for more than 20 ms.
         gc.collect()
         gc.freeze()
         notify("READY=1")
@@ -148,17 +148,17 @@ class Daemon(MultiService):
         if interval is not None:
             self._watchdog.start(interval)
         for line in announcement(self._blobserve.config, self._blobserve.addresses):
-            # Not sys.stdout, which twist makes a part of its log.
+            # twist redirects sys.stdout to its log.
             print(line, file=sys.__stdout__, flush=True)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError):
-            return  # told to end before it had begun: it ends as it would have later
+            return  # Stopped before the start was complete: this is a normal end.
         if failure.check(BlobserveError, OSError):
             print(f"blobserve: {failure.value}", file=sys.__stderr__, flush=True)
         else:
             _log.failure("blobserve cannot start", failure=failure)
-        # twist ends with 0 whatever happens, and SystemExit does not get out of a reactor.
+        # twist always exits with 0, and a reactor does not pass SystemExit on.
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         # A start can fail before the reactor runs.
         self._reactor.callWhenRunning(self._reactor.stop)
@@ -166,13 +166,13 @@ class Daemon(MultiService):
     def _reload(self) -> None:
         self._logged.reopen()
         self._blobserve.reopen_logs()
-        # One after another, or an older configuration could overtake a newer one.
+        # One at a time, or an older configuration could overtake a newer one.
         self._reloading.run(lambda: Deferred.fromCoroutine(self._read_again()))
 
     async def _read_again(self) -> None:
         notify("RELOADING=1")
         try:
-            # A thousand repositories take longer to read than a request should wait for.
+            # In a thread: reading a thousand repositories would delay requests.
             self._blobserve.reload(await self._reading.run(_configuration, self._path))
         except ConfigError as error:
             for problem in error.problems:
@@ -183,13 +183,13 @@ class Daemon(MultiService):
 
 
 def _raise_descriptor_limit() -> None:
-    """Have as many descriptors as we may: the soft limit is low for the sake of select()."""
+    """Raise the limit of file descriptors; the soft limit is low only because of select()."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def announcement(config: Config, addresses: list[IAddress]) -> list[str]:
-    """What to print for whoever started this: where it listens, and a page that opens."""
+    """Return the lines to print after the start: the addresses, and the URL of a page."""
     lines = [f"blobserve: listening on {_authority(each) or each}" for each in addresses]
     pages = [f"{key}:{rules.pre_pull[0]}/" for key, rules in config.repos.items() if rules.pre_pull]
     hosts = [host for each in addresses if (host := _authority(each))]

@@ -1,4 +1,4 @@
-"""States that systemd is told: ready, stopping, alive. See sd_notify(3). Silent without systemd."""
+"""State notifications for systemd: sd_notify(3). Without systemd they do nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Send lines such as ``READY=1`` to whoever started this process and wants to know."""
+    """Send lines such as ``READY=1`` to the service manager, if it set a socket for them."""
     name = environ.get("NOTIFY_SOCKET", "")
     if not name:
         return
@@ -19,11 +19,11 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
         try:
             out.sendto(state.encode(), address)
         except OSError:
-            return  # nothing of this server depends on being heard
+            return  # The server does not depend on notifications.
 
 
 def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Seconds between signs of life that systemd asks of this process: half of its patience."""
+    """Return the seconds between watchdog notifications: half of systemd's timeout."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     microseconds = environ.get("WATCHDOG_USEC", "")

@@ -84,7 +84,7 @@ def eventually(is_true: Callable[[], bool]) -> bool:
         ([], "Name the configuration: --config FILE"),
         (["--config", ""], "Name the configuration: --config FILE"),
         (["--config"], "option --config requires argument"),
-        (["b.yaml"], "no option: 'b.yaml'. Name the configuration: --config FILE"),
+        (["b.yaml"], "not an option: 'b.yaml'. Name the configuration: --config FILE"),
         (["--confog", "b.yaml"], "option --confog not recognized"),
     ],
 )
