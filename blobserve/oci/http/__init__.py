@@ -1,4 +1,4 @@
-"""HTTP for registries: treq, redirects, TLS, retries, and which addresses may be connected to.
+"""The HTTP client for registries: treq, redirects, TLS, retries, address rules.
 
-Nothing here knows the Distribution API: no manifest, no blob, no token.
+It does not know the Distribution API: no manifests, blobs or tokens.
 """

@@ -1,10 +1,9 @@
-"""Trying again: which failures pass by themselves, and how long to wait for that.
+"""Retries: transient failures, and the delay before the next try.
 
-Exponential back-off with full jitter, as everybody who shares a registry must do it. Knows clocks
-and chance; nothing of HTTP but the grammar of Retry-After.
+Delays grow exponentially, with full jitter, so that clients of one registry do not retry together.
 
-`rate_limit_pause` reads Docker Hub's ``ratelimit-remaining: 76;w=21600`` and the IETF draft that it
-is from (draft-polli-ratelimit-headers).
+`rate_limit_pause` reads fields such as ``ratelimit-remaining: 76;w=21600`` of Docker Hub, which
+follow an IETF draft (draft-polli-ratelimit-headers).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ T = TypeVar("T")
 
 TRIES = 5
 _DEADLINE = 60.0
-_LONGEST_WAIT = 10.0  # whoever waits holds a permit for downloading
+_LONGEST_WAIT = 10.0  # A waiting pull holds a permit for a download.
 _FIRST_DELAY = 0.25
 _LONGEST_RETRY_AFTER = 60.0
 _DOWN_FOR = 10.0
@@ -39,10 +38,10 @@ _HOSTS = 64
 
 @attrs.define(slots=False)
 class Transient(Exception):
-    """A failure that may pass by itself; `problem` is in our words, for the final error.
+    """A failure that may pass; `problem` is the text for the final error.
 
-    `is_busy` says that the host itself asked us to come again, `retry_after` when (seconds).
-    `was_asked` is False when the request cannot have reached the host.
+    With `is_busy`, the host itself asked for a retry, perhaps after `retry_after` seconds.
+    `was_asked` is False if the request cannot have reached the host.
     """
 
     host: str
@@ -52,7 +51,7 @@ class Transient(Exception):
     was_asked: bool = True
 
     def final(self, registry: str) -> BlobserveError:
-        """The error to raise when waiting is no more worth it."""
+        """Return the error to raise when there are no more tries."""
         if not self.is_busy:
             return RegistryFailed(registry, self.problem)
         if self.retry_after is None:
@@ -61,10 +60,11 @@ class Transient(Exception):
 
 
 class RetryPolicy:
-    """Tries again, for one registry and the hosts it sends us to.
+    """The retries for one registry and the hosts that it redirects to.
 
-    A host that has used up somebody's patience gets one try from everybody else, until it answers
-    or some seconds have passed: a hundred requests do not each find out that it is down.
+    After one caller has used up its tries on a host, the others try only once, until the host
+    answers or some seconds have passed. So a hundred requests do not all wait for a host that is
+    down.
     """
 
     def __init__(self, clock: IReactorTime, registry: str) -> None:
@@ -73,9 +73,9 @@ class RetryPolicy:
         self._down: dict[str, float] = {}
 
     async def persist(self, attempt: Callable[[], Awaitable[T]], tries: int = TRIES) -> T:
-        """What `attempt` returns, which is called anew after each `Transient` that it raises.
+        """Return the result of `attempt`; call it again after each `Transient` that it raises.
 
-        :raises RegistryBusy: when a host goes on asking us to come again, or asks for too long.
+        :raises RegistryBusy: when a host keeps asking for a retry, or for one too late.
         :raises RegistryFailed: when another failure does not pass.
         """
         deadline = self._clock.seconds() + _DEADLINE
@@ -93,7 +93,7 @@ class RetryPolicy:
         raise RegistryFailed(self._registry, "it was never asked")  # tries < 1
 
     def answered(self, host: str) -> None:
-        """This host is up."""
+        """Note that this host is up."""
         self._down.pop(host, None)
 
     def _is_down(self, host: str) -> bool:
@@ -111,14 +111,14 @@ async def sleep(clock: IReactorTime, seconds: float) -> None:
 
 
 def jitter(tried: int) -> float:
-    """Seconds to wait after `tried` + 1 failures in a row: anything up to twice the last bound."""
+    """Return a random delay in seconds after `tried` + 1 failures in a row."""
     return random.uniform(0.0, _FIRST_DELAY * 2**tried)
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a Retry-After field asks for, RFC 9110 §10.2.3; at most a minute.
+    """Return the seconds in a Retry-After field, RFC 9110 §10.2.3; at most a minute.
 
-    None for a field that is absent, malformed or of the past. `now` is in seconds since 1970.
+    None for a field that is absent, malformed or in the past. `now` is in seconds since 1970.
     """
     if value is None:
         return None
@@ -135,7 +135,7 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 
 def rate_limit_pause(field: Callable[[str], str | None]) -> float:
-    """Seconds to wait before the next request, so that few make do; 0 while there are enough.
+    """Return the seconds to wait so that the rest of a rate limit lasts; 0 while enough remains.
 
     :param field: the value of a header field by its name.
     """
@@ -149,7 +149,7 @@ def rate_limit_pause(field: Callable[[str], str | None]) -> float:
 
 
 def _amount(value: str | None) -> tuple[int | None, int | None]:
-    """An amount, and the seconds it is for."""
+    """Return an amount and the seconds of its window."""
     found = _AMOUNT.fullmatch(value or "")
     if found is None:
         return None, None

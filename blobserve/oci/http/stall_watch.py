@@ -1,6 +1,6 @@
-"""Stalls: when a body has been silent, or slower than anybody would wait for, for too long.
+"""Stalls: detects a body that sends nothing, or too little, for too long.
 
-Knows a clock and numbers of bytes. While whoever takes the bytes has paused us, no time passes.
+Time does not count while the consumer of the bytes is paused.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
 class StallWatch:
-    """Calls `stalled` once with the reason, unless bytes keep coming. Begins stopped.
+    """A watch that calls `stalled` once, with the reason, when bytes stop coming.
 
-    :param silence: seconds without a byte that are too many; also the time over which at least
-        `rate` bytes per second must come.
+    It is created stopped.
+
+    :param silence: the limit of seconds without a byte. The mean over this time must be at least
+        `rate` bytes per second.
     """
 
     def __init__(
@@ -30,22 +32,22 @@ class StallWatch:
         self._bytes = 0
 
     def start(self) -> None:
-        """Bytes are expected from now. Does nothing if they already are."""
+        """Expect bytes from now on; idempotent."""
         if self._timer is None:
             self._begun = self._clock.seconds()
             self._timer = self._clock.callLater(self._silence, self._silent)
 
     def stop(self) -> None:
-        """No bytes are expected. Does nothing if none are."""
+        """Expect no bytes; idempotent."""
         if self._timer is not None:
             self._active += self._clock.seconds() - self._begun
             self._timer.cancel()
             self._timer = None
 
     def saw(self, size: int) -> None:
-        """`size` bytes came."""
+        """Count `size` received bytes."""
         self._bytes += size
-        if self._timer is None:  # a last chunk that was on its way when we paused
+        if self._timer is None:  # A last chunk came after the pause.
             return
         self._timer.reset(self._silence)
         now = self._clock.seconds()

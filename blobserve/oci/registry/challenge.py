@@ -1,7 +1,6 @@
-"""Challenges: what a registry's 401 asks for.
+"""Challenges in the 401 of a registry.
 
-Pure. Reads the values of WWW-Authenticate fields, RFC 9110 §11.6.1, as registries really write
-them. Knows nothing of credentials, nor of where a realm may be.
+Pure. Reads WWW-Authenticate fields, RFC 9110 §11.6.1, in the forms that registries write.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _PARAMETER = re.compile(
     (?: "(?P<quoted>[^"\\]*(?:\\.[^"\\]*)*)" | (?P<plain>[^\s,"=][^\s,"]*) ) (?=[\s,]|$)""",
     re.VERBOSE,
 )
-# With its token68, where it has one: there `abc==` is no parameter.
+# Includes a token68, if there is one, so that `abc==` is not read as a parameter.
 _SCHEME = re.compile(
     rf"""[\s,]* (?P<scheme>{_TOKEN}) (?=[\s,]|$)
     (?: [ ]+ [0-9A-Za-z._~+/-]+=* (?=[ \t]*(?:,|$)) )?""",
@@ -28,15 +27,15 @@ _URL = re.compile(r"[!-~]+")
 
 @attrs.frozen
 class Basic:
-    """User and password are asked for: RFC 7617."""
+    """A challenge for user and password: RFC 7617."""
 
 
 @attrs.frozen
 class Bearer:
-    """A token is asked for, which `realm` gives out: RFC 6750 §3.
+    """A challenge for a token from `realm`: RFC 6750 §3.
 
-    `realm` is a URL, absolute or relative to the request. `scope` may hold several, parted by
-    spaces. Whatever the registry left out is empty.
+    `realm` is a URL, absolute or relative to the request. `scope` may have several scopes, with
+    spaces between them. Missing parameters are empty.
     """
 
     realm: str
@@ -46,10 +45,9 @@ class Bearer:
 
 
 def parse(values: Sequence[str]) -> Bearer | Basic | None:
-    """The best challenge that we can meet, of all fields of a response: Bearer, then Basic.
+    """Return the best challenge in all fields of a response, Bearer before Basic; None if none.
 
-    None when there is none: a field that is malformed counts as absent, whole, and so does a
-    Bearer challenge without a usable realm.
+    A malformed field is ignored as a whole. So is a Bearer challenge without a valid realm.
     """
     challenges = [challenge for value in values for challenge in _challenges(value)]
     for scheme, parameters in challenges:
@@ -60,7 +58,7 @@ def parse(values: Sequence[str]) -> Bearer | Basic | None:
 
 
 def _challenges(value: str) -> list[tuple[str, dict[str, str]]]:
-    """The schemes of one field, each with its parameters, all names in lower case."""
+    """Return the schemes of one field with their parameters; names are in lower case."""
     found: list[tuple[str, dict[str, str]]] = []
     try:
         for name, text in _items(value):
@@ -76,9 +74,9 @@ def _challenges(value: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def _items(value: str) -> Iterator[tuple[str, str | None]]:
-    """Every parameter with its value and every scheme with None, in order.
+    """Yield each parameter with its value and each scheme with None, in order.
 
-    :raises ValueError: at whatever is neither.
+    :raises ValueError: at other text.
     """
     position, end = 0, len(value.rstrip(" \t,"))
     while position < end:
