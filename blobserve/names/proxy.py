@@ -1,7 +1,6 @@
-"""Proxies: which proxy leads to which host, by the configuration and the environment.
+"""Proxies: the choice of a proxy for a host, by the configuration and the environment.
 
-Pure. Reads the variables that command-line tools share; ``NO_PROXY`` as Go's standard client reads
-it. Knows nothing of connections, and of which hosts may be asked for.
+Pure. Reads the usual environment variables; ``NO_PROXY`` has the meaning of Go's standard client.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ _Networks = tuple[tuple["ipaddress.IPv4Network | ipaddress.IPv6Network", str], .
 
 @attrs.frozen
 class Proxy:
-    """An HTTP proxy, spoken to over TLS if `scheme` is https. Made by `parse`.
+    """An HTTP proxy, connected to with TLS if `scheme` is https. Create it with `parse`.
 
-    `setting` is what named it, for messages: they do not tell clients where it is.
+    `setting` names the proxy in messages, which do not reveal its address to clients.
     """
 
     scheme: Literal["http", "https"]
@@ -50,16 +49,16 @@ class Proxy:
 
     @classmethod
     def parse(cls, text: str, setting: str = "") -> Proxy:
-        """Read ``http://user:password@proxy.example:3128``; without a scheme it is http.
+        """Read ``http://user:password@proxy.example:3128``; the default scheme is http.
 
-        :raises ValueError: for anything else; its text repeats nothing of what was written.
+        :raises ValueError: for anything else; its text never quotes `text`.
         """
         found = _URL.fullmatch(text.strip())
         if found is None:
-            raise ValueError("it is no URL of a proxy, such as http://proxy.example:3128")
+            raise ValueError("it is not the URL of a proxy, such as http://proxy.example:3128")
         scheme = (found["scheme"] or "http").lower()
         if scheme not in ("http", "https"):
-            raise ValueError("a proxy is spoken to by http:// or https://")
+            raise ValueError("the URL of a proxy begins with http:// or https://")
         port = int(found["port"] or _DEFAULT_PORTS[scheme])
         if not 0 < port < 1 << 16:
             raise ValueError("its port is not between 1 and 65535")
@@ -71,7 +70,7 @@ class Proxy:
 
 @attrs.frozen
 class UnusableProxy:
-    """A setting that should name a proxy and does not: nothing is sent past it."""
+    """An invalid proxy setting; requests for which it counts fail, and are not sent directly."""
 
     setting: str
     problem: str
@@ -79,16 +78,16 @@ class UnusableProxy:
 
 @attrs.frozen
 class NoProxy:
-    """The hosts that no proxy leads to. Made by `parse`."""
+    """The hosts that are reached without a proxy. Create it with `parse`."""
 
     _is_all: bool = False
     _networks: _Networks = ()
     _domains: tuple[tuple[str, bool, str], ...] = ()
-    """Each with its leading dot, whether the name without the dot counts, and a port or none."""
+    """For each: the domain with a leading dot, whether its own name counts, and a port or none."""
 
     @classmethod
     def parse(cls, text: str) -> NoProxy:
-        """Read the value of ``NO_PROXY``: what has no meaning in it counts for nothing."""
+        """Read the value of ``NO_PROXY``; invalid entries are ignored."""
         networks: list[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]] = []
         domains: list[tuple[str, bool, str]] = []
         for entry in text.split(","):
@@ -98,7 +97,7 @@ class NoProxy:
             if (network := _network(item)) is not None:
                 networks.append((network, ""))
                 continue
-            host, port = _parted(item)
+            host, port = _split(item)
             if (address := _address(host)) is not None:
                 networks.append((ipaddress.ip_network(address), port))
             elif host:
@@ -107,7 +106,7 @@ class NoProxy:
         return cls(False, tuple(networks), tuple(domains))
 
     def covers(self, host: str, port: int) -> bool:
-        """Return whether the host at this port is named; an IPv6 address has no brackets."""
+        """Return whether the host at this port is included; an IPv6 address has no brackets."""
         if self._is_all:
             return True
         address = _address(host)
@@ -123,7 +122,7 @@ class NoProxy:
 
 @attrs.frozen
 class Proxies:
-    """Which proxy leads where. Without arguments, none."""
+    """The proxies by scheme, with exceptions. Without arguments, there is no proxy."""
 
     https: Proxy | UnusableProxy | None = None
     http: Proxy | UnusableProxy | None = None
@@ -131,7 +130,7 @@ class Proxies:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Proxies:
-        """Read HTTPS_PROXY, HTTP_PROXY and NO_PROXY, or else the same in lower case."""
+        """Read HTTPS_PROXY, HTTP_PROXY and NO_PROXY, or the same names in lower case."""
         return cls(
             _named_by(environ, "HTTPS_PROXY"),
             _named_by(environ, "HTTP_PROXY"),
@@ -139,7 +138,7 @@ class Proxies:
         )
 
     def configured(self, proxy: Proxy | Literal["none"] | None, setting: str) -> Proxies:
-        """Return what counts for a registry with this ``proxy`` in its own entry."""
+        """Return the proxies for a registry with this ``proxy`` in its entry."""
         if proxy is None:
             return self
         if proxy == "none":
@@ -148,9 +147,9 @@ class Proxies:
         return Proxies(proxy, proxy)
 
     def leading_to(self, scheme: str, host: str, port: int) -> Proxy | UnusableProxy | None:
-        """Return the proxy for an origin; its IPv6 host may have brackets. This machine has none.
+        """Return the proxy for an origin; its IPv6 host may have brackets.
 
-        A proxy would take a name of this machine for its own.
+        This machine has none, since a proxy would read its name as the proxy's own.
         """
         name = host.strip("[]").lower()
         if is_loopback_name(name) or name.removesuffix(".") in _LOCAL_NAMES:
@@ -172,7 +171,7 @@ def _named_by(environ: Mapping[str, str], name: str) -> Proxy | UnusableProxy | 
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return the network in CIDR notation, one of mapped IPv4 addresses as the IPv4 one it is."""
+    """Return a network in CIDR notation; IPv4-mapped IPv6 becomes IPv4."""
     address, slash, length = text.partition("/")
     if not slash or not re.fullmatch("[0-9]+", length, re.ASCII) or "%" in address:
         return None
@@ -187,7 +186,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return an address without a zone, a mapped one as the IPv4 address it is."""
+    """Return an address without a zone; IPv4-mapped IPv6 becomes IPv4."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -197,8 +196,8 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None if address.scope_id else address.ipv4_mapped or address
 
 
-def _parted(text: str) -> tuple[str, str]:
-    """Part ``host:port`` and ``[address]:port``; what has no one port is all host."""
+def _split(text: str) -> tuple[str, str]:
+    """Split ``host:port`` and ``[address]:port``; other text is a host without a port."""
     if found := re.fullmatch(r"\[([^][]*)\]:([^:]*)|([^][:]*):([^][:]*)", text):
         return found[1] or found[3] or "", found[2] or found[4] or ""
     return text, ""

@@ -71,8 +71,8 @@ class Sources:
         proxies = Proxies.from_environment(os.environ)
         for proxy in (proxies.https, proxies.http):
             if isinstance(proxy, UnusableProxy):
-                said = {"setting": proxy.setting, "problem": proxy.problem}
-                _log.error("{setting} cannot be used: {problem}", **said)
+                fields = {"setting": proxy.setting, "problem": proxy.problem}
+                _log.error("{setting} cannot be used: {problem}", **fields)
         self._routes = Routes(names, proxies)
         self._unlisted_routes = Routes(unlisted_names, proxies, names)
         self._metrics = metrics

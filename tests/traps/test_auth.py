@@ -48,7 +48,7 @@ async def test_a03_endless_token() -> None:
         site = scripted.push(SITE, IMAGE)
         endless = Answer(body=b'{"token": "' + b"t" * (1 << 20), framing="chunked", end="silence")
         scripted.script("/token", lambda *_: endless)
-        with pytest.raises(RegistryFailed, match="holds no token"):
+        with pytest.raises(RegistryFailed, match="sent no valid token"):
             await registry.resolve(site)
         await until(lambda: len(scripted.connections) == 1)
 
@@ -307,7 +307,7 @@ def test_a39_places_that_shadow_others(tmp_path: Path) -> None:
         (READER, "Basic", 403, "the credentials that were found for it are accepted, but do not"),
         (READER, "Bearer", 401, "the credentials that were found for it are accepted, but do not"),
         (READER, "Bearer", 403, "the credentials that were found for it are accepted, but do not"),
-        (READER, "Negotiate", 401, "the registry asks for a kind of authentication that"),
+        (READER, "Negotiate", 401, "the registry requires an authentication scheme that"),
         (READER, "", 403, "credentials were found for it, but the registry does not ask for any"),
         (
             Credential(registry_token="t"),
@@ -352,7 +352,8 @@ async def test_refused(
 @pytest.mark.parametrize(
     ("credential", "code", "reason"),
     [
-        (None, 401, "no credentials were found for it, and its token realm at {realm} wants some"),
+        (None, 401, "no credentials were found for it, and its token realm at {realm} requires"
+         " some"),
         (READER, 401, "its token realm at {realm} says that the credentials that were found for it"
          " are wrong"),
         (READER, 403, "its token realm at {realm} says that the credentials that were found for it"

@@ -1,9 +1,8 @@
-"""Addresses: where a connection may go, and where it may go in clear.
+"""Address rules: the hosts that may be connected to, and those that may be without TLS.
 
-Pure. A host is judged by the address that is connected to, never by its name, so that no name and
-no redirect leads to what only this machine can reach. On behalf of a registry, the hosts that the
-configuration names for that registry are allowed wherever they are; all others must be public.
-Knows nothing of how names are resolved.
+Pure. A host is judged by the address of the connection, never by its name. So no name and no
+redirect leads to hosts that only this machine can reach. The hosts that the configuration names for
+a registry may have any address. All others must have a public one.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _NOT_PUBLIC = tuple(
             # https://www.iana.org/assignments/iana-ipv6-special-registry, inside 2000::/3
             "2001::/23",  # protocol assignments, RFC 2928
             "2001:db8::/32",  # documentation, RFC 3849
-            "2002::/16",  # 6to4, RFC 3056: the IPv4 address in it decides
+            "2002::/16",  # 6to4, RFC 3056: the embedded IPv4 address decides
             "3fff::/20",  # documentation, RFC 9637
         ),
     )
@@ -78,7 +77,7 @@ _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291 §2.5.5.1
 
 @attrs.frozen
 class Origin:
-    """Scheme, host and port of a URL: RFC 6454 §4. Made by `of`."""
+    """Scheme, host and port of a URL: RFC 6454 §4. Create it with `of`."""
 
     scheme: str
     host: str
@@ -86,32 +85,31 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """The origin of an absolute URL; an IPv6 host keeps its brackets.
+        """Return the origin of an absolute URL; an IPv6 host keeps its brackets.
 
-        :raises ValueError: for what is no plain http or https URL, a name and password included.
+        :raises ValueError: unless it is an http or https URL without user and password.
         """
         parts = urlsplit(url)
         host, port = parts.netloc.lower(), _DEFAULT_PORTS.get(parts.scheme)
         if numbered := re.fullmatch(r"(.*):([1-9][0-9]{0,4})", host):
             host, port = numbered[1], int(numbered[2])
         if port is None or port > 65535 or not _HOST.fullmatch(host) or not _VISIBLE.fullmatch(url):
-            raise ValueError("it is no http or https URL that can be followed")
+            raise ValueError("it is not an http or https URL that can be followed")
         return cls(parts.scheme, host, port)
 
     @property
     def authority(self) -> str:
-        """`host:port`, as the configuration would name it."""
+        """`host:port`, as in the configuration."""
         return f"{self.host}:{self.port}"
 
 
 @attrs.frozen
 class AddressRules:
-    """What connections made on behalf of one registry are allowed.
+    """The rules for connections on behalf of one registry.
 
-    `named` holds the registry itself and its `allowHosts`, each as `host:port`; one without a port
-    stands for ports 80 and 443. `registry` is the key under which the configuration would say more.
-    With `is_public_only` nothing counts as named: the connections are made for repositories that
-    the configuration does not list.
+    `named` has the registry itself and its `allowHosts`, each as `host:port`; one without a port
+    stands for ports 80 and 443. `registry` is the key of the registry in the configuration. With
+    `is_public_only`, no host counts as named: the connections are for unlisted repositories.
     """
 
     registry: str
@@ -120,20 +118,20 @@ class AddressRules:
     is_public_only: bool = False
 
     def is_named(self, host: str, port: int) -> bool:
-        """Return whether this host at this port is named, so that its address may be any."""
+        """Return whether this host at this port is named, so that any address is allowed."""
         if self.is_public_only:
             return False
         is_default = port in _DEFAULT_PORTS.values()
         return f"{host}:{port}" in self.named or (is_default and host in self.named)
 
     def permits(self, host: str, port: int, address: str) -> bool:
-        """Whether a connection to `address`, which `host` resolved to, may be made."""
+        """Return whether `address`, to which `host` resolved, may be connected to."""
         return self.is_named(host, port) or is_public(address)
 
     def permits_unresolved(self, host: str, port: int) -> bool:
-        """Return whether a proxy may be asked for a host: for a name that it resolves, it may.
+        """Return whether a proxy may be asked for a host. Any name is allowed, as it resolves it.
 
-        An address counts as such in its usual spelling alone: a proxy may read others differently.
+        An address must have its usual spelling, since a proxy may read others differently.
         """
         if self.is_named(host, port):
             return True
@@ -148,11 +146,11 @@ class AddressRules:
         return port == _DEFAULT_PORTS["https"] or self.is_named(host, port)
 
     def permits_plain(self, host: str, port: int) -> bool:
-        """Whether HTTP without TLS may be spoken to this host."""
+        """Return whether HTTP without TLS is allowed for this host."""
         return self.is_named(host, port) and (self.insecure or is_loopback_name(host))
 
     def key(self, host: str, port: int) -> str:
-        """What to write into the configuration so that `permits` is true."""
+        """Return the change of the configuration that makes `permits` true."""
         is_registry = self.registry in (host, f"{host}:{port}")
         if self.is_public_only:
             key = f'list the repository, or set allowAnyRepo: true in registries."{self.registry}"'
@@ -162,16 +160,16 @@ class AddressRules:
         return f'add "{host}:{port}" to registries."{self.registry}".allowHosts'
 
     def plain_key(self, host: str, port: int) -> str:
-        """What to write into the configuration so that `permits_plain` is true."""
+        """Return the change of the configuration that makes `permits_plain` true."""
         if self.insecure or is_loopback_name(host):
             return self.key(host, port)
         return f'set insecure: true in registries."{self.registry}"'
 
 
 def _literal(host: str) -> str | None:
-    """Return the address that a host is, None if it is a name.
+    """Return the host if it is an address; None if it is a name.
 
-    :raises ValueError: for what some would read as an address, and others not or as another one.
+    :raises ValueError: for text that programs read as different addresses, or only some as one.
     """
     if host.startswith("["):
         return str(ipaddress.IPv6Address(host[1:-1]))
@@ -181,12 +179,15 @@ def _literal(host: str) -> str | None:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, in whatever form it is wrapped, is one of the public Internet."""
+    """Return whether an IP address is public, and so are the addresses embedded in it."""
     return all(map(_is_global, _meant(ipaddress.ip_address(address.partition("%")[0]))))
 
 
 def _is_global(address: _IPAddress) -> bool:
-    """Decide by tables of ours: those of the standard library differ from version to version."""
+    """Return whether an address is globally reachable.
+
+    We have tables of our own, since those of the standard library change between versions.
+    """
     if address.version == 6 and address not in _GLOBAL_UNICAST:
         return False
     if any(address in network for network in _PUBLIC):
@@ -195,7 +196,7 @@ def _is_global(address: _IPAddress) -> bool:
 
 
 def _meant(address: _IPAddress) -> Iterator[_IPAddress]:
-    """Every address that packets to this one may end at."""
+    """Yield every address that packets to this one may reach."""
     if isinstance(address, ipaddress.IPv4Address):
         yield address
     elif address.ipv4_mapped is not None:

@@ -1,7 +1,7 @@
-"""The client: requests, redirects by our rules, and every connection that they need.
+"""The HTTP client: requests, and redirects by our rules.
 
-The one home of treq. Each request names its origin, and what is secret goes to that origin alone.
-Knows nothing of the Distribution API; answers of any status are answers.
+No other module uses treq. Secrets of a request go only to the origin of its URL. A response of any
+status is returned, not raised.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from blobserve.oci.http.tunnel import TunnelError, authorization, refusal
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_RAW = re.compile(r"[ \x80-\xff]")  # of a value read as latin-1, so that each is one byte
+_RAW = re.compile(r"[ \x80-\xff]")  # In a value decoded as Latin-1: one character per byte.
 _IDLE_CONNECTIONS = 10
 _IDLE_SECONDS = 60
 
@@ -55,14 +55,14 @@ _log = Logger()
 
 
 class NoTls(Transient):
-    """The peer does not speak TLS; nothing of the request has reached it."""
+    """The peer does not speak TLS, and has received nothing of the request."""
 
 
 class Client:
-    """Speaks HTTP on behalf of one registry.
+    """An HTTP client on behalf of one registry.
 
-    :param user_agent: what we call ourselves.
-    :param authority: `host` or `host:port` of the registry itself, where that is not its name.
+    :param user_agent: the value of User-Agent.
+    :param authority: `host` or `host:port` of the registry, if it differs from its name.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Client:
         self._metrics = metrics
         self._user_agent = user_agent
         self._pool = HTTPConnectionPool(reactor)
-        self._pool._factory = ConnectionFactory  # type: ignore[assignment]  # it only needs to be called
+        self._pool._factory = ConnectionFactory  # type: ignore[assignment]  # Only called.
         self._pool.maxPersistentPerHost = _IDLE_CONNECTIONS
         self._pool.cachedConnectionTimeout = _IDLE_SECONDS
         self._endpoints = endpoints
@@ -90,11 +90,11 @@ class Client:
         self._by_proxy: dict[Proxy, IAgent] = {}
 
     async def ask(self, request: Request) -> Response:
-        """The answer to `request`, or to what it was redirected to.
+        """Return the response to `request`, after redirects.
 
-        :raises Transient: when there is none, and there may be another time.
-        :raises RegistryFailed: when there is none, or when it leads where we do not go.
-        :raises AddressRefused: when a host may not be connected to.
+        :raises Transient: when there is no response, and a retry may help.
+        :raises RegistryFailed: when there is no response, or a redirect breaks our rules.
+        :raises AddressRefused: when a host must not be connected to.
         """
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._exchange(request)
@@ -105,26 +105,26 @@ class Client:
         raise self._failed(f"it redirects more than {MAX_REDIRECTS} times")
 
     def retire(self) -> None:
-        """Keep no connection for later, from now on; what is running goes on, also by new ones."""
+        """Keep no idle connections from now on. Running requests continue."""
         self._pool.persistent = False
         self._pool.cachedConnectionTimeout = 0
-        # The Deferred fires when all have closed, and nothing waits for that.
+        # The returned Deferred need not be awaited.
         self._pool.closeCachedConnections()
 
     async def close(self) -> None:
-        """Close the connections that nobody uses; what is running is its caller's to cancel."""
+        """Close idle connections. Callers cancel running requests."""
         await self._pool.closeCachedConnections()
 
     def _redirected(self, request: Request, response: Response) -> Request:
-        """RFC 9110 §15.4, for methods without side effects."""
+        """Return the redirected request: RFC 9110 §15.4, for methods without side effects."""
         location = response.value("location")
         if not location:
-            raise self._failed("it redirects to nowhere")
+            raise self._failed("its redirect has no Location")
         try:
             url = urljoin(request.url, _escaped(location))
             origin = Origin.of(url)
         except ValueError as error:
-            raise self._failed("it redirects to what is no URL") from error
+            raise self._failed("it redirects to an invalid URL") from error
         if response.origin.scheme == "https" and origin.scheme != "https":
             raise self._failed("it redirects from https to http")
         if origin == response.origin:
@@ -137,13 +137,13 @@ class Client:
         origin = Origin.of(request.url)
         if origin.scheme == "http" and not self._rules.permits_plain(origin.host, origin.port):
             key = self._rules.plain_key(origin.host, origin.port)
-            problem = f"{origin.authority} may not be spoken to without TLS; to allow it, {key}"
+            problem = f"plain HTTP to {origin.authority} is not allowed; to allow it, {key}"
             raise self._failed(problem)
-        # TLS goes through a tunnel of its endpoint. Twisted's agent for proxies would send all of
-        # it in clear, so it has plain HTTP alone.
+        # For TLS, the endpoint opens a tunnel. Twisted's agent for proxies sends https in clear, so
+        # it is used only for plain HTTP.
         is_plain = origin.scheme == "http"
         proxy = self._endpoints.proxy_to("http", origin.host, origin.port) if is_plain else None
-        # It takes half a millisecond to make a request, as does what led to it.
+        # Making a request takes half a millisecond, and so did the work before it.
         await a_later_turn(self._reactor)
         begun = self._reactor.seconds()
         wire = _VerbatimAgent(self._agent if proxy is None else self._through(proxy), request)
@@ -154,8 +154,8 @@ class Client:
         labels = (request.method.lower(), status_label(response.code))
         self._metrics.client_requests.labels(*labels).inc()
         self._metrics.client_duration.labels(*labels).observe(self._reactor.seconds() - begun)
-        said = partial(self.said, origin)
-        return Response(response, origin, request.url, self._reactor, self._limits, said)
+        located = partial(self.located, origin)
+        return Response(response, origin, request.url, self._reactor, self._limits, located)
 
     def _through(self, proxy: Proxy) -> IAgent:
         if proxy not in self._by_proxy:
@@ -172,7 +172,7 @@ class Client:
         return Headers({name: [value] for name, value in headers.items()})
 
     async def _answer(self, asked: Deferred[Any], origin: Origin) -> Any:
-        """Wait for the head of an answer, as long as `header_timeout`."""
+        """Wait for the head of a response, at most `header_timeout`."""
         limit = self._limits.header_timeout
         timer: IDelayedCall = self._reactor.callLater(limit, asked.cancel)
         try:
@@ -186,7 +186,7 @@ class Client:
                 timer.cancel()
 
     def _unanswered(self, error: Exception, origin: Origin, is_late: bool) -> Exception:
-        # Whoever gives up says so; that loopback is asked for TLS first, for one, is no news.
+        # Only debug: the caller logs its failure, and may retry, such as without TLS on loopback.
         _log.debug(
             "no answer from {origin}: {error_class}",
             origin=origin.authority,
@@ -194,7 +194,7 @@ class Client:
         )
         if is_late:
             problem = f"it did not answer within {self._limits.header_timeout:g} s"
-            problem = self.said(origin, problem)
+            problem = self.located(origin, problem)
             return Transient(origin.host, problem, was_asked=was_asked(error))
         if isinstance(error, TunnelError) and not error.may_pass:
             return self._failed(error.problem)
@@ -206,14 +206,14 @@ class Client:
                 f" is neither known to the system nor in {self._entry}.ca"
             )
         if is_tls(error):
-            return self._failed(self.said(origin, f"it speaks TLS; {self.without_insecure}"))
-        problem = self.said(origin, self._with_hint(problem_of(error), error, origin))
+            return self._failed(self.located(origin, f"it speaks TLS; {self.without_insecure}"))
+        problem = self.located(origin, self._with_hint(problem_of(error), error, origin))
         if is_no_tls(error):
             return NoTls(origin.host, problem, was_asked=False)
         return Transient(origin.host, problem, was_asked=was_asked(error))
 
     def _with_hint(self, problem: str, error: Exception, origin: Origin) -> str:
-        """Say in which way TLS is amiss, and which key is for that, where it is the registry's."""
+        """Return the problem with the fault of TLS and, for the registry itself, the key for it."""
         is_own = self._is_own(origin)
         if is_no_tls(error):
             hint = f"; for plain HTTP set insecure: true in {self._entry}"
@@ -225,15 +225,15 @@ class Client:
             return f"{problem}; if it speaks TLS, {self.without_insecure}"
         return problem
 
-    def said(self, origin: Origin, problem: str) -> str:
-        """Return a problem with an origin, which is named unless it is the registry itself."""
+    def located(self, origin: Origin, problem: str) -> str:
+        """Return a problem with the name of its origin, unless that is the registry itself."""
         if self._is_own(origin):
             return problem
         return f"it leads to {origin.authority}, which failed: {problem}"
 
     @property
     def without_insecure(self) -> str:
-        """The remedy for ``insecure`` at a registry that speaks TLS."""
+        """The advice for ``insecure`` with a registry that speaks TLS."""
         return f"remove insecure: true from {self._entry}"
 
     @property
@@ -250,10 +250,11 @@ class Client:
 
 @implementer(IAgent)
 class _VerbatimAgent:
-    """Sends a request as it was written.
+    """An agent that sends a request unchanged through treq.
 
-    treq asks for gzip and decodes it, which hides cut-off bodies; it normalises URLs, signed ones
-    too, and takes no IPv6 address. So it is given a stand-in, and what it must not see is renamed.
+    treq would request gzip and decode it, which hides truncated bodies. It also normalises URLs,
+    even signed ones, and refuses IPv6 addresses. So treq gets another URL, and Content-Encoding is
+    renamed.
     """
 
     _STAND_IN = "http://registry.invalid/"
@@ -263,8 +264,8 @@ class _VerbatimAgent:
         self._request = request
 
     def send(self, reactor: Any, headers: Headers) -> Deferred[Any]:
-        """The response, its body unread. Cancelling closes the connection."""
-        # A client for each request: treq's keeps cookies.
+        """Return the response without reading its body. Cancelling closes the connection."""
+        # A new client for each request, since treq keeps cookies.
         return HTTPClient(self).request(
             self._request.method,
             self._STAND_IN,
@@ -285,15 +286,15 @@ class _VerbatimAgent:
         """See `IAgent.request`."""
         exact = Headers() if headers is None else headers
         exact.setRawHeaders(b"accept-encoding", [b"identity"])
-        # Twisted's agent for proxies would send the fragment, RFC 9110 §4.2.5.
+        # Twisted's agent for proxies would send the fragment, against RFC 9110 §4.2.5.
         url = self._request.url.partition("#")[0].encode("ascii")
         return self._agent.request(method, url, exact, bodyProducer).addCallback(_renamed)
 
 
 def _escaped(location: str) -> str:
-    """Return a Location with its raw blanks and bytes beyond ASCII escaped, all else as it is.
+    """Return a Location with raw spaces and bytes beyond ASCII escaped: RFC 3986 §2.1.
 
-    Storage names files so in its URLs; RFC 3986 §2.1 has only the escapes.
+    Storage sends them unescaped in the names of files.
     """
     return _RAW.sub(lambda found: f"%{ord(found[0]):02X}", location)
 

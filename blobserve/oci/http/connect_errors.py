@@ -1,6 +1,6 @@
-"""Unanswered: why no answer came to a request, in words of ours.
+"""The reasons why a request got no response.
 
-Pure. Knows what Twisted's client and the TLS beneath it raise, one inside the other.
+Pure. Reads the nested errors of Twisted's client and of its TLS.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ NO_ANSWER = (
     RequestTransmissionFailed,
     ResponseFailed,
 )
-"""What Twisted raises where an answer should have come."""
+"""The errors that Twisted raises instead of a response."""
 
 _NOT_CONNECTED = (ConnectError, ConnectingCancelledError, DNSLookupError, RequestNotSent)
 
 
 def is_untrusted(error: BaseException) -> bool:
-    """Return whether there is no answer because nothing vouches for the peer's certificate."""
+    """Return whether no trusted authority signed the peer's certificate, or it is not valid now."""
     if isinstance(error, SSL.Error):
         return "certificate" in str(error)
     return any(map(is_untrusted, _reasons(error)))
 
 
 def is_misnamed(error: BaseException) -> bool:
-    """Return whether there is no answer because the peer's certificate is for another name."""
+    """Return whether the peer's certificate is for another name."""
     return isinstance(error, VerificationError) or any(map(is_misnamed, _reasons(error)))
 
 
 def is_hung_up(error: BaseException) -> bool:
-    """Return whether the peer closed the connection instead of agreeing on TLS."""
+    """Return whether the peer closed the connection during the TLS handshake."""
     return isinstance(error, HungUpOnTls) or any(map(is_hung_up, _reasons(error)))
 
 
@@ -53,31 +53,28 @@ def is_tls(error: BaseException) -> bool:
 
 
 def is_no_tls(error: BaseException) -> bool:
-    """Whether there is no answer because the peer does not speak TLS at all.
-
-    One that sends an alert does: RFC 8446 §6.
-    """
+    """Return whether the peer does not speak TLS. A peer that sends an alert does: RFC 8446 §6."""
     if isinstance(error, SSL.Error):
         return "alert" not in str(error) and not is_untrusted(error)
     return any(map(is_no_tls, _reasons(error)))
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Whether there is no answer because nobody wants it any more."""
+    """Return whether the request was cancelled."""
     if isinstance(error, CancelledError | ConnectingCancelledError):
         return True
     return any(map(is_cancelled, _reasons(error)))
 
 
 def was_asked(error: BaseException) -> bool:
-    """Return whether the request may have reached the peer: a connection was there to send it."""
+    """Return whether the request may have reached the peer, since there was a connection."""
     if isinstance(error, (*_NOT_CONNECTED, SSL.Error, HungUpOnTls)):
         return False
     return all(map(was_asked, _reasons(error)))
 
 
 def problem_of(error: BaseException) -> str:
-    """Why no answer came, in words of ours."""
+    """Return the text of an error."""
     if isinstance(error, TunnelError):
         return error.problem
     if isinstance(error, NameTooSlow):
@@ -88,9 +85,9 @@ def problem_of(error: BaseException) -> str:
         return "its name does not resolve"
     if isinstance(error, ConnectError):
         return "it does not accept connections"
-    return "it closed the connection without an answer"
+    return "it closed the connection without a response"
 
 
 def _reasons(error: BaseException) -> list[BaseException]:
-    """What Twisted's client wraps into one error: `ResponseFailed` and its kin."""
+    """Return the errors inside one of Twisted's client, such as `ResponseFailed`."""
     return [each.value for each in getattr(error, "reasons", ())]

@@ -1,7 +1,6 @@
-"""Connections: Twisted's, held to what it leaves open.
+"""Connections of Twisted's HTTP client, with limits that it lacks.
 
-Touches private names of Twisted's HTTP client, so that no other room need. Knows nothing of what is
-asked for and of who asks.
+This module uses private names of that client, so that no other module has to.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ _TLS_RECORD = re.compile(rb"[\x14-\x17]\x03")  # RFC 8446 §5.1
 
 
 class HungUpOnTls(ConnectionLost):
-    """The peer closed the connection before TLS was agreed on, without a word of TLS."""
+    """The peer closed the connection during the TLS handshake, without a TLS alert."""
 
 
 class SpeaksTls(ConnectionLost):
-    """The peer answered a request in clear with a record of TLS."""
+    """The peer answered plain HTTP with a TLS record."""
 
 
 @implementer(IHandshakeListener)
 class Connection(HTTP11ClientProtocol):
-    """A connection whose answers have heads of bounded size, and that ends when it is told to.
+    """A connection with a limit for the size of heads, and which always closes at once.
 
-    One that has sent more than it was asked for is not used again.
+    It is not reused if the peer sent more than one response.
     """
 
-    transport: Any  # TCP's or TLS's, which share no interface that has all of what is used
+    transport: Any  # TCP's or TLS's, which share no interface with all used methods.
 
     def __init__(self, quiescent: Callable[[HTTP11ClientProtocol], None]) -> None:
         HTTP11ClientProtocol.__init__(self, quiescent)
@@ -51,8 +50,8 @@ class Connection(HTTP11ClientProtocol):
         """See `Protocol.connectionMade`."""
         super().connectionMade()
         self._is_handshaking = ISSLTransport.providedBy(self.transport)
-        # TLS closes only when the peer agrees, so a stalled one would be kept for ever. Nothing is
-        # lost by being abrupt: our requests have been sent whole when we give up on them.
+        # A TLS connection closes only when the peer agrees, so a stalled one would stay for ever.
+        # Aborting loses nothing, since our requests are complete by then.
         self.transport.loseConnection = self.transport.abortConnection
 
     def request(self, request: WireRequest) -> Deferred[IResponse]:
@@ -89,9 +88,9 @@ class Connection(HTTP11ClientProtocol):
         return result
 
     def _finishResponse_WAITING(self, rest: bytes) -> None:
-        """See `HTTP11ClientProtocol._finishResponse`, which takes no notice of `rest`.
+        """See `HTTP11ClientProtocol._finishResponse`, which ignores `rest`.
 
-        What follows it would be the answer to the next request: RFC 9112 §9.2.
+        More bytes would be read as the response to the next request: RFC 9112 §9.2.
         """
         if rest and self._currentRequest is not None:
             self._currentRequest.persistent = False
@@ -99,7 +98,7 @@ class Connection(HTTP11ClientProtocol):
 
 
 class ConnectionFactory(Factory):
-    """What an `HTTPConnectionPool` makes its connections with."""
+    """The factory of connections for an `HTTPConnectionPool`."""
 
     noisy = False
 

@@ -1,7 +1,7 @@
-"""Endpoints: connections whose address has been checked, with TLS where the URL says so.
+"""Endpoints: connections to checked addresses, with TLS for https URLs.
 
-A name is resolved once, each address is judged by the `AddressRules`, and only what was judged is
-connected to; TLS goes on naming and verifying the host. Knows nothing of HTTP.
+A name is resolved once, and only addresses that `AddressRules` permits are connected to. TLS still
+sends and verifies the name of the host.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 from OpenSSL import SSL, crypto
-from twisted.internet._sslverify import IOpenSSLTrustRoot  # public only in its documentation
+from twisted.internet._sslverify import IOpenSSLTrustRoot  # Public only in Twisted's documentation.
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import DNSLookupError
@@ -45,22 +45,22 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", r
 
 @attrs.frozen
 class Routes:
-    """How hosts are found: by name, or through a proxy."""
+    """The ways to reach hosts: name lookups and proxies."""
 
     names: Names
     proxies: Proxies = attrs.field(factory=Proxies)
     proxy_names: Names | None = None
-    """Resolves the names of the proxies themselves; None: `names` does."""
+    """The lookups of the names of proxies; None: `names`."""
 
 
 @implementer(IAgentEndpointFactory)
 class Endpoints:
-    """Makes the endpoints of one registry's client.
+    """The endpoints for the client of one registry.
 
-    :param ca: a PEM file of certificates that are trusted besides the system's, by this registry
-        and by whatever it sends us to: a private registry's storage has its certificate from the
-        same authority. Read in `threads`, at the first connection that needs it.
-    :param timeout: seconds that a name has to be resolved, and each address to accept a connection.
+    :param ca: a PEM file of certificates to trust besides the system's. It counts for the registry
+        and the hosts that it redirects to, as its storage often has the same authority. It is read
+        in `threads` on first use.
+    :param timeout: the seconds for resolving a name, and for connecting to each address.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class Endpoints:
     async def connect(
         self, host: str, port: int, has_tls: bool, factory: IProtocolFactory
     ) -> IProtocol:
-        """Connect to one of the host's permitted addresses, whichever answers first.
+        """Connect to the first permitted address of a host that answers.
 
-        With TLS, through a proxy where one leads there.
+        With TLS, connect through the proxy for the host, if there is one.
         """
         name = f"[{host}]" if ":" in host else host
         proxy = self.proxy_to("https", name, port) if has_tls else None
@@ -106,10 +106,10 @@ class Endpoints:
         return await (await self._endpoint(permitted, host, port, has_tls)).connect(factory)
 
     def proxy_to(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """Return the proxy that leads to an origin; an IPv6 host has its brackets.
+        """Return the proxy for an origin, or None; an IPv6 host has brackets.
 
-        :raises AddressRefused: when it is an address that may not be connected to.
-        :raises RegistryFailed: when it may not be asked for, or the proxy's setting is wrong.
+        :raises AddressRefused: when the host is an address that must not be connected to.
+        :raises RegistryFailed: when its port is not allowed, or the proxy's setting is invalid.
         """
         proxy = self._routes.proxies.leading_to(scheme, host, port)
         if proxy is None:
@@ -120,13 +120,13 @@ class Endpoints:
         if not self._rules.permits_unresolved(host, port):
             raise AddressRefused(host, self._rules.key(host, port))
         if not self._rules.permits_port(host, port):
-            problem = f"port {port} of {host} is not asked for through a proxy"
+            problem = f"port {port} of {host} is not allowed through a proxy"
             key = self._rules.key(host, port)
             raise RegistryFailed(self._rules.registry, f"{problem}; to allow it, {key}")
         return proxy
 
     def of_proxy(self, proxy: Proxy) -> IStreamClientEndpoint:
-        """Return the endpoint of a proxy, always the same one."""
+        """Return the endpoint of a proxy; the same object each time."""
         if proxy not in self._proxies:
             place = proxy.host, proxy.port, proxy.scheme == "https"
             self._proxies[proxy] = ProxyEndpoint(proxy, _Endpoint(self._connect_proxy, *place))
@@ -187,7 +187,7 @@ class _Endpoint:
 
 @implementer(IOpenSSLTrustRoot)
 class _CombinedTrust:
-    """Trusts what either root trusts; alone, a root of our own would replace the system's."""
+    """A trust root that combines several; one of our own alone would replace the system's."""
 
     def __init__(self, *roots: IOpenSSLTrustRoot) -> None:
         self._roots = roots
@@ -199,9 +199,9 @@ class _CombinedTrust:
 
 @implementer(IReactorPluggableNameResolver, IHostnameResolver, IHostResolution)
 class _PinnedResolver:
-    """A reactor for which every name has the addresses that were checked, and no others.
+    """A reactor with a resolver that gives the checked addresses for every name.
 
-    `HostnameEndpoint` then does the racing between them, as RFC 8305 has it.
+    `HostnameEndpoint` then races connections to them: RFC 8305.
     """
 
     def __init__(self, reactor: Any, addresses: Sequence[IAddress]) -> None:
@@ -228,8 +228,8 @@ class _PinnedResolver:
         return self
 
     def installNameResolver(self, resolver: IHostnameResolver) -> IHostnameResolver:
-        """See `IReactorPluggableNameResolver.installNameResolver`: there is none to install."""
+        """See `IReactorPluggableNameResolver.installNameResolver`. Installs nothing."""
         return self
 
     def cancel(self) -> None:
-        """See `IHostResolution.cancel`: it is over when it begins."""
+        """See `IHostResolution.cancel`. The resolution has already ended."""

@@ -1,8 +1,7 @@
-"""Names: the addresses that host names have, looked up in threads of ours.
+"""Lookups of host names, in threads of our own.
 
-Twisted's own threads would be taken by names that nothing answers for, and the end of the process
-would wait for them. A resolver that the application has installed in the reactor is asked instead.
-Knows nothing of which addresses may be connected to.
+Lookups that hang would occupy Twisted's threads, and the end of the process would wait for them. If
+the application has installed a resolver in the reactor, that one is used.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from twisted.internet._resolver import GAIResolver  # to know Twisted's own resolver
+from twisted.internet._resolver import GAIResolver  # Identifies Twisted's own resolver.
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
@@ -38,13 +37,14 @@ class NameTooSlow(DNSLookupError):
 
 
 class TooManyNames(DNSLookupError):
-    """Too many names wait for being looked up."""
+    """Too many names wait for a lookup."""
 
 
 class Names:
-    """Looks up names, each once at a time, and at most as many as `threads` has threads.
+    """A resolver of names; callers share a running lookup of the same name.
 
-    A look-up that nothing waits for any more is not begun; one that has begun cannot be ended.
+    A lookup is not started if its callers were cancelled while it waited for a thread. A running
+    lookup cannot be stopped.
     """
 
     def __init__(self, reactor: Any, threads: Threads) -> None:
@@ -53,10 +53,10 @@ class Names:
         self._asking = SharedCalls[str, Addresses]()
 
     async def addresses(self, host: str, port: int, within: float) -> Addresses:
-        """Return the addresses of `host`, with `port`; none if it has none.
+        """Return the addresses of `host`, with `port`; may be empty.
 
-        :raises NameTooSlow: when they are not known within `within` seconds.
-        :raises TooManyNames: when too many look-ups have not ended.
+        :raises NameTooSlow: when the lookup takes longer than `within` seconds.
+        :raises TooManyNames: when too many lookups are running or waiting.
         """
         if isIPAddress(host):
             return [IPv4Address("TCP", host, port)]
@@ -86,7 +86,7 @@ class Names:
             return _addresses(host) if self._asking.is_wanted(host) else None
 
         def again(found: Addresses | None) -> Addresses | Deferred[Addresses]:
-            # It may be wanted again since its turn came.
+            # A new caller may have come since the thread looked.
             is_wanted = found is None and self._asking.is_wanted(host)
             return self._look_up(host) if is_wanted else found or []
 
@@ -94,7 +94,7 @@ class Names:
 
 
 def _addresses(host: str) -> Addresses:
-    """Return what the system's resolver knows. Blocks, for minutes in the worst case."""
+    """Return the addresses from the system's resolver. Blocks, perhaps for minutes."""
     try:
         found = socket.getaddrinfo(host.encode("ascii"), 0, type=socket.SOCK_STREAM)
     except OSError:

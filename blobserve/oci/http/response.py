@@ -1,8 +1,7 @@
-"""Exchanges: one request, and its one answer as it comes in.
+"""One HTTP request and its response.
 
-Knows Twisted's half of an HTTP answer: its head, its body, and how a connection is given up. Knows
-nothing of registries, redirects or authentication. What an upstream says is read here, and its
-texts end here.
+Reads the head and the body of Twisted's response, and closes or frees its connection. Text of an
+upstream is read here, and never passed on.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from blobserve.oci.http.retry import Transient, retry_after
 from blobserve.oci.http.stall_watch import StallWatch
 
 RENAMED_CODING = "x-content-coding"
-"""Content-Encoding, where treq does not see it."""
+"""The field to which Content-Encoding is renamed, so that treq does not see it."""
 
 _DISCARDED_SIZE = 64 << 10
 _BUSY = (429, 503)
 _TRANSIENT = (408, 429, 499)
 _GZIP = 16 + zlib.MAX_WBITS
-_JSON = re.compile(rb"[ \t\r\n]*\{")  # nothing that gzip makes begins like that
+_JSON = re.compile(rb"[ \t\r\n]*\{")  # No gzip stream begins like that.
 _TLS = re.compile(rb"\bHTTPS (?:server|port)\b|\bSSL\b|\bTLS\b")
 _ERROR_CODE = re.compile(r"[A-Z][A-Z_]{0,63}")
 
@@ -45,7 +44,7 @@ _log = Logger()
 
 @attrs.frozen
 class Request:
-    """What is asked. `authorization` goes to the URL's origin alone, whatever redirects say."""
+    """One request. `authorization` goes only to the URL's origin, not along redirects."""
 
     method: str
     url: str
@@ -56,14 +55,14 @@ class Request:
 
 
 class BodyTooLong(Exception):
-    """A body that is longer than whoever reads it allows."""
+    """A body that is longer than its reader allows."""
 
 
 class Response:
-    """The head of an answer; the body is for whoever asks.
+    """The head of a response, with methods to read its body.
 
-    Until one of `body`, `read`, `error_code`, `discard` and `abandon` is called, the connection is
-    taken; after that the last three do nothing more.
+    The connection stays in use until `body`, `read`, `error_code`, `discard` or `abandon` is
+    called. After that, the last three do nothing.
     """
 
     def __init__(
@@ -73,12 +72,12 @@ class Response:
         url: str,
         clock: IReactorTime,
         limits: Limits,
-        said: Callable[[str], str] = str,
+        located: Callable[[str], str] = str,
     ) -> None:
         self.url = url
-        """Where it is from: not where the request was sent, if that was redirected."""
-        self.said = said
-        """Names the host it is from in a problem with it, where that is not the registry itself."""
+        """The URL of the response, after redirects."""
+        self.located = located
+        """Adds the host to the text of a problem, unless it is the registry itself."""
         self._original = original
         self._clock = clock
         self._limits = limits
@@ -89,34 +88,34 @@ class Response:
         self.length: int | None = None if original.length is UNKNOWN_LENGTH else original.length
 
     def values(self, name: str) -> list[str]:
-        """Every field of this name."""
+        """Return the values of all fields of this name."""
         found = self._original.headers.getRawHeaders(name.encode(), [])
-        # Not all that Unicode calls blank: a byte of UTF-8 may look like that.
+        # Not strip(): a byte of UTF-8 may be white space in Latin-1.
         return [value.decode("latin-1").strip(" \t") for value in found]
 
     def value(self, name: str) -> str | None:
-        """The one field of this name; None if there is none, or several that disagree."""
+        """Return the value of a field; None if it is missing, or has several values."""
         values = set(self.values(name))
         return values.pop() if len(values) == 1 else None
 
     @property
     def coding(self) -> str:
-        """The content coding that is announced, which nobody asked for; empty for none.
+        """The announced content coding, which we did not request; empty for none.
 
-        Often a label alone, which storage keeps with what was uploaded: the body may be as it is.
+        Storage often has the label of an uploaded file, although the body is not encoded.
         """
         coding = ",".join(self.values(RENAMED_CODING)).lower()
         return "" if coding == "identity" else coding
 
     def body(self, receive: Callable[[bytes], None]) -> BodyReceiver:
-        """The body, of which `receive` will be given each chunk as it is sent. Not begun yet."""
+        """Return the body, not started, which will call `receive` with each chunk."""
         self._is_taken = True
         return BodyReceiver(self._original, receive, self._clock, self._limits, self._failed)
 
     async def read(self, limit: int) -> bytes:
-        """The whole body, of which JSON is expected: as it came if it may be that, else decoded.
+        """Return the whole body, which should be JSON; it is decoded unless it may be JSON already.
 
-        :raises TooLong: as soon as it has more than `limit` bytes.
+        :raises BodyTooLong: as soon as it has more than `limit` bytes.
         :raises Transient: when it is cut off or stalls.
         """
         content = bytearray()
@@ -131,13 +130,13 @@ class Response:
         return self._decoded(bytes(content), limit)
 
     async def discard(self) -> None:
-        """Read the body away, so that its connection can be used again; give up on a long one."""
+        """Read and drop the body, so that the connection can be reused; close it if too long."""
         if not self._is_taken:
             with suppress(BodyTooLong, Transient):
                 await self.read(_DISCARDED_SIZE)
 
     async def error_code(self) -> str:
-        """The code in the body of a registry's error, OCI distribution-spec "Error Codes"."""
+        """Return the code in the body of an error: OCI distribution-spec, "Error Codes"."""
         with suppress(ValueError, LookupError, TypeError, RecursionError):
             code = json.loads(await self._text())["errors"][0]["code"]
             if _ERROR_CODE.fullmatch(code):
@@ -145,20 +144,20 @@ class Response:
         return "no code"
 
     async def names_tls(self) -> bool:
-        """Return whether the body says that TLS was expected, as servers say it to plain HTTP."""
+        """Return whether the body says that the server expects TLS."""
         return _TLS.search(await self._text()) is not None
 
     async def _text(self) -> bytes:
-        """Return the body of an error, or nothing if it is long or used otherwise."""
+        """Return the body of an error; empty if it is too long or already read."""
         if not self._is_taken:
             with suppress(BodyTooLong, Transient):
                 self._error = await self.read(_DISCARDED_SIZE)
         return self._error
 
     async def unless_transient(self) -> None:
-        """Nothing, for a status that says something about what was asked for.
+        """Check that the status is not transient.
 
-        :raises Transient: for one that only says that it cannot be had now.
+        :raises Transient: for a status that only means a failure at the moment.
         """
         if self.status < 500 and self.status not in _TRANSIENT:
             return
@@ -167,11 +166,11 @@ class Response:
             "{origin}: {status} {code}", origin=self.origin.authority, status=self.status, code=code
         )
         seconds = retry_after(self.value("retry-after"), self._clock.seconds())
-        problem = self.said(f"it answered {self.status}")
+        problem = self.located(f"it answered {self.status}")
         raise Transient(self.origin.host, problem, self.status in _BUSY, seconds)
 
     def abandon(self) -> None:
-        """Close the connection, body and all."""
+        """Close the connection without reading the body."""
         if not self._is_taken:
             body = self.body(lambda chunk: None)
             body.start()
@@ -180,7 +179,7 @@ class Response:
     def _decoded(self, content: bytes, limit: int) -> bytes:
         if not self.coding or _JSON.match(content):
             return content
-        try:  # some proxies compress whatever one asks for
+        try:  # Some proxies compress against Accept-Encoding.
             decoded = zlib.decompressobj(_GZIP).decompress(content, limit + 1)
         except zlib.error:
             raise self._failed("it used an unknown content coding") from None
@@ -189,13 +188,13 @@ class Response:
         return decoded
 
     def _failed(self, problem: str) -> Transient:
-        return Transient(self.origin.host, self.said(problem))
+        return Transient(self.origin.host, self.located(problem))
 
 
 class BodyReceiver(Protocol):
-    """One body on its way to `receive`; see `Response.body`."""
+    """A protocol that passes one body to `receive`; see `Response.body`."""
 
-    transport: Any  # Twisted's proxy of it, which provides none of its interfaces
+    transport: Any  # Twisted's wrapper, which provides no interface.
 
     def __init__(
         self,
@@ -214,30 +213,30 @@ class BodyReceiver(Protocol):
         self._ended: Deferred[None] = Deferred(lambda _: self._give_up())
 
     def start(self, is_paused: bool = False) -> Deferred[None]:
-        """Let it come; fires at its end. Cancelling closes the connection."""
+        """Start; return a Deferred that fires at the end. Cancelling closes the connection."""
         self._is_paused = is_paused
         if not is_paused:
             self._watch.start()
         self._response.deliverBody(self)
-        if self._is_paused:  # said once more: deliverBody ends by resuming the transport
+        if self._is_paused:  # Again, since deliverBody resumed the transport.
             self.transport.pauseProducing()
         return self._ended
 
     def pause(self) -> None:
-        """Let nothing more come, soon; no time counts until `resume`."""
+        """Pause the transport; a chunk may still come. Time does not count until `resume`."""
         self._is_paused = True
         self._watch.stop()
         self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Let it come again."""
+        """Resume the transport."""
         self._is_paused = False
         if not self._is_over:
             self._watch.start()
             self.transport.resumeProducing()
 
     def fail(self, error: Exception | None) -> None:
-        """Close the connection; its end is `error`, or none. Does nothing once it is over."""
+        """Close the connection, and fail with `error` or, if None, succeed; idempotent."""
         if not self._is_over:
             self._give_up()
             self._end(error)

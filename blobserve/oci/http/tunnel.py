@@ -1,8 +1,7 @@
-"""Tunnels: connections through a proxy, as endpoints.
+"""Tunnels: endpoints for connections through a proxy.
 
-A proxy is asked by CONNECT to pass on what follows, RFC 9110 §9.3.6; TLS is then spoken with the
-host itself, and the proxy sees none of it. What the proxy says of its own is read here, bounded,
-and its texts end here. Knows nothing of which host may be asked for.
+CONNECT asks the proxy for a tunnel to the host, RFC 9110 §9.3.6. TLS then runs between us and the
+host. The response of the proxy has a size limit, and its text is not passed on.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _BUSY = (408, 425, 429)
 
 
 class TunnelError(ConnectError):
-    """A proxy that did not connect us; `problem` in our words. It may pass by itself or not."""
+    """A proxy did not connect us; `may_pass` says whether a retry may help."""
 
     def __init__(self, problem: str, may_pass: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -42,15 +41,15 @@ class TunnelError(ConnectError):
 
 
 def authorization(proxy: Proxy) -> str | None:
-    """Return what a proxy is shown: RFC 7617. None where its URL has no user."""
+    """Return the Basic authorization for a proxy, RFC 7617; None if its URL has no user."""
     if proxy.user is None:
         return None
     return "Basic " + base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode()
 
 
 def refusal(proxy: Proxy, status: int, authority: str) -> TunnelError:
-    """Return the error for what a proxy answered instead of connecting us to a host."""
-    if status in (401, 407):  # some proxies answer 401 to a wrong password
+    """Return the error for the status with which a proxy refused a tunnel."""
+    if status in (401, 407):  # Some proxies answer 401 to a wrong password.
         wants = "asks for a user and a password" if proxy.user is None else "refuses its user"
         return TunnelError(f"its proxy ({proxy.setting}) {wants}", may_pass=False)
     may_pass = status >= 500 or status in _BUSY
@@ -61,7 +60,7 @@ def refusal(proxy: Proxy, status: int, authority: str) -> TunnelError:
 
 @implementer(IStreamClientEndpoint)
 class ProxyEndpoint:
-    """The proxy itself, where `endpoint` leads. What goes wrong on the way is said to be its."""
+    """The endpoint of a proxy, with errors that name the proxy."""
 
     def __init__(self, proxy: Proxy, endpoint: IStreamClientEndpoint) -> None:
         self._proxy = proxy
@@ -81,7 +80,7 @@ class ProxyEndpoint:
 
 @implementer(IStreamClientEndpoint)
 class Tunnel:
-    """A host at a port, through a proxy. `authority` is both, as they stand in a URL."""
+    """The endpoint of a host behind a proxy. `authority` is `host:port`, as in a URL."""
 
     def __init__(self, proxy: Proxy, endpoint: IStreamClientEndpoint, authority: str) -> None:
         self._proxy = proxy
@@ -109,25 +108,25 @@ class Tunnel:
 
 
 class _ConnectProtocol(Protocol):
-    """A connection to a proxy, which becomes one to a host."""
+    """A connection to a proxy that becomes a connection to a host."""
 
     transport: Any
 
     def __init__(self) -> None:
         self.problem = "did not answer in HTTP"
-        """Why there is no answer, if there is none."""
+        """The reason for a missing response."""
         self._received = b""
         self._inner: Any = None
         self._answer: Deferred[int | None] | None = None
 
     def ask(self, request: bytes) -> Deferred[int | None]:
-        """Send a request; fires with the status of its answer, or None if there will be none."""
+        """Send a request; return a Deferred with the status, or None if there is no response."""
         self._answer = Deferred(lambda _: self.transport.abortConnection())
         self.transport.write(request)
         return self._answer
 
     def relay(self, factory: IProtocolFactory) -> Any:
-        """Let a protocol of `factory` have the connection, now that it leads to the host."""
+        """Give the connection to a protocol of `factory`, once it leads to the host."""
         peer: IAddress = self.transport.getPeer()
         self._inner = factory.buildProtocol(peer)
         self._inner.makeConnection(self.transport)
@@ -143,14 +142,14 @@ class _ConnectProtocol(Protocol):
         self._received += data
         head, end, rest = self._received.partition(b"\r\n\r\n")
         while end and head.startswith((b"HTTP/1.0 1", b"HTTP/1.1 1")):
-            self._received = rest  # an interim answer, RFC 9110 §15.2
+            self._received = rest  # An interim response, RFC 9110 §15.2.
             head, end, rest = rest.partition(b"\r\n\r\n")
         if end:
             found = _STATUS.match(head)
             self._received = rest
-            self._tell(int(found[1]) if found else None)
+            self._answered(int(found[1]) if found else None)
         elif len(self._received) > _HEAD_SIZE:
-            self._tell(None)
+            self._answered(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See `Protocol.connectionLost`."""
@@ -160,10 +159,10 @@ class _ConnectProtocol(Protocol):
         if reason.check(SSL.Error, VerificationError):
             self.problem = "does not speak TLS, or its certificate is not trusted"
         elif self._answer is not None:
-            self.problem = "closed the connection without an answer"
-        self._tell(None)
+            self.problem = "closed the connection without a response"
+        self._answered(None)
 
-    def _tell(self, status: int | None) -> None:
+    def _answered(self, status: int | None) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
             if status is None:

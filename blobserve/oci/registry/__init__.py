@@ -1,4 +1,4 @@
 """The OCI Distribution API: manifests, blobs, ranges, and token authentication.
 
-How a request gets to a host is left to `blobserve.oci.http`.
+`blobserve.oci.http` sends the requests.
 """

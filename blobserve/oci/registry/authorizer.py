@@ -1,7 +1,7 @@
-"""The login: what a registry is shown, for each of its repositories.
+"""The Authorization of requests to a registry, for each repository.
 
-Answers challenges with what the keychain has, or with a token of the registry's own realm.
-Credentials go to the registry and to the realm that it names, and nowhere else.
+Challenges are answered with credentials, or with a token from the realm of the registry.
+Credentials go only to the registry and to that realm.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_CREDENTIALS = "no credentials were found for it, or it does not exist"
 WRONG_CREDENTIALS = "the credentials that were found for it are wrong"
 NOT_PERMITTED = "the credentials that were found for it are accepted, but do not permit pulling it"
 NOT_ASKED_FOR = "credentials were found for it, but the registry does not ask for any"
-UNKNOWN_SCHEME = "the registry asks for a kind of authentication that blobserve does not have"
+UNKNOWN_SCHEME = "the registry requires an authentication scheme that blobserve does not support"
 
 _REMEMBERED = 1000
 _PULL_SCOPE = re.compile(r"repository(?:\([a-z0-9-]+\))?:([^\s:,]+):pull")
@@ -34,18 +34,17 @@ _PULL_SCOPE = re.compile(r"repository(?:\([a-z0-9-]+\))?:([^\s:,]+):pull")
 
 @attrs.frozen
 class _Demand:
-    """What a registry asks for as one repository: a challenge, with its realm made absolute."""
+    """The challenge of a registry for one repository, with an absolute realm."""
 
     challenge: Bearer | Basic
     scopes: tuple[tuple[str, ...], ...] = ()
-    """The sets of scopes to ask for, each if the realm refuses those before it; the last good one
-    comes first."""
+    """The sets of scopes to try in order; the last one that worked comes first."""
 
 
 class Authorizer:
-    """What one registry is shown, for each of its repositories.
+    """The authorizations for one registry, by repository.
 
-    :param credentials: None to be anonymous. Asked anew each time.
+    :param credentials: asked each time; None to be anonymous.
     """
 
     def __init__(self, tokens: TokenCache, credentials: Credentials | None) -> None:
@@ -54,17 +53,17 @@ class Authorizer:
         self._asked: OrderedDict[Repository, _Demand] = OrderedDict()
 
     async def unasked(self, repository: Repository) -> str | None:
-        """What the registry last asked for as this repository, so that it need not ask again."""
+        """Return the answer to the last challenge for this repository, which saves another 401."""
         asked = self._asked.get(repository)
         return None if asked is None else await self._meet(repository, asked)
 
     async def answer(
         self, repository: Repository, url: str, values: Sequence[str], sent: str | None
     ) -> str | None:
-        """What to send, given a 401's WWW-Authenticate fields; None when we have nothing.
+        """Return the answer to the WWW-Authenticate fields of a 401; None if there is none.
 
-        `url` is what was asked for, and `sent` what that request carried: it is not sent again
-        unless the realm insists on it.
+        `url` and `sent` are the URL and the Authorization of the request. A refused token is
+        dropped, but the realm may give the same one again.
         """
         asked = challenge.parse(values)
         if asked is None:
@@ -79,7 +78,7 @@ class Authorizer:
         return await self._meet(repository, demand, sent)
 
     async def why_refused(self, repository: Repository, status: int, values: Sequence[str]) -> str:
-        """Return what a final 401 or 403 says of the credentials, given its WWW-Authenticate."""
+        """Return the reason of a final 401 or 403, with its WWW-Authenticate fields as `values`."""
         if self._credentials is None:
             return UNLISTED
         credential = await self._credential(repository)
@@ -88,7 +87,7 @@ class Authorizer:
         asked = challenge.parse(values) or self._asked.get(repository)
         if asked is None:
             return UNKNOWN_SCHEME if status == 401 else NOT_ASKED_FOR
-        # A realm gives no token for wrong credentials, see `TokenCache`.
+        # A realm gives no token for wrong credentials, so these are right: see `TokenCache`.
         by_realm = isinstance(asked, Bearer) and not (credential and credential.registry_token)
         return WRONG_CREDENTIALS if status == 401 and not by_realm else NOT_PERMITTED
 
@@ -131,23 +130,22 @@ class Authorizer:
 
 
 def _realm(repository: Repository, url: str, asked: Bearer) -> str:
-    """The absolute URL of a realm: RFC 3986 §5. Never one that TLS does not protect any more."""
+    """Return the absolute URL of a realm: RFC 3986 §5. A realm must not leave https."""
     realm = urljoin(url, asked.realm)
     try:
         origin = Origin.of(realm)
     except ValueError as error:
-        raise RegistryFailed(repository.registry, "its token realm is no URL") from error
+        raise RegistryFailed(repository.registry, "its token realm is not a valid URL") from error
     if Origin.of(url).scheme == "https" and origin.scheme != "https":
         raise RegistryFailed(repository.registry, "its token realm is not https")
     return realm
 
 
 def _scopes(repository: Repository, asked: Bearer) -> tuple[tuple[str, ...], ...]:
-    """Return the sets of scopes to ask the realm for: those of the challenge that are to pull.
+    """Return the sets of scopes to ask the realm for, from the pull scopes of the challenge.
 
-    A challenge may have a placeholder instead of this repository, or another repository, so the
-    scope of this one is added. Realms refuse what they do not know: then each goes without the
-    other.
+    A challenge may name a placeholder or another repository, so the scope of this repository is
+    added. Some realms refuse unknown scopes, so each is then tried without the other.
     """
     found = [_PULL_SCOPE.fullmatch(each) for each in asked.scope.split()]
     stated = tuple(each[0] for each in found if each)

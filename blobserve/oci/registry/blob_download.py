@@ -1,8 +1,8 @@
-"""Transfers: one blob from its first byte to its last, over as many connections as that takes.
+"""The download of one blob, over as many connections as needed.
 
-Writes each byte once and in order, obeys its consumer, and asks for the rest through the registry
-when a connection is cut: a redirect's URL may have expired. Believes nothing about ranges that it
-has not checked. Knows nothing of digests and hashes; the consumer checks the bytes.
+Each byte is written once, in order. After an interruption, the rest is requested through the
+registry, since the URL of a redirect may have expired. Ranges of responses are checked. The
+consumer checks the digest.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _CONTENT_RANGE = re.compile(
 
 
 def described_range(response: Response) -> tuple[int, int, int | None] | None:
-    """The first and the last byte that a 206 has, and how many there are in all, if it says that.
+    """Return the first and last byte of a 206, and the total size or None: RFC 9110 §14.4.
 
-    None where it does not describe one range. RFC 9110 §14.4.
+    None unless it describes exactly one range.
     """
     values = response.values("content-range")
     found = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
@@ -41,10 +41,10 @@ def described_range(response: Response) -> tuple[int, int, int | None] | None:
 
 @implementer(IPushProducer)
 class BlobDownload:
-    """Carries one blob to one consumer. See `Source.fetch` for what it promises.
+    """The download of one blob to one consumer. See `Source.fetch`.
 
-    :param ask: gives the answer to a GET of the blob with these further headers.
-    :param registry: whom errors are about.
+    :param ask: sends a GET of the blob with further headers.
+    :param registry: the name of the registry in errors.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class BlobDownload:
             self._body.resume()
 
     def stopProducing(self) -> None:
-        """See `IProducer.stopProducing`: `run` fails with CancelledError."""
+        """See `IProducer.stopProducing`. `run` then raises CancelledError."""
         self._is_stopped = True
         if self._body is not None:
             self._body.fail(CancelledError())
@@ -104,7 +104,7 @@ class BlobDownload:
                 raise CancelledError
             try:
                 await self._receive(await self._ask(self._headers()))
-                cut = Transient(self._registry, "it ended a blob too early")
+                cut = Transient(self._registry, "its response ended before the blob was complete")
             except Transient as error:
                 cut = error
             if self._written == self._descriptor.size:
@@ -121,7 +121,7 @@ class BlobDownload:
         return {**headers, "If-Range": self._etag} if self._etag else headers
 
     async def _receive(self, response: Response) -> None:
-        """Write what this answer has of the bytes that are still missing."""
+        """Write the missing bytes from this response."""
         try:
             self._begin(response)
         except (BlobserveError, Transient):
@@ -136,42 +136,42 @@ class BlobDownload:
             raise self._coded()
 
     def _begin(self, response: Response) -> None:
-        """Take the head of an answer: how many bytes it has, and how many to skip."""
+        """Check the head of a response, and set how many bytes to skip and to write."""
         is_ranged = bool(self._headers())
         if response.status in (404, 410):
             raise BlobNotFound(str(self._descriptor.digest))
         if response.status in (400, 416) and is_ranged:
-            raise self._refuse_ranges(f"it answered {response.status} to a range")
+            raise self._refuse_ranges(f"it answered {response.status} to a range request")
         if response.status == 200:
             self._skip, self._left = self._written, self._descriptor.size
         elif response.status == 206 and is_ranged:
             self._skip, self._left = 0, self._ranged_length(response)
-        elif response.status in (401, 403):  # of storage, whose URL is good for a while
-            problem = response.said(f"it answered {response.status}")
+        elif response.status in (401, 403):  # The URL of storage has expired.
+            problem = response.located(f"it answered {response.status}")
             raise Transient(response.origin.host, problem)
         else:
-            problem = response.said(f"it answered {response.status} for a blob")
+            problem = response.located(f"it answered {response.status} for a blob")
             raise RegistryFailed(self._registry, problem)
         if response.coding and response.length not in (None, self._left):
             raise self._coded()
         if response.length not in (None, self._left):
             raise self._mismatch(f"{response.length} bytes were announced, not {self._left}")
         etag = response.value("etag") or ""
-        self._etag = etag if etag.startswith('"') else None  # RFC 9110 §13.1.5: strong ones only
+        self._etag = etag if etag.startswith('"') else None  # Only strong ones: RFC 9110 §13.1.5.
 
     def _ranged_length(self, response: Response) -> int:
-        """How many bytes a 206 has; they must be those that come next. RFC 9110 §14.4."""
+        """Return the length of a 206, which must begin at the next byte: RFC 9110 §14.4."""
         described = described_range(response)
         if described is None:
-            raise self._refuse_ranges("it sent a range that it did not describe")
+            raise self._refuse_ranges("it sent a range without a valid Content-Range")
         first, last, total = described
         size = self._descriptor.size
         if first != self._written or not first <= last < size or total not in (None, size):
-            raise self._refuse_ranges("it sent another range than the one asked for")
+            raise self._refuse_ranges("it sent a range that was not requested")
         return last - first + 1
 
     def _refuse_ranges(self, problem: str) -> Transient:
-        """From now on ask for the whole blob, and skip what has been written."""
+        """Request the whole blob from now on, and skip the written bytes."""
         self._takes_ranges = False
         return Transient(self._registry, problem)
 
@@ -183,9 +183,9 @@ class BlobDownload:
             self._skip -= skipped
             chunk = chunk[skipped:]
         if self._left < 0:
-            self._fail(self._mismatch("more bytes were sent than it has"))
+            self._fail(self._mismatch("the response is longer than the blob"))
         elif self._budget < 0:
-            self._fail(Transient(self._registry, "it goes on sending a blob from its beginning"))
+            self._fail(Transient(self._registry, "it keeps sending the blob from its beginning"))
         elif chunk:
             self._written += len(chunk)
             self._consumer.write(chunk)
@@ -195,7 +195,7 @@ class BlobDownload:
             self._body.fail(error)
 
     def _coded(self) -> RegistryFailed:
-        """Say that a coding is more than a label: what it is on is not of the blob's size."""
+        """Return the error for a body that is really encoded, as its size shows."""
         return RegistryFailed(self._registry, "it sent a blob in a content coding")
 
     def _mismatch(self, problem: str) -> ContentMismatch:

@@ -1,8 +1,7 @@
-"""The registry: images as the Distribution API gives them out.
+"""The source for the repositories of one registry: OCI distribution-spec, "Pull".
 
-A `Source` for every repository of one registry. Checks what it hands on as far as it can be checked
-without keeping it. Logs a registry's error codes and nothing else of what it says. Knows nothing of
-where images go. See OCI distribution-spec, "Pull".
+Checks manifests against their digests. The log has the error codes of a registry, but no other text
+of it.
 """
 
 from __future__ import annotations
@@ -42,27 +41,27 @@ from blobserve.oci.source import Document, RefreshResult
 
 _ACCEPT = ", ".join(MANIFEST_TYPES + INDEX_TYPES)
 _GONE = (404, 410)
-# The URLs of storage are good for minutes; it is asked for a few parts at once.
+# URLs of storage are valid for minutes; several parts are read with one.
 _STORAGE_LIFE = 30.0
 _STORAGES = 1000
-# A broken HEAD is repaired some day, and rate limits do not count it: it is tried again.
+# HEAD is tried again later: it may be repaired, and rate limits do not count it.
 _HEAD_BROKEN_FOR = 600.0
 
 _log = Logger()
 
 
 class Registry:
-    """One registry, for all its repositories. See `Source` for the methods that are not explained.
+    """A source for all repositories of one registry. See `Source` for the methods.
 
-    Believes only itself: what another host answers in its name is content, never a refusal.
+    Only the registry itself can refuse access, not a host that it redirects to.
 
-    :param host: `host` or `host:port`, as references name it.
+    :param host: `host` or `host:port`, as in references.
     :param credentials: None to be anonymous.
     :param may_be_private: whether `host` and the hosts in `rules.allow_hosts` may have addresses
         that are not public. One without a port stands for ports 80 and 443.
-    :param threads: where the file of its authorities is read.
-    :param routes: how hosts are found; ``proxy`` in `rules` goes before its proxies.
-    :param user_agent: what we call ourselves.
+    :param threads: the pool that reads the file of certificates.
+    :param routes: the ways to reach hosts; ``proxy`` in `rules` overrides its proxies.
+    :param user_agent: the value of User-Agent.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class Registry:
         return await self._session.run(lambda: self._resolve(reference))
 
     async def refresh(self, reference: Reference, known: Digest) -> RefreshResult:
-        """See `Source.refresh`. Tries once: whoever asks will ask again."""
+        """See `Source.refresh`. Tries once, since callers ask again later."""
         return await self._session.run(lambda: self._refresh(reference, known), tries=1)
 
     async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
@@ -122,16 +121,16 @@ class Registry:
     async def read(
         self, repository: Repository, descriptor: Descriptor, start: int, length: int
     ) -> bytes:
-        """See `Source.read`. A part that is cut off is asked for anew, a few times."""
+        """See `Source.read`. Retries a truncated part a few times."""
         part = RangeRead(self._name, descriptor, start, length)
         return await self._session.run(lambda: self._part(repository, part), PART_TRIES)
 
     def retire(self) -> None:
-        """Let the pulls that use this go on to their end, and keep no connection beyond that."""
+        """Let running pulls continue, and keep no idle connections after them."""
         self._session.retire()
 
     async def close(self) -> None:
-        """End everything at once, connections included; what was running fails: StoreClosed."""
+        """Cancel running calls, which raise StoreClosed, and close all connections."""
         await self._session.close()
 
     async def _resolve(self, reference: Reference) -> Document:
@@ -145,8 +144,8 @@ class Registry:
         announced = _announced(head) if head is not None and head.status == 200 else None
         if head is not None and announced == known:
             return RefreshResult(known, retry.rate_limit_pause(head.value))
-        # Storage may refuse a HEAD that it would answer as a GET, and digests in headers are wrong
-        # often enough: a GET decides whenever a HEAD does not say "unchanged".
+        # Storage may refuse HEAD but answer GET, and digests in headers may be wrong. So a GET
+        # decides unless the HEAD says "unchanged".
         get = _manifest_request("GET", reference, **{"If-None-Match": f'"{known}"'})
         response = await self._session.ask(repository, get)
         if response.status == 304:
@@ -159,7 +158,7 @@ class Registry:
         return RefreshResult(digest, retry.rate_limit_pause(response.value))
 
     async def _holds(self, repository: Repository, descriptor: Descriptor) -> bool:
-        # Not followed: that the registry redirects us is its answer.
+        # Not followed: a redirect means that the registry has the blob.
         head = Request("HEAD", _blob_url(repository, descriptor), is_followed=False)
         if await self._head("blob", repository, head) is not None:
             return True
@@ -179,10 +178,10 @@ class Registry:
     async def _head(
         self, kind: Literal["manifest", "blob"], repository: Repository, request: Request
     ) -> Response | None:
-        """Return the success or redirect that answers a HEAD; None where a GET has to decide.
+        """Return a success or redirect in response to a HEAD; None if a GET has to decide.
 
-        :raises Transient: when the registry cannot be reached, or asks to come again.
-        :raises RegistryBusy: when it asks to come again in a refusal.
+        :raises Transient: when the registry cannot be reached, or asks for a retry.
+        :raises RegistryBusy: when a refusal has a Retry-After.
         """
         if self._head_is_broken(kind):
             return None
@@ -205,8 +204,8 @@ class Registry:
         return None
 
     def _head_is_broken(self, kind: Literal["manifest", "blob"]) -> bool:
-        """Return whether a GET answered lately what a HEAD did not."""
-        # Not negative: a clock that was set back says nothing of how long ago that was.
+        """Return whether a GET recently succeeded after a failed HEAD."""
+        # A negative time means that the clock was set back.
         return bool(0 <= self._reactor.seconds() - self._head_failed[kind] < _HEAD_BROKEN_FOR)
 
     def _note_broken_head(self, kind: Literal["manifest", "blob"]) -> None:
@@ -226,7 +225,7 @@ class Registry:
         return response
 
     async def _part(self, repository: Repository, part: RangeRead) -> bytes:
-        """A part, asked for where the registry last sent us for the same blob, if that is new."""
+        """Return a part, from the URL of the last redirect for this blob if that is recent."""
         key = repository, part.descriptor.digest
         url, until = self._storage.pop(key, ("", 0.0))
         if self._reactor.seconds() < until:

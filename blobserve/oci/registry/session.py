@@ -1,7 +1,6 @@
-"""The session: one registry as we stand with it.
+"""The session with one registry: TLS, authorization, retries, running requests.
 
-Whether it speaks TLS, who we are to it, how patient we still are, and what is under way. Turns a
-path into an answer, over as many requests as that takes. Knows nothing of manifests and blobs.
+It returns the response for a path, after as many requests as needed.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _LOGINS = 2
 
 
 class Session:
-    """See `Registry` for the parameters."""
+    """A session with one registry. See `Registry` for the parameters."""
 
     def __init__(
         self,
@@ -52,7 +51,7 @@ class Session:
         self._name = host
         self._authority = _HUB_HOST if host == DOCKER_HUB else host
         self._scheme = "http" if rules.insecure else "https"
-        # TLS is tried first even on loopback; once anything has answered there is no going back.
+        # TLS is tried first even on loopback. After the first response, the scheme stays.
         is_loopback = is_loopback_name(self.origin.host)
         self._may_lack_tls = is_loopback and may_be_private and rules.ca is None
         allowed = {each.lower() for each in rules.allow_hosts}
@@ -73,7 +72,7 @@ class Session:
 
     @property
     def origin(self) -> Origin:
-        """Where the registry itself is: what comes from elsewhere does not speak for it."""
+        """The origin of the registry itself. Other origins cannot refuse in its name."""
         return Origin.of(self._base)
 
     @property
@@ -81,14 +80,14 @@ class Session:
         return f"{self._scheme}://{self._authority}"
 
     async def run(self, attempt: Callable[[], Awaitable[T]], tries: int = TRIES) -> T:
-        """What `attempt` returns, tried again for as long as that makes sense. See `RetryPolicy`.
+        """Return the result of `attempt`, with retries. See `RetryPolicy`.
 
-        :raises StoreClosed: when `close` was called, before or meanwhile.
+        :raises StoreClosed: when `close` was called, before or during the work.
         """
         return await self.until_closed(self._patience.persist(attempt, tries))
 
     async def until_closed(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
-        """Do what `close` will end."""
+        """Run work that `close` cancels."""
         if self._is_closed:
             work.close()
             raise StoreClosed
@@ -104,27 +103,27 @@ class Session:
             self._running.discard(running)
 
     def retire(self) -> None:
-        """Let what uses this go on to its end, and keep no connection beyond that."""
+        """Let running work continue, and keep no idle connections after it."""
         self._client.retire()
 
     async def close(self) -> None:
-        """End everything at once, connections included."""
+        """Cancel running work, and close all connections."""
         self._is_closed = True
         for running in list(self._running):
             running.cancel()
         await self._client.close()
 
     async def ask(self, repository: Repository, request: Request) -> Response:
-        """The registry's answer to us, whoever we have to be. The request's URL is a path.
+        """Return the response of the registry, with authorization. The request's URL is a path.
 
-        :raises Transient: for one that says nothing about what was asked for, or none.
+        :raises Transient: for a transient status, or no response.
         """
         authorization = await self._login.unasked(repository)
         response = await self._send(request, authorization)
         for _ in range(_LOGINS):
             if response.status != 401 or response.origin != self.origin:
                 break
-            await response.error_code()  # frees the connection; the code is kept for the log
+            await response.error_code()  # Frees the connection; the code stays for the log.
             challenges = response.values("www-authenticate")
             url = self._base + request.url
             answer = await self._login.answer(repository, url, challenges, authorization)
@@ -137,17 +136,17 @@ class Session:
         return response
 
     async def refusal(self, repository: Repository, response: Response) -> BlobserveError:
-        """Return the error for an answer that is no success, and says so for good."""
+        """Return the error for a response with a permanent failure."""
         status = response.status
         if response.origin == self.origin:
             if status in (401, 403):
                 values = response.values("www-authenticate")
                 reason = await self._login.why_refused(repository, status, values)
                 return RegistryRefused(str(repository), reason)
-            # Servers that expect TLS say so, RFC 9110 §15.5.1, and each in words of its own.
+            # Servers that expect TLS answer 400 to plain HTTP, each with its own text.
             if status == 400 and self._scheme == "http" and await response.names_tls():
                 return self._failed(f"it speaks TLS; {self._client.without_insecure}")
-        problem = response.said(f"it answered {status}")
+        problem = response.located(f"it answered {status}")
         is_upgraded = self._scheme == "http" and response.origin.scheme == "https"
         if is_upgraded and response.origin.host == self.origin.host:
             problem = f"it redirects to https, and answered {status} there"
@@ -158,9 +157,9 @@ class Session:
         return RegistryFailed(self._name, problem)
 
     async def ask_storage(self, request: Request) -> Response:
-        """The answer of where the registry has sent us before; the request's URL is whole.
+        """Return the response for an absolute URL, to which the registry redirected before.
 
-        :raises Transient: for one that says nothing about what was asked for, or none.
+        :raises Transient: for a transient status, or no response.
         """
         response = await self._client.ask(request)
         await response.unless_transient()
@@ -171,11 +170,12 @@ class Session:
         try:
             response = await self._client.ask(self._placed(request, self._scheme))
         except NoTls as failure:
-            is_plain = self._may_lack_tls or self._scheme == "http"  # found out by another request
+            # Another request may have changed the scheme meanwhile.
+            is_plain = self._may_lack_tls or self._scheme == "http"
             if failure.host != self.origin.host or not is_plain:
                 raise
             response = await self._client.ask(self._placed(request, "http"))
-            self._scheme = "http"  # now that it has answered
+            self._scheme = "http"  # It has answered.
         self._may_lack_tls = False
         return response
 

@@ -1,8 +1,7 @@
-"""Tokens: permissions that a registry's realm gives out.
+"""Tokens from the realm of a registry, and their cache.
 
-Each is kept for exactly the repository, credential and scope that it was given for, and for no
-longer than it lives. Knows nothing of challenges. See the Distribution token specification, "Token
-authentication" and "OAuth2".
+A token is used only for the repository, credential and scopes for which it was issued, until it
+expires. See the Distribution token specification, "Token authentication" and "OAuth2".
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ _CLIENT = "blobserve"
 _NO_OAUTH = (400, 401, 404, 405)
 
 TOKEN = re.compile(r"[!-~]+")
-"""What may stand in a header field as a token."""
+"""A token that is valid in a header field."""
 
 _log = Logger()
 
 
 @attrs.frozen
 class Grant:
-    """What a token is for. `realm` is an absolute URL."""
+    """The key of a token in the cache. `realm` is an absolute URL."""
 
     repository: Repository
     realm: str
@@ -57,10 +56,10 @@ class _Token:
 
 
 class TokenCache:
-    """Asks realms for tokens, once however many wait, and keeps them until shortly before they end.
+    """A cache of tokens until shortly before they expire. Callers share a running request.
 
-    A failure is not kept. A caller that is cancelled leaves the others waiting; the last one closes
-    the connection.
+    Failures are not cached. Cancelling a caller does not affect the others. Cancelling the last one
+    closes the connection.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class TokenCache:
         self._asking: dict[Grant, _SharedCall] = {}
 
     async def token(self, grant: Grant) -> str:
-        """A token for `grant`, perhaps one that was given out before."""
+        """Return a token for `grant`, from the cache or from the realm."""
         known = self._tokens.get(grant)
         if known is not None and self._clock.seconds() < known.expires - _RENEWED_EARLY:
             return known.text
@@ -85,7 +84,7 @@ class TokenCache:
         return await shared.wait()
 
     def drop(self, grant: Grant, text: str) -> None:
-        """Forget this token, which the registry did not accept."""
+        """Drop this token, which the registry did not accept."""
         known = self._tokens.get(grant)
         if known is not None and known.text == text:
             del self._tokens[grant]
@@ -123,22 +122,22 @@ class TokenCache:
             content = await response.read(self._limits.token_size)
             return _parse(content, self._clock.seconds())
         except (BodyTooLong, ValueError, RecursionError) as error:
-            problem = "its token realm answered what holds no token"
+            problem = "its token realm sent no valid token"
             raise RegistryFailed(registry, problem) from error
 
 
 def _reason(grant: Grant, response: Response) -> str:
-    """Return what a realm's 401 or 403 says of the credentials that it was shown."""
+    """Return the reason of a 401 or 403 of a realm."""
     where = f"its token realm at {response.origin.authority}"
     if not is_usable(grant.credential):
-        return f"no credentials were found for it, and {where} wants some"
+        return f"no credentials were found for it, and {where} requires some"
     if response.status == 401:
         return f"{where} says that the credentials that were found for it are wrong"
     return f"{where} says that the credentials that were found for it do not permit pulling it"
 
 
 class _SharedCall:
-    """One result for many waiters, each with a Deferred of its own."""
+    """One result for many callers, each with its own Deferred."""
 
     def __init__(self) -> None:
         self._waiters: list[Deferred[str]] = []
@@ -146,12 +145,12 @@ class _SharedCall:
         self._result: str | Failure | None = None
 
     def begin(self, work: Deferred[str]) -> None:
-        """`work` is what everybody waits for."""
+        """Set the work that gives the result."""
         self._work = work
         work.addBoth(self._end)
 
     def wait(self) -> Deferred[str]:
-        """Fires with the result. Cancelling the last one that waits cancels the work."""
+        """Return a Deferred with the result. Cancelling the last one cancels the work."""
         waiter: Deferred[str] = Deferred(self._leave)
         if self._result is not None:
             waiter.callback(self._result)
@@ -191,7 +190,7 @@ def _oauth_request(grant: Grant, credential: Credential) -> Request:
 
 
 def basic(credential: Credential | None) -> str | None:
-    """RFC 7617. Half a credential is none."""
+    """Return Basic authorization, RFC 7617; None unless there are a user and a password."""
     if credential is None:
         return None
     user, password = credential.username, credential.password
@@ -203,18 +202,18 @@ def basic(credential: Credential | None) -> str | None:
 
 
 def is_usable(credential: Credential | None) -> bool:
-    """Return whether there is something to show: half a credential is none."""
+    """Return whether a credential has a token, or both a user and a password."""
     return credential is not None and bool(credential.registry_token or basic(credential))
 
 
 def _parse(content: bytes, now: float) -> _Token:
-    """Read a realm's answer. Its own clock does not count: life begins now.
+    """Read the response of a realm. The lifetime starts now; the clock of the realm is ignored.
 
-    :raises ValueError: when there is no token in it.
+    :raises ValueError: when it has no valid token.
     """
     answer = json.loads(content)
     if not isinstance(answer, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     text = answer.get("token") or answer.get("access_token")
     if not isinstance(text, str) or not TOKEN.fullmatch(text):
         raise ValueError("no token")

@@ -191,9 +191,9 @@ def test_no_proxy(entry: str, named: str, others: str) -> None:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("http://me:secret@p.example:x", "it is no URL of a proxy"),
-        ("socks5://p.example", "a proxy is spoken to by http:// or https://"),
-        ("", "it is no URL of a proxy"),
+        ("http://me:secret@p.example:x", "it is not the URL of a proxy"),
+        ("socks5://p.example", "the URL of a proxy begins with http:// or https://"),
+        ("", "it is not the URL of a proxy"),
         (3128, "got number"),
         (None, "got nothing"),
         (False, "got boolean"),
@@ -450,10 +450,10 @@ async def test_ports_behind_a_proxy(
             stand.registry.always("blobs", redirect(f"https://cdn.example:8443/{digest}"))
             refused = (await page(server, tagged)).decode()
             key = f'add "cdn.example:8443" to registries."{stand.registry.host}".allowHosts'
-            assert "port 8443 of cdn.example is not asked for through a proxy" in refused
+            assert "port 8443 of cdn.example is not allowed through a proxy" in refused
             assert key in refused
             unlisted = await server.fetch("r.example:8443/x:v1/a")
-            assert b"port 8443 of r.example is not asked for through a proxy" in unlisted.body
+            assert b"port 8443 of r.example is not allowed through a proxy" in unlisted.body
             assert unlisted.status == 502
             assert (await server.fetch("r.example/x:v1/a")).status == 502
             assert "CONNECT r.example:443" in proxy.requests()
@@ -500,7 +500,7 @@ async def test_a_name_that_the_proxy_alone_resolves(
     [
         ("http://127.0.0.1:{port}", "its proxy (HTTPS_PROXY) does not accept connections"),
         ("http://absent.invalid:{port}", "its proxy (HTTPS_PROXY) has a name that does not res"),
-        ("socks5://127.0.0.1:{port}", "HTTPS_PROXY cannot be used: a proxy is spoken to by"),
+        ("socks5://127.0.0.1:{port}", "HTTPS_PROXY cannot be used: the URL of a proxy begins with"),
         ("https://127.0.0.1:{plain}", "its proxy (HTTPS_PROXY) does not speak TLS"),
         ("http://127.0.0.1:{tls}", "its proxy (HTTPS_PROXY) "),
         ("http://127.0.0.1:{plain}", "its proxy (HTTPS_PROXY) refuses to connect to 0.0.0.0:"),

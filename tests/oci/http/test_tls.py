@@ -328,7 +328,7 @@ async def test_plain_http_that_nothing_answers() -> None:
         scripted.always("/v2/", cut(-1, "close"))
         said = await said_of(scripted.host, INSECURE)
         wanted = f'if it speaks TLS, remove insecure: true from registries."{scripted.host}"'
-        assert said.endswith(f"it closed the connection without an answer; {wanted}")
+        assert said.endswith(f"it closed the connection without a response; {wanted}")
 
 
 @within(30)
@@ -400,7 +400,7 @@ async def test_where_it_leads_is_named(
         for place, problem in {
             f"https://{nowhere}/x": "it does not accept connections",
             f"https://{plain.host}/x": "it does not speak TLS",
-            f"https://{other.host}/broken": "it closed the connection without an answer",
+            f"https://{other.host}/broken": "it closed the connection without a response",
             f"https://{other.host}/busy": "it answered 502",
             f"https://{other.host}/gone": "it answered 403",
         }.items():

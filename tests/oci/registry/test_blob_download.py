@@ -229,7 +229,7 @@ async def test_too_long(framing: str) -> None:
     async with listening() as scripted:
         longer = Answer(body=BLOB * 2, framing=framing, end="silence")  # type: ignore[arg-type]
         scripted.script("blobs", lambda *_: longer)
-        with pytest.raises(ContentMismatch, match="more bytes were sent"):
+        with pytest.raises(ContentMismatch, match="longer than the blob"):
             await fetched(scripted)
 
 

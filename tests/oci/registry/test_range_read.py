@@ -89,7 +89,7 @@ async def test_too_far_into_the_whole() -> None:
         digest = scripted.hold("team/site", b"whatever")
         async with registry_at(scripted.host) as registry:
             repository = Repository.parse(f"{scripted.host}/team/site")
-            with pytest.raises(RegistryFailed, match="whole blobs"):
+            with pytest.raises(RegistryFailed, match="whole blob instead"):
                 await registry.read(repository, Descriptor("", digest, size), size - 5, 5)
             await until(lambda: not scripted.connections)
 

@@ -275,7 +275,7 @@ async def test_answers(answer: dict[str, Any], token: str | None) -> None:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("/token", grant(**answer))
         if token is None:
-            with pytest.raises(RegistryFailed, match="holds no token"):
+            with pytest.raises(RegistryFailed, match="sent no valid token"):
                 await registry.resolve(tagged)
         else:
             await registry.resolve(tagged)
@@ -290,7 +290,7 @@ async def test_no_json(body: bytes) -> None:
         scripted.has_tokens = True
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.script("/token", lambda *_: Answer(body=body))
-        with pytest.raises(RegistryFailed, match="holds no token"):
+        with pytest.raises(RegistryFailed, match="sent no valid token"):
             await registry.resolve(tagged)
 
 
@@ -506,7 +506,7 @@ async def test_refused_login(credential: Credential | None) -> None:
                 reason = f"{realm} says that {reason}" if has_tokens else reason
             else:
                 reason = "no credentials were found for it, "
-                reason += f"and {realm} wants some" if has_tokens else "or it does not exist"
+                reason += f"and {realm} requires some" if has_tokens else "or it does not exist"
             assert str(raised.value) == f"registry refused access to {tagged.repository}: {reason}"
 
 
@@ -539,7 +539,7 @@ async def test_odd_realm(realm: str) -> None:
     async with listening() as scripted, registry_at(scripted.host, None, READER) as registry:
         tagged = scripted.push("team/site:v1", IMAGE)
         scripted.always("/v2/", status(401, WWW_Authenticate=f'Bearer realm="{realm}"'))
-        with pytest.raises(RegistryFailed, match="its token realm is no URL"):
+        with pytest.raises(RegistryFailed, match="its token realm is not a valid URL"):
             await registry.resolve(tagged)
 
 
