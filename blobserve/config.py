@@ -141,8 +141,7 @@ class RegistryRules:
     `Config.allow_any_repo` decides whether they are served at all.
     """
     proxy: Proxy | Literal["none"] | None = None
-    """The proxy that leads to the registry and where it sends us; None: as the environment has it.
-    """
+    """The proxy for the registry and its redirects; None: that of the environment."""
 
 
 def default_location() -> Path:

@@ -8,7 +8,7 @@ _LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/12
 
 
 def is_loopback_name(host: str) -> bool:
-    """Return whether this host, as written, can be nothing but this machine: RFC 6761 §6.3."""
+    """Return whether this host, as written, can only be this machine: RFC 6761 §6.3."""
     host = host.removesuffix(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
