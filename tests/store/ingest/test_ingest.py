@@ -98,7 +98,7 @@ async def test_what_waits_is_unpacked_meanwhile(tmp_path: Path) -> None:
             seen.add(tuple(sorted(name for name, _ in held.jobs)))
             held.go()
         now(finished)
-        assert ("_step_and_look", "unpack") in seen
+        assert ("advance", "unpack") in seen
         assert max(map(len, seen)) == 2
         assert len(read(space, one.digest)) == 3 * MIB
 
