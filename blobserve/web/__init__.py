@@ -1,1 +1,1 @@
-"""HTTP: from a request to an entry, from an entry to bytes on the wire."""
+"""HTTP: from a request to a file of an image, and from the file to bytes on the wire."""

@@ -1,4 +1,4 @@
 """RFC 9110 and 9112 as values: targets, fields, conditions, ranges, statuses, responses.
 
-Pure but for names of Twisted. Nothing here knows images or connections.
+Pure, except that some modules use types of Twisted. Independent of images and connections.
 """

@@ -1,7 +1,7 @@
-"""The header fields of what is served: validators and the policy for caches.
+"""The validators and cache directives of responses.
 
-Pure. A URL fixes its bytes when it names a digest, or a tag that is promised never to move; that,
-and whether the bytes are the image's own, decides how long they may be kept.
+Pure. A URL with a digest, or with a tag that is configured as immutable, always names the same
+bytes. Such responses may be cached for ever if the bytes come from the image unchanged.
 """
 
 from __future__ import annotations
@@ -21,40 +21,43 @@ from blobserve.web.http.target import Target
 NO_SNIFF: Header = (b"X-Content-Type-Options", b"nosniff")
 INLINE_VARIABLES = b"X-BlobServe-InlineVars"
 
-_FOR_EVER = b"public, max-age=31536000, immutable"
+_IMMUTABLE = b"public, max-age=31536000, immutable"
 
 
 def entity_tag(sha256: bytes) -> bytes:
-    """The strong ``ETag`` of bytes with this hash: the same on every replica."""
+    """Return the strong ``ETag`` of bytes with this hash, the same on every replica."""
     return b'"' + urlsafe_b64encode(sha256).rstrip(b"=") + b'"'
 
 
 def vary(*names: bytes) -> Header:
-    """The field that says which fields of a request decide what its URL shows."""
+    """Return a ``Vary`` field with these request fields."""
     return (b"Vary", b", ".join(names))
 
 
-def content_location(location: Target, rules: RepositoryRules, image: Digest) -> tuple[Header, ...]:
-    """Return the field that names a URL under a tag by `image`, where the rules ask for it."""
-    if not rules.content_location or location.reference.digest is not None:
+def content_location(target: Target, rules: RepositoryRules, image: Digest) -> tuple[Header, ...]:
+    """Return the Content-Location field: the same URL with the digest `image`.
+
+    Empty if the rules do not ask for it, or if the URL already has a digest.
+    """
+    if not rules.content_location or target.reference.digest is not None:
         return ()
-    return ((b"Content-Location", location.with_digest(image)),)
+    return ((b"Content-Location", target.with_digest(image)),)
 
 
 def http_date(seconds: int) -> bytes:
-    """An IMF-fixdate, RFC 9110 §5.6.7."""
+    """Return an IMF-fixdate, RFC 9110 §5.6.7; `seconds` are since the epoch."""
     return formatdate(seconds, usegmt=True).encode()
 
 
 def is_fixed(reference: Reference, rules: RepositoryRules) -> bool:
-    """Whether URLs with this reference name the same bytes for ever."""
+    """Return whether URLs with this reference always name the same bytes."""
     if reference.digest is not None:
         return True
     return reference.tag is not None and rules.is_immutable_tag(reference.tag)
 
 
 def is_immutable_path(path: bytes, rules: RepositoryRules) -> bool:
-    """Whether a file at `path`, as in the URL, changes its name when it changes its content."""
+    """Return whether `path`, as in the URL, matches one of the rules' ``immutablePaths``."""
     if not rules.immutable_paths:
         return False
     text = path.decode("utf-8", "backslashreplace")
@@ -62,14 +65,14 @@ def is_immutable_path(path: bytes, rules: RepositoryRules) -> bool:
 
 
 def cache_control(content_type: bytes, is_immutable: bool, rules: RepositoryRules) -> bytes:
-    """How long a file may be kept that depends on no header of the request."""
+    """Return the ``Cache-Control`` of a file that depends on no header field of the request."""
     if is_immutable:
-        return _FOR_EVER
+        return _IMMUTABLE
     if is_html(content_type):
         return b"no-cache"
-    return _for_a_while(int(rules.tag_max_age))
+    return _with_max_age(int(rules.tag_max_age))
 
 
 @lru_cache(64)
-def _for_a_while(seconds: int) -> bytes:
+def _with_max_age(seconds: int) -> bytes:
     return b"public, max-age=%d, stale-while-revalidate=%d" % (seconds, seconds)

@@ -1,7 +1,7 @@
 """Preconditions and ranges: RFC 9110 §13 and §14, in the order of §13.2.2.
 
-Pure, over the bytes of header fields: names in lower case, several lines of one field joined by
-commas. Knows nothing of where a representation comes from.
+Pure functions over header fields in bytes. Names are in lower case; several lines of one field are
+joined by commas.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from werkzeug.http import parse_date
 Fields = Mapping[bytes, bytes]
 
 _ENTITY_TAG = re.compile(rb'[ \t,]*((?:W/)?"[!#-~\x80-\xff]*")[ \t]*(?=,|\Z)')
-# Twenty digits hold every 64-bit offset; more are junk.
+# Twenty digits hold every 64-bit offset; longer numbers are invalid.
 _RANGE = re.compile(rb"([0-9]{0,20})-([0-9]{0,20})")
 
 
 @attrs.frozen
 class Range:
-    """`length` bytes from `start`."""
+    """The range of `length` bytes from `start` on."""
 
     start: int
     length: int
@@ -29,9 +29,9 @@ class Range:
 
 @attrs.frozen
 class Verdict:
-    """What a request's conditions come to: 200, 206, 304, 412 or 416.
+    """The result of a request's conditions: status 200, 206, 304, 412 or 416.
 
-    Only a 206 has a `range`, or two `ranges` or more, in ascending order.
+    Only a 206 has a `range`, or at least two `ranges` in ascending order.
     """
 
     status: int
@@ -40,12 +40,12 @@ class Verdict:
 
 
 MOST_RANGES = 64
-"""Ranges of one request that are answered as such."""
+"""The largest number of ranges in one request; more are answered with the whole file."""
 
 ALL = Verdict(200)
-"""The one verdict on a request without conditions."""
+"""The verdict for a response with all bytes. Compare it by identity."""
 UNCHANGED = Verdict(304)
-"""The one verdict on a client that has the selected representation."""
+"""The verdict for a client that has the selected representation. Compare it by identity."""
 _CONDITIONS = frozenset(
     (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"range")
 )
@@ -54,16 +54,15 @@ _CONDITIONS = frozenset(
 def evaluate(
     method: bytes, fields: Fields, etag: bytes, size: int, modified: int | None
 ) -> Verdict:
-    """Judge a GET or HEAD by its conditional fields, against the selected representation.
+    """Evaluate the conditions of a GET or HEAD against the selected representation.
 
-    `etag` is strong and quoted, `size` in bytes, `modified` in seconds since the epoch; None where
-    dates say nothing about the bytes: then the conditions on dates are ignored. The entity tag of
-    another representation never matches: a cache would update the wrong stored response by the
-    304, RFC 9110 §15.4.5.
+    `etag` is strong and quoted, `size` in bytes, `modified` in seconds since the epoch. If
+    `modified` is None, conditions on dates are ignored. The entity tag of another representation
+    never matches: the 304 would make a cache update the wrong stored response, RFC 9110 §15.4.5.
     """
     if _CONDITIONS.isdisjoint(fields):
         return ALL
-    if not _may_go_on(fields, etag, modified):
+    if not _preconditions_hold(fields, etag, modified):
         return Verdict(412)
     match = fields.get(b"if-none-match")
     if match is None:
@@ -71,19 +70,19 @@ def evaluate(
             return UNCHANGED
     elif match == etag or _is_listed(etag, match):
         return UNCHANGED
-    asked = fields.get(b"range")
-    if method != b"GET" or asked is None or not _is_range_current(fields, etag, modified):
+    requested = fields.get(b"range")
+    if method != b"GET" or requested is None or not _is_range_current(fields, etag, modified):
         return ALL
-    return select(asked, size)
+    return select(requested, size)
 
 
-def select(asked: bytes, size: int) -> Verdict:
-    """Return which parts of `size` bytes a ``Range`` asks for.
+def select(requested: bytes, size: int) -> Verdict:
+    """Return the parts of `size` bytes that a ``Range`` asks for.
 
-    All bytes where it is junk, and where it has more than `MOST_RANGES`, or ranges that overlap or
-    do not ascend: these are attacks or mistakes, RFC 9110 §14.2.
+    The result is `ALL` if the field is malformed, has more than `MOST_RANGES` ranges, or has ranges
+    that overlap or do not ascend. Such ranges are attacks or mistakes, RFC 9110 §14.2.
     """
-    unit, _, ranges = asked.partition(b"=")
+    unit, _, ranges = requested.partition(b"=")
     members = [member for member in (part.strip(b" \t") for part in ranges.split(b",")) if member]
     if unit.strip(b" \t").lower() != b"bytes" or not 0 < len(members) <= MOST_RANGES:
         return ALL
@@ -102,7 +101,7 @@ def select(asked: bytes, size: int) -> Verdict:
 
 
 def _resolve(member: bytes, size: int) -> Range | None:
-    """Return the part of `size` bytes that one range is, of no length where it has none of them."""
+    """Return one range within `size` bytes, empty if it is beyond the end; None if malformed."""
     found = _RANGE.fullmatch(member)
     if found is None or member == b"-":
         return None
@@ -116,8 +115,8 @@ def _resolve(member: bytes, size: int) -> Range | None:
     return Range(start, max(0, min(end + 1, size) - start))
 
 
-def _may_go_on(fields: Fields, etag: bytes, modified: int | None) -> bool:
-    """RFC 9110 §13.1.1 and, only where that field is absent, §13.1.4."""
+def _preconditions_hold(fields: Fields, etag: bytes, modified: int | None) -> bool:
+    """Evaluate If-Match, RFC 9110 §13.1.1, or without that If-Unmodified-Since, §13.1.4."""
     match = fields.get(b"if-match")
     if match is not None:
         return match.strip(b" \t") == b"*" or etag in _entity_tags(match)
@@ -133,13 +132,13 @@ def _is_listed(etag: bytes, match: bytes) -> bool:
 
 
 def _is_unmodified(fields: Fields, modified: int | None) -> bool:
-    """RFC 9110 §13.1.3."""
+    """Evaluate If-Modified-Since, RFC 9110 §13.1.3."""
     since = _date(fields.get(b"if-modified-since"))
     return since is not None and modified is not None and modified <= since
 
 
 def _is_range_current(fields: Fields, etag: bytes, modified: int | None) -> bool:
-    """RFC 9110 §13.1.5: the tag strongly, the date exactly."""
+    """Evaluate If-Range, RFC 9110 §13.1.5: strong comparison of tags, equality of dates."""
     condition = fields.get(b"if-range")
     if condition is None or condition == etag:
         return True
@@ -147,7 +146,7 @@ def _is_range_current(fields: Fields, etag: bytes, modified: int | None) -> bool
 
 
 def _entity_tags(value: bytes) -> Iterator[bytes]:
-    """The entity tags of a list, up to the first thing that is none."""
+    """Yield the entity tags of a list, up to the first member that is malformed."""
     found = _ENTITY_TAG.match(value)
     while found is not None:
         yield found[1]
@@ -155,8 +154,8 @@ def _entity_tags(value: bytes) -> Iterator[bytes]:
 
 
 def _date(value: bytes | None) -> int | None:
-    """Seconds since the epoch of an HTTP-date in any of its three forms, RFC 9110 §5.6.7."""
-    # The parser would take the first of two dates.
+    """Parse an HTTP-date in any of its three forms, RFC 9110 §5.6.7, to seconds since the epoch."""
+    # If there are two dates, `parse_date` would return the first one.
     if value is None or value.count(b",") > 1:
         return None
     date = parse_date(value.decode("ascii", "replace"))

@@ -1,7 +1,7 @@
-"""Content types by file name: the same on every Python and every host.
+"""Content types by file name, the same on every Python and every host.
 
-Pure. Unlike `mimetypes` nothing is read from the system, and ``.gz`` is a type of its own, not a
-coding of another.
+Pure. `mimetypes` is not used: it reads files of the system, and treats ``.gz`` as a coding and not
+as a type.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _written(media_type: str) -> bytes:
     return media_type.encode() + (b"; charset=utf-8" if media_type.startswith("text/") else b"")
 
 
-# Beside text, JSON and XML: what is not compressed in itself, and gains by it.
+# Formats without compression of their own, in addition to text, JSON and XML.
 _COMPRESSIBLE = {
     "application/n-quads",
     "application/n-triples",
@@ -201,17 +201,17 @@ _CODED = {_written(media_type) for media_type in _TYPES if _is_compressible(medi
 
 
 def content_type(name: bytes) -> bytes:
-    """The value of ``Content-Type`` for a file of this name; directories before it do not count."""
+    """Return the ``Content-Type`` of a file with this name or path."""
     stem, dot, extension = name.rpartition(b"/")[2].rpartition(b".")
     # A name that begins with its only dot, such as .html, has no extension.
     return _BY_EXTENSION.get(extension.lower(), UNKNOWN) if stem and dot else UNKNOWN
 
 
 def is_compressible(content_type: bytes) -> bool:
-    """Whether what is said to be of one of our types is worth a content coding, if it is large."""
+    """Return whether files of this type usually become smaller by a content coding."""
     return content_type in _CODED
 
 
 def is_html(content_type: bytes) -> bool:
-    """Whether this is a page: what browsers navigate to, and may have moved on a moment later."""
+    """Return whether this is the type of an HTML page."""
     return content_type.startswith(b"text/html")

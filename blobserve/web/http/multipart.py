@@ -1,6 +1,6 @@
 """Several ranges in one response: ``multipart/byteranges``, RFC 9110 §14.6.
 
-A body that is made of parts of another body. Nothing of it is in memory but the heads of its parts.
+Only the heads of the parts are in memory; the parts are read from another body.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from blobserve.web.http.response import Body
 
 
 class Multipart:
-    """Some parts of a body, each with a head that says which. See `Body`."""
+    """Several ranges of a body, each with a head that names the range. See `Body`."""
 
     def __init__(
         self, body: Body, ranges: Sequence[Range], content_type: bytes, boundary: bytes
     ) -> None:
-        """`boundary` must not occur in the body. `body` is closed with this."""
+        """Take over `body` and close it with this. `boundary` must not occur in it."""
         self.content_type = b"multipart/byteranges; boundary=" + boundary
-        """Of the whole."""
+        """The content type of the whole multipart body."""
         self._body = body
         self._segments: list[bytes | Range] = []
         self._starts: list[int] = []
@@ -57,7 +57,7 @@ class Multipart:
 
     @property
     def stored(self) -> None:
-        """See `Body.stored`: no file has it."""
+        """See `Body.stored`. No file contains a multipart body."""
 
     def close(self) -> None:
         """See `Body.close`."""
@@ -69,7 +69,7 @@ class Multipart:
         self.size += segment.length if isinstance(segment, Range) else len(segment)
 
     def _segment(self, offset: int, length: int) -> tuple[bytes | Range, int, int]:
-        """Return the segment at an offset, where in it that is, and how much of it is wanted."""
+        """Return the segment at `offset`, the position in it, and the bytes to take from it."""
         number = bisect_right(self._starts, offset) - 1
         segment, start = self._segments[number], offset - self._starts[number]
         size = segment.length if isinstance(segment, Range) else len(segment)

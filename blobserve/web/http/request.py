@@ -1,6 +1,6 @@
-"""What was asked for: a request's head, as far as answers depend on it.
+"""A request's head, as far as the response depends on it.
 
-Values of bytes; connections are not known here.
+Values of bytes, independent of connections.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ _CONDITIONS = frozenset(
 
 
 def selector(fields: Fields) -> tuple[bytes, ...] | None:
-    """What fields of a request select by, beside its path; None where that cannot be kept."""
+    """Return the part of a response's cache key that depends on header fields.
+
+    None if the response must not be cached in memory.
+    """
     if VARIABLES in fields or READ_ONLY in fields:
         return None
     if b"range" not in fields:
         return accepted(fields)
-    # A range is of the file as it is, unless the request names the tag of a coding.
+    # A range is a part of the uncoded file, unless If-Range names the tag of a coded variant.
     return None if b"if-range" in fields else ()
 
 
@@ -46,21 +49,21 @@ def _listed(value: bytes) -> set[bytes]:
 
 @attrs.define  # and not frozen: one is made for every request
 class RequestHead:
-    """A request's head, as far as answers depend on it."""
+    """A request's head, as far as the response depends on it."""
 
     method: bytes
     target: bytes
-    """As it was sent."""
+    """The request target as the client sent it."""
     path: bytes
-    """Of the URL, relative to where ours begin: not decoded, without a slash in front."""
+    """The path of the URL below the resource: not decoded, without its leading slash."""
     query: bytes | None
     fields: Fields
     selector: tuple[bytes, ...] | None
-    """See `selector`."""
+    """The result of the function `selector`."""
 
     @property
     def is_websocket(self) -> bool:
-        """Whether this asks to speak WebSocket from here on, RFC 6455 §4.1."""
+        """Return whether the request asks for an upgrade to WebSocket, RFC 6455 §4.1."""
         upgrade = self.fields.get(b"upgrade")
         if upgrade is None:
             return False
@@ -69,24 +72,24 @@ class RequestHead:
 
     @property
     def as_plain_get(self) -> RequestHead:
-        """The head of a GET for the same, with no conditions and of all of it."""
+        """The head of a GET for the same target, without conditions and ranges."""
         fields = {name: each for name, each in self.fields.items() if name not in _CONDITIONS}
         return RequestHead(b"GET", self.target, self.path, self.query, fields, selector(fields))
 
     @property
     def is_navigation(self) -> bool:
-        """Whether a person waits for this to become a page."""
+        """Return whether a browser asks for a page that its user navigates to."""
         return self.fields.get(b"sec-fetch-mode") == b"navigate"
 
 
 @attrs.define
 class RequestContext:
-    """One request on its way to an answer, and what the log wants to know of it."""
+    """A request that is being answered, with the facts that the access log records."""
 
     head: RequestHead
     rules: RepositoryRules | None = None
-    """Of the repository, as soon as they are known."""
+    """The rules of the repository; None until they are looked up."""
     cache: str | None = None
     digest: Digest | None = None
     deadline: float = math.inf
-    """When, by the reactor's clock, its first bytes should be there."""
+    """The time of the reactor's clock until which the request waits for its first bytes."""

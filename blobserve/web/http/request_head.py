@@ -1,7 +1,7 @@
-"""Request heads, line by line: what is wrong with them, before anything of them is believed.
+"""A check of request heads, line by line, before Twisted parses them.
 
-Pure. Stricter than RFC 9112 where leniency is how two servers come to disagree on where a request
-ends: nothing here needs repairing. Requests with a body are refused, whatever their method.
+Pure. The check is stricter than RFC 9112 requires, because two servers that repair malformed heads
+differently can disagree about the end of a request. Requests with a body are refused.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from blobserve.web.http.target import is_host, origin_form
 
 MAX_LINE = 8 * 1024
 MAX_SIZE = 32 * 1024
-"""Bytes of a head, line ends included."""
+"""The largest head in bytes, line ends included."""
 MAX_FIELDS = 100
 
 TOKEN = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
-"""A name of a field or a method, RFC 9110 §5.6.2, as a regular expression."""
+"""The regular expression of a field name or a method, RFC 9110 §5.6.2."""
 
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]+) HTTP/([0-9])\.([0-9])")
 _FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
 
 
 class HeadCheck:
-    """Looks at the lines of one request's head; the first problem is the last word."""
+    """A check of the lines of one request head, up to the first problem."""
 
     def __init__(self) -> None:
         self.method = self.target = self.version = b""
         self.is_open = False
-        """Whether a line of it has come, an empty one in front of it included."""
+        """True after the first line, even if that was an empty line before the request line."""
         self._size = 0
         self._fields = 0
         self._hosts: list[bytes] = []
@@ -44,22 +44,22 @@ class HeadCheck:
 
     @property
     def first_line(self) -> bytes:
-        """The request line, in the version in which the request is processed."""
+        """The request line, with the version in which the request is processed."""
         return b" ".join((self.method, self.target, self.version))
 
     @property
     def has_begun(self) -> bool:
-        """Whether the request line has been seen."""
+        """Return whether the request line has been read."""
         return bool(self.method)
 
     def line(self, line: bytes) -> None:
-        """Look at a line, without its end.
+        """Check the next line, which comes without its line end.
 
-        :raises BadRequest: for the first thing that is wrong.
+        :raises BadRequest: if the line is not allowed.
         """
         self._size += len(line) + 2
         if not self.has_begun:
-            # RFC 9112 §2.2: one empty line before a request is no part of it.
+            # RFC 9112 §2.2: one empty line before the request line is ignored.
             if line or self.is_open:
                 self._begin(line)
             self.is_open = True
@@ -71,7 +71,7 @@ class HeadCheck:
             self._end()
 
     def too_long(self) -> BadRequest:
-        """What to say of a line of which no end is in sight."""
+        """Return the error for a head or a line that is too long."""
         if self.has_begun:
             return HeadTooLarge("the request head is too large")
         return TargetTooLong("the request target is too long")
@@ -85,7 +85,7 @@ class HeadCheck:
         self.method, self.target, major, minor = found.groups()
         if major != b"1":
             raise VersionNotSupported("this server speaks HTTP/1.1")
-        # RFC 9110 §2.5: a higher minor version is processed as the highest that we know.
+        # RFC 9110 §2.5: a higher minor version is processed as the highest known one.
         self.version = b"HTTP/1.0" if minor == b"0" else b"HTTP/1.1"
         origin_form(self.method, self.target)
 

@@ -1,6 +1,6 @@
-"""Answers: what goes out for a request, before anything of it has.
+"""Responses as values: status, header fields and body.
 
-Values, made by the rooms that decide, written to a connection by `blobserve.web.server.send` alone.
+`blobserve.web.content` makes them, and `blobserve.web.server.send` writes them to connections.
 """
 
 from __future__ import annotations
@@ -17,68 +17,68 @@ from blobserve.web.http.conditional import Range
 
 Header = tuple[bytes, bytes]
 
-# What caches obey beside, or before, Cache-Control; RFC 9213 for one.
-_KEEPING = (b"expires", b"surrogate-control", b"edge-control", b"x-accel-expires")
+# Fields that caches obey in addition to Cache-Control or instead of it, as in RFC 9213.
+_CACHE_FIELDS = (b"expires", b"surrogate-control", b"edge-control", b"x-accel-expires")
 _SANDBOX = (b"Content-Security-Policy", b"sandbox allow-scripts")
 
 
 class Body(Protocol):
-    """The whole of a representation, of which any part can be read until it is closed."""
+    """All bytes of a representation. Any part can be read until the body is closed."""
 
     @property
     def size(self) -> int:
-        """Its length in bytes."""
+        """The size in bytes."""
         ...
 
     def read_cached(self, offset: int, length: int) -> bytes | None:
-        """Some of the bytes there, if that needs no waiting for a disk."""
+        """Return some of these bytes if that does not block on the disk, else None."""
         ...
 
     def read(self, offset: int, length: int) -> Deferred[bytes]:
-        """Some of the bytes there; none at all only where the content has been lost."""
+        """Return some of these bytes; an empty result means that the content is lost."""
         ...
 
     @property
     def stored(self) -> StoredBody | None:
-        """The same bytes in a file, if that is where they are."""
+        """The file on disk that contains these bytes; None if there is none."""
         ...
 
     def close(self) -> None:
-        """Nobody reads on. Reads that have begun may end."""
+        """Release the body. Reads that have begun may still end."""
         ...
 
 
 class StoredBody(Protocol):
-    """A body as it lies in a file, from `start` on, until it is closed."""
+    """The file that contains a body, from `start` on. Valid until the body is closed."""
 
     @property
     def descriptor(self) -> int:
-        """The file, open for reading."""
+        """The file descriptor, open for reading."""
         ...
 
     @property
     def start(self) -> int:
-        """Where in the file its first byte is."""
+        """The offset of the body's first byte in the file."""
         ...
 
     def is_cached(self, offset: int, length: int) -> bool:
-        """Whether those bytes of the body can be sent without waiting for a disk."""
+        """Return whether these bytes of the body can be sent without blocking on the disk."""
         ...
 
     def read_ahead(self, offset: int, length: int) -> Deferred[None]:
-        """Fires when they can; fails where the content has been lost."""
+        """Read these bytes into the page cache. Fails if the content is lost."""
         ...
 
     def lost(self, problem: str) -> BlobDamaged:
-        """Report that bytes could not be sent because the disk has lost them; what to raise."""
+        """Report that the disk has lost bytes of the body, and return the error to raise."""
         ...
 
 
 class Recallable(Protocol):
-    """What may turn out, while it is being sent, to be what nobody should have."""
+    """A file that may turn out to be wrong while it is being sent, such as an early file."""
 
     def when_recalled(self, call: Callable[[], None]) -> None:
-        """Have `call` called then."""
+        """Register `call`, which is called if the file turns out to be wrong."""
         ...
 
 
@@ -111,30 +111,30 @@ class BytesBody:
 
 @attrs.frozen
 class Answer:
-    """A response: `part` of `body`, or all of it. Whoever holds one sends it or closes its body."""
+    """A response with `part` of `body`, or all of it. The owner sends it or closes the body."""
 
     status: int
     headers: tuple[Header, ...] = ()
     body: Body = BytesBody(b"")
     part: Range | None = None
     recallable: Recallable | None = None
-    """What may recall it: nobody keeps such an answer, whatever is configured."""
+    """If set, the response can be recalled, and configured fields cannot make it cacheable."""
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it says that something went wrong."""
+        """Return whether this is an error response."""
         return self.status >= 400
 
     @property
     def extent(self) -> Range:
-        """The bytes of the body that it consists of."""
+        """The range of the body that is sent."""
         return self.part or Range(0, self.body.size)
 
     def under(self, rules: RepositoryRules) -> Answer:
-        """The same answer as a response of the repository with these rules.
+        """Return the same answer with the header fields that the repository's rules configure.
 
-        Configured fields take the place of ours, but never in an answer that refuses: what keeps an
-        error out of caches is not the operator's to undo by accident.
+        Configured fields replace ours, but not in error responses: an operator could make errors
+        cacheable by accident.
         """
         configured = {
             name.lower().encode(): (name.encode(), value.encode()) for name, value in rules.headers
@@ -142,7 +142,9 @@ class Answer:
         if not rules.listed:
             configured[_SANDBOX[0].lower()] = _SANDBOX
         if self.recallable is not None:
-            configured = {name: each for name, each in configured.items() if not _keeps(name)}
+            configured = {
+                name: each for name, each in configured.items() if not _controls_caches(name)
+            }
         if not configured:
             return self
         own = {name.lower(): (name, value) for name, value in self.headers}
@@ -150,6 +152,6 @@ class Answer:
         return attrs.evolve(self, headers=tuple(merged.values()))
 
 
-def _keeps(name: bytes) -> bool:
-    """Whether a field of this name, in lower case, tells a cache what it may keep."""
-    return name.endswith(b"cache-control") or name in _KEEPING
+def _controls_caches(name: bytes) -> bool:
+    """Return whether a field with this name, in lower case, controls caches."""
+    return name.endswith(b"cache-control") or name in _CACHE_FIELDS

@@ -1,7 +1,7 @@
-"""The one table from errors to HTTP statuses, and what a refusal looks like.
+"""The one table from error classes to HTTP statuses, and error responses.
 
-Pure. An error's own text is shown: `blobserve.errors` promises that it may be. What is not in the
-table is a fault of ours, and shown as nothing but the id under which the log has it.
+Pure. The text of a `BlobserveError` is shown to the client. Any other exception is a defect: the
+client gets only the request id, under which the log has the details.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from blobserve.web.http.response import Answer, BytesBody, Header
 
 ALLOW: Header = (b"Allow", b"GET, HEAD, OPTIONS")
 
-COME_AGAIN = "timeout"
-"""The body of every 503, which clients of the original look for; no newline ends it."""
+UNAVAILABLE_TEXT = "timeout"
+"""The body of every 503, without a newline. Clients depend on it: see docs/reference/responses.md.
+"""
 
-_PAGE_COMES_AGAIN_AFTER = b"2"
+_REFRESH_SECONDS = b"2"
 
 _STATUSES: tuple[tuple[type[BlobserveError], int], ...] = (
     (NotFound, 404),
@@ -48,26 +49,29 @@ _STATUSES: tuple[tuple[type[BlobserveError], int], ...] = (
 
 
 def refusal(error: Exception, request_id: str, is_navigation: bool = False) -> Answer:
-    """The answer to a request that ended in `error`; a navigation is told to load itself again."""
+    """Return the answer to a request that failed with `error`.
+
+    A 503 to a browser navigation makes the browser load the page again.
+    """
     status = _status_of(error)
     if isinstance(error, TemporarilyUnavailable):
         seconds = max(1, math.ceil(error.retry_after))
-        refresh = [(b"Refresh", _PAGE_COMES_AGAIN_AFTER)] if is_navigation else []
-        return plain(status, COME_AGAIN, (b"Retry-After", b"%d" % seconds), *refresh)
+        refresh = [(b"Refresh", _REFRESH_SECONDS)] if is_navigation else []
+        return plain(status, UNAVAILABLE_TEXT, (b"Retry-After", b"%d" % seconds), *refresh)
     if isinstance(error, MethodNotAllowed):
         return plain(status, f"{error}\n", ALLOW)
     if status == 500:
-        return plain(status, f"internal error; the server's log has it as {request_id}\n")
+        return plain(status, f"internal error; see request {request_id} in the server log\n")
     return plain(status, f"{error}\n")
 
 
 def is_unexpected(error: Exception) -> bool:
-    """Whether nobody raised this on purpose, so that the log must have it."""
+    """Return whether `error` is a defect, which must be logged."""
     return _status_of(error) == 500
 
 
 def plain(status: int, text: str, *headers: Header) -> Answer:
-    """A refusal in so many words."""
+    """Return an error response with this text."""
     return Answer(
         status,
         (

@@ -1,7 +1,7 @@
-"""Where a request points: from a request target's bytes to an image reference and a path in it.
+"""From the bytes of a request target to an image reference and a path in the image.
 
-Pure. Percent-encoding is decoded exactly once, before anything is split; what would climb is
-refused, not resolved. Knows nothing of what an image holds.
+Pure. Percent-encoding is decoded exactly once, before the path is split. ``..`` segments are
+refused, not resolved.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ URL_FORM = (
 )
 
 WHOLE_SERVER = b"*"
-"""The target of an OPTIONS request that is about the server and no file of it."""
+"""The target of an OPTIONS request about the server as a whole."""
 
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(/[^?]*)?(\?.*)?", re.IGNORECASE)
 _USER = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*")
 _HOST = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[([0-9A-Fa-f:.]+)\](?::[0-9]*)?"
 )
-# All of RFC 3986 but '#': what a client escaped, or not, is repeated as it came.
+# All reserved characters of RFC 3986 except '#', so that the client's escaping does not change.
 _URL_CHARACTERS = "%/?:@!$&'()*+,;=-._~[]"
 
 
@@ -50,15 +50,15 @@ def origin_form(method: bytes, target: bytes) -> bytes:
     authority, path, query = absolute.groups(b"")
     user, _, host = authority.rpartition(b"@")
     if _USER.fullmatch(user) is None or host[:1] in (b"", b":") or not is_host(host):
-        raise BadRequest("the request target has no host that can be one")
+        raise BadRequest("the request target has no valid host")
     if method == b"OPTIONS" and not (path or query):
         return WHOLE_SERVER  # RFC 9112 §3.2.4
     return (path or b"/") + query
 
 
-@lru_cache(64)  # The same few hosts are named again and again.
+@lru_cache(64)  # Most requests name one of a few hosts.
 def is_host(value: bytes) -> bool:
-    """Return whether this is a host and perhaps a port, RFC 9112 §3.2."""
+    """Return whether this is a host with an optional port, RFC 9112 §3.2."""
     found = _HOST.fullmatch(value)
     if found is None or found[1] is None:
         return found is not None
@@ -71,21 +71,21 @@ def is_host(value: bytes) -> bool:
 
 @attrs.frozen
 class Target:
-    """An image and a path in it, as a URL names them. Made by `parse`."""
+    """The image and the path in it that a URL names. Created by `parse`."""
 
     raw: bytes
-    """The URL's path as it was sent, without its leading slash."""
+    """The URL's path as the client sent it, without its leading slash."""
     reference: Reference
     path: bytes | None
-    """Relative, without empty and ``.`` segments; with a slash at the end, or empty, where a
-    directory was asked for. None when no slash follows the reference."""
+    """The relative path, without empty and ``.`` segments. It is empty or ends with a slash if the
+    URL asks for a directory. None if no slash follows the reference."""
 
     @classmethod
     def parse(cls, raw: bytes) -> Target:
-        """Read the path of a URL, not decoded, without its leading slash.
+        """Parse the path of a URL, which is not decoded and has no leading slash.
 
-        :raises MalformedReference: saying what is wrong or missing.
-        :raises PathNotFound: for ``..`` segments and NUL.
+        :raises MalformedReference: if the image reference is malformed or missing.
+        :raises PathNotFound: if there is a ``..`` segment or a NUL.
         """
         decoded = unquote_to_bytes(raw)
         segments = decoded.split(b"/")
@@ -99,31 +99,31 @@ class Target:
 
     @property
     def depth(self) -> int:
-        """How many segments the path in the image has."""
+        """The number of segments of the path in the image."""
         if not self.path:
             return 0
         return self.path.count(b"/") + (not self.path.endswith(b"/"))
 
     @property
     def asks_directory(self) -> bool:
-        """Whether the URL ends as a directory's does."""
+        """Return whether the URL ends with a slash, like that of a directory."""
         return self.path is not None and (not self.path or self.path.endswith(b"/"))
 
     def with_slash(self, query: bytes | None) -> bytes:
-        """The same URL with a slash at its end, as a relative reference.
+        """Return the same URL with a slash at its end, as a relative reference.
 
-        It begins with ``./``: a last segment such as ``x:1`` would be taken for a scheme.
+        It begins with ``./``, because clients would take a segment such as ``x:1`` for a scheme.
         """
         last = quote(self.raw.rpartition(b"/")[2], safe=_URL_CHARACTERS)
         tail = "" if query is None else "?" + quote(query, safe=_URL_CHARACTERS)
         return f"./{last}/{tail}".encode()
 
     def with_digest(self, digest: Digest) -> bytes:
-        """The same file under the digest of its image, as a relative reference.
+        """Return the URL of the same file under the digest of its image, as a relative reference.
 
-        It climbs to where our URLs begin, whatever the segments of this one look like.
+        It climbs to the root of the resource, for any segments in this URL.
         """
-        # Who resolves it drops single dots first: they are no level to climb from.
+        # A client removes ``.`` segments before it resolves ``..``, so they do not count.
         above = [segment for segment in self.raw.split(b"/")[:-1] if segment != b"."]
         rest = "" if self.path is None else "/" + quote(self.path)
         start = "../" * len(above) or "./"
@@ -131,7 +131,7 @@ class Target:
 
 
 def shown(path: bytes) -> str:
-    """A path from an image or a URL as text for people, every byte of it printable."""
+    """Return a path from an image or a URL as printable text."""
     return "/" + path.decode("utf-8", "backslashreplace").translate(_CONTROLS)
 
 

@@ -88,5 +88,5 @@ def test_allow() -> None:
 def test_unexpected() -> None:
     """An unexpected error has an id for the log and no details."""
     assert text(refusal(ZeroDivisionError("secret"), "the-id")) == (
-        "internal error; the server's log has it as the-id\n"
+        "internal error; see request the-id in the server log\n"
     )
