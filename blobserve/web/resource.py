@@ -136,7 +136,7 @@ class ImageResource(Resource):
                     raise
 
     async def _send(self, request: Request, answer: Answer) -> None:
-        answer = self.responder.dressed(answer, self.request_log.of(request).asked)
+        answer = self.responder.with_rules(answer, self.request_log.of(request).asked)
         if self._is_draining:
             answer = attrs.evolve(answer, headers=(*answer.headers, (b"Connection", b"close")))
         await send(request, answer, self.pace)

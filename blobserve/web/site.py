@@ -154,8 +154,8 @@ class RefusedRequest(Resource):
         asked = RequestContext(head_of(request))
         account = self._images.request_log.begin(request, asked)
         answer = refusal(self._reason, account.request_id, asked.head.is_navigation)
-        dressed = self._images.responder.dressed(answer, asked)
-        sending = Deferred.fromCoroutine(send(request, dressed, self._images.pace))
+        answer = self._images.responder.with_rules(answer, asked)
+        sending = Deferred.fromCoroutine(send(request, answer, self._images.pace))
         request.notifyFinish().addErrback(lambda _: sending.cancel())
         sending.addCallbacks(lambda _: request.finish(), _client_left)
         return NOT_DONE_YET

@@ -1,4 +1,4 @@
 """From a file of an image to a representation: selection, variants, rewriting, listings, caching.
 
-Nothing here writes to a connection.
+These modules make responses, and write nothing to connections.
 """

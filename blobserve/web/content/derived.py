@@ -1,7 +1,7 @@
-"""Views: bytes that are computed from an image, and what names them.
+"""Content that is computed from an image, such as rewritten files and listings.
 
-What a view shows of an entry is its recipe: another recipe is another view. Made in threads, once
-however many ask, kept in memory up to a bound, forgotten by last use. Knows nothing of any recipe.
+A `Recipe` computes it in a thread, once for all requests that ask at the same time. An LRU cache
+keeps the results, keyed by entry and recipe.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from blobserve.web.content.representation import Variant
 from blobserve.web.http.caching import entity_tag
 
 CAPACITY = 64 << 20
-"""Bytes of views that are kept."""
+"""The size of the cache in bytes."""
 
 _OVERHEAD = 512
 
 
 @attrs.frozen
 class DerivedContent:
-    """The bytes that are shown, and what names them."""
+    """Computed bytes with their size and entity tag."""
 
     content: bytes = attrs.field(repr=False)
     variant: Variant
 
     @classmethod
     def of(cls, content: bytes) -> DerivedContent:
-        """A view of these bytes. Hashes them."""
+        """Return these bytes with their entity tag. Hashes them."""
         return cls(content, Variant(len(content), entity_tag(hashlib.sha256(content).digest())))
 
 
 class Recipe(Hashable, Protocol):
-    """How a view is made of an entry; equal ones make the same bytes of the same entry."""
+    """A computation on an entry. Equal recipes make the same bytes from the same entry."""
 
     @property
     def size(self) -> int:
-        """Bytes that the recipe itself takes."""
+        """The size of the recipe itself, in bytes."""
         ...
 
     def fetched(self, entry: Entry) -> int:
@@ -56,7 +56,7 @@ class Recipe(Hashable, Protocol):
         ...
 
     def make(self, filesystem: Filesystem, entry: Entry, content: bytes) -> DerivedContent:
-        """Make the view; blocks. `content` is the first `fetched` bytes of the entry."""
+        """Compute the content; blocks. `content` is the first `fetched` bytes of the entry."""
         ...
 
 
@@ -64,67 +64,70 @@ _Key = tuple[Digest, bytes, Recipe]
 
 
 class DerivedCache:
-    """The views that are kept, and those being made."""
+    """The LRU cache of computed content, with the computations under way."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[_Key, DerivedContent] = OrderedDict()
+        self._entries: OrderedDict[_Key, DerivedContent] = OrderedDict()
         self.size = 0
-        """Bytes that are kept; at most `CAPACITY`."""
+        """The size of the cached content in bytes; at most `CAPACITY`."""
         self._making: SingleFlight[_Key, DerivedContent] = SingleFlight()
 
-    async def view(self, hold: SharedLease, entry: Entry, recipe: Recipe) -> DerivedContent:
-        """An entry as `recipe` shows it. Raises what making it raises."""
-        kept = self.kept(hold.lease, entry, recipe)
-        if kept is not None:
-            return kept
-        if not hold.lease.filesystem.is_complete:
+    async def get(self, shared: SharedLease, entry: Entry, recipe: Recipe) -> DerivedContent:
+        """Return the content that `recipe` makes from an entry.
+
+        :raises Exception: the error of `Recipe.make`.
+        """
+        cached = self.cached(shared.lease, entry, recipe)
+        if cached is not None:
+            return cached
+        if not shared.lease.filesystem.is_complete:
             # The layer is not verified as a whole, so the result is not cached.
-            return await _made(hold, entry, recipe)
-        key = _key(hold.lease, entry, recipe)
+            return await _made(shared, entry, recipe)
+        key = _key(shared.lease, entry, recipe)
         making = self._making.get(key) or self._making.start(
             key,
-            lambda _: _made(hold, entry, recipe),
-            lambda view: self._keep(key, view),
+            lambda _: _made(shared, entry, recipe),
+            lambda content: self._add(key, content),
         )
         return await making.wait()
 
-    def kept(self, lease: Lease, entry: Entry, recipe: Recipe) -> DerivedContent | None:
-        """The same, if it has been made and is still kept."""
+    def cached(self, lease: Lease, entry: Entry, recipe: Recipe) -> DerivedContent | None:
+        """Return the content if it is cached."""
         key = _key(lease, entry, recipe)
-        kept = self._kept.get(key)
-        if kept is not None:
-            self._kept.move_to_end(key)
-        return kept
+        cached = self._entries.get(key)
+        if cached is not None:
+            self._entries.move_to_end(key)
+        return cached
 
     def flush(self) -> None:
-        """Forget all of them."""
-        self._kept.clear()
+        """Clear the cache."""
+        self._entries.clear()
         self.size = 0
 
-    def _keep(self, key: _Key, view: DerivedContent) -> None:
-        self._kept[key] = view
-        self.size += _cost(key, view)
+    def _add(self, key: _Key, content: DerivedContent) -> None:
+        self._entries[key] = content
+        self.size += _cost(key, content)
         while self.size > CAPACITY:
-            self.size -= _cost(*self._kept.popitem(last=False))
+            self.size -= _cost(*self._entries.popitem(last=False))
 
 
 def _key(lease: Lease, entry: Entry, recipe: Recipe) -> _Key:
     return (lease.filesystem.digest, entry.path, recipe)
 
 
-def _cost(key: _Key, view: DerivedContent) -> int:
-    return len(view.content) + key[2].size + _OVERHEAD
+def _cost(key: _Key, content: DerivedContent) -> int:
+    return len(content.content) + key[2].size + _OVERHEAD
 
 
-async def _made(hold: SharedLease, entry: Entry, recipe: Recipe) -> DerivedContent:
-    filesystem, size = hold.lease.filesystem, recipe.fetched(entry)
+async def _made(shared: SharedLease, entry: Entry, recipe: Recipe) -> DerivedContent:
+    filesystem, size = shared.lease.filesystem, recipe.fetched(entry)
     make = partial(recipe.make, filesystem, entry)
-    # The request that started this may end before its other waiters do.
-    hold.acquire()
+    # The request that started the computation may end before the requests that wait for it.
+    shared.acquire()
     try:
         if not size:
-            return await hold.run(make, b"")
+            return await shared.run(make, b"")
         with closing(filesystem.file(entry)) as file:
-            return await file.apply(make, size, hold)
+            return await file.apply(make, size, shared)
     finally:
-        hold.release()
+        shared.release()

@@ -1,8 +1,8 @@
-"""Early answers: a file that has streamed past, of an image that is not verified yet.
+"""Responses with early files: files of a layer that is still being pulled and not verified.
 
-Nothing is said of it that a cache could keep, or a later request could refer to: 200 or nothing, no
-validators, no ranges. Only for a URL that can mean one regular file alone, whatever the rest of the
-image will be, and whose bytes no rule changes.
+Such a response is always 200 with ``no-store``, without validators and ranges, so that no cache
+keeps it and no later request refers to it. It is sent only if the URL can mean no other file,
+for any content of the rest of the image, and if no rule rewrites the file. See docs/early-serve.md.
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ from blobserve.web.http.response import Answer
 from blobserve.web.http.target import Target
 
 
-def early_name(
-    location: Target, rules: RepositoryRules, variables: Variables | None
-) -> bytes | None:
-    """The canonical path of the one regular file that answers a request if it is there.
+def early_name(target: Target, rules: RepositoryRules, variables: Variables | None) -> bytes | None:
+    """Return the canonical path of the file that may be served early for a request.
 
-    None where that may be another, or is not to be said yet. See the law of this room.
+    None if there is no such file: see the module's docstring.
     """
-    if location.path is None:
+    if target.path is None:
         return None
-    name = b"/".join(split(rules.workdir.encode() + b"/" + location.path))
-    if location.asks_directory:
+    name = b"/".join(split(rules.workdir.encode() + b"/" + target.path))
+    if target.asks_directory:
         name = b"/".join(filter(None, (name, INDEX)))
     entry = Entry(name, EntryKind.FILE)
     is_inlined = bool(rules.inline_static) and is_index(name, entry)
@@ -40,7 +38,7 @@ def early_name(
 
 
 def early_answer(file: EarlyFile, name: bytes, disk: Threads) -> Answer:
-    """A file found under this name, to any GET or HEAD; closes it with its body."""
+    """Return the answer with an early file for a GET or HEAD. Its body closes the file."""
     headers = (
         (b"Content-Type", content_type(name)),
         NO_SNIFF,
@@ -71,7 +69,7 @@ class EarlyBody:
 
     @property
     def stored(self) -> None:
-        """See `Body.stored`: what is sent is in our hands, to be stopped at once."""
+        """See `Body.stored`. None, so that sending can be stopped at once."""
 
     def close(self) -> None:
         """See `Body.close`; once only."""

@@ -1,7 +1,7 @@
-"""Leases while threads read: an image is given up when nobody reads it, not a moment before.
+"""Leases that are shared with threads, and bodies that read leased files.
 
-A wait for a thread can be cancelled, the thread cannot; it must not find its file closed, or its
-number taken by another. Knows nothing of what is read.
+A wait for a thread can be cancelled, but the thread goes on. So a lease is released only after the
+last thread has finished: otherwise the thread could read from a closed or reused file descriptor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Checks: TypeAlias = SingleFlight[Hashable, None]
 
 
 class SharedResource(RefCounted):
-    """What is read by threads too, each of which needs it."""
+    """A resource that threads use. It ends after the last thread has finished."""
 
     def __init__(
         self,
@@ -39,30 +39,30 @@ class SharedResource(RefCounted):
         disk: Threads,
         damaged: Callable[[BlobDamaged], None] = lambda damage: None,
     ) -> None:
-        """`damaged` is told of damage that is met."""
+        """Call `damaged` for each `BlobDamaged` that a thread raises."""
         super().__init__(end)
         self._damaged = damaged
         self._disk = disk
 
     def run(self, f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call `f`, which reads it, in a thread. Cancelling ends the wait alone."""
+        """Call `f`, which uses the resource, in a thread. Cancelling ends only the wait."""
         waiter: Deferred[T] = Deferred()
         self.acquire()
 
-        def leave(outcome: object) -> object:
+        def finish(outcome: object) -> object:
             if isinstance(outcome, Failure) and isinstance(outcome.value, BlobDamaged):
                 self._damaged(outcome.value)
             self.release()
             return outcome
 
-        # A Deferred that was cancelled swallows the one result that comes too late.
+        # A cancelled Deferred ignores the one result that arrives after that.
         job = self._disk.run(f, *args, **kwargs)
-        job.addBoth(leave).addCallbacks(waiter.callback, waiter.errback)
+        job.addBoth(finish).addCallbacks(waiter.callback, waiter.errback)
         return waiter
 
 
 def _has_more(steps: Iterator[None]) -> bool:
-    """Go one step; whether there may be another."""
+    """Run one step; return whether there may be another one."""
     return next(steps, _END) is not _END
 
 
@@ -80,7 +80,7 @@ class SharedLease(SharedResource):
         deadline: float,
         checks: Checks | None = None,
     ) -> None:
-        """`deadline` is the time of `clock` until which a request waits for the network."""
+        """Take over `lease`. `deadline`, in time of `clock`, limits waits for the network."""
         super().__init__(lease.release, disk, lease.report)
         self.lease = lease
         self._clock = clock
@@ -102,8 +102,8 @@ class SharedLease(SharedResource):
         """
         if read.called:
             return read
-        patience = max(0.0, self._deadline - self._clock.seconds())
-        return read.addTimeout(patience, self._clock, too_slow)
+        left = max(0.0, self._deadline - self._clock.seconds())
+        return read.addTimeout(left, self._clock, too_slow)
 
     def later(self, outcome: T) -> Deferred[T]:
         """Return `outcome` in another reactor iteration."""
@@ -138,17 +138,17 @@ class FileBody:
     Only its first read has a deadline: after that the response has begun.
     """
 
-    def __init__(self, hold: SharedLease, file: File) -> None:
-        hold.acquire()
+    def __init__(self, shared: SharedLease, file: File) -> None:
+        shared.acquire()
         self.size = file.size
         """See `Body.size`."""
         self.read_cached = file.read_cached
         """See `Body.read_cached`."""
-        self.run = hold.run
+        self.run = shared.run
         """See `Reader.run`."""
-        self.from_disk = hold.from_disk
+        self.from_disk = shared.from_disk
         """See `Reader.from_disk`."""
-        self._hold = hold
+        self._shared = shared
         self._file = file
         self._is_begun = False
         self._at_once = 0
@@ -165,35 +165,35 @@ class FileBody:
         is_begun, self._is_begun = self._is_begun, True
         if not read.called:
             self._at_once = 0
-            return read if is_begun else self._hold.from_network(read)
+            return read if is_begun else self._shared.from_network(read)
         self._at_once += 1
         if self._at_once < _PIECES_AT_ONCE:
             return read
         self._at_once = 0
         # Many small chunks that are in memory would delay everything else on the reactor.
-        return read.addCallback(self._hold.later)
+        return read.addCallback(self._shared.later)
 
     @property
     def stored(self) -> StoredFileBody | None:
         """See `Body.stored`."""
         stored = self._file.stored
-        return None if stored is None else StoredFileBody(self._hold, stored)
+        return None if stored is None else StoredFileBody(self._shared, stored)
 
     def close(self) -> None:
         """See `Body.close`; to be called once."""
         self._file.close()
-        self._hold.release()
+        self._shared.release()
 
 
 class StoredFileBody:
     """A file on disk as a `StoredBody`."""
 
-    def __init__(self, hold: SharedLease, file: StoredFile) -> None:
+    def __init__(self, shared: SharedLease, file: StoredFile) -> None:
         self.start = file.start
         """See `StoredBody.start`."""
         self.is_cached = file.is_cached
         """See `StoredBody.is_cached`."""
-        self._hold = hold
+        self._shared = shared
         self._file = file
 
     @property
@@ -203,16 +203,16 @@ class StoredFileBody:
 
     def read_ahead(self, offset: int, length: int) -> Deferred[None]:
         """See `StoredBody.read_ahead`."""
-        return self._hold.from_disk(self._file, self._file.read_ahead, offset, length)
+        return self._shared.from_disk(self._file, self._file.read_ahead, offset, length)
 
     def lost(self, problem: str) -> BlobDamaged:
         """See `StoredBody.lost`."""
         damage = self._file.damage(problem)
-        self._hold.lease.report(damage)
+        self._shared.lease.report(damage)
         return damage
 
 
 def too_slow(outcome: T | Failure, seconds: float) -> T | Failure:
-    """What becomes of a wait that was cancelled because its time was over."""
+    """Turn the failure of a wait that timed out into `PullTimeout`; for `addTimeout`."""
     is_cancelled = isinstance(outcome, Failure) and outcome.check(CancelledError)
     return Failure(PullTimeout()) if is_cancelled else outcome

@@ -1,10 +1,10 @@
-"""Listings: directories without an index page, as a page for people or as JSON for programs.
+"""Listings of directories without an index page, as HTML or JSON.
 
-Pure but for the reading of the directory. The bytes depend on what is in it, for a page on the path
-that was asked for, and on nothing else: they are the same on every replica. Directories come first;
-both they and files are in the order of their names' bytes. A name may be any bytes: what is not
-UTF-8 in it is shown as ``\\xNN``, and the link beside it is exact. No listing is kept for ever:
-unlike a file's bytes, a listing's are ours to change.
+Pure, except that the directory is read. The bytes depend only on the directory's entries and, for
+HTML, on the path of the URL, so they are the same on every replica. Directories come first; both
+directories and files are sorted by the bytes of their names. Bytes that are not UTF-8 are shown as
+``\\xNN``, and the link is exact. A listing is never immutable, because a later version of blobserve
+may format it differently.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from blobserve.web.http.response import Header
 from blobserve.web.http.target import Target, shown
 
 LARGEST = 32 * MIB
-"""Bytes of a listing."""
+"""The largest listing in bytes."""
 
 _HTML, _JSON = "text/html", "application/json"
 _LONGEST_ACCEPT = 1024
 _UNITS = (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30))
-# No name gets out of a page; should one, it could do nothing there. Without the second word a click
-# on what a browser does not show itself would do nothing either.
+# A second defence after escaping: a name that became markup could still do nothing. Without
+# allow-downloads, a click on a file that the browser cannot show would do nothing.
 _SANDBOX: Header = (b"Content-Security-Policy", b"sandbox allow-downloads")
 
-# What changes the order of the text around it, and would have exe.txt stand for txt.exe.
+# Characters that change the direction of text, and could show txt.exe as exe.txt.
 _REORDERING = {
     code: f"\\u{code:04x}"
     for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -86,27 +86,27 @@ _Row = Callable[[bytes, Entry], str]
 
 @attrs.frozen
 class ListingRecipe:
-    """How a directory is listed: in which form, with how many entries at most. See `views.Recipe`.
+    """The form of a listing and its largest number of entries. See `Recipe`.
 
-    Making it raises `ListingTooLarge`.
+    `make` raises `ListingTooLarge`.
     """
 
     is_json: bool
     path: bytes
-    """The path of the URL, of a page; pages of the root have no link to what is above."""
+    """For HTML, the path of the URL. The page of the root has no link to a parent directory."""
     most: int
 
     @property
     def size(self) -> int:
-        """See `views.Recipe.size`."""
+        """See `Recipe.size`."""
         return len(self.path)
 
     def fetched(self, entry: Entry) -> int:
-        """See `views.Recipe.fetched`."""
+        """See `Recipe.fetched`."""
         return 0
 
     def make(self, filesystem: Filesystem, entry: Entry, content: bytes) -> DerivedContent:
-        """See `views.Recipe.make`."""
+        """See `Recipe.make`."""
         directories: list[str] = []
         files: list[str] = []
         size = left = 0
@@ -132,49 +132,50 @@ class ListingRecipe:
 
 @attrs.frozen
 class Listing:
-    """A directory as a request is shown it."""
+    """The listing that a request for a directory gets."""
 
-    location: Target
+    target: Target
     rules: RepositoryRules
     recipe: ListingRecipe
 
     def represented(self, variant: Variant, image: Digest) -> Representation:
-        """The listing with what names its bytes; `image` is what the reference stands for."""
+        """Return the representation; `image` is the digest that the reference stands for."""
         kind = b"application/json" if self.recipe.is_json else b"text/html; charset=utf-8"
         control = cache_control(kind, is_immutable=False, rules=self.rules)
         policy: tuple[Header, ...] = ((b"Cache-Control", control), vary(b"Accept"))
         if not self.recipe.is_json:
             policy += (_SANDBOX,)
-        policy += content_location(self.location, self.rules, image)
+        policy += content_location(self.target, self.rules, image)
         return Representation(variant, kind, Role.ASKED, None, policy)
 
 
-def listed(location: Target, rules: RepositoryRules, fields: Fields, most: int) -> Listing:
-    """The listing that a request for a directory gets: RFC 9110 §12.5.1.
+def listed(target: Target, rules: RepositoryRules, fields: Fields, most: int) -> Listing:
+    """Return the listing for a request, in the form that it prefers: RFC 9110 §12.5.1.
 
-    JSON where the request prefers it, else a page, also to who accepts neither.
+    The form is HTML unless the request prefers JSON, and also if it accepts neither.
     """
     is_json = prefers_json(fields.get(b"accept", b""))
     return Listing(
-        location, rules, ListingRecipe(is_json, b"" if is_json else location.path or b"", most)
+        target, rules, ListingRecipe(is_json, b"" if is_json else target.path or b"", most)
     )
 
 
 def prefers_json(accept: bytes) -> bool:
-    """Whether a field, if it is of a sane length, gives JSON a larger weight than HTML.
+    """Return whether an Accept field prefers JSON to HTML; False for a very long field.
 
-    Of equal weights that of the type counts which is named: programs say ``application/json, */*``.
+    If the weights are equal, the more specific member wins: programs send
+    ``application/json, */*``.
     """
     if len(accept) > _LONGEST_ACCEPT:
         return False
     parsed = parse_accept_header(accept.decode("latin-1"), MIMEAccept)
-    # Parameters such as a charset are not what the two differ in.
+    # Parameters such as a charset do not matter for this choice.
     accepted = MIMEAccept((media_type.partition(";")[0], weight) for media_type, weight in parsed)
     return _weight(accepted, _JSON) > _weight(accepted, _HTML)
 
 
 def _weight(accepted: MIMEAccept, media_type: str) -> tuple[float, int]:
-    """The weight of a type, and how little of its name is a wildcard's."""
+    """Return the weight of a type, and how specific its member is; larger is more specific."""
     at = accepted.find(media_type)
     if at < 0:
         return 0.0, 0
@@ -183,9 +184,9 @@ def _weight(accepted: MIMEAccept, media_type: str) -> tuple[float, int]:
 
 
 def link(name: bytes, entry: Entry) -> str:
-    """The URL of an entry of this name, relative to that of its directory.
+    """Return the URL of an entry, relative to the URL of its directory.
 
-    It begins with ``./``: a name such as ``x:1`` would be taken for a scheme.
+    It begins with ``./``, because clients would take a name such as ``x:1`` for a scheme.
     """
     return f"./{quote(name, safe='')}{'/' if entry.kind is EntryKind.DIRECTORY else ''}"
 
@@ -221,15 +222,15 @@ def _object(name: bytes, entry: Entry) -> str:
 
 
 def _integrity(entry: Entry) -> str:
-    """The value of HTML's `integrity` attribute, Subresource Integrity §3.5."""
+    """Return the value of HTML's `integrity` attribute, Subresource Integrity §3.5."""
     return f"sha256-{b64encode(entry.sha256).decode()}"
 
 
 def _measure(size: int) -> str:
-    """A size for people."""
+    """Return a size in a readable unit."""
     if size < 1024:
         return f"{size} B"
-    # From 1,000 on in the next unit: no more than four digits.
+    # A number of 1,000 or more takes the next unit, so there are at most four digits.
     unit, bytes_ = next((each for each in _UNITS if size < 999.95 * each[1]), _UNITS[-1])
     return f"{size / bytes_:.1f} {unit}"
 

@@ -1,8 +1,7 @@
-"""Pages: which entry of an image a URL's path means.
+"""The lookup of a URL's path in an image, relative to the repository's ``workdir``.
 
-Index files, directories to be listed, the fallback of single-page applications, the page for what
-is not found, and what is redirected, all relative to the repository's workdir. Knows nothing of
-headers.
+It finds files, index pages, directories to list, the fallback of single-page applications and the
+page for missing files, and decides about redirects. It is independent of header fields.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from blobserve.web.http.target import Target, shown
 
 @attrs.frozen
 class Page:
-    """A file to serve, and the path it was found under, from the image's root."""
+    """A file to serve, and its path from the image's root."""
 
     entry: Entry
     name: bytes
@@ -30,57 +29,59 @@ class Page:
 
 @attrs.frozen
 class NeedsSlash:
-    """A directory whose URL has no slash at its end: its links would lead beside it."""
+    """A directory with a URL that needs a slash at its end, or relative links would be wrong."""
 
 
 @attrs.frozen
 class Directory:
-    """A directory without an index page, whose entries are to be listed."""
+    """A directory without an index page, to be shown as a listing."""
 
     entry: Entry
 
 
 def find(
-    lease: Lease, location: Target, rules: RepositoryRules, is_inlined: bool
+    lease: Lease, target: Target, rules: RepositoryRules, is_inlined: bool
 ) -> Page | Directory | NeedsSlash:
-    """What to serve for `location`; `is_inlined` requests are never redirected from the root.
+    """Find the file or directory for `target`.
 
-    :raises PathNotFound: when there is nothing, not even a page that says so.
+    A request with inline variables (`is_inlined`) is not redirected from the root.
+
+    :raises PathNotFound: when there is no such file, and no page for missing files.
     """
     filesystem = lease.filesystem
-    path = location.path or b""
-    base = rules.workdir.encode()
-    name, entry = _joined(base, path), None
+    path = target.path or b""
+    workdir = rules.workdir.encode()
+    name, entry = _joined(workdir, path), None
     try:
         entry = filesystem.lookup(name)
-        return _asked(filesystem, location, name, entry, is_inlined, rules.listing)
+        return _named(filesystem, target, name, entry, is_inlined, rules.listing)
     except PathNotFound:
         pass
     last = path.rstrip(b"/").rpartition(b"/")[2]
     if b"." not in last and entry is None:
-        page = _configured(filesystem, base, rules.fallback, Role.FALLBACK)
+        page = _configured(filesystem, workdir, rules.fallback, Role.FALLBACK)
         if page is not None:
             return page
-    page = _configured(filesystem, base, rules.not_found, Role.NOT_FOUND)
+    page = _configured(filesystem, workdir, rules.not_found, Role.NOT_FOUND)
     if page is None:
         raise PathNotFound(shown(path), lease.layers if rules.layers == "first" else 1)
     return page
 
 
-def _asked(
+def _named(
     filesystem: Filesystem,
-    location: Target,
+    target: Target,
     name: bytes,
     entry: Entry,
     is_inlined: bool,
     is_listed: bool,
 ) -> Page | Directory | NeedsSlash:
     if entry.kind is EntryKind.FILE:
-        if location.asks_directory:
+        if target.asks_directory:
             raise PathNotFound(shown(name))
         return Page(entry, name)
-    is_bare_root = location.path is None
-    if not location.asks_directory and not (is_bare_root and is_inlined):
+    is_bare_root = target.path is None
+    if not target.asks_directory and not (is_bare_root and is_inlined):
         return NeedsSlash()
     try:
         return _file(filesystem, _joined(name, INDEX), Role.ASKED)
@@ -90,9 +91,11 @@ def _asked(
     return NeedsSlash() if is_bare_root else Directory(entry)
 
 
-def _configured(filesystem: Filesystem, base: bytes, path: str | None, role: Role) -> Page | None:
+def _configured(
+    filesystem: Filesystem, workdir: bytes, path: str | None, role: Role
+) -> Page | None:
     try:
-        return None if path is None else _file(filesystem, _joined(base, path.encode()), role)
+        return None if path is None else _file(filesystem, _joined(workdir, path.encode()), role)
     except PathNotFound:
         return None
 

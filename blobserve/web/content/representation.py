@@ -1,7 +1,7 @@
-"""Representations: what the header fields say of the bytes that are served.
+"""Representations: the bytes of a response, described by header fields.
 
-Pure. Validators, conditions and ranges are the same for all, whichever way they are sent; bodies
-come in when there is something to be sent.
+Pure. The fast path and the ordinary way share these validators, conditions and ranges. A body is
+needed only for a response that has one.
 """
 
 from __future__ import annotations
@@ -20,60 +20,60 @@ _RANGES: Header = (b"Accept-Ranges", b"bytes")
 
 
 class Role(enum.Enum):
-    """Why a file is what is served."""
+    """The reason for serving a file."""
 
     ASKED = enum.auto()
-    """The URL names it, or its directory."""
+    """The URL names the file or its directory."""
     FALLBACK = enum.auto()
-    """The URL names nothing; the application will know what it means."""
+    """The URL names no file, and a single-page application interprets it."""
     NOT_FOUND = enum.auto()
-    """The URL names nothing, and the file says so."""
+    """The URL names no file, and this is the configured 404 page."""
 
 
 @attrs.frozen
 class Variant:
-    """What a request gets of an entry, be it rewritten or coded: its size and what names it."""
+    """One variant of a file (as it is, coded or rewritten): its size and entity tag."""
 
     size: int
     etag: bytes
     coding: bytes | None = None
     """The content coding, RFC 9110 §8.4."""
     is_negotiated: bool = False
-    """Whether a request with another Accept-Encoding might get another."""
+    """True if a request with another Accept-Encoding might get another variant."""
 
 
 @attrs.frozen
 class Representation:
-    """What the headers say of a body; `modified` is None where dates say nothing about it."""
+    """A variant with its metadata; `modified` is None if it has no meaningful date."""
 
     variant: Variant
     content_type: bytes
     role: Role
     modified: int | None
     policy: tuple[Header, ...]
-    """Cache-Control and Vary, and where the same bytes are to be had for ever."""
+    """Cache-Control, Vary and Content-Location."""
 
     def judge(self, method: bytes, fields: Fields) -> Verdict:
-        """What the conditions of a GET or HEAD come to."""
+        """Evaluate the conditions of a GET or HEAD."""
         own = self.variant
         verdict = evaluate(method, fields, own.etag, own.size, self.modified)
-        # Clients that ask for several ranges mean those of the file.
+        # Clients that ask for several ranges mean ranges of the uncoded file.
         return ALL if verdict.ranges and own.coding else verdict
 
     def answer(self, method: bytes, fields: Fields, body: Body) -> Answer:
-        """Judge a GET or HEAD by its conditions. `body` goes into the answer, or is closed."""
+        """Return the answer to a GET or HEAD. It takes over `body`, or closes it."""
         if self.role is Role.NOT_FOUND:
             return Answer(404, (*self._description, *self.policy), body)
         return self.answer_to(self.judge(method, fields), body)
 
     def answer_to(self, verdict: Verdict, body: Body) -> Answer:
-        """What a verdict on the representation of a file means. See `answer`."""
+        """Return the answer for a verdict. See `answer`."""
         size = self.variant.size
         validators: tuple[Header, ...] = ((b"ETag", self.variant.etag), *self.policy)
         if verdict.status in (200, 206):
             headers = (*self._description, _RANGES, *validators)
             if verdict.ranges:
-                # No file holds its own hash, so this bounds the parts of any.
+                # A file cannot contain its own hash, so this is a valid boundary.
                 boundary = self.variant.etag.strip(b'"')
                 body = Multipart(body, verdict.ranges, self.content_type, boundary)
                 headers = ((b"Content-Type", body.content_type), *headers[1:])
@@ -89,7 +89,7 @@ class Representation:
         if verdict.status == 416:
             unsatisfied = (b"Content-Range", b"bytes */%d" % size)
             return plain(416, f"the file has {size} bytes\n", _RANGES, unsatisfied)
-        return plain(412, "the file is not what the request's conditions ask for\n")
+        return plain(412, "the file does not meet the conditions of the request\n")
 
     @property
     def _description(self) -> tuple[Header, ...]:

@@ -1,7 +1,7 @@
-"""Files: from a request's head to its answer.
+"""From a request's head to the response with a file of an image.
 
-Where the parts of this floor meet: the image is leased, the page found, rewritten where rules say
-so, judged by the request's conditions. Heads are values of bytes; connections are not known here.
+The responder leases the image, finds the file, rewrites it if the rules say so, chooses a coded
+variant, and evaluates the request's conditions. It is independent of connections.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$
 
 
 class Responder:
-    """Answers requests for files of images."""
+    """The answers to all requests for files of images."""
 
     def __init__(
         self,
@@ -62,166 +62,168 @@ class Responder:
         self._reactor = reactor
         self._disk = disk
         self._checks: Checks = SingleFlight()
-        self.views = DerivedCache()
-        self._ready = ResponseCache(store, config, reactor)
+        self.derived = DerivedCache()
+        self._responses = ResponseCache(store, config, reactor)
 
     def flush(self) -> None:
-        """Forget what was computed under an older configuration."""
-        self.views.flush()
-        self._ready.flush()
+        """Clear all caches, after the configuration has changed."""
+        self.derived.flush()
+        self._responses.flush()
 
-    def dressed(self, answer: Answer, asked: RequestContext) -> Answer:
-        """The same answer with what the repository's rules add to each of its responses."""
+    def with_rules(self, answer: Answer, asked: RequestContext) -> Answer:
+        """Return the answer with the header fields of the repository's rules."""
         rules = asked.rules or self._rules_of(asked.head)
-        return answer if rules is None else answer.under(rules)
+        return answer if rules is None else answer.with_rules(rules)
 
-    def at_once(self, head: RequestHead) -> CachedResponse | None:
-        """What answers a GET or HEAD for which nothing has to be waited for.
+    def from_memory(self, head: RequestHead) -> CachedResponse | None:
+        """Return the response to a GET or HEAD if that needs no waiting.
 
-        None also for what is to be refused or redirected: that is for `get` to say.
+        None also for redirects and errors, which `get` handles.
         """
         if head.selector is None:
             return None
         key = (head.path, head.selector)
-        ready = self._ready.get(key)
-        if ready is not None or self._ready.is_too_large(key):
-            return ready
-        return self._made_ready(head, key)
+        cached = self._responses.get(key)
+        if cached is not None or self._responses.is_too_large(key):
+            return cached
+        return self._new_response(head, key)
 
     async def get(self, asked: RequestContext) -> Answer:
-        """The answer to a GET or a HEAD, not yet `dressed`.
+        """Return the answer to a GET or a HEAD. The caller applies `with_rules` to it.
 
-        :raises BlobserveError: what is to be refused, and why.
+        :raises BlobserveError: if the request must be answered with an error.
         """
         head, config = asked.head, self._config()
         asked.deadline = self._reactor.seconds() + config.timeout
-        ready = self.at_once(head)
-        if ready is not None:
-            asked.rules, asked.cache, asked.digest = ready.rules, ready.result, ready.image
-            return ready.answer(head.method, head.fields)
-        location = Target.parse(head.path)
-        rules = asked.rules = config.rules_for(location.reference.repository)
+        cached = self.from_memory(head)
+        if cached is not None:
+            asked.rules, asked.cache, asked.digest = cached.rules, cached.result, cached.image
+            return cached.answer(head.method, head.fields)
+        target = Target.parse(head.path)
+        rules = asked.rules = config.rules_for(target.reference.repository)
         if rules is None:
-            raise Forbidden(str(location.reference.repository))
-        self._hold_depth(location)
+            raise Forbidden(str(target.reference.repository))
+        self._check_depth(target)
         variables = parse_variables(head.fields.get(VARIABLES))
         read_only = head.fields.get(READ_ONLY, b"").lower() == b"true"
-        name = early_name(location, rules, variables)
-        found = await self._found(location.reference, name, read_only, config.timeout)
+        name = early_name(target, rules, variables)
+        found = await self._lease_or_early(target.reference, name, read_only, config.timeout)
         if isinstance(found, EarlyFile):
             asked.cache, asked.digest = "early", found.image
             return early_answer(found, name or b"", self._disk)
-        return await self._answer(found, location, rules, variables, asked)
+        return await self._answer(found, target, rules, variables, asked)
 
-    def _hold_depth(self, location: Target) -> None:
-        """Refuse a path that is deeper than any image may be, before it is looked up.
+    def _check_depth(self, target: Target) -> None:
+        """Check the depth of a path before it is looked up.
 
-        :raises PathNotFound: if it is.
+        :raises PathNotFound: if the path is deeper than ``limits.depth``.
         """
-        if location.depth > self._config().limits.depth:
-            raise PathNotFound(shown(location.path or b""))
+        if target.depth > self._config().limits.depth:
+            raise PathNotFound(shown(target.path or b""))
 
     async def _answer(
         self,
         lease: Lease,
-        location: Target,
+        target: Target,
         rules: RepositoryRules,
         variables: Variables | None,
         asked: RequestContext,
     ) -> Answer:
-        """What `get` makes of a READY image."""
+        """Return the answer of `get` from a leased image. Takes over the lease."""
         head = asked.head
         asked.cache, asked.digest = lease.result, lease.digest
-        hold = SharedLease(lease, self._disk, self._reactor, asked.deadline, self._checks)
+        shared = SharedLease(lease, self._disk, self._reactor, asked.deadline, self._checks)
         try:
-            selection = select(lease, location, rules, variables)
+            selection = select(lease, target, rules, variables)
             if isinstance(selection, NeedsSlash):
-                return _redirect(location, head.query)
+                return _redirect(target, head.query)
             if isinstance(selection, Directory):
-                shown, body = await self._listing(hold, selection, location, rules, asked)
+                shown, body = await self._listing(shared, selection, target, rules, asked)
             else:
-                variant, body = await self._variant(hold, selection, asked)
+                variant, body = await self._variant(shared, selection, asked)
                 shown = selection.represented(variant, lease.digest, self._reactor.seconds())
         except BlobDamaged as damage:
             lease.report(damage)
             raise
         finally:
-            hold.release()
+            shared.release()
         return shown.answer(head.method, head.fields, body)
 
     async def _variant(
-        self, hold: SharedLease, selection: Selection, asked: RequestContext
+        self, shared: SharedLease, selection: Selection, asked: RequestContext
     ) -> tuple[Variant, Body]:
         entry = selection.page.entry
         if not selection.edits:
-            choice = choose(hold.lease, selection, asked.head.fields)
-            file = hold.lease.filesystem.file(choice.entry)
-            return choice.variant, FileBody(hold, file)
-        view = await self.views.view(hold, entry, self._recipe(selection))
-        return view.variant, BytesBody(view.content)
+            choice = choose(shared.lease, selection, asked.head.fields)
+            file = shared.lease.filesystem.file(choice.entry)
+            return choice.variant, FileBody(shared, file)
+        derived = await self.derived.get(shared, entry, self._recipe(selection))
+        return derived.variant, BytesBody(derived.content)
 
     def _recipe(self, selection: Selection) -> RewriteRecipe:
         return RewriteRecipe(selection.edits, self._config().limits.rewrite_size)
 
     async def _listing(
         self,
-        hold: SharedLease,
+        shared: SharedLease,
         directory: Directory,
-        location: Target,
+        target: Target,
         rules: RepositoryRules,
         asked: RequestContext,
     ) -> tuple[Representation, Body]:
-        most = self._config().limits.listing_entries
-        listing = listed(location, rules, asked.head.fields, most)
-        view = await self.views.view(hold, directory.entry, listing.recipe)
-        return listing.represented(view.variant, hold.lease.digest), BytesBody(view.content)
+        limit = self._config().limits.listing_entries
+        listing = listed(target, rules, asked.head.fields, limit)
+        derived = await self.derived.get(shared, directory.entry, listing.recipe)
+        shown = listing.represented(derived.variant, shared.lease.digest)
+        return shown, BytesBody(derived.content)
 
-    def _made_ready(self, head: RequestHead, key: Key) -> CachedResponse | None:
-        """The same as `get` makes, of a small file that is in memory."""
+    def _new_response(self, head: RequestHead, key: Key) -> CachedResponse | None:
+        """Return the same response as `get` if it is a small file in memory, and cache it."""
         try:
-            location = Target.parse(head.path)
-            self._hold_depth(location)
-            lease = self._store.lease_at_once(location.reference)
+            target = Target.parse(head.path)
+            self._check_depth(target)
+            lease = self._store.lease_at_once(target.reference)
             if lease is None:
                 return None
             with lease:
-                return self._read(lease, location, head.fields, key)
+                return self._new_response_from(lease, target, head.fields, key)
         except BlobserveError:
             return None
 
-    def _read(
-        self, lease: Lease, location: Target, fields: Fields, key: Key
+    def _new_response_from(
+        self, lease: Lease, target: Target, fields: Fields, key: Key
     ) -> CachedResponse | None:
-        rules = self._config().rules_for(location.reference.repository)
-        selection = None if rules is None else select(lease, location, rules, None)
+        rules = self._config().rules_for(target.reference.repository)
+        selection = None if rules is None else select(lease, target, rules, None)
         if not isinstance(selection, Selection) or selection.page.role is Role.NOT_FOUND:
             return None
         if selection.edits:
-            view = self.views.kept(lease, selection.page.entry, self._recipe(selection))
+            derived = self.derived.cached(lease, selection.page.entry, self._recipe(selection))
             source, is_final = None, True
-            variant, content = (view.variant, view.content) if view else (None, None)
+            variant, content = (derived.variant, derived.content) if derived else (None, None)
         else:
             choice = choose(lease, selection, fields)
-            # Where the coded bytes lie is not known for longer than the lease.
+            # The place of coded bytes is valid only during the lease.
             source = None if choice.entry.coding else choice.entry
             variant, is_final = choice.variant, choice.is_final
             content = read_whole(lease, choice.entry)
             if is_final and choice.entry.size > LARGEST:
-                self._ready.pass_over(key)
+                self._responses.note_too_large(key)
         if variant is None or content is None or len(content) > LARGEST:
             return None
         self._store.count(lease.result)
         shown = selection.represented(variant, lease.digest, self._reactor.seconds())
-        reference = location.reference
-        ready = CachedResponse(shown, content, source, selection.rules, reference, lease.digest)
-        return self._ready.keep(key, ready, lease) if is_final else ready
+        reference = target.reference
+        cached = CachedResponse(shown, content, source, selection.rules, reference, lease.digest)
+        return self._responses.add(key, cached, lease) if is_final else cached
 
     async def options(self, asked: RequestContext) -> Answer:
-        """Return the answer to OPTIONS, not yet `dressed`: no other than to a GET without a file.
+        """Return the answer to OPTIONS. The caller applies `with_rules` to it.
 
-        A preflight is answered where the rules say which origins are allowed.
+        If a GET would be answered with a file, this is 204. It answers a CORS preflight if the
+        rules configure allowed origins. Any other answer is that of the GET.
 
-        :raises BlobserveError: what is to be refused, and why.
+        :raises BlobserveError: if the request must be answered with an error.
         """
         if asked.head.target == WHOLE_SERVER:
             return Answer(204, (ALLOW,))
@@ -245,26 +247,26 @@ class Responder:
             return None
         return self._config().rules_for(repository)
 
-    async def _found(
+    async def _lease_or_early(
         self, reference: Reference, early: bytes | None, read_only: bool, timeout: float
     ) -> Found:
-        """A lease, or if that comes first the file with the name `early`."""
+        """Return a lease, or the early file `early` if that is available first."""
         wait = self._store.lease_or_early(reference, early, read_only, timeout)
         if not wait.called:
             wait.addTimeout(timeout, self._reactor, too_slow)
         return await wait
 
 
-def _redirect(location: Target, query: bytes | None) -> Answer:
-    headers = [(b"Location", location.with_slash(query)), (b"Cache-Control", b"no-cache")]
-    if location.path is None:
+def _redirect(target: Target, query: bytes | None) -> Answer:
+    headers = [(b"Location", target.with_slash(query)), (b"Cache-Control", b"no-cache")]
+    if target.path is None:
         # With inline variables, the same URL is the page itself.
         headers.append(vary(INLINE_VARIABLES))
     return Answer(301, (*headers, NO_SNIFF))
 
 
 def _preflight(fields: Fields) -> tuple[Header, ...]:
-    """The CORS protocol's answer: any header may be sent, none of them does harm."""
+    """Return the fields for a CORS preflight. Any requested header is allowed: none does harm."""
     wanted = fields.get(b"access-control-request-headers", b"")
     allowed = ((b"Access-Control-Allow-Headers", wanted),) if _TOKENS.fullmatch(wanted) else ()
     return ((b"Access-Control-Allow-Methods", b"GET, HEAD, OPTIONS"), *allowed)

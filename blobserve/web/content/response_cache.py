@@ -1,9 +1,9 @@
-"""Ready responses: small representations in memory, with the heads that go in front of them.
+"""A cache of small responses: heads and bodies in memory.
 
-Kept by all of a request that selects them, up to a bound, forgotten by last use, and all at once
-when another configuration is in force. What is kept is believed for a second, and no longer than
-until some reference comes to stand for something else; then its image is leased again, which asks
-whether it is still what the URL names. Each use is one of the image, which nobody reads meanwhile.
+An LRU cache keyed by everything in a request that affects the response; cleared on reload. An entry
+is valid for a second, or until any reference switches to another image. After that the image is
+leased again, to find out whether the URL still means it. Each use of an entry counts as a use of
+its image, which would otherwise be evicted as unused.
 """
 
 from __future__ import annotations
@@ -26,53 +26,56 @@ from blobserve.web.http.response import Answer, BytesBody
 from blobserve.web.http.serialize import ResponseHead
 
 LARGEST = 64 * 1024
-"""Bytes of a body that is kept."""
+"""The largest body that is cached, in bytes."""
 
-_BELIEVED = 1.0
-_MOST_LARGE = 1024
+_VALID_SECONDS = 1.0
+_MOST_TOO_LARGE = 1024
 _OVERHEAD = 2048
-"""Bytes of a head and all that belongs to it."""
+"""The estimated size of an entry without its body, in bytes."""
 
 Key = tuple[bytes, tuple[bytes, ...]]
-"""A URL's path, and what else of a request selects a representation: codings, the best first."""
+"""The path of a URL, and the accepted codings, best first."""
 
 
 @attrs.define(eq=False)
 class CachedResponse:
-    """A representation, its body in memory, and the image that it is of."""
+    """A representation, its body in memory, and the image that contains it."""
 
     shown: Representation
     content: bytes | None = attrs.field(repr=False)
-    """None while only the head is kept; never of what `ResponseCache` gives."""
+    """The body. None while only the head is cached; `ResponseCache.get` reads it again."""
     source: Entry | None
-    """What the body can be read from again."""
+    """The entry from which the body can be read again; None if there is none."""
     rules: RepositoryRules
     reference: Reference
     image: Digest
     touch: Callable[[], None] = attrs.field(init=False, repr=False)
-    """Counts a use of the image: see `RefStore.touch_for`."""
+    """Counts a use of the image. See `RefStore.touch_for`."""
     result: Result = "hit"
-    _believed_from: float = 0.0
-    _believed_until: float = 0.0
-    _believed_under: int = 0
+    _valid_from: float = 0.0
+    _valid_until: float = 0.0
+    _valid_switches: int = 0
     _all: ResponseHead | None = None
     _unchanged: ResponseHead | None = None
 
-    def is_believed(self, now: float, switches: int) -> bool:
-        """Whether its image need not be asked for, after as many `RefStore.switches`."""
-        # Also when the clock was set back: nothing is believed before it was found out.
-        is_young = self._believed_from <= now < self._believed_until
-        return is_young and switches == self._believed_under
+    def is_valid(self, now: float, switches: int) -> bool:
+        """Return whether the response is valid without another lease of its image.
 
-    def believe(self, lease: Lease, now: float, switches: int) -> None:
-        """Take up what a lease that was just given says of the image."""
-        self._believed_under = switches
+        `switches` is the current value of `RefStore.switches`.
+        """
+        # The lower bound matters if the clock was set back.
+        is_recent = self._valid_from <= now < self._valid_until
+        return is_recent and switches == self._valid_switches
+
+    def renew(self, lease: Lease, now: float, switches: int) -> None:
+        """Renew the validity by a lease that was just granted."""
+        self._valid_switches = switches
         self.result = "stale" if lease.result == "stale" else "hit"
-        self._believed_from = now
-        self._believed_until = min(now + _BELIEVED, lease.trusted_until)
+        self._valid_from = now
+        self._valid_until = min(now + _VALID_SECONDS, lease.trusted_until)
 
     def respond(self, method: bytes, fields: Fields) -> tuple[int, ResponseHead, bytes]:
-        """The status, the head and the body that answer a GET or HEAD."""
+        """Return the status, the head and the body of the response to a GET or HEAD."""
         verdict = self.shown.judge(method, fields)
         if verdict is UNCHANGED:
             if self._unchanged is None:
@@ -85,7 +88,7 @@ class CachedResponse:
         return 200, self._all, (self.content or b"") if method == b"GET" else b""
 
     def answer(self, method: bytes, fields: Fields) -> Answer:
-        """The same as a value, without what the repository's rules add."""
+        """Return the same response as a value, without the fields of the repository's rules."""
         return self.shown.answer(method, fields, BytesBody(self.content or b""))
 
     def _respond(self, method: bytes, answer: Answer) -> tuple[int, ResponseHead, bytes]:
@@ -97,11 +100,11 @@ class CachedResponse:
         return ResponseHead.of(self._answer(verdict))
 
     def _answer(self, verdict: Verdict) -> Answer:
-        return self.shown.answer_to(verdict, BytesBody(self.content or b"")).under(self.rules)
+        return self.shown.answer_to(verdict, BytesBody(self.content or b"")).with_rules(self.rules)
 
 
 def read_whole(lease: Lease, entry: Entry) -> bytes | None:
-    """All bytes of a file, if it is small and all of it is in memory."""
+    """Return all bytes of a file if it is small and in memory."""
     if entry.size > LARGEST:
         return None
     content = lease.filesystem.file(entry).read_cached(0, entry.size)
@@ -109,105 +112,105 @@ def read_whole(lease: Lease, entry: Entry) -> bytes | None:
 
 
 class ResponseCache:
-    """The responses that are kept, the bodies of fewer than the heads."""
+    """The cache. It may hold a head without its body."""
 
     def __init__(self, store: RefStore, config: Callable[[], Config], clock: IReactorTime) -> None:
         self._store = store
         self._config = config
         self._clock = clock
-        self._kept: OrderedDict[Key, CachedResponse] = OrderedDict()
-        self._whole: OrderedDict[Key, CachedResponse] = OrderedDict()
-        self._large: OrderedDict[Key, None] = OrderedDict()
+        self._entries: OrderedDict[Key, CachedResponse] = OrderedDict()
+        self._with_body: OrderedDict[Key, CachedResponse] = OrderedDict()
+        self._too_large: OrderedDict[Key, None] = OrderedDict()
         self._switches = 0
-        self._under: Config | None = None
+        self._config_used: Config | None = None
         self.size = 0
-        """Bytes that are kept; but for the last used, at most the limit ``responseCacheSize``."""
+        """The size in bytes; above ``limits.responseCacheSize`` only if there is a single entry."""
 
     def is_too_large(self, key: Key) -> bool:
-        """Whether there is no use in looking for what could be kept under `key`."""
-        return key in self._large
+        """Return whether the response for `key` is known to be too large for the cache."""
+        return key in self._too_large
 
-    def pass_over(self, key: Key) -> None:
-        """Remember that what `key` selects is too large to be kept."""
-        self._large[key] = None
-        if len(self._large) > _MOST_LARGE:
-            self._large.popitem(last=False)
+    def note_too_large(self, key: Key) -> None:
+        """Remember that the response for `key` is too large for the cache."""
+        self._too_large[key] = None
+        if len(self._too_large) > _MOST_TOO_LARGE:
+            self._too_large.popitem(last=False)
 
     def get(self, key: Key) -> CachedResponse | None:
-        """What is kept under `key`, if it is still what the URL names; counts as a use."""
-        if self._under is not self._config():
+        """Return the response for `key` if it is cached and still valid. Counts as a use."""
+        if self._config_used is not self._config():
             self.flush()
-            self._under = self._config()
+            self._config_used = self._config()
         switches = self._store.switches
         if self._switches != switches:
-            self._large.clear()
+            self._too_large.clear()
             self._switches = switches
-        ready = self._kept.get(key)
-        if ready is None:
+        cached = self._entries.get(key)
+        if cached is None:
             return None
-        if ready.content is not None and ready.is_believed(self._clock.seconds(), switches):
-            self._whole.move_to_end(key)
-            ready.touch()
-        elif not self._is_confirmed(key, ready):
-            self._forget(key)
+        if cached.content is not None and cached.is_valid(self._clock.seconds(), switches):
+            self._with_body.move_to_end(key)
+            cached.touch()
+        elif not self._is_revalidated(key, cached):
+            self._remove(key)
             return None
-        self._kept.move_to_end(key)
-        self._store.count(ready.result)
-        return ready
+        self._entries.move_to_end(key)
+        self._store.count(cached.result)
+        return cached
 
-    def keep(self, key: Key, ready: CachedResponse, lease: Lease) -> CachedResponse:
-        """Keep what was just made of `lease`, where `get` had nothing; returns it."""
-        self._believe(ready, lease)
-        self._kept[key] = ready
+    def add(self, key: Key, cached: CachedResponse, lease: Lease) -> CachedResponse:
+        """Cache and return a response that was just made from `lease`, after a miss in `get`."""
+        self._renew(cached, lease)
+        self._entries[key] = cached
         self.size += _OVERHEAD
-        self._add_body(key, ready)
-        return ready
+        self._add_body(key, cached)
+        return cached
 
     def flush(self) -> None:
-        """Forget all of them."""
-        self._kept.clear()
-        self._whole.clear()
-        self._large.clear()
+        """Clear the cache."""
+        self._entries.clear()
+        self._with_body.clear()
+        self._too_large.clear()
         self.size = 0
 
-    def _is_confirmed(self, key: Key, ready: CachedResponse) -> bool:
-        """Whether the image is still the same, and the body there; both are looked for anew."""
-        lease = self._store.lease_at_once(ready.reference)
+    def _is_revalidated(self, key: Key, cached: CachedResponse) -> bool:
+        """Lease the image again; return whether it is the same one and the body is in memory."""
+        lease = self._store.lease_at_once(cached.reference)
         if lease is None:
             return False
         with lease:
-            self._believe(ready, lease)
-            if lease.digest != ready.image:
+            self._renew(cached, lease)
+            if lease.digest != cached.image:
                 return False
-            if ready.content is None and ready.source is not None:
-                ready.content = read_whole(lease, ready.source)
-                self._add_body(key, ready)
-            return ready.content is not None
+            if cached.content is None and cached.source is not None:
+                cached.content = read_whole(lease, cached.source)
+                self._add_body(key, cached)
+            return cached.content is not None
 
-    def _believe(self, ready: CachedResponse, lease: Lease) -> None:
-        ready.believe(lease, self._clock.seconds(), self._store.switches)
-        ready.touch = self._store.touch_for(ready.reference)
+    def _renew(self, cached: CachedResponse, lease: Lease) -> None:
+        cached.renew(lease, self._clock.seconds(), self._store.switches)
+        cached.touch = self._store.touch_for(cached.reference)
 
-    def _add_body(self, key: Key, ready: CachedResponse) -> None:
-        if ready.content is None:
+    def _add_body(self, key: Key, cached: CachedResponse) -> None:
+        if cached.content is None:
             return
-        self._whole[key] = ready
-        self.size += len(ready.content)
-        most = self._config().limits.response_cache_size
-        while self.size > most and len(self._kept) > 1:
-            # Bodies go first: what was made to find and describe them is what cost most.
-            if len(self._whole) > 1 and _OVERHEAD * len(self._kept) <= most * 3 // 4:
-                self._drop_body(next(iter(self._whole)))
+        self._with_body[key] = cached
+        self.size += len(cached.content)
+        limit = self._config().limits.response_cache_size
+        while self.size > limit and len(self._entries) > 1:
+            # Bodies are evicted first: reading one again costs less than making a new head.
+            if len(self._with_body) > 1 and _OVERHEAD * len(self._entries) <= limit * 3 // 4:
+                self._drop_body(next(iter(self._with_body)))
             else:
-                self._forget(next(iter(self._kept)))
+                self._remove(next(iter(self._entries)))
 
     def _drop_body(self, key: Key) -> None:
-        ready = self._whole.pop(key)
-        self.size -= len(ready.content or b"")
-        ready.content = None
+        cached = self._with_body.pop(key)
+        self.size -= len(cached.content or b"")
+        cached.content = None
 
-    def _forget(self, key: Key) -> None:
-        if key in self._whole:
+    def _remove(self, key: Key) -> None:
+        if key in self._with_body:
             self._drop_body(key)
-        del self._kept[key]
+        del self._entries[key]
         self.size -= _OVERHEAD

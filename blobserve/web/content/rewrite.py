@@ -1,7 +1,7 @@
-"""Rewriting: a repository's replacements and inline variables, as views on the files of an image.
+"""Rewriting: a repository's ``replacements`` and inline variables, applied to files of an image.
 
-The blob stays as it is. A view's recipe is all that is replaced in its file, so repositories that
-share a layer each see their own, and a changed rule is another view.
+The blob itself does not change. The cache key of a rewritten file contains all its replacements,
+so repositories with different rules can share a layer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ INDEX = b"index.html"
 Variables = Mapping[str, str]
 
 _NAMED = re.compile(r"\$\{([^}]*)\}")
-# Nothing that could end an attribute, a string or a tag of the page it is put into, and no scheme
-# but http: the values come from a proxy, which may have them from anywhere.
+# The values come from a proxy, which may take them from untrusted clients. So they must not end an
+# attribute, a string or a tag of the page, and must have no scheme other than http and https.
 _VALUE = re.compile(
     r"https?://[A-Za-z0-9._~%!$&()*+,;=:@/?#\[\]-]+"
     r"|/(?!/)[A-Za-z0-9._~%!$&()*+,;=:@/?#-]*"
@@ -35,7 +35,7 @@ _VALUE = re.compile(
 
 @attrs.frozen
 class Edit:
-    """Replace every `search` by `replacement`; `rule` is the setting that says so."""
+    """The replacement of every `search` by `replacement`; `rule` is its configuration key."""
 
     search: bytes
     replacement: bytes
@@ -43,9 +43,9 @@ class Edit:
 
 
 def parse_variables(value: bytes | None) -> Variables | None:
-    """Read ``X-BlobServe-InlineVars``: a JSON object of names and harmless values.
+    """Parse ``X-BlobServe-InlineVars``: a JSON object of names and harmless values.
 
-    :raises BadRequest: for anything else.
+    :raises BadRequest: if it is malformed or has a value that is not allowed.
     """
     if value is None:
         return None
@@ -65,14 +65,14 @@ def parse_variables(value: bytes | None) -> Variables | None:
 
 
 def is_index(name: bytes, entry: Entry) -> bool:
-    """Whether inline variables concern this entry, found under this name."""
+    """Return whether inline variables apply to this entry, found under `name`."""
     return INDEX in (name.rpartition(b"/")[2], entry.path.rpartition(b"/")[2])
 
 
 def edits_for(
     name: bytes, entry: Entry, rules: RepositoryRules, variables: Variables | None
 ) -> Edits:
-    """What `rules` change in an entry found under `name`, both from the image's root, in order."""
+    """Return the edits of an entry, in order; `name` is its path from the image's root."""
     paths = (name, entry.path)
     edits = [
         Edit(each.search.encode(), each.replacement.encode(), "replacements")
@@ -94,9 +94,9 @@ Edits = tuple[Edit, ...]
 
 @attrs.frozen
 class RewriteRecipe:
-    """What `edits` make of a file, be it, or becoming, no larger than `limit` bytes. See `Recipe`.
+    """The rewriting of a file by `edits`. See `Recipe`.
 
-    Making it raises `RuleTooLarge` beyond that.
+    `make` raises `RuleTooLarge` if the file is larger than `limit` bytes, before or after an edit.
     """
 
     edits: Edits
@@ -116,9 +116,9 @@ class RewriteRecipe:
         """See `Recipe.make`."""
         self._check(entry, entry.size, self.edits[0])
         for edit in self.edits:
-            grown = len(edit.replacement) - len(edit.search)
-            # Before it is done: a page of one letter could grow a thousandfold.
-            self._check(entry, len(content) + content.count(edit.search) * grown, edit)
+            growth = len(edit.replacement) - len(edit.search)
+            # Checked before the replacement, which could make a page a thousand times larger.
+            self._check(entry, len(content) + content.count(edit.search) * growth, edit)
             content = content.replace(edit.search, edit.replacement)
         return DerivedContent.of(content)
 

@@ -1,7 +1,7 @@
-"""Selections: what a URL and a request's variables mean under a repository's rules.
+"""The file that a URL selects under a repository's rules, and its caching.
 
-Pure but for look-ups in the image. Every rule on how long what is served may be kept, by what, and
-when it was modified, is applied here.
+Pure, except for lookups in the image. All rules for Cache-Control, Vary and Last-Modified of files
+are applied here.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from blobserve.web.http.target import Target
 
 @attrs.frozen
 class Selection:
-    """What a URL and a request's variables select under a repository's rules."""
+    """The file that a URL and a request's variables select under a repository's rules."""
 
-    location: Target
+    target: Target
     rules: RepositoryRules
     page: Page
     is_inlined: bool
-    """Whether the request carries inline variables."""
+    """True if the request has inline variables."""
     edits: Edits
-    """What makes the bytes served other than the entry's own."""
+    """The replacements that rules and variables make in the file."""
 
     @property
     def kind(self) -> bytes:
@@ -45,27 +45,27 @@ class Selection:
         return content_type(self.page.name)
 
     def represented(self, variant: Variant, image: Digest, now: float) -> Representation:
-        """The selection with its bytes; `image` is what the reference stands for."""
+        """Return the representation; `image` is the digest that the reference stands for."""
         kind, is_fixed = self.kind, self._is_fixed
         modified = self.page.entry.mtime
-        # RFC 9110 §8.8.2.1: never later than the message.
+        # RFC 9110 §8.8.2.1: Last-Modified is never later than Date.
         is_dated = is_fixed and modified and 0 < modified <= now
         policy = self._policy(kind, is_fixed, variant.is_negotiated, image)
         return Representation(variant, kind, self.page.role, modified if is_dated else None, policy)
 
     @property
     def _is_fixed(self) -> bool:
-        """Whether the URL fixes these bytes: no tag moves under them, and no rule makes them."""
+        """Return whether the URL always means these bytes: an immutable image, no rewriting."""
         is_own = self.page.role is Role.ASKED and not self.edits and not self._varies
-        return is_own and is_fixed(self.location.reference, self.rules)
+        return is_own and is_fixed(self.target.reference, self.rules)
 
     @property
     def _varies(self) -> bool:
-        """Whether inline variables decide what this URL shows."""
+        """Return whether the response depends on inline variables."""
         if self.rules.inline_static and is_index(self.page.name, self.page.entry):
             return True
-        # Without variables, this URL is redirected.
-        return self.location.path is None
+        # Without variables, the response is a redirect.
+        return self.target.path is None
 
     def _policy(
         self, kind: bytes, is_fixed: bool, is_negotiated: bool, image: Digest
@@ -81,24 +81,24 @@ class Selection:
         deciding = [b"Accept-Encoding"] * is_negotiated + [INLINE_VARIABLES] * self._varies
         if deciding:
             policy += (vary(*deciding),)
-        return policy + content_location(self.location, self.rules, image)
+        return policy + content_location(self.target, self.rules, image)
 
     @property
     def _is_immutable_path(self) -> bool:
         if self.page.role is not Role.ASKED or self.edits:
             return False
-        return is_immutable_path(self.location.path or b"", self.rules)
+        return is_immutable_path(self.target.path or b"", self.rules)
 
 
 def select(
-    lease: Lease, location: Target, rules: RepositoryRules, variables: Variables | None
+    lease: Lease, target: Target, rules: RepositoryRules, variables: Variables | None
 ) -> Selection | Directory | NeedsSlash:
-    """What `location` means in an image; `variables` are those of the request.
+    """Return what `target` selects in an image; `variables` are those of the request.
 
-    :raises PathNotFound: when that is nothing.
+    :raises PathNotFound: when there is no such file, and no page for missing files.
     """
-    page = find(lease, location, rules, variables is not None)
+    page = find(lease, target, rules, variables is not None)
     if not isinstance(page, Page):
         return page
     edits = edits_for(page.name, page.entry, rules, variables)
-    return Selection(location, rules, page, variables is not None, edits)
+    return Selection(target, rules, page, variables is not None, edits)

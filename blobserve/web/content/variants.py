@@ -1,9 +1,9 @@
-"""Variants: which bytes of a file a request gets, by the content codings that it accepts.
+"""The choice among a file's variants, by the content codings that a request accepts.
 
-Coded are the siblings that an image brings with it, once they were found to decode to the file, and
-what is made of text-like files here. The first requests for a coding get the file as it is, rather
-than wait. A range is a part of the file as it is, unless the request says which coding it has the
-rest of.
+A coded variant is either a sibling file in the image, such as ``app.js.br``, or made by blobserve
+in the background. Siblings are used after they were decoded and compared with the file. Until a
+variant is available, requests get the uncoded file and do not wait. A range refers to the uncoded
+file, unless If-Range names the entity tag of a coded variant.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _SIBLINGS = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
 
 @attrs.frozen
 class Choice:
-    """A variant, and the entry whose bytes it is."""
+    """A variant, and the entry with its bytes."""
 
     entry: Entry
     variant: Variant
     is_final: bool = True
-    """Whether a later request would get the same: no better one is being made."""
+    """False while a better variant is being made or checked."""
 
 
 def choose(lease: Lease, selection: Selection, fields: Fields) -> Choice:
-    """Which variant of an entry, not rewritten, a request gets."""
+    """Return the variant of a file that is not rewritten."""
     own = selection.page.entry
     siblings = _siblings(lease, selection)
     offered = tuple(each for each in CODINGS if each in siblings or _is_made(each, selection))
@@ -60,7 +60,7 @@ def choose(lease: Lease, selection: Selection, fields: Fields) -> Choice:
 
 
 def _is_made(coding: bytes, selection: Selection) -> bool:
-    """Whether a coding of the entry that is selected is made here."""
+    """Return whether blobserve itself makes this coding of the selected file."""
     return (
         coding.decode() in selection.rules.codings
         and SMALLEST <= selection.page.entry.size <= LARGEST
@@ -70,7 +70,7 @@ def _is_made(coding: bytes, selection: Selection) -> bool:
 
 
 def _siblings(lease: Lease, selection: Selection) -> dict[bytes, Entry | None]:
-    """Return what the image brings in each coding; None while a file is not known to be right."""
+    """Return the coded sibling for each coding; None while a sibling is being checked."""
     if not selection.rules.precompressed or selection.page.role is Role.NOT_FOUND:
         return {}
     siblings: dict[bytes, Entry | None] = {}

@@ -130,7 +130,7 @@ class Answer:
         """The range of the body that is sent."""
         return self.part or Range(0, self.body.size)
 
-    def under(self, rules: RepositoryRules) -> Answer:
+    def with_rules(self, rules: RepositoryRules) -> Answer:
         """Return the same answer with the header fields that the repository's rules configure.
 
         Configured fields replace ours, but not in error responses: an operator could make errors

@@ -72,7 +72,7 @@ class FastPath:
         head = parse(data)
         if head is None or not self._config().hot_path:
             return False
-        ready = self._files.at_once(head)
+        ready = self._files.from_memory(head)
         if ready is None:
             return False
         now = channel.active_at = self._clock.seconds()

@@ -260,7 +260,7 @@ async def test_views_are_bounded(tmp_path: Path) -> None:
     megabyte = b"x" * (1 << 20) + b"{{BASE}}"
     async with serving(tmp_path, {"index.html": megabyte}) as site:
         site.rule(inline_static=(BASE,))
-        kept = site.site.images.responder.views
+        kept = site.site.images.responder.derived
         for number in range(CAPACITY // len(megabyte) + 5):
             headers = {"X-BlobServe-InlineVars": json.dumps({"ide": f"/{number}"})}
             assert (await site.fetch(method="HEAD", headers=headers)).status == 200

@@ -430,7 +430,7 @@ def test_a_request_under_way_is_not_overtaken(pair: Pair) -> None:
 
 def test_what_is_too_large_is_looked_for_once(pair: Pair) -> None:
     """A file too large for the cache is looked up once, until its tag may have moved."""
-    ready = pair.hot.images.responder._ready
+    ready = pair.hot.images.responder._responses
     key = (f"{SITE}/large.bin".encode(), ())
     pair.hot.flush()
     assert not ready.is_too_large(key)
@@ -521,7 +521,7 @@ async def test_an_old_tag_and_a_short_timeout(tmp_path: Path) -> None:
 async def test_a_switch_elsewhere_costs_nothing(tmp_path: Path) -> None:
     """A tag that moves keeps the cached answers of others, and loses its own."""
     async with moving(tmp_path) as (stand, site):
-        kept = site.images.responder._ready._kept
+        kept = site.images.responder._responses._entries
         before = dict(kept)
         assert len(before) == 2
         stand.clock.advance(61)

@@ -194,9 +194,9 @@ def test_a_rewritten_file_keeps_the_lease(tmp_path: Path) -> None:
     """A lease lasts until a file is rewritten, although the first request was cancelled."""
     filesystem = serve(tmp_path, layer([File(b"a", b"one")], "none"))
     hold, blob, threads = held(filesystem)
-    views, recipe = DerivedCache(), RewriteRecipe((Edit(b"one", b"two", "replacements"),), 100)
+    cache, recipe = DerivedCache(), RewriteRecipe((Edit(b"one", b"two", "replacements"),), 100)
     first, second = (
-        Deferred.fromCoroutine(views.view(hold, filesystem.lookup(b"a"), recipe)) for _ in range(2)
+        Deferred.fromCoroutine(cache.get(hold, filesystem.lookup(b"a"), recipe)) for _ in range(2)
     )
     first.addErrback(lambda _: None)
     first.cancel()
