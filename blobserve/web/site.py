@@ -67,7 +67,7 @@ class ImageSite(Site):
         self.connections: ConnectionLimits[ImageChannel] = ConnectionLimits(
             config, reactor, metrics
         )
-        self.portions = FairQueue(reactor)
+        self.fair_queue = FairQueue(reactor)
         """In which what is not answered at once is read."""
         self.is_draining = False
         self._config = config

@@ -106,12 +106,12 @@ class HeadCheck:
 
     def _end(self) -> None:
         if len(self._hosts) > 1 or (self.version == b"HTTP/1.1" and not self._hosts):
-            raise BadRequest("a request has one Host")
+            raise BadRequest("a request must have exactly one Host")
         if not all(map(is_host, self._hosts)):
             raise BadRequest("malformed Host")
         if self._is_coded and self._length is not None:
             raise BadRequest("Content-Length and Transfer-Encoding exclude each other")
         if self._is_coded or (self._length or b"0").strip(b"0"):
             if self.method in (b"GET", b"HEAD", b"OPTIONS"):
-                raise BadRequest(f"a {self.method.decode()} request has no body here")
+                raise BadRequest(f"a {self.method.decode()} request must not have a body")
             raise MethodNotAllowed(f"not allowed: {self.method.decode()}")

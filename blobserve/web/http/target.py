@@ -39,7 +39,7 @@ def origin_form(method: bytes, target: bytes) -> bytes:
     :raises BadRequest: for a target that has no path.
     """
     if b"#" in target:
-        raise BadRequest("a request target has no fragment")
+        raise BadRequest("a request target must not have a fragment")
     if target.startswith(b"/"):
         return target
     if target == WHOLE_SERVER and method == b"OPTIONS":

@@ -1,4 +1,4 @@
 """Connections: reading heads, limits and timeouts, sending bodies, the fast path, the access log.
 
-Nothing here decides what a response says.
+These modules do not decide the content of responses, except for errors in request heads.
 """

@@ -1,8 +1,8 @@
-"""The access log: one line per request, gathered here and written in large pieces.
+"""The access log: one line per request, collected and written in large pieces.
 
-A line must be cheap, so it never passes through `twisted.logger`. Nothing a client sends can end a
-line or a field: control characters, quotes and bytes beyond ASCII are written ``\\xNN``, and so are
-blanks in fields without quotes. An error of the log costs lines; it never reaches a request.
+A line must be cheap, so it does not go through `twisted.logger`. Client data cannot end a line or a
+field: control characters, quotes and bytes beyond ASCII are written as ``\\xNN``, and so are blanks
+in fields without quotes. If writing fails, lines are lost and requests are not affected.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _FLUSH_AFTER = 1.0
 _FLUSH_AT = 64 * 1024
 _MOST_WAITING = 4 * 1024 * 1024
 _LAST_WAIT = 2.0
-"""Seconds in which what is written to may take what is left, before it is closed."""
+"""Seconds that remain for writing the last lines before a file is closed."""
 _LOOK_EVERY = 200
-"""Milliseconds between two looks whether there is still any use in waiting."""
+"""Milliseconds between two checks for the end of waiting for a reader."""
 _STANDARD_OUTPUT = 1
 _UNSAFE = re.compile(rb"[^ !#-\[\]-~]")
 _ESCAPES = {byte: f"\\x{byte:02x}" for byte in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0x100))}
@@ -42,9 +42,9 @@ _WORD = re.compile(r"[!#-\[\]-~]+")
 _NO_ZONE = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 
-@attrs.define  # and not frozen, which takes thrice as long to make
+@attrs.define  # not frozen: creating a frozen instance takes three times as long
 class LogRecord:
-    """What became of one request. `time` is when it came, in seconds since the epoch."""
+    """The result of one request. `time` is its start, in seconds since the epoch."""
 
     time: float
     address: str
@@ -53,7 +53,7 @@ class LogRecord:
     version: bytes
     status: int
     sent: int
-    """Bytes of the body that were written; fewer than promised when the client left."""
+    """Bytes of the body that were written; fewer than Content-Length if the client left."""
     duration: float
     cache: str | None
     digest: str | None
@@ -63,11 +63,11 @@ class LogRecord:
 
 
 class AccessLog:
-    """Writes what was served to the file of `rules`, a second late at most.
+    """The access log in the file of `rules`; lines are passed on after at most a second.
 
-    Lines are handed to `threads`, of which one writes at a time, so that a pipe without a reader or
-    a disk that hangs stops nothing else. At most 4 MiB wait for that; what is more is lost. Lines
-    that are lost are counted in `lost`, and said once until writing goes on.
+    One thread of `threads` writes at a time, so that a pipe without a reader or a hanging disk
+    blocks nothing else. At most 4 MiB wait to be written, and further lines are lost. The counter
+    `lost` counts lost lines. The server log reports the start and the end of a loss.
     """
 
     _log = Logger()
@@ -85,16 +85,16 @@ class AccessLog:
         self._size = 0
         self._flush_later: IDelayedCall | None = None
         self._waiting: deque[tuple[_Output, bytes | None]] = deque()
-        """What is to be written, and where; None when the end of that is to be closed."""
+        """The texts to write, each with its output; None closes the output."""
         self._waiting_size = 0
         self._writing: Deferred[None] | None = None
         self._lost: int | None = None
-        """The lines that are lost since writing began to fail; None while it succeeds."""
+        """The number of lines lost since writing began to fail; None while it succeeds."""
 
     def open(self) -> None:
-        """Open the file, before anything is written. Does not wait for the reader of a pipe.
+        """Open the file. Call this before any `write`. Does not wait for the reader of a pipe.
 
-        :raises OSError: when that cannot be done.
+        :raises OSError: when the file cannot be opened.
         """
         if self._rules.format != "off":
             self._output = _Output.open(self._rules.file)
@@ -115,20 +115,22 @@ class AccessLog:
             self._note_loss(1, error)
 
     def reopen(self) -> None:
-        """Go on in a new file under the same name, the old one having been moved away."""
+        """Continue in a new file under the same name, after a log rotation."""
         if self._output is None:
             return
         self._flush()
         try:
             opened = _Output.open(self._rules.file)
         except (OSError, ValueError) as error:
-            self._log.error("access log: cannot reopen, going on: {error}", error=error)
+            self._log.error(
+                "access log: cannot reopen, the old file stays in use: {error}", error=error
+            )
             return
         self._finish(self._output)
         self._output = opened
 
     def close(self) -> Deferred[None]:
-        """Write the rest, for two seconds at most, and close the file. Idempotent.
+        """Write the remaining lines, for at most two seconds, and close the file. Idempotent.
 
         Later lines are dropped.
         """
@@ -147,18 +149,18 @@ class AccessLog:
         later, self._flush_later = self._flush_later, None
         if later is not None and later.active():
             later.cancel()
-        # Taken before anything can fail: lines must not gather when it does.
+        # Removed before anything can fail, so that lines do not accumulate after errors.
         lines, self._lines, self._size = self._lines, [], 0
         if self._output is None or not (lines or self._output.torn):
             return
         text = "".join(lines).encode("ascii", "backslashreplace")
         if self._waiting_size + len(text) > _MOST_WAITING:
-            self._note_loss(len(lines), "they are taken too slowly")
+            self._note_loss(len(lines), "the output is too slow")
         else:
             self._hand_over(self._output, text)
 
     def _finish(self, output: _Output) -> None:
-        """Close it when all is written that waits for it, or after a while."""
+        """Close an output after its waiting texts are written, or after `_LAST_WAIT` seconds."""
         output.patience = self._reactor.callLater(_LAST_WAIT, output.give_up)
         self._hand_over(output, None)
 
@@ -170,7 +172,7 @@ class AccessLog:
             Deferred.fromCoroutine(self._write_all())
 
     async def _write_all(self) -> None:
-        """Write in order what waits, and what comes meanwhile."""
+        """Write the waiting texts in order, until there are none."""
         while self._waiting:
             output, text = self._waiting[0]
             if text is None:
@@ -181,7 +183,9 @@ class AccessLog:
                 if error is not None:
                     self._note_loss(lost, error)
                 elif len(self._waiting) == 1 and self._lost is not None:
-                    self._log.warn("access log: goes on, {lost} lines were lost", lost=self._lost)
+                    self._log.warn(
+                        "access log: writing again, {lost} lines were lost", lost=self._lost
+                    )
                     self._lost = None
             self._waiting.popleft()
         writing, self._writing = self._writing, None
@@ -197,7 +201,7 @@ class AccessLog:
             self._log.error("access log: cannot close: {error}", error=error)
 
     def _note_loss(self, lines: int, reason: object) -> None:
-        """Count lines that are lost, and say so when they are the first."""
+        """Count lost lines, and log an error when they are the first ones."""
         if self._lost is None:
             self._log.error("access log: lines are lost: {error}", error=reason)
         self._lost = (self._lost or 0) + lines
@@ -206,27 +210,27 @@ class AccessLog:
 
 @attrs.define(eq=False)
 class _Output:
-    """An open file, pipe or whatever lines go to."""
+    """An open file, pipe or device to which lines are written."""
 
     descriptor: int
     is_regular: bool
     torn: bytes = b""
-    """The end of the last line in the file, when an error has cut that line in two."""
+    """The missing end of the last line in the file, after an incomplete write."""
     patience: IDelayedCall | None = None
     _is_given_up: bool = False
 
     @classmethod
     def open(cls, path: str) -> _Output:
-        """Open what is at `path`; ``-`` is standard output.
+        """Open the file at `path`; ``-`` is standard output.
 
-        :raises OSError: when that cannot be done.
+        :raises OSError: when the file cannot be opened.
         """
-        # By number: `twist` makes sys.stdout a part of its log.
+        # The descriptor itself, because `twist` redirects sys.stdout to its log.
         descriptor = _STANDARD_OUTPUT if path == "-" else _opened(path)
         return cls(descriptor, stat.S_ISREG(os.fstat(descriptor).st_mode))
 
     def put(self, text: bytes) -> tuple[int, Exception | None]:
-        """Write lines, and return how many were lost, and why. Blocks until they are taken."""
+        """Write lines. Return the number of lost lines and the error. Blocks until it is done."""
         rest = self.torn + text
         try:
             while rest:
@@ -243,24 +247,24 @@ class _Output:
         return 0, None
 
     def give_up(self) -> None:
-        """Wait no longer for who reads; for any thread."""
+        """Stop waiting for a reader. May be called in any thread."""
         self._is_given_up = True
 
     def close(self) -> None:
-        """Close it, unless it is standard output."""
+        """Close the file, unless it is standard output."""
         if self.descriptor != _STANDARD_OUTPUT:
             os.close(self.descriptor)
 
     def _takeable(self, text: bytes) -> bytes:
-        """Return the first lines of `text` when they can be written without waiting."""
+        """Wait until the output accepts data, and return the first lines of `text` to write."""
         poll = select.poll()
         poll.register(self.descriptor, select.POLLOUT)
         is_ready = False
         while not is_ready:
             if self._is_given_up:
-                raise TimeoutError(errno.ETIMEDOUT, "they are taken too slowly")
+                raise TimeoutError(errno.ETIMEDOUT, "the output is too slow")
             is_ready = bool(poll.poll(_LOOK_EVERY))
-        # What fits into a pipe at once; whole lines, since others may write there too.
+        # PIPE_BUF bytes fit into a ready pipe. Whole lines, because others may write to it too.
         piece = text[: select.PIPE_BUF]
         return piece[: piece.rfind(b"\n") + 1] or piece
 
@@ -273,16 +277,16 @@ def _opened(path: str) -> int:
     if not is_pipe:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     try:
-        # With a reading end of our own the pipe can be opened, and kept, while nobody reads it.
+        # With a reading end of our own, the pipe can be opened and stay open without a reader.
         return os.open(path, os.O_RDWR | os.O_NONBLOCK)
     except PermissionError:
         return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
 
 
 def _line_end(torn: bytes, text: bytes, written: int) -> bytes:
-    """Return the end of the line that is in the file in part, once `written` bytes of `text` are.
+    """Return the missing end of the last line, after `written` bytes of `text` were written.
 
-    Until then that end was `torn`, with which `text` begins.
+    `torn` is the end that was missing before; `text` begins with it.
     """
     if written < len(torn):
         return torn[written:]
@@ -292,7 +296,7 @@ def _line_end(torn: bytes, text: bytes, written: int) -> bytes:
 
 
 def client_address(peer: str, forwarded: Sequence[bytes], trusted: Sequence[Network]) -> str:
-    """Who asks, by X-Forwarded-For as far as it was written by proxies that are trusted.
+    """Return the address of the client, by X-Forwarded-For as far as trusted proxies wrote it.
 
     :param forwarded: the values of that header, in order.
     """
@@ -308,7 +312,7 @@ def client_address(peer: str, forwarded: Sequence[bytes], trusted: Sequence[Netw
 
 
 def is_within(address: str, networks: Sequence[Network]) -> bool:
-    """Whether this is an address, and in one of these networks."""
+    """Return whether `address` is an address in one of these networks."""
     parsed = parse_address(address)
     return parsed is not None and any(parsed in network for network in networks)
 
@@ -317,7 +321,7 @@ def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | 
     """Return an address as a value, or None for any other text.
 
     An IPv4 address that is mapped into IPv6 becomes the IPv4 address. Text with a zone
-    (``fe80::1%eth0``) is no address: a zone may be any text, and means something on one host only.
+    (``fe80::1%eth0``) is refused: a zone may be any text, and has a meaning on one host only.
     """
     if _NO_ZONE.fullmatch(text) is None:
         return None
@@ -352,8 +356,7 @@ def _clock_time(second: int) -> str:
     return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second))
 
 
-# The same browsers ask for the same files: what is escaped is remembered, or a line would take
-# twice as long.
+# Escaped fields are cached, because clients repeat them. Otherwise a line would take twice as long.
 
 
 @lru_cache(maxsize=512)
@@ -387,5 +390,5 @@ def _part(text: bytes) -> str:
 
 def _safe(text: bytes) -> str:
     decoded = text.decode("latin-1")
-    # Translating takes longer than all the rest of a line, and is hardly ever needed.
+    # Translation takes longer than the rest of a line, and is rarely needed.
     return decoded.translate(_ESCAPES) if _UNSAFE.search(text) else decoded

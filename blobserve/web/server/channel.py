@@ -1,8 +1,8 @@
-"""Connections: HTTP/1 as Twisted reads it, behind our own look at every head.
+"""Connections: Twisted's HTTP/1 parser, behind our own check of every head.
 
-Bad heads are refused here, before Twisted's parser sees them, and are counted and logged as any
-request is; plain requests whose answer is ready do not come to it either. What is true of all the
-connections together is known to the site.
+Bad heads are refused before Twisted's parser sees them. They are counted and logged like any
+request. The fast path answers plain requests before the parser too. State of all connections
+together is in the site.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from blobserve.web.server.tls import keep_half_open
 
 
 class ServedSite(Protocol):
-    """What a connection uses of the site that it belongs to."""
+    """The part of the site that its connections use."""
 
     reactor: Any
     connections: ConnectionLimits[ImageChannel]
-    portions: FairQueue
+    fair_queue: FairQueue
     is_draining: bool
 
     @property
@@ -56,26 +56,26 @@ class ServedSite(Protocol):
 
 
 class ImageRequest(Request):
-    """A request whose target may be in absolute form, or ``*``."""
+    """A request that accepts a target in absolute form, or ``*``."""
 
     def process(self) -> None:
         """See `Request.process`."""
         self.uri = origin_form(self.method, self.uri)
-        # Twisted answers the path ``*`` itself, and nothing would count or log that.
+        # Twisted itself answers the path ``*``, and that would be neither counted nor logged.
         self.path = b"/" if self.uri == WHOLE_SERVER else self.uri.partition(b"?")[0]
         super().process()
 
 
 @implementer(IHalfCloseableProtocol)
 class ImageChannel(http.HTTPChannel):
-    """A connection that looks at each line of a head before its parser does.
+    """A connection that checks each line of a head before Twisted parses it.
 
-    A client that sends no more may still read: it gets the answers to all that it has asked.
+    A client that has closed its sending side still gets the responses to all its requests.
     """
 
     site: ServedSite
     transport: Any
-    # Ours come first; these are only what is left if they do not.
+    # Twisted's limits are above ours, so that ours apply first.
     MAX_LENGTH = max(MAX_LINE, MAX_SIZE)
     totalHeadersSize = 2 * MAX_SIZE  # noqa: N815
     maxHeaders = 2 * MAX_FIELDS  # noqa: N815
@@ -88,26 +88,26 @@ class ImageChannel(http.HTTPChannel):
         self._held = b""
         self.since = self.active_at = 0.0
         self.lost: Deferred[None] = Deferred()
-        """Fires when the connection has ended."""
+        """Fires when the connection has been lost."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way, or waits to be read."""
+        """Return whether no request is under way or waiting to be parsed."""
         return not (self.requests or self._held)
 
     @property
     def is_busy(self) -> bool:
-        """See `TimedConnection.is_busy`: lines are not read from the end of a head on."""
+        """See `TimedConnection.is_busy`. Line mode ends with the head."""
         return bool(self.requests) and not self.line_mode
 
     @property
     def is_spare(self) -> bool:
-        """See `Member.is_spare`."""
+        """See `LimitedConnection.is_spare`."""
         return self.is_idle and not (self._is_ending or self._patience.is_in_head)
 
     @cached_property
     def peer(self) -> str:
-        """See `Member.peer`."""
+        """See `LimitedConnection.peer`."""
         return peer_of(self.getPeer())
 
     def connectionMade(self) -> None:
@@ -131,7 +131,7 @@ class ImageChannel(http.HTTPChannel):
         self.lost.callback(None)
 
     def readConnectionLost(self) -> None:
-        """See `IHalfCloseableProtocol.readConnectionLost`; called anew when reading is resumed."""
+        """See `IHalfCloseableProtocol.readConnectionLost`; repeated when reading is resumed."""
         self._has_said_all = True
         if self._is_refused:
             self.close()
@@ -142,25 +142,25 @@ class ImageChannel(http.HTTPChannel):
         """See `IHalfCloseableProtocol.writeConnectionLost`."""
 
     def _end_if_answered(self) -> None:
-        """Close the connection if its client sends no more and has an answer to each request.
+        """Close the connection if its client sends no more and all requests are answered.
 
-        A head that has no end will never have one, and is given up.
+        An incomplete head is discarded.
         """
-        # While lines are being taken out of what has come, there may be more of them.
+        # While received data is being split into lines, it may contain further requests.
         if self._has_said_all and not (self.is_busy or self._held or self._busyReceiving):
             self.loseConnection()
 
     def resetTimeout(self) -> None:
-        """See `TimeoutMixin.resetTimeout`: a sign of life, which moves no timer."""
+        """See `TimeoutMixin.resetTimeout`. Records the activity and moves no timer."""
         self.active_at = self.site.reactor.seconds()
 
     def review(self) -> None:
-        """Apply limits that have changed."""
+        """Apply changed limits."""
         self._patience.review()
 
     def dataReceived(self, data: bytes) -> None:
         """See `IProtocol.dataReceived`."""
-        if self._held:  # TLS hands out what it has, paused or not
+        if self._held:  # TLS delivers buffered data even while paused
             self._held += data
         elif self._is_refused or self.site.fast_path.answer(self, data):
             return
@@ -168,9 +168,9 @@ class ImageChannel(http.HTTPChannel):
             self._read(data)
         else:
             self._held = data
-            if not self.site.portions.do(self._go_on):
+            if not self.site.fair_queue.do(self._go_on):
                 self.resetTimeout()
-                # Nor is it seen, until then, that the client says no more.
+                # The end of the client's data is not noticed until then either.
                 self.transport.pauseProducing()
 
     def _go_on(self) -> None:
@@ -185,12 +185,12 @@ class ImageChannel(http.HTTPChannel):
         self._end_if_answered()
 
     def _look_at_rest(self) -> None:
-        """Watch over what has come of a head that is not complete."""
+        """Start or stop the head timeout, after received data has been parsed."""
         if self.is_busy or self._is_ending:
             self._patience.head_ended()
         elif b"\n" in self._buffer:
-            # All lines that ended as they should have been taken out.
-            self._refuse(BadRequest("a line of a request head ends with CR LF"))
+            # Lines with a correct end have already been removed from the buffer.
+            self._refuse(BadRequest("a line of a request head must end with CR LF"))
         elif self._buffer or self._check.is_open:
             self._patience.head_begun()
         else:
@@ -222,13 +222,14 @@ class ImageChannel(http.HTTPChannel):
         self._refuse(self._check.too_long())
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        # What Twisted refuses although we did not.
+        # For requests that pass our check and that Twisted refuses.
         self._refuse(BadRequest("malformed request"))
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """See `HTTPChannel.checkPersistence`: a site that drains keeps no connection.
+        """See `HTTPChannel.checkPersistence`. A draining site keeps no connection.
 
-        Twisted parts the first field alone, by blanks; it is a list, RFC 9110 §7.6.1.
+        Twisted splits only the first Connection field, and at blanks. The field is a list with
+        commas, RFC 9110 §7.6.1.
         """
         fields = request.requestHeaders.getRawHeaders(b"Connection", [])
         options = {option.strip(b" \t").lower() for option in b",".join(fields).split(b",")}
@@ -247,12 +248,12 @@ class ImageChannel(http.HTTPChannel):
         self._refuse(HeadTooSlow("the request head took too long"))
 
     def close(self) -> None:
-        """See `Member.close`."""
+        """See `LimitedConnection.close`."""
         self._patience.leave()
         self.loseConnection()
 
     def abort(self) -> None:
-        """See `Member.abort`."""
+        """See `LimitedConnection.abort`."""
         self.transport.abortConnection()
 
     def _refuse(self, error: BlobserveError) -> None:
@@ -265,10 +266,10 @@ class ImageChannel(http.HTTPChannel):
         self._close_softly()
 
     def _close_softly(self) -> None:
-        """End our half at once and the rest a moment later.
+        """Close our sending side at once, and the connection a moment later.
 
-        A socket that is closed with unread data in it resets the connection, which can take away
-        what the client has not read yet.
+        Closing a socket with unread data resets the connection, and the client can lose a response
+        that it has not read yet.
         """
         is_crowded = self.site.connections.is_crowded
         if (

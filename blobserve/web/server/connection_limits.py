@@ -1,7 +1,7 @@
-"""Connections: how many there may be, in all and of one client, and which of them makes room.
+"""Limits on the number of connections, in total and per client.
 
-A connection costs a few operations on dictionaries when it comes and when it goes, a request none:
-which connection has been idle longest is looked for when that is needed, and not kept.
+At the limit, the connection that has been idle longest is closed. It is searched for only then, so
+that a connection costs only a few dictionary operations, and a request none.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from blobserve.web.server.access_log import client_address, is_within, parse_add
 from blobserve.web.server.request_log import peer_of
 
 _NEWCOMER = 1.0
-"""Seconds in which a connection that has said nothing yet is not taken for an idle one."""
+"""Seconds in which a new connection without data does not count as idle."""
 
 _SEARCH = 5e-6
-"""Seconds of pause between two searches for idle connections, for each that is looked at."""
+"""Seconds between two searches for idle connections, per open connection."""
 
 
 class LimitedConnection(Protocol):
-    """A connection, as far as there can be too many."""
+    """A connection that counts towards the limits."""
 
     since: float
-    """When it began."""
+    """The time of its start, by the reactor's clock."""
     active_at: float
-    """When its client was last heard or answered; `since` for one that has said nothing."""
+    """The time of the last data from the client or response to it; `since` if there was none."""
 
     @property
     def peer(self) -> str:
-        """The address of its other end; a dash where there is none."""
+        """The address of the client; a dash if there is none."""
         ...
 
     @property
     def is_spare(self) -> bool:
-        """Whether nothing is under way on it, not even a part of a head."""
+        """Return whether the connection is idle, without even a part of a head."""
         ...
 
     def close(self) -> None:
-        """Close it, once all is sent that is left."""
+        """Close the connection after all pending data is sent."""
         ...
 
     def abort(self) -> None:
-        """Close it now."""
+        """Close the connection at once."""
         ...
 
 
@@ -59,11 +59,11 @@ M = TypeVar("M", bound=LimitedConnection)
 
 
 class ConnectionLimits(Generic[M]):
-    """The connections of one site.
+    """The connections of one site, and their limits.
 
-    No more than ``limits.clientConnections``, and three quarters of the descriptors that the
-    process may have: images need some, too. What is being closed is not counted as long as it is
-    few; together they never are more than nine eighths of the bound.
+    The limit is ``limits.clientConnections``, but at most three quarters of the file descriptors of
+    the process, because images need some too. Connections that are being closed do not count. When
+    these are an eighth of the limit, or 16 if that is more, further ones are aborted.
     """
 
     def __init__(
@@ -73,24 +73,24 @@ class ConnectionLimits(Generic[M]):
         self._reactor = reactor
         self._metrics = metrics
         self.open: dict[M, bytes | None] = {}
-        """All of them, with the `network_of` each."""
+        """All open connections, with the `network_of` each; None if it is not counted."""
         self._leaving: set[M] = set()
         self._of_network: defaultdict[bytes, int] = defaultdict(int)
         self._asking: defaultdict[bytes, int] = defaultdict(int)
-        # Longest idle last, as it was when they were searched.
+        # The result of the last search; the connection that was idle longest comes last.
         self._spare: list[tuple[float, M]] = []
         self._search_at = 0.0
         metrics.connections.set_function(lambda: len(self.open))
 
     @property
     def is_crowded(self) -> bool:
-        """Whether so many are being closed that no more of them should be waited for."""
+        """Return whether many connections are being closed, so that further ones are aborted."""
         return len(self._leaving) >= max(16, self._most() // 8)
 
     def admit(self, connection: M) -> None:
-        """Take a new connection in; also one that is refused is held until it is `lost`.
+        """Register a new connection. Even a refused one stays registered until it is `lost`.
 
-        :raises TooManyConnections: when it has to be closed.
+        :raises TooManyConnections: if the caller must close the connection.
         """
         network = network_of(connection.peer)
         reason = self._objection(connection, network)
@@ -105,19 +105,19 @@ class ConnectionLimits(Generic[M]):
         raise TooManyConnections
 
     def lost(self, connection: M) -> None:
-        """Forget a connection that has ended."""
+        """Remove a connection that has ended."""
         self._leaving.discard(connection)
         network = self.open.pop(connection, None)
         if network is not None:
             _decrease(self._of_network, network)
 
     def enter(self, request: Request) -> None:
-        """Count a request, until it ends, for the client who sent it through a trusted proxy.
+        """Count a request from a trusted proxy for its client, until the request ends.
 
-        Whoever connects directly has been counted by connections; those of a proxy carry the
-        requests of many.
+        Direct clients are counted by connection. A proxy's connections carry requests of many
+        clients.
 
-        :raises TooManyConnections: when as many are under way as that client may have.
+        :raises TooManyConnections: when the client has too many requests under way.
         """
         config = self._config()
         most = config.limits.client_connections_per_address
@@ -160,7 +160,7 @@ class ConnectionLimits(Generic[M]):
         return min(limit, max(1, descriptors * 3 // 4))
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle longest, if there is one."""
+        """Close the connection that has been idle longest; return whether there was one."""
         idle = self._idle_longest()
         if idle is None:
             self._search()
@@ -178,7 +178,7 @@ class ConnectionLimits(Generic[M]):
     def _idle_longest(self) -> M | None:
         while self._spare:
             active_at, connection = self._spare.pop()
-            # Who is not here has been active since, so that none of these is younger.
+            # Connections outside the list were active later than those in it.
             if connection.active_at == active_at and self._is_spare(connection):
                 return connection
         return None
@@ -202,9 +202,9 @@ class ConnectionLimits(Generic[M]):
 
 
 def network_of(address: str) -> bytes | None:
-    """What is taken for one client: an IPv4 address, or the /64 that an IPv6 address is in.
+    """Return the key of a client: an IPv4 address, or the /64 network of an IPv6 address.
 
-    None for what is no address, such as the other end of a Unix socket.
+    None if this is not an address, as for a Unix socket.
     """
     parsed = parse_address(address)
     if parsed is None:

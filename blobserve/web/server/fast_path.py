@@ -1,9 +1,8 @@
-"""The hot path: a shortcut for whole, plain requests whose answer is in memory.
+"""The fast path: a shortcut for plain requests with a response in memory.
 
-Such a GET or HEAD is answered before Twisted's parser sees it, by the same rules, from the same
-values and with the same bytes; all else goes to the parser untouched. Strict: a head that is not
-understood to the last byte is not answered here. The only room that knows private names of
-Twisted's channel and transport.
+Such a GET or HEAD is answered before Twisted's parser sees it, with the same bytes as on the
+ordinary way. Everything else goes to the parser unchanged, including each head with anything
+unusual in it. This module uses private names of Twisted's channel and transport.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _END = b"\r\n\r\n"
 _REQUEST_LINE = re.compile(rb"(GET|HEAD) (/[!\x22$-~]*) HTTP/1\.1")
 _FIELD_LINES = re.compile(rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r\n)+")
 
-# What says that a body comes, that the connection is to end or to become another, or who asks.
+# Fields that announce a body, change the connection or authenticate the client.
 _NOT_PLAIN = frozenset(
     (
         b"authorization",
@@ -41,11 +40,14 @@ _NOT_PLAIN = frozenset(
 )
 
 _MEMORISED = 2048
-"""Bytes up to which what was read is remembered, of 1,024 each: browsers repeat themselves."""
+"""The largest request line and the largest field block that is cached after parsing, in bytes.
+
+The caches have 1,024 entries each. Browsers send the same lines repeatedly.
+"""
 
 
 class FastPath:
-    """Answers what needs no waiting, on connections that are between two requests."""
+    """The fast path of one server, for connections that are between two requests."""
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class FastPath:
         clock: IReactorTime,
     ) -> None:
         self.is_shut = False
-        """Set when the server drains."""
+        """True when the server drains; then no request is answered."""
         self._files = files
         self._config = config
         self._accounts = accounts
@@ -63,9 +65,9 @@ class FastPath:
         self._second, self._date = 0, b""
 
     def answer(self, channel: Any, data: bytes) -> bool:
-        """Answer `data` if it is one plain request and the answer is ready; whether it was.
+        """Answer `data` if it is one plain request with a response in memory.
 
-        If not, nothing has happened, and the data is the channel's to read.
+        Return whether it was answered. If not, nothing has changed, and the channel parses `data`.
         """
         if self.is_shut or data[-4:] != _END or not is_between_requests(channel):
             return False
@@ -79,19 +81,19 @@ class FastPath:
         status, answer, body = ready.respond(head.method, head.fields)
         date = self._date if int(now) == self._second else self._now(now)
         _write(channel.transport, b"".join((answer.before, date, answer.after, body)))
-        self._accounts.at_once(channel.peer, head, ready, status, len(body), now)
+        self._accounts.answered(channel.peer, head, ready, status, len(body), now)
         return True
 
     def _now(self, seconds: float) -> bytes:
-        """The time as ``Date`` has it."""
+        """Return the value of ``Date``, and cache it for this second."""
         self._second, self._date = int(seconds), datetimeToString(seconds)
         return self._date
 
 
 def parse(data: bytes) -> RequestHead | None:
-    """Read the head of one plain GET or HEAD; None for whatever else it is.
+    """Parse the head of one plain GET or HEAD; None for anything else.
 
-    :param data: all that has come, ending in an empty line.
+    :param data: all received bytes, which end with an empty line.
     """
     line, _, block = data.partition(b"\r\n")
     target = _known_target(line) if len(line) <= _MEMORISED else _target(line)
@@ -102,7 +104,7 @@ def parse(data: bytes) -> RequestHead | None:
 
 
 def _target(line: bytes) -> tuple[bytes, bytes, bytes, bytes | None] | None:
-    """Method, target, path and query of a request line, if it is that of a plain request."""
+    """Return the method, target, path and query of a plain request line, else None."""
     found = _REQUEST_LINE.fullmatch(line)
     if found is None or len(line) > MAX_LINE:
         return None
@@ -112,9 +114,9 @@ def _target(line: bytes) -> tuple[bytes, bytes, bytes, bytes | None] | None:
 
 
 def _fields(block: bytes) -> tuple[Fields, tuple[bytes, ...]] | None:
-    """Header fields with the empty line at their end, if they are those of a plain request.
+    """Return the header fields and the `selector` of a plain request, else None.
 
-    Beside them what they select by.
+    :param block: the field lines, with the empty line at their end.
     """
     if _FIELD_LINES.fullmatch(block, 0, len(block) - 2) is None:
         return None
@@ -123,7 +125,7 @@ def _fields(block: bytes) -> tuple[Fields, tuple[bytes, ...]] | None:
     for line in lines:
         name, _, value = line.partition(b":")
         name, value = name.lower(), value.strip(b" \t")
-        if name in fields:  # which makes of two hosts none
+        if name in fields:  # two Host fields become an invalid one
             value = b"%s, %s" % (fields[name], value)
         fields[name] = value
     if len(lines) > MAX_FIELDS or not _NOT_PLAIN.isdisjoint(fields):
@@ -141,9 +143,9 @@ _known_fields = lru_cache(1024)(_fields)
 
 
 def is_between_requests(channel: Any) -> bool:
-    """Whether the next byte on a connection is the first of a request, and all before it is sent.
+    """Return whether the connection expects a new request and has sent all earlier responses.
 
-    Only of plain connections, whose transport can be asked.
+    False for TLS connections, because their transport cannot tell.
     """
     transport = channel.transport
     return bool(
@@ -162,11 +164,11 @@ def is_between_requests(channel: Any) -> bool:
 
 
 def _write(transport: Any, data: bytes) -> None:
-    """Write at once, without waiting for the reactor to say that it may be done."""
+    """Write to the socket at once, without waiting for the reactor."""
     try:
         sent = transport.socket.send(data)
     except OSError:
-        # There is no room, or nobody there any more: the transport will find out.
+        # The buffer is full or the client has left; the transport handles both.
         sent = 0
     if sent < len(data):
         transport.write(data[sent:])

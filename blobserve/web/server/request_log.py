@@ -1,6 +1,6 @@
-"""Accounts: what is open, and for every request that ends a line in the log and its metrics.
+"""The log of requests: the open requests, and for each that ends a log line and its metrics.
 
-Also for those that were aborted, and for heads too bad to become a request.
+Aborted requests and refused heads are included.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from twisted.web.server import Request
 from blobserve.config import Config
 from blobserve.metrics import Metrics
 from blobserve.web.content.response_cache import CachedResponse
+from blobserve.web.http.conditional import Fields
 from blobserve.web.http.request import RequestContext, RequestHead
 from blobserve.web.http.request_head import HeadCheck
 from blobserve.web.http.response import Answer
@@ -26,7 +27,7 @@ from blobserve.web.server.access_log import LogRecord, client_address, parse_add
 from blobserve.web.server.send import abort
 
 ABORTED = 499
-"""What is counted for a client that left before there was an answer."""
+"""The status that is logged if the client left before the response began."""
 
 _METHODS = {
     name.upper().encode(): name
@@ -35,16 +36,16 @@ _METHODS = {
 
 
 class LogWriter(Protocol):
-    """Where lines go."""
+    """A destination of log records, such as `AccessLog`."""
 
     def write(self, served: LogRecord) -> None:
-        """Add a line."""
+        """Write a record."""
         ...
 
 
 @attrs.frozen(eq=False)
 class RequestRecord:
-    """One request, from its head to its end."""
+    """A request that has not ended."""
 
     request: Request
     asked: RequestContext
@@ -53,7 +54,7 @@ class RequestRecord:
 
 
 class RequestLog:
-    """All requests of one server."""
+    """The log and the metrics of all requests of one server."""
 
     def __init__(
         self,
@@ -72,41 +73,40 @@ class RequestLog:
         self._ids = (f"{process}-{number:x}" for number in count(1))
 
     def begin(self, request: Request, asked: RequestContext) -> RequestRecord:
-        """Open the account of a request; it is closed when the request ends, whichever way."""
-        account = RequestRecord(request, asked, self.new_id(), self._reactor.seconds())
-        self._open[request] = account
+        """Open the record of a request. It is closed and logged when the request ends."""
+        record = RequestRecord(request, asked, self.new_id(), self._reactor.seconds())
+        self._open[request] = record
         self._metrics.requests_in_flight.inc()
         request.notifyFinish().addCallbacks(
-            lambda _: self._end(account, request.code),
-            # What was begun keeps its status: the bytes sent tell that it was not ended.
-            lambda _: self._end(account, request.code if request.startedWriting else ABORTED),
+            lambda _: self._end(record, request.code),
+            # A response that has begun keeps its status; the bytes sent show that it was cut off.
+            lambda _: self._end(record, request.code if request.startedWriting else ABORTED),
         )
-        return account
+        return record
 
     def of(self, request: Request) -> RequestRecord:
-        """The account of a request that has not ended."""
+        """Return the record of a request that has not ended."""
         return self._open[request]
 
     def idle(self) -> Deferred[None]:
-        """Fires when nothing is open."""
+        """Return a Deferred that fires when no request is open."""
         waiter: Deferred[None] = Deferred(lambda cancelled: self._idle.remove(cancelled))
         self._idle.append(waiter)
         self._tell()
         return waiter
 
     def abort(self) -> None:
-        """End the connections of all that is open."""
+        """Abort the connections of all open requests."""
         for request in list(self._open):
             abort(request)
 
     def new_id(self) -> str:
-        """An id under which a request is found in the logs; different in every process."""
+        """Return a new request id, which is different in every process."""
         return next(self._ids)
 
     def refused(self, peer: str, head: HeadCheck, answer: Answer, request_id: str) -> None:
-        """Account for a head that never became a request."""
-        self._count(head.method, answer.status, 0.0)
-        self._log.write(
+        """Log and count a refused head, which never became a request."""
+        self._write(
             LogRecord(
                 time=self._reactor.seconds(),
                 address=peer,
@@ -124,78 +124,73 @@ class RequestLog:
             )
         )
 
-    def at_once(
+    def answered(
         self,
         peer: str,
         head: RequestHead,
-        ready: CachedResponse,
+        cached: CachedResponse,
         status: int,
         sent: int,
         started: float,
     ) -> None:
-        """Account for a request of HTTP/1.1 that was answered as soon as it had come."""
-        duration = self._reactor.seconds() - started
-        cache, digest = ready.result, str(ready.image)
+        """Log and count a request of HTTP/1.1 that the fast path has answered."""
+        fields = head.fields
         self._write(
-            head, peer, b"HTTP/1.1", status, sent, started, duration, cache, digest, self.new_id()
-        )
-
-    def _end(self, account: RequestRecord, status: int) -> None:
-        request, asked, started = account.request, account.asked, account.started
-        del self._open[request]
-        self._metrics.requests_in_flight.dec()
-        self._write(
-            asked.head,
-            peer_of(request.client),
-            request.clientproto,
-            status,
-            request.sentLength,
-            started,
-            self._reactor.seconds() - started,
-            asked.cache,
-            None if asked.digest is None else str(asked.digest),
-            account.request_id,
-        )
-        self._tell()
-
-    def _write(
-        self,
-        head: RequestHead,
-        peer: str,
-        version: bytes,
-        status: int,
-        sent: int,
-        started: float,
-        duration: float,
-        cache: str | None,
-        digest: str | None,
-        request_id: str,
-    ) -> None:
-        """Count a request and write its line."""
-        self._count(head.method, status, duration)
-        fields, trusted = head.fields, self._config().trusted_proxies
-        if trusted and (forwarded := fields.get(b"x-forwarded-for")):
-            peer = client_address(peer, [forwarded], trusted)
-        self._log.write(
+            # By position: with keywords, creating the record takes half a microsecond more.
             LogRecord(
                 started,
-                peer,
+                self._client(peer, fields),
                 head.method,
                 head.target,
-                version,
+                b"HTTP/1.1",
                 status,
                 sent,
-                duration,
-                cache,
-                digest,
-                request_id,
+                self._reactor.seconds() - started,
+                cached.result,
+                str(cached.image),
+                self.new_id(),
                 fields.get(b"referer"),
                 fields.get(b"user-agent"),
             )
         )
 
+    def _end(self, record: RequestRecord, status: int) -> None:
+        request, asked = record.request, record.asked
+        head, fields = asked.head, asked.head.fields
+        del self._open[request]
+        self._metrics.requests_in_flight.dec()
+        self._write(
+            LogRecord(
+                time=record.started,
+                address=self._client(peer_of(request.client), fields),
+                method=head.method,
+                target=head.target,
+                version=request.clientproto,
+                status=status,
+                sent=request.sentLength,
+                duration=self._reactor.seconds() - record.started,
+                cache=asked.cache,
+                digest=None if asked.digest is None else str(asked.digest),
+                request_id=record.request_id,
+                referer=fields.get(b"referer"),
+                agent=fields.get(b"user-agent"),
+            )
+        )
+        self._tell()
+
+    def _client(self, peer: str, fields: Fields) -> str:
+        """Return the address of the client, which a trusted proxy may have forwarded."""
+        trusted = self._config().trusted_proxies
+        forwarded = fields.get(b"x-forwarded-for") if trusted else None
+        return client_address(peer, [forwarded], trusted) if forwarded else peer
+
+    def _write(self, served: LogRecord) -> None:
+        """Count a request and write its record."""
+        self._count(served.method, served.status, served.duration)
+        self._log.write(served)
+
     def _count(self, method: bytes, status: int, duration: float) -> None:
-        # Only methods that exist become labels, or clients could make any number of them.
+        # Only known methods become labels, because clients could invent any number of others.
         self._metrics.requests.count(_METHODS.get(method, "unknown"), status, duration)
 
     def _tell(self) -> None:
@@ -206,10 +201,10 @@ class RequestLog:
 
 
 def peer_of(address: object) -> str:
-    """Return the host of a Twisted address; a dash where there is none, as for a Unix socket.
+    """Return the host of a Twisted address; a dash if there is none, as for a Unix socket.
 
-    A link-local peer has a zone, the name of an interface of this host. It is left out: what is
-    one client, and what is a trusted proxy, is decided by addresses.
+    The zone of a link-local address is removed, because clients and trusted proxies are compared
+    by address.
     """
     host = getattr(address, "host", None)
     return _peer(host) if isinstance(host, str) else "-"

@@ -1,9 +1,9 @@
-"""Sending: an answer's bytes onto a connection, at the pace of whoever reads.
+"""Writing responses to connections, as fast as the client reads.
 
-Large files go from the disk's cache to the socket where that can be done, and are never in memory
-of ours. Else a response holds one piece of its body, and what the transport has not sent yet: at
-most two pieces. Where a body cannot be read to its end the connection is aborted: never is a part
-shown as the whole. Knows nothing of why an answer is what it is.
+If possible, large files go from the page cache to the socket by `sendfile`. Otherwise a response
+has at most two pieces of its body in memory: one read, and one that the transport has not sent yet.
+If a body cannot be read to its end the connection is aborted, so that the client does not take a
+part for the whole.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from blobserve.web.server.sendfile import is_plain, send_stored
 from blobserve.web.server.slow_clients import SendWatch, SlowClients
 
 PIECE = 64 * 1024
-"""Bytes read and written at a time; also what a transport holds before it asks for a pause."""
+"""Bytes read and written at a time. A transport pauses its producer above as many bytes."""
 
 
 def whole(answer: Answer, method: bytes) -> list[bytes]:
-    """A refusal as it goes over the wire when no request can carry it; the connection ends."""
+    """Return an error response as bytes, for a connection that is closed after it."""
     head = ResponseHead.of(answer, (b"Connection", b"close"))
     body = b"" if method == b"HEAD" else answer.body.read_cached(0, answer.body.size)
     return [head.before, datetimeToString(), head.after, body or b""]
 
 
 async def send(request: Request, answer: Answer, pace: SlowClients) -> None:
-    """Write `answer`, and wait until the transport has taken it; the caller finishes the request.
+    """Write `answer` until the transport has all of it. The caller finishes the request.
 
-    Closes the body. If the answer is recalled before, the connection is aborted. To be cancelled
-    when the client leaves, as it is made to when it is too slow.
+    Closes the body. If the answer is recalled meanwhile, the connection is aborted. The caller
+    cancels this when the connection is lost; a client that is too slow loses its connection.
 
-    :raises Exception: what reading the body raised; headers may have been sent by then.
+    :raises Exception: the error of reading the body; headers may have been sent before.
     """
     headers = framed(answer)
     if answer.recallable is not None:
@@ -54,7 +54,7 @@ async def send(request: Request, answer: Answer, pace: SlowClients) -> None:
             await _send_body(request, answer, pace)
     except BaseException:
         if not request.startedWriting:
-            # Another answer will be sent instead, which may have fewer.
+            # An error response follows, which may have fewer fields.
             for name, _ in headers:
                 request.responseHeaders.removeHeader(name)
         raise
@@ -63,7 +63,7 @@ async def send(request: Request, answer: Answer, pace: SlowClients) -> None:
 
 
 def abort(request: Request) -> None:
-    """End the connection at once, so that nobody takes what was sent for all there is."""
+    """Abort the connection, so that the client does not take a part of a response for the whole."""
     cast("ITCPTransport", request.transport).abortConnection()
 
 
@@ -82,30 +82,32 @@ async def _send_body(request: Request, answer: Answer, pace: SlowClients) -> Non
 
 async def _send_pieces(request: Request, body: Body, part: Range, watch: SendWatch) -> None:
     valve = _Valve(watch)
-    # Also for a body of one piece: a client that sends requests and reads nothing is held up here.
+    # Also for a body of one piece, to stop a client that sends requests and reads no responses.
     request.registerProducer(valve, True)
     try:
         at, left = part.start, part.length
-        # All of the first, since as long as the head has not gone, another answer can be given.
+        # The first piece is read completely before the head is sent: until then, an error can still
+        # become an error response.
         piece = await _piece(body, at, min(left, PIECE), is_whole=True)
         while left:
             request.write(piece)
             at, left = at + len(piece), left - len(piece)
-            # After the last one too: a response that is finished while much of it is unsent can be
-            # cut by the idle timeout (https://github.com/twisted/twisted/issues/12498).
+            # After the last piece too: the idle timeout can cut a response that is finished while
+            # much of it is unsent (https://github.com/twisted/twisted/issues/12498).
             await valve.opened()
             watch.passed_on += len(piece)
             piece = await _piece(body, at, min(left, PIECE))
         if not part.length:
             request.write(b"")
     finally:
-        # Also where nothing could be read: a refusal is sent instead. Unless the client has left.
+        # Also after an error, because an error response follows. The channel is None if the client
+        # has left.
         if request.channel is not None:
             request.unregisterProducer()
 
 
 async def _piece(body: Body, at: int, length: int, is_whole: bool = False) -> bytes:
-    """Some of the next `length` bytes of a body, or all of them."""
+    """Read some of the next `length` bytes of a body, or all of them if `is_whole`."""
     pieces, left = [], length
     while left and (is_whole or left == length):
         piece = body.read_cached(at, left) or await body.read(at, left)
@@ -118,7 +120,7 @@ async def _piece(body: Body, at: int, length: int, is_whole: bool = False) -> by
 
 @implementer(IPushProducer)
 class _Valve:
-    """Lets a loop wait while a transport has enough."""
+    """A producer for which a loop waits while the transport's buffer is full."""
 
     def __init__(self, watch: SendWatch) -> None:
         self._watch = watch
@@ -126,7 +128,7 @@ class _Valve:
         self._waiting: Deferred[None] | None = None
 
     async def opened(self) -> None:
-        """Return when the transport wants more."""
+        """Wait until the transport accepts more data."""
         while self._shut:
             self._waiting = Deferred()
             self._watch.wait()
@@ -145,4 +147,4 @@ class _Valve:
             waiting.callback(None)
 
     def stopProducing(self) -> None:
-        """See `IProducer.stopProducing`: whoever waits is cancelled by the end of the request."""
+        """See `IProducer.stopProducing`. The end of the request cancels the waiting coroutine."""

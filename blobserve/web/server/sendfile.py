@@ -1,8 +1,7 @@
-"""Sending by `sendfile`: from a file into a connection, through no memory of ours.
+"""Sending files with `sendfile`, without copying them through the process.
 
-The kernel takes what fits at the moment, in turns with whatever else the reactor has to do, and
-nothing that is not in memory, so that no turn waits for a disk. All that is assumed of how
-Twisted's transports treat their producers is assumed here.
+Each call sends bytes that are in the page cache, so that it does not block on the disk, and returns
+to the reactor after that. Only this module depends on how Twisted's transports treat producers.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from blobserve.web.http.response import StoredBody
 from blobserve.web.server.slow_clients import SendWatch
 
 TURN = 2 * 1024 * 1024
-"""Bytes sent at most before the reactor has its turn, some 0.2 ms; also read ahead at a time."""
+"""The most bytes sent in one reactor iteration, about 0.2 ms; also the bytes read ahead."""
 
 _IMPOSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _GONE = (
@@ -41,22 +40,22 @@ _GONE = (
 
 
 def is_plain(request: Request) -> bool:
-    """Whether the bytes of its response go into a socket as they are."""
+    """Return whether the response goes to a TCP socket without TLS."""
     transport: Any = request.transport
-    # A transport that TLS was started on is still a Server, but its producer is TLS.
+    # After startTLS a transport is still a Server, but its producer is the TLS protocol.
     return isinstance(transport, Server) and transport.producer is request.channel
 
 
 async def send_stored(request: Request, body: StoredBody, part: Range, watch: SendWatch) -> int:
-    """Send the head of a response whose transport `is_plain`, and then a part of its body.
+    """Send the head of a response and then a part of its body. `is_plain` must be true.
 
-    Returns how much the kernel has taken: all of it, or less where this file cannot be sent so. To
-    be cancelled when the client leaves.
+    Return the number of bytes sent: all, or fewer if the file does not support `sendfile`. The
+    caller cancels this when the client leaves.
 
-    :raises BlobDamaged: when the disk has lost them; before the head, if it is the first.
-    :raises OSError: when they cannot be read for another reason.
+    :raises BlobDamaged: when the disk has lost bytes; before the head, if they are the first ones.
+    :raises OSError: when bytes cannot be read for another reason.
     """
-    # Before the head, so that something else can be sent where the disk has lost them.
+    # Before the head, so that an error response can be sent if the disk has lost the bytes.
     await _at_hand(body, part.start, min(part.length, TURN))
     request.write(b"")
     descriptor, sent, is_first = body.descriptor, 0, True
@@ -90,19 +89,19 @@ async def send_stored(request: Request, body: StoredBody, part: Range, watch: Se
 
 
 async def _at_hand(body: StoredBody, at: int, length: int) -> None:
-    """Return when those bytes can be sent without waiting for a disk."""
+    """Wait until these bytes can be sent without blocking on the disk."""
     if not body.is_cached(at, length):
         await body.read_ahead(at, length)
 
 
 @contextmanager
 def _turns(request: Request, watch: SendWatch) -> Iterator[_Turns]:
-    """Be the producer that the transport asks for more, in place of the HTTP channel."""
+    """Replace the HTTP channel as the transport's producer, during the context."""
     transport: Any = request.transport
     channel: Any = request.channel
     turns = _Turns(transport, watch)
     transport.unregisterProducer()
-    # If it has been told to pause, nobody else would tell it that this is over.
+    # If the channel was paused, nothing else would resume it.
     channel.resumeProducing()
     transport.registerProducer(turns, False)
     try:
@@ -114,7 +113,7 @@ def _turns(request: Request, watch: SendWatch) -> Iterator[_Turns]:
 
 @implementer(IPullProducer)
 class _Turns:
-    """Lets a loop wait until a connection has sent what it was given, and takes more."""
+    """A pull producer for which a loop waits until the socket accepts more data."""
 
     def __init__(self, transport: Any, watch: SendWatch) -> None:
         self.transport = transport
@@ -123,20 +122,20 @@ class _Turns:
         self._waiting: Deferred[None] | None = None
 
     def next(self) -> Deferred[None]:
-        """Fires when it is our turn: the head has been sent, and there is room."""
+        """Return a Deferred that fires when the head is sent and the socket accepts more data."""
         waiting: Deferred[None] = Deferred()
         self._waiting = waiting
         self._watch.wait()
-        # A transport with nothing to write asks its pull producer as soon as it could.
+        # A transport with an empty buffer calls its pull producer when the socket is writable.
         self.transport.startWriting()
         return waiting
 
     def resumeProducing(self) -> None:
-        """See `IPullProducer.resumeProducing`; registering calls it too, when it is no turn yet."""
+        """See `IPullProducer.resumeProducing`. Registration calls it too, before any wait."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._watch.go_on()
             waiting.callback(None)
 
     def stopProducing(self) -> None:
-        """See `IProducer.stopProducing`: whoever waits is cancelled by the end of the request."""
+        """See `IProducer.stopProducing`. The end of the request cancels the waiting coroutine."""

@@ -1,8 +1,8 @@
-"""Pace: a client that takes its response too slowly is left, so that it keeps no file open.
+"""Detection of clients that read too slowly, because each keeps a file open.
 
-What counts is what its TCP has acknowledged, not what our kernel has buffered for it: a socket may
-hold megabytes, and accepts more of them only when a third of that is gone. A response is watched
-from the moment when it first has to wait for its client, and costs next to nothing before.
+Progress is measured by the bytes that the client's TCP has acknowledged. The bytes that our kernel
+has buffered would be no measure: a socket may hold megabytes, and accepts more only when a third of
+that is free. A response is watched from its first wait for the client on.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 PATIENCE = 30.0
-"""Seconds that a client may take nothing at all, having taken enough before.
+"""Seconds that a client may read nothing, after it has read fast enough.
 
-TCP that finds its way again after a lost link may be silent for 15 (four retransmissions), and over
-loopback, where segments are large, one of 2 KiB/s acknowledges something every 32 seconds.
+After a lost link, TCP may be silent for 15 seconds (four retransmissions). Over loopback, where
+segments are large, a client with 2 KiB/s acknowledges some only every 32 seconds.
 """
 _LOOK_EVERY = 5.0
 
@@ -30,9 +30,9 @@ _log = Logger()
 
 
 class SlowClients:
-    """The clients of one server that keep a response waiting.
+    """The responses of one server that wait for their clients.
 
-    :param minimum: bytes a second that each must take; 0: any pace will do.
+    :param minimum: bytes per second that each client must read; 0 turns the check off.
     """
 
     def __init__(self, minimum: Callable[[], int], reactor: IReactorTime, slow: Counter) -> None:
@@ -43,24 +43,24 @@ class SlowClients:
         self._next_look: IDelayedCall | None = None
 
     def watch(self, transport: Any) -> SendWatch:
-        """Watch over a response that is sent to `transport`, until `SendWatch.end`."""
+        """Return a watch for a response to `transport`. The caller calls `SendWatch.end`."""
         return SendWatch(self, transport)
 
     def stop(self) -> None:
-        """Forget everybody."""
+        """Stop watching all responses."""
         self._watched.clear()
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
 
     def add(self, watch: SendWatch) -> None:
-        """Look at it from now on."""
+        """Check this response from now on."""
         self._watched.add(watch)
         if self._next_look is None:
             self._next_look = self._reactor.callLater(_LOOK_EVERY, self._look)
 
     def discard(self, watch: SendWatch) -> None:
-        """Look at it no longer."""
+        """Stop checking this response."""
         self._watched.discard(watch)
 
     def _look(self) -> None:
@@ -76,49 +76,53 @@ class SlowClients:
 
 
 class SendWatch:
-    """One response, and the patience that is left for its client."""
+    """One response, and the time that its client has left."""
 
     def __init__(self, pace: SlowClients, transport: Any) -> None:
         self.transport = transport
         self.passed_on = 0
-        """Bytes of the body that have left the process."""
+        """Bytes of the body that were passed to the kernel."""
         self._pace = pace
         self._waits = self._is_watched = False
         self._taken: int | None = None
         self._patience = PATIENCE
 
     def wait(self) -> None:
-        """Nothing happens until the client takes something."""
+        """Note that the response now waits for its client."""
         self._waits = True
         if not self._is_watched:
             self._is_watched = True
             self._pace.add(self)
 
     def go_on(self) -> None:
-        """It is not the client who is waited for."""
+        """Note that the response no longer waits for its client."""
         self._waits = False
 
     def end(self) -> None:
-        """The response has come to its end."""
+        """End the watch with the response."""
         if self._is_watched:
             self._pace.discard(self)
 
     def is_too_slow(self, minimum: int) -> bool:
-        """Take the time since the last look off the patience, and add what has been taken since."""
+        """Return whether the client has no time left; to be called at every check.
+
+        Each check costs the client the interval of checks. Bytes that it has acknowledged since
+        then give time back.
+        """
         taken = self.passed_on - unacknowledged(self.transport)
         before, self._taken = self._taken, taken
         if before is None or not self._waits or not minimum:
             self._patience = PATIENCE
             return False
         gained = max(0, taken - before) / minimum
-        # Not the time that went by: where we were busy ourselves, nobody was slow.
+        # The elapsed time would be wrong: if the server was busy, the client was not slow.
         self._patience = min(PATIENCE, self._patience + gained) - _LOOK_EVERY
         return self._patience <= 0
 
 
 def unacknowledged(transport: Any) -> int:
-    """Bytes that the kernel holds for the other side; 0 where there is no socket to ask."""
-    # TLS, and whatever else wraps a transport, calls the one below so.
+    """Return the bytes that the client has not acknowledged; 0 if there is no socket."""
+    # TLS and other wrappers have the transport below in this attribute.
     while (below := getattr(transport, "transport", None)) is not None:
         transport = below
     handle = transport.getHandle() if hasattr(transport, "getHandle") else None

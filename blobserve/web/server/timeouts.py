@@ -1,8 +1,8 @@
-"""Deadlines: how long a client is waited for, one connection at a time.
+"""The timeouts of a connection.
 
-Three things end: the silence between two requests, the head of a request from its first byte to its
-last, and a connection that is being closed. While a request is under way we are the ones who are
-waited for, and nothing here runs out. Knows nothing of what goes over the connection.
+There are three: the time between two requests, the time from the first to the last byte of a
+head, and the time for closing. While a request is under way no timeout runs, because then the
+client waits for the server.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from blobserve.config import Limits
 
 _LINGER = 2.0
-"""Seconds in which a client that is still sending may read why it was refused."""
+"""Seconds that a refused client, which may still be sending, has to read the response."""
 
 _LEAVE = 15.0
-"""Seconds in which a client may take what is left for it when its connection is closed."""
+"""Seconds that a client has to read pending data when its connection is closed."""
 
 
 class TimedConnection(Protocol):
-    """A connection, as far as its client is waited for."""
+    """A connection with timeouts."""
 
     active_at: float
-    """When there was the last sign of life, by the reactor's clock."""
+    """The time of the last activity, by the reactor's clock."""
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is under way, from the end of its head on."""
+        """Return whether a request with a complete head is under way."""
         ...
 
     def head_missed(self) -> None:
-        """The head that has begun did not come to its end in time."""
+        """Handle a head that was not complete in time."""
         ...
 
     def close(self) -> None:
-        """The client has been silent, or has been read from after a refusal, for long enough."""
+        """Close the connection after the idle timeout, or some time after a refusal."""
         ...
 
     def abort(self) -> None:
-        """The client has not taken what was left for it."""
+        """Abort the connection, because the client has not read the pending data."""
         ...
 
 
 class ConnectionTimeouts:
-    """The deadlines of one connection.
+    """The timeouts of one connection.
 
-    A request that comes and is answered touches none of them: who is asked sets `active_at`, and
-    the one timer looks there when it fires. A head that comes in one piece costs no timer either.
+    A request changes no timer: the connection sets `active_at`, and the one idle timer compares
+    that when it fires. A head that arrives in one piece needs no timer either.
     """
 
     def __init__(
@@ -64,41 +64,41 @@ class ConnectionTimeouts:
 
     @property
     def is_in_head(self) -> bool:
-        """Whether a part of a head is here."""
+        """Return whether an incomplete head has been received."""
         return self._head is not None
 
     def begin(self) -> None:
-        """The client is connected. Saying nothing at all counts as silence between requests."""
+        """Start the idle timeout for a new connection."""
         self._connection.active_at = self._reactor.seconds()
         self._look()
 
     def review(self) -> None:
-        """Apply limits that have changed; a head that has begun keeps its deadline."""
+        """Apply changed limits. A head that has begun keeps its timeout."""
         if not self._is_leaving:
             self._look()
 
     def head_begun(self) -> None:
-        """A part of a head is here; its deadline is that of its first byte."""
+        """Start the head timeout, unless it already runs."""
         if self._head is None:
             seconds = self._limits().client_head_timeout
             self._head = self._reactor.callLater(seconds, self._miss)
 
     def head_ended(self) -> None:
-        """No part of a head is here, or no longer."""
+        """Stop the head timeout if it runs."""
         if self._head is not None:
             self._head.cancel()
             self._head = None
 
     def linger(self) -> None:
-        """The client is being refused, and read from for a moment."""
+        """Call `TimedConnection.close` after the short time that a refused client has."""
         self._leave(_LINGER, self._connection.close)
 
     def leave(self) -> None:
-        """The connection is being closed, once all is sent that is left."""
+        """Call `TimedConnection.abort` if the connection is not closed in time."""
         self._leave(_LEAVE, self._connection.abort)
 
     def end(self) -> None:
-        """The connection is lost."""
+        """Stop all timers, because the connection has been lost."""
         self.head_ended()
         self._is_leaving = True
         self._stop()

@@ -1,9 +1,9 @@
-"""TLS connections of which one side has ended, RFC 8446 §6.1.
+"""Half-closed TLS connections, RFC 8446 §6.1.
 
-Twisted closes a TLS connection as soon as the other side has sent its close_notify. Here the
-protocol above is told instead, as `IHalfCloseableProtocol` has it for TCP, and closes when it has
-said what it had to say. A TCP connection that ends without a close_notify ends at once, as ever:
-what came may have been cut. Knows private names of Twisted's TLS transport.
+Twisted closes a TLS connection as soon as the client has sent its close_notify. With this module,
+the protocol is notified instead, as with `IHalfCloseableProtocol` for TCP, and closes after its
+last response. A TCP connection that ends without a close_notify still ends at once, because data
+may be missing. This module uses private names of Twisted's TLS transport.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from zope.interface import alsoProvides
 
 
 def keep_half_open(transport: object, read_ended: Callable[[], object]) -> None:
-    """Have `read_ended` called when the client of a TLS transport sends no more.
+    """Arrange a call of `read_ended` when the client of a TLS transport sends no more.
 
-    Without an effect on any other transport. To be called before anything is read.
+    Call this before anything is read. It does nothing for other transports.
     """
     if isinstance(transport, TLSMemoryBIOProtocol):
         _HalfCloseTransport(transport, read_ended)
 
 
 class _HalfCloseTransport:
-    """Stands between a TLS transport and OpenSSL, and below it in place of its own end of TCP."""
+    """A wrapper of OpenSSL's connection that hides the client's close_notify from Twisted.
+
+    It also replaces the transport's handlers for half-closed TCP.
+    """
 
     def __init__(self, transport: Any, read_ended: Callable[[], object]) -> None:
         self._transport = transport
@@ -46,7 +49,7 @@ class _HalfCloseTransport:
         return getattr(self._connection, name)
 
     def recv(self, size: int) -> bytes:
-        """See `OpenSSL.SSL.Connection.recv`; the end is nothing to read for the moment."""
+        """See `OpenSSL.SSL.Connection.recv`. After the close_notify there is nothing to read."""
         try:
             received: bytes = self._connection.recv(size)
         except ZeroReturnError:

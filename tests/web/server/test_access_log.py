@@ -290,7 +290,7 @@ def test_a_line_that_an_error_has_cut_is_completed(tmp_path: Path, said: list[st
     assert [line.split()[-1] for line in lines] == ["first", "second", "third", "last"]
     assert said == [
         "access log: lines are lost: [Errno 27] File too large",
-        "access log: goes on, 7 lines were lost",
+        "access log: writing again, 7 lines were lost",
     ]
 
 
@@ -321,7 +321,7 @@ def test_a_log_with_a_descriptor_that_takes_nothing(tmp_path: Path, said: list[s
     stand.log.close()
     assert len(stand.lines()) == 1
     assert said[0] == "access log: lines are lost: [Errno 9] Bad file descriptor"
-    assert said[-1] == "access log: goes on, 2 lines were lost"
+    assert said[-1] == "access log: writing again, 2 lines were lost"
 
 
 def lost_lines(metrics: Metrics) -> float:
@@ -370,12 +370,12 @@ async def test_a_pipe_and_its_readers(tmp_path: Path, said: list[str]) -> None:
         log.write(attrs.evolve(SERVED, target=b"x" * 3000, request_id=str(number)))
     lost = lost_lines(metrics)
     assert 3000 * 3 / 9 < lost < 3000 * 2 / 3
-    assert said == ["access log: lines are lost: they are taken too slowly"]
+    assert said == ["access log: lines are lost: the output is too slow"]
     first = Reader(path)
     await until(lambda: first.take().count(b"\n") == 3000 - lost)
     log.write(attrs.evolve(SERVED, request_id="3000"))
     await until(lambda: b" 3000\n" in first.take())
-    assert said[1:] == [f"access log: goes on, {lost:.0f} lines were lost"]
+    assert said[1:] == [f"access log: writing again, {lost:.0f} lines were lost"]
     numbers = ids(first.leave())
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 3001 - lost

@@ -593,7 +593,7 @@ def test_a_site_that_drains_takes_no_short_way(pair: Pair) -> None:
 def busy(pair: Pair) -> Iterator[ImageSite]:
     """Make a site so busy that reads wait for the next iteration."""
     site = a_site(pair.stand, pair.reactor, Config(repos=pair.repos), MemoryLog())
-    site.portions.do(lambda: pair.reactor.advance(2 * PORTION))
+    site.fair_queue.do(lambda: pair.reactor.advance(2 * PORTION))
     yield site
     pair.reactor.advance(1)
 
