@@ -1,10 +1,10 @@
-"""What operators and their machines ask: /metrics, /live and /ready.
+"""The pages for operators and monitoring: /metrics, /live and /ready.
 
-Served apart from images, on addresses of their own. Neither answer ever waits for a registry: a
-server whose registry is down can still answer from its blob space.
+They are served on separate addresses. They never wait for a registry, because a server can answer
+from its blob space while the registry is down.
 
 The service is ready when it listens, is not draining, and can read its disk. Images that are pulled
-beforehand delay that by at most a minute.
+at the start delay that by at most a minute.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _DISK_WITHIN = 2.0
 
 @attrs.frozen
 class Health:
-    """How a service is; `problems` name what keeps it from being ready."""
+    """The health of a service. It is ready if there are no `problems`."""
 
     problems: tuple[str, ...]
     details: Mapping[str, object]
-    """What ``?full=1`` shows besides, as JSON has it."""
+    """Further values that ``?full=1`` shows, for JSON."""
 
 
 def metrics_site(registry: CollectorRegistry) -> Site:
-    """``/metrics``: everything that is counted, in Prometheus' text format."""
+    """Return a site with ``/metrics``: all metrics in Prometheus' text format."""
 
     async def metrics(request: Request) -> bytes:
         request.setHeader("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)
@@ -52,7 +52,11 @@ def metrics_site(registry: CollectorRegistry) -> Site:
 
 
 def probe_site(health: Callable[[], Awaitable[Health]]) -> Site:
-    """``/live``: the reactor turns. ``/ready``: requests are welcome here, else 503 and why."""
+    """Return a site with ``/live`` and ``/ready``.
+
+    ``/live`` answers as long as the reactor runs. ``/ready`` answers 503 with the problems if the
+    service is not ready.
+    """
 
     async def live(_request: Request) -> bytes:
         return b"ok\n"
@@ -73,7 +77,7 @@ _Render = Callable[[Request], Coroutine[Deferred[Any], Any, bytes]]
 
 
 class _Nothing(Resource):
-    """A path below which nothing is but what was put there."""
+    """A path that has no children except the added ones."""
 
     def getChild(self, path: bytes, request: Request) -> IResource:
         """See `Resource.getChild`."""
@@ -81,7 +85,7 @@ class _Nothing(Resource):
 
 
 class _Page(_Nothing):
-    """A GET or HEAD of exactly one path."""
+    """A page at exactly one path, for GET and HEAD."""
 
     def __init__(self, render: _Render) -> None:
         super().__init__()
@@ -99,7 +103,7 @@ class _Page(_Nothing):
 
 
 class _QuietSite(Site):
-    """Somebody probes every second: nothing of this belongs in a log."""
+    """A site that logs nothing, because probes may come every second."""
 
     noisy = False
 
@@ -117,9 +121,9 @@ def _site(pages: Mapping[bytes, _Render]) -> Site:
 
 
 class Readiness:
-    """What ``/ready`` says of one service.
+    """The readiness of one service, for ``/ready``.
 
-    :param registries: how each registry answered last, for those who want to know more.
+    :param registries: returns the last result of each registry, for the details.
     """
 
     def __init__(
@@ -137,18 +141,18 @@ class Readiness:
         self._patience: IDelayedCall | None = None
 
     def listening(self, pre_pulls: defer.Deferred[None]) -> None:
-        """Requests can come; `pre_pulls` fires when every image has been tried."""
+        """Note that the service listens; `pre_pulls` fires when all pulls have been tried."""
         self._phase = "pre-pulling"
         self._patience = self._reactor.callLater(PRE_PULLS_WITHIN, self._tried)
         pre_pulls.addCallback(lambda _: self._tried())
 
     def draining(self) -> None:
-        """No more requests should come."""
+        """Note that the service is draining, and should get no more requests."""
         self._phase = "draining"
         self._end_patience()
 
     async def health(self) -> Health:
-        """How the service is at this moment; asks the disk, for two seconds at most."""
+        """Return the current health. Waits for the disk for at most two seconds."""
         problems: list[str] = [] if self._phase == "ready" else [self._phase]
         details: dict[str, object] = {"registries": self._registries()}
         if self._phase != "starting":
@@ -170,7 +174,7 @@ class Readiness:
 
 
 def _disk_usage(location: Path) -> Mapping[str, int]:
-    # Reading counts, not only being there: a broken disk still has its mount point.
+    # A read is needed, because a broken disk still has its mount point.
     (location / "VERSION").read_bytes()
     usage = shutil.disk_usage(location)
     return {"totalBytes": usage.total, "freeBytes": usage.free}

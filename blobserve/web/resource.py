@@ -1,7 +1,7 @@
-"""The resource: images in a tree of Twisted resources, at its root or anywhere below.
+"""The resource with all images, at the root of a tree of Twisted resources or anywhere below.
 
-Klein routes by method alone, and only here is it known. Which path was asked for is read from the
-raw request target: routers decode it, join slashes and resolve dots, and none of that is for them.
+Klein is required; we use it only to turn a coroutine and its errors into a response. The path is
+parsed from the raw request target, because routers decode paths, join slashes and resolve dots.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from blobserve.web.server.slow_clients import SlowClients
 _log = Logger()
 
 _TRIES = 3
-"""How often an image is leased for a request that meets damage in it each time."""
+"""The number of leases for one request, if each leased image turns out to be damaged."""
 
 
 class ImageResource(Resource):
-    """Files of images, below wherever it is mounted. Every request is counted and logged."""
+    """The files of images below the place of this resource. Every request is logged."""
 
     isLeaf = True  # noqa: N815
 
@@ -61,13 +61,13 @@ class ImageResource(Resource):
         self._routes = self._routed()
 
     def flush(self) -> None:
-        """Forget what was computed under an older configuration."""
+        """Clear all caches, after the configuration has changed."""
         self.responder.flush()
 
     def drain(self, timeout: float) -> Deferred[None]:
-        """Answer new requests with 503, and fire when those under way have ended.
+        """Answer new requests with 503; the Deferred fires when all other requests have ended.
 
-        What is not finished after `timeout` seconds is aborted.
+        Requests that have not ended after `timeout` seconds are aborted.
         """
         self._is_draining = True
         abort_later = self._reactor.callLater(timeout, self.request_log.abort)
@@ -82,7 +82,7 @@ class ImageResource(Resource):
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
         self.request_log.begin(request, RequestContext(head_of(request)))
-        # Klein routes what is left of the path and trips over bad hosts; neither concerns it.
+        # Klein matches the rest of the path, and fails on some hosts. Its one route needs neither.
         request.postpath = [b""]
         request.requestHeaders.setRawHeaders(b"Host", [b"localhost"])
         rendered: int = self._routes.render(request)
@@ -93,7 +93,7 @@ class ImageResource(Resource):
 
         app = Klein()
 
-        # For all methods: Klein knows no difference between GET and get.
+        # For all methods, because Klein does not distinguish GET from get.
         @app.route("/")
         def serve(request: Request) -> Deferred[None]:
             return Deferred.fromCoroutine(self._serve(request))
@@ -112,8 +112,8 @@ class ImageResource(Resource):
         if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
             raise MethodNotAllowed(f"not allowed: {request.method.decode()}")
         if request.content is not None and request.content.read(1):
-            raise BadRequest(f"a {request.method.decode()} request has no body here")
-        # RFC 9110 §7.8: HTTP/1.0 knows no upgrade.
+            raise BadRequest(f"a {request.method.decode()} request must not have a body")
+        # RFC 9110 §7.8: Upgrade is ignored in HTTP/1.0.
         if asked.head.is_websocket and request.clientproto != b"HTTP/1.0":
             raise NoWebSocket
         answer = self.responder.options if request.method == b"OPTIONS" else self.responder.get
@@ -125,13 +125,13 @@ class ImageResource(Resource):
         asked: RequestContext,
         answer: Callable[[RequestContext], Coroutine[Deferred[Any], Any, Answer]],
     ) -> None:
-        """Send what `answer` says; anew where the disk has lost what it was to be made of."""
+        """Send the result of `answer`. If an image is damaged, try again with a new lease."""
         for tries in range(_TRIES):
             try:
                 await self._send(request, await answer(asked))
                 return
             except BlobDamaged:
-                # By now the image is not leased as it is: asking for it means waiting for a pull.
+                # The damage is reported, so the next lease waits until the image is pulled again.
                 if request.startedWriting or tries == _TRIES - 1:
                     raise
 
@@ -142,8 +142,8 @@ class ImageResource(Resource):
         await send(request, answer, self.pace)
 
     async def _refuse(self, request: Request, error: Exception) -> None:
-        account = self.request_log.of(request)
-        request_id = account.request_id
+        record = self.request_log.of(request)
+        request_id = record.request_id
         if is_unexpected(error):
             _log.failure("request {request_id} failed", Failure(error), request_id=request_id)
         elif request.startedWriting:
@@ -152,14 +152,14 @@ class ImageResource(Resource):
             )
         if request.startedWriting:
             abort(request)
-            # Returning would finish the response; the end of the connection cancels this.
+            # Returning would finish the response. The end of the connection cancels this.
             await Deferred()
-        is_navigation = account.asked.head.is_navigation
+        is_navigation = record.asked.head.is_navigation
         await self._send(request, refusal(error, request_id, is_navigation))
 
 
 def head_of(request: Request) -> RequestHead:
-    """The head of a request to a resource, relative to where that is mounted."""
+    """Return the head of a request, with the path relative to the resource that handles it."""
     raw = request.path.split(b"/")[1 + len(request.prepath or ()) :]
     _, mark, query = request.uri.partition(b"?")
     fields = {

@@ -1,9 +1,6 @@
-"""The site: all the connections of one server, with what bounds them, in front of the resource.
+"""The site: all connections of one server and their limits, in front of the resource.
 
-HTTP/2 is never offered, whatever happens to be importable.
-
-`RefusedRequest` answers a request that is refused before any image is looked at; it is counted and
-logged like any other.
+HTTP/2 is never offered, even if Twisted's optional module for it is installed.
 """
 
 from __future__ import annotations
@@ -42,7 +39,7 @@ def make_site(
     metrics: Metrics,
     access_log: LogWriter,
 ) -> ImageSite:
-    """A site that serves the images of `store` and nothing else."""
+    """Return a site that serves the images of `store` and nothing else."""
     images = ImageResource(store, config, reactor, disk, metrics, access_log)
     return ImageSite(images, reactor, config, metrics)
 
@@ -50,7 +47,7 @@ def make_site(
 class ImageSite(Site):
     """The connections of one server."""
 
-    protocol = ImageChannel  # type: ignore[assignment]  # one that never becomes HTTP/2
+    protocol = ImageChannel  # type: ignore[assignment]  # it never switches to HTTP/2
     requestFactory = ImageRequest  # noqa: N815
     noisy = False
 
@@ -61,14 +58,14 @@ class ImageSite(Site):
         config: Callable[[], Config],
         metrics: Metrics,
     ) -> None:
-        # Twisted's own timer begins anew with every byte; see `blobserve.web.server.timeouts`.
+        # Every byte restarts Twisted's own timer; `blobserve.web.server.timeouts` replaces it.
         super().__init__(resource, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self.images = resource
         self.connections: ConnectionLimits[ImageChannel] = ConnectionLimits(
             config, reactor, metrics
         )
         self.fair_queue = FairQueue(reactor)
-        """In which what is not answered at once is read."""
+        """The queue of received data that the fast path has not answered."""
         self.is_draining = False
         self._config = config
 
@@ -78,17 +75,17 @@ class ImageSite(Site):
         return self.connections.open.keys()
 
     def limits(self) -> Limits:
-        """The limits that are in force."""
+        """Return the limits in force."""
         return self._config().limits
 
     @cached_property
     def fast_path(self) -> FastPath:
-        """The short way for requests whose answer is ready."""
+        """The fast path of this site."""
         return FastPath(self.images.responder, self.request_log, self._config, self.reactor)
 
     @property
     def request_log(self) -> RequestLog:
-        """Where heads that are refused are accounted for."""
+        """The log of requests and of refused heads."""
         return self.images.request_log
 
     def acceptableProtocols(self) -> list[bytes]:
@@ -104,35 +101,36 @@ class ImageSite(Site):
         return self.images
 
     def log(self, request: http.Request) -> None:
-        """See `HTTPFactory.log`: the accounts do this, for aborted requests too."""
+        """See `HTTPFactory.log`. `RequestLog` logs requests, aborted ones too."""
 
     def flush(self) -> None:
-        """Forget what was computed under an older configuration, and apply the limits of this."""
+        """Clear the caches and apply the new limits, after the configuration has changed."""
         self.images.flush()
         for channel in list(self.channels):
             channel.review()
 
     def drain(self, timeout: float) -> Deferred[None]:
-        """Close idle connections, keep none, and fire when what is under way has been sent.
+        """Close all connections; the Deferred fires when all responses under way have been sent.
 
-        Who accepts connections stops that first. New requests on connections that are still open
-        get 503; what is not finished after `timeout` seconds is aborted.
+        The caller stops accepting connections before. Idle connections are closed at once, the
+        others after their response. New requests on them get 503. Responses that are not finished
+        after `timeout` seconds are aborted.
         """
         self.is_draining = self.fast_path.is_shut = True
         for channel in list(self.channels):
             if channel.is_idle:
                 channel.loseConnection()
-            elif channel.requests:  # and not before one that has not been read
+            elif channel.requests:  # not if received data has not been parsed yet
                 channel.persistent = False
         return Deferred.fromCoroutine(self._drain(timeout))
 
     async def _drain(self, timeout: float) -> None:
-        impatience = self.reactor.callLater(timeout, self._abort)
+        abort_later = self.reactor.callLater(timeout, self._abort)
         await self.images.drain(timeout)
-        # A request ends when the transport has all of its response, which is not yet sent then.
+        # When a request ends, the transport may still hold a part of its response.
         await DeferredList([channel.lost for channel in self.channels if channel.is_idle])
-        if impatience.active():
-            impatience.cancel()
+        if abort_later.active():
+            abort_later.cancel()
 
     def _abort(self) -> None:
         for channel in list(self.channels):
@@ -140,7 +138,10 @@ class ImageSite(Site):
 
 
 class RefusedRequest(Resource):
-    """In the place of `images` for one request, which is refused for `reason`."""
+    """The resource for one request that is refused before any image is looked up.
+
+    The request is counted and logged like any other.
+    """
 
     isLeaf = True  # noqa: N815
 
@@ -152,8 +153,8 @@ class RefusedRequest(Resource):
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
         asked = RequestContext(head_of(request))
-        account = self._images.request_log.begin(request, asked)
-        answer = refusal(self._reason, account.request_id, asked.head.is_navigation)
+        record = self._images.request_log.begin(request, asked)
+        answer = refusal(self._reason, record.request_id, asked.head.is_navigation)
         answer = self._images.responder.with_rules(answer, asked)
         sending = Deferred.fromCoroutine(send(request, answer, self._images.pace))
         request.notifyFinish().addErrback(lambda _: sending.cancel())
