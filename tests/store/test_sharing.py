@@ -489,7 +489,7 @@ async def test_an_old_tag_that_its_registry_denies(tmp_path: Path, denial: str) 
     exact = await left_by_the_build_before(tmp_path, source, clock)
     down(source)
     async with standing(tmp_path, source, clock) as stand:
-        switches = stand.store.switches
+        switches = stand.store.references.switches
         assert await stand.read() == b"one"
         back(source)
         error: type[BlobserveError] = ImageNotFound
@@ -506,7 +506,9 @@ async def test_an_old_tag_that_its_registry_denies(tmp_path: Path, denial: str) 
         lease = stand.store.lease_at_once(SITE)  # the last one, during the request to the registry
         assert lease is not None
         lease.release()
-        assert stand.store.switches > switches, "what is ready of it in memory is not believed"
+        assert stand.store.references.switches > switches, (
+            "what is ready of it in memory is not believed"
+        )
         for reference in (SITE, exact):
             await refused(stand, reference, error)
     async with standing(tmp_path, source, clock) as again:

@@ -98,8 +98,6 @@ class LazyIndexes:
         self, source: Source, repository: Repository, layer: Descriptor, first_names: FirstNames
     ) -> LazyLayer | None:
         """Open a layer, acquired once; log and count errors, and return None then."""
-        if layer.size < self._limits().published_index_min_size:
-            return None
         try:
             promise = TocDescriptor.of(layer, self._limits())
             if promise is None:

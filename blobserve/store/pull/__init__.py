@@ -1,4 +1,4 @@
-"""Pulls: layers fetched and ingested, downloads with permits, revalidation of tags, pre-pulls.
+"""Pulls of images, downloads with permits, revalidation of tags, and prePull.
 
-Nothing here knows HTTP requests of clients.
+No module of this folder knows the HTTP requests of clients.
 """

@@ -1,4 +1,4 @@
-"""Confirmations: what only a tag of an older build vouches for is asked for again.
+"""Confirmations: images that only a tag of an older build vouches for.
 
 Such an image is served meanwhile, so that an upgrade is no outage. Its source is asked for each
 manifest and layer, as a pull by digest asks: the tag may name another image by now. If the source
@@ -20,7 +20,7 @@ from blobserve.store.refs.freshness import PATIENCE, TagState
 from blobserve.store.refs.reference_table import ReferenceTable
 
 _RETRY = 10.0
-"""Seconds until a source is asked again that could not be asked."""
+"""Seconds until a source that could not be asked is asked again."""
 
 
 class Confirmations:
@@ -30,54 +30,48 @@ class Confirmations:
         self._known = known
         self._pulls = pulls
         self._reactor = reactor
-        self._flights: SingleFlight[Reference, None] = SingleFlight()
+        self._calls: SingleFlight[Reference, None] = SingleFlight()
 
     def may_serve(self, known: TagState, rules: RepositoryRules, read_only: bool) -> bool:
-        """Return whether it may be served at once although it is not proved.
+        """Return whether an image that is not proved may be served at once.
 
-        Its source is asked in the background if it is time to, unless `read_only`. It may not
-        before its source has had a first chance to answer: see `confirm`.
+        Unless `read_only`, this asks its source in the background when that is due. It may not be
+        served before its source has had a first chance to answer: see `confirm`.
         """
         if read_only or not known.is_remembered(rules):
             return known.is_remembered(rules)
-        if known.confirm_after and self._is_due(known):
-            self._begin(known, rules)
+        if known.confirm_after:
+            self.ask(known, rules)
         return known.confirm_after > 0
 
-    def ask(self, known: TagState, rules: RepositoryRules) -> None:
-        """Ask its source in the background, if it is time to; see `confirm`."""
-        if known.is_remembered(rules) and self._is_due(known):
-            self._begin(known, rules)
+    def ask(self, known: TagState, rules: RepositoryRules) -> Call[None] | None:
+        """Ask the source in the background, if the image needs that and it is due."""
+        # A clock that was set back would make it wait for longer.
+        is_due = not 0 < known.confirm_after - self._reactor.seconds() <= _RETRY
+        if not is_due or not known.is_remembered(rules):
+            return None
+        return self._calls.get(known.reference) or self._calls.start(
+            known.reference, lambda call: self._confirm(known, rules)
+        )
 
     async def confirm(self, known: TagState, rules: RepositoryRules, asked: float) -> None:
-        """Have its source asked, if it is time to, and wait for the answer the first time.
+        """Ask the source if that is due, and wait for its answer the first time.
 
-        At most `PATIENCE` seconds from `asked` on.
+        The wait ends `PATIENCE` seconds after `asked` at the latest.
         """
-        if known.is_remembered(rules) and self._is_due(known):
-            flight = self._begin(known, rules)
-            passed = self._reactor.seconds() - asked
-            if not known.confirm_after and 0 <= passed < PATIENCE:
-                impatience = self._reactor.callLater(PATIENCE - passed, flight.succeed, None)
-                try:
-                    await flight.wait()
-                finally:
-                    if impatience.active():
-                        impatience.cancel()
+        call = self.ask(known, rules)
+        passed = self._reactor.seconds() - asked
+        if call is not None and not known.confirm_after and 0 <= passed < PATIENCE:
+            timer = self._reactor.callLater(PATIENCE - passed, call.succeed, None)
+            try:
+                await call.wait()
+            finally:
+                if timer.active():
+                    timer.cancel()
 
     async def close(self) -> None:
         """Fail every wait and cancel every confirmation."""
-        await self._flights.close(StoreClosed())
-
-    def _is_due(self, known: TagState) -> bool:
-        # A clock that was set back would have it wait for longer.
-        return not 0 < known.confirm_after - self._reactor.seconds() <= _RETRY
-
-    def _begin(self, known: TagState, rules: RepositoryRules) -> Call[None]:
-        reference = known.reference
-        return self._flights.get(reference) or self._flights.start(
-            reference, lambda flight: self._confirm(known, rules)
-        )
+        await self._calls.close(StoreClosed())
 
     async def _confirm(self, known: TagState, rules: RepositoryRules) -> None:
         exact = known.reference.at(known.digest)
@@ -85,7 +79,7 @@ class Confirmations:
         try:
             pull = self._pulls.get(exact)
             if pull is None:
-                pull = self._pulls.begin(exact, self._known.get(exact), rules)
+                pull = self._pulls.start(exact, self._known.get(exact), rules)
             await pull.wait(urgent=False)
         except (NotFound, RegistryRefused):  # `Pulls` has logged it
             self._known.disprove(known)

@@ -1,7 +1,7 @@
-"""prePull: images brought here, and tags refreshed, although nobody asks.
+"""prePull: images are pulled, and tags revalidated, without requests.
 
-A failure is never the end: every tag has a timer that is set again whatever happened. Nothing is
-pinned: what was reclaimed is pulled again when somebody asks for it, or at the next start.
+Every tag has a timer that is set again after each attempt, also after a failure. Images are not
+pinned: an evicted one is pulled again at the next request or start.
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ from blobserve.store.blobspace import BlobSpace
 from blobserve.store.pull.pulls import Pulls
 from blobserve.store.pull.revalidation import Revalidations
 from blobserve.store.refs.freshness import Freshness, TagState, moves
-from blobserve.store.refs.reference_table import ReferenceTable, Rules
+from blobserve.store.refs.reference_table import ReferenceTable
 
 _RETRY = 10.0
-"""Seconds until what has never been pulled is tried again."""
+"""Seconds until an image that has never been pulled is tried again."""
 
 
 class PrePullTimers:
-    """The tags that are kept fresh unasked."""
+    """The tags that are kept fresh without requests."""
 
     def __init__(
         self,
         space: BlobSpace,
-        rules: Rules,
         known: ReferenceTable,
         pulls: Pulls,
-        refreshes: Revalidations,
+        revalidations: Revalidations,
         reactor: IReactorTime,
     ) -> None:
         self._space = space
-        self._rules = rules
         self._known = known
         self._pulls = pulls
-        self._refreshes = refreshes
+        self._revalidations = revalidations
         self._reactor = reactor
         self._timers: dict[Reference, IDelayedCall] = {}
         self._closed = False
@@ -47,7 +45,7 @@ class PrePullTimers:
     async def add(self, reference: Reference) -> None:
         """Make an image READY, and keep it fresh for as long as its rules name it in prePull.
 
-        Returns, or raises what has failed, when it has been tried once.
+        Return after the first attempt, or raise its error.
         """
         try:
             await self._try(reference, again=False)
@@ -55,7 +53,7 @@ class PrePullTimers:
             self._set_timer(reference)
 
     def reload(self) -> None:
-        """Set every timer again, after rules have changed."""
+        """Set every timer again, because rules have changed."""
         for reference in list(self._timers):
             self._set_timer(reference)
 
@@ -67,15 +65,15 @@ class PrePullTimers:
         self._timers.clear()
 
     async def _try(self, reference: Reference, again: bool) -> None:
-        rules = self._rules(reference.repository)
+        rules = self._known.rules(reference.repository)
         if rules is None:
             raise Forbidden(str(reference.repository))
         known = await self._known.recall(reference, rules)
         if known is None or not (again or self._is_ready(known, rules)):
-            pull = self._pulls.get(reference) or self._pulls.begin(reference, known, rules)
+            pull = self._pulls.get(reference) or self._pulls.start(reference, known, rules)
             await pull.wait(urgent=False)
         elif again or known.freshness(rules, self._reactor.seconds()) is not Freshness.TRUSTED:
-            await self._refreshes.look_up(known, rules).wait(urgent=False)
+            await self._revalidations.look_up(known, rules).wait(urgent=False)
 
     def _is_ready(self, known: TagState, rules: RepositoryRules) -> bool:
         if known.image is None or not known.is_proved(rules):
@@ -86,7 +84,7 @@ class PrePullTimers:
         timer = self._timers.pop(reference, None)
         if timer is not None:
             timer.cancel()
-        rules, known = self._rules(reference.repository), self._known.get(reference)
+        rules, known = self._known.rules(reference.repository), self._known.get(reference)
         if self._closed or rules is None or reference.tag not in rules.pre_pull:
             return
         delay = known.interval(rules, self._reactor.seconds()) if known else _RETRY

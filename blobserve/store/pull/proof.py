@@ -1,6 +1,6 @@
 """Proof: a consumer that verifies content and keeps none of it.
 
-A repository that must show content which is here already is read to its end, and nothing is
+A repository must show content that the blob space already has. It is read to the end, and not
 written to the disk a second time.
 """
 
@@ -23,7 +23,7 @@ class Proof:
         self._hash = descriptor.digest.hasher()
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """See `IConsumer.registerProducer`: hashing keeps up with any line, so it never pauses."""
+        """See `IConsumer.registerProducer`. Hashing is faster than the network: never pauses."""
 
     def unregisterProducer(self) -> None:
         """See `IConsumer.unregisterProducer`."""

@@ -1,45 +1,53 @@
 """Pulls: an image from its source into the blob space, one at a time for each reference.
 
-Everything after the first look-up goes by digest. A reference switches to what was pulled when that
-is READY, and is left alone when the pull fails. Knows nothing of when a tag is looked up again.
+After the first look-up, everything is fetched by digest. The layers of an image are made READY side
+by side, and each layer once for all images. A layer that is READY through another repository is
+shared only after this one has shown it too. A reference switches to the new image when all of it is
+READY, and stays as it is if the pull fails. `Revalidations` decides when a tag is looked up again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from blobserve.concurrency.fair_queue import FairQueue
 from blobserve.concurrency.singleflight import Call, SingleFlight
-from blobserve.config import RepositoryRules
+from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import (
     BlobNotFound,
     BlobserveError,
     ImageNotFound,
     NotFound,
     RegistryRefused,
+    SpaceContended,
     StoreClosed,
 )
+from blobserve.metrics import Metrics
+from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
+from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Source
-from blobserve.store.blobspace import BlobSpace, BlobState, Readable
+from blobserve.store.blobspace import BlobLease, BlobSpace, BlobState, Readable
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.store.lazy.availability import Availability, AvailabilityPublisher, LazyImage
 from blobserve.store.lazy.lazy_indexes import LazyIndexes
 from blobserve.store.lazy.lazy_layer import LazyLayer
 from blobserve.store.pull.downloads import Downloads
-from blobserve.store.pull.layer_fetch import LayerFetcher
 from blobserve.store.refs.freshness import TagState
-from blobserve.store.refs.image import Image, ImageReader
+from blobserve.store.refs.image import Image
 from blobserve.store.refs.negative_cache import NegativeCache
-from blobserve.store.refs.reference_table import ReferenceTable, Rules
+from blobserve.store.refs.reference_table import ReferenceTable
 from blobserve.store.space.provenance import Access
+
+_ASKED_AT_ONCE = 10
+"""Layers that sources are asked about at a time, without fetching them."""
 
 _log = Logger()
 
@@ -49,24 +57,22 @@ T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
-class _PendingPull:
-    """An image that is being pulled, and those who wait for a file of its one layer."""
+class _Pull:
+    """One pull that is under way, and the requests that wait for single files of its image."""
 
+    reference: Reference
+    rules: RepositoryRules
+    source: Source
+    call: Call[Readable]
     access: Access
-    """What its repository will have shown when it is READY."""
+    """The access that the repository has shown when the image is READY."""
+    availability: Availability = attrs.field(factory=Availability)
     image: Call[Image] = attrs.field(factory=Call)
-    """Lands as soon as the repository may be given what streams past of the layer."""
-    waits: set[Deferred[Any]] = attrs.field(factory=set)
+    """Succeeds when files of the layer may go to clients while it streams past.
 
-    def land(self, image: Image) -> None:
-        """Let files of the layer be given out; of several layers, an upper one may hide them."""
-        if len(image.served) == 1:
-            self.image.succeed(image)
-
-    def end(self) -> None:
-        """End every wait: whatever streams past from now on comes through other pulls."""
-        for wait in list(self.waits):
-            wait.cancel()
+    Only with one layer: of several, an upper one may hide them.
+    """
+    early_waits: set[Deferred[Any]] = attrs.field(factory=set)
 
 
 class Pulls:
@@ -76,110 +82,75 @@ class Pulls:
         self,
         space: BlobSpace,
         provider: Provider,
-        images: ImageReader,
         known: ReferenceTable,
-        missing: NegativeCache,
-        downloads: Downloads,
-        indexes: LazyIndexes,
-        rules: Rules,
         reactor: IReactorTime,
+        metrics: Metrics,
+        limits: Callable[[], Limits],
     ) -> None:
+        """`provider` is asked for a repository's source anew at each pull."""
+        self.missing = NegativeCache(reactor)
+        """The references for which a pull has just found no image."""
         self._space = space
         self._provider = provider
-        self._images = images
         self._known = known
-        self._missing = missing
-        self._downloads = downloads
-        self._layers = LayerFetcher(space, downloads)
-        self._indexes = indexes
-        self._rules = rules
         self._reactor = reactor
-        # Of each its own: as long as not all are told, the image is held, and takes up room.
-        self._flights: SingleFlight[Reference, Readable] = SingleFlight(
-            lambda: FairQueue(reactor).do
-        )
-        self._coming: dict[Reference, _PendingPull] = {}
-        self._offers: dict[Reference, Availability] = {}
+        self._limits = limits
+        self._downloads = Downloads(space, metrics, limits)
+        self._indexes = LazyIndexes(space, metrics, limits)
+        self._asking = DeferredSemaphore(_ASKED_AT_ONCE)
+        # A queue for each call: until all its waiters have run, the image is held and takes space.
+        self._calls: SingleFlight[Reference, Readable] = SingleFlight(lambda: FairQueue(reactor).do)
+        self._running: dict[Reference, _Pull] = {}
 
     def get(self, reference: Reference) -> Call[Readable] | None:
-        """The pull of `reference` that is under way."""
-        return self._flights.get(reference)
+        """Return the pull of `reference` that is under way."""
+        return self._calls.get(reference)
 
-    def begin(
+    def start(
         self, reference: Reference, wanted: TagState | None, rules: RepositoryRules
     ) -> Call[Readable]:
-        """Pull the digest that is `wanted`, or if that is None what the source says it is.
+        """Pull the digest that is `wanted`, or the one that the source gives if that is None.
 
-        None is under way for this reference. The flight's image is held until all who wait have
-        been told; they acquire their own.
+        No pull of this reference may be under way. The image of the call is held until all waiters
+        have run; they acquire their own lease.
         """
-        self._offers[reference] = Availability()
-        return self._flights.start(
+        return self._calls.start(
             reference,
-            lambda flight: self._pull(reference, wanted, rules, flight),
+            lambda call: self._run(reference, wanted, rules, call),
             after=lambda image: image.release(),
         )
 
     def early(self, reference: Reference, name: bytes, access: Access) -> Deferred[EarlyFile]:
-        """A file of the image that `reference` is being pulled for, before it is READY.
+        """Return a file of the image that is being pulled for `reference`, before it is READY.
 
-        See `StreamingLayer.wait`. Never fires when the pull will not show so much `access`.
+        See `StreamingLayer.wait`. Never fires if the pull will not show at least `access`.
         """
-        coming = self._coming.get(reference)
-        if coming is None or coming.access < access:
+        pull = self._running.get(reference)
+        if pull is None or pull.access < access:
             return Deferred()
-        early = Deferred.fromCoroutine(self._early(coming.image, name))
-        coming.waits.add(early)
+        early = Deferred.fromCoroutine(self._early(pull.image, name))
+        pull.early_waits.add(early)
 
         def ended(outcome: T) -> T:
-            coming.waits.discard(early)
+            pull.early_waits.discard(early)
             return outcome
 
         return early.addBoth(ended)
 
-    async def offer(self, reference: Reference, name: bytes | None = None) -> LazyImage | None:
-        """The image by its published index, as soon as it can be read by that; see `wait`.
+    async def offer(self, reference: Reference, name: bytes | None) -> LazyImage | None:
+        """Return the image by its table of contents, as soon as it can be read so.
 
-        None when it cannot, or its pull is over before; what came of that the flight says.
+        See `Availability.wait`. None when it cannot, or when the pull ends before; the call has the
+        outcome of the pull.
         """
-        offers = self._offers.get(reference)
-        return None if offers is None else await offers.wait(name)
+        pull = self._running.get(reference)
+        return None if pull is None else await pull.availability.wait(name)
 
     async def close(self) -> None:
-        """Fail every wait and abandon every pull; returns when ingest is wiped."""
-        await self._flights.close(StoreClosed())
+        """Fail every wait and abandon every pull; return when ingest is wiped."""
+        await self._calls.close(StoreClosed())
         await self._downloads.close()
         await self._indexes.close()
-
-    async def _pull(
-        self,
-        reference: Reference,
-        wanted: TagState | None,
-        rules: RepositoryRules,
-        flight: Call[Readable],
-    ) -> Readable:
-        # Of the same moment as its source: they say whether that uses credentials.
-        rules = self._rules(reference.repository) or rules
-        self._coming[reference] = _PendingPull(Access.needed(rules))
-        try:
-            source = self._provider(reference.repository)
-            if wanted is not None and reference.tag is not None:
-                try:
-                    return await self._bring(reference, wanted, source, rules, flight)
-                except (ImageNotFound, BlobNotFound) as lost:
-                    _log.info("{lost}; resolving the tag anew", lost=lost)
-                    self._known.disprove(wanted)
-            return await self._bring(reference, None, source, rules, flight)
-        except BlobserveError as error:
-            _log.warn("cannot pull {reference}: {error}", reference=str(reference), error=error)
-            if isinstance(error, ImageNotFound):
-                self._lost(reference, wanted, error)
-            elif wanted is not None and isinstance(error, (NotFound, RegistryRefused)):
-                self._known.disprove(wanted)
-            raise
-        finally:
-            self._coming.pop(reference).end()
-            self._offers.pop(reference).settle(None)
 
     async def _early(self, coming: Call[Image], name: bytes) -> EarlyFile:
         image = await coming.wait()
@@ -187,30 +158,57 @@ class Pulls:
         file.image = image.digest
         return file
 
-    def _lost(self, reference: Reference, wanted: TagState | None, error: ImageNotFound) -> None:
-        """Draw the conclusion from there being no such image."""
-        if wanted is None:
-            self._missing.note(reference, error)
-            return
-        self._known.disprove(wanted)
-        if self._known.is_current(wanted):
-            self._known.forget(reference)
-
-    async def _bring(
+    async def _run(
         self,
         reference: Reference,
         wanted: TagState | None,
-        source: Source,
         rules: RepositoryRules,
-        flight: Call[Readable],
+        call: Call[Readable],
     ) -> Readable:
-        """Make an image READY, switch `reference` to it, and hold it."""
+        # The current rules, like the source: they say whether the source uses credentials.
+        rules = self._known.rules(reference.repository) or rules
+        try:
+            source = self._provider(reference.repository)
+            pull = _Pull(reference, rules, source, call, Access.needed(rules))
+            self._running[reference] = pull
+            if wanted is not None and reference.tag is not None:
+                try:
+                    return await self._image(pull, wanted)
+                except (ImageNotFound, BlobNotFound) as lost:
+                    _log.info("{lost}; resolving the tag anew", lost=lost)
+                    self._known.disprove(wanted)
+            return await self._image(pull, None)
+        except BlobserveError as error:
+            _log.warn("cannot pull {reference}: {error}", reference=str(reference), error=error)
+            if wanted is None:
+                if isinstance(error, ImageNotFound):
+                    self.missing.note(reference, error)
+            elif isinstance(error, (NotFound, RegistryRefused)):
+                self._known.disprove(wanted)
+                if isinstance(error, ImageNotFound) and self._known.is_current(wanted):
+                    self._known.forget(reference)
+            raise
+        finally:
+            ended = self._running.pop(reference, None)
+            if ended is not None:
+                # The layer may stream on for another pull; these requests no longer wait for it.
+                for wait in list(ended.early_waits):
+                    wait.cancel()
+                ended.availability.settle(None)
+
+    async def _image(self, pull: _Pull, wanted: TagState | None) -> Readable:
+        """Make an image READY, switch the reference to it, and hold it."""
+        reference = pull.reference
         target = reference.at(wanted.digest) if wanted else reference
-        image, documents = await self._images.read(target, rules, source)
+        image, documents = await self._known.images.read(target, pull.rules, pull.source)
         known = wanted or TagState(reference, image.digest, self._reactor.seconds())
-        # It is learned, and offered, as that alone which the source has shown or is to show.
-        known = attrs.evolve(known, image=image, access=Access.needed(rules))
-        readable = await self._offered(known, image, source, rules, flight)
+        # No more than the source has shown, or shows with this pull.
+        known = attrs.evolve(known, image=image, access=pull.access)
+        if self._may_be_lazy(known, image, pull.rules):
+            readable = await self._lazy_layer(pull, known, image)
+        else:
+            pull.availability.settle(None)
+            readable = await self._layers(pull, image)
         try:
             for document in documents:
                 await self._space.put_manifest(
@@ -219,48 +217,106 @@ class Pulls:
         except Exception:
             readable.release()
             raise
-        # The image last: where its entry is missing, a tag in the state file is taken for old.
+        # The image last: without its entry, a tag in the state file counts as an older build's.
         for document in reversed(documents):
             self._space.provenance.record(document.digest, reference.repository, known.access)
         self._known.learn(known)
         return readable
 
-    async def _offered(
-        self,
-        known: TagState,
-        image: Image,
-        source: Source,
-        rules: RepositoryRules,
-        flight: Call[Readable],
-    ) -> Readable:
-        """Make an image READY, and until then offer it by its published index if it has one."""
-        repository = known.reference.repository
-        opening = self._opening(known, image, source, rules)
-        offering = AvailabilityPublisher(
-            known, self._offers[known.reference], opening, self._reactor
+    def _may_be_lazy(self, known: TagState, image: Image, rules: RepositoryRules) -> bool:
+        """Return whether reading the layer through its table of contents may be faster.
+
+        It is not where the image, or one that the reference serves meanwhile, is READY.
+        """
+        current = self._known.get(known.reference)
+        layers: tuple[Digest, ...] = image.digests
+        others: tuple[Digest, ...] = ()
+        if current is not None and current.image is not None and current.may_serve(rules):
+            others = current.image.digests
+        if any(self._space.state_of(each) is BlobState.READY for each in (*layers, *others)):
+            return False
+        least = self._limits().published_index_min_size
+        return len(layers) == 1 and image.served[0].file is None and image.served[0].size >= least
+
+    async def _lazy_layer(self, pull: _Pull, known: TagState, image: Image) -> Readable:
+        """Make an image of one layer READY, and until then let requests read it lazily."""
+        opening: Deferred[LazyLayer | None] = self._indexes.open(
+            pull.source, pull.reference.repository, image.served[0], pull.availability.first_names
         )
+        publisher = AvailabilityPublisher(known, pull.availability, opening, self._reactor)
         try:
-            await offering.head_start()
-            coming = self._coming[known.reference]
-            readable = await self._layers.bring(
-                repository, image, source, rules, flight, partial(coming.land, image)
-            )
-            offering.replace(self._space.acquire(image.served[0].kept_as))
+            await publisher.head_start()
+            readable = await self._layers(pull, image)
+            publisher.replace(self._space.acquire(image.served[0].kept_as))
             return readable
         finally:
-            offering.end()
+            publisher.end()
 
-    def _opening(
-        self, known: TagState, image: Image, source: Source, rules: RepositoryRules
-    ) -> Deferred[LazyLayer | None]:
-        """The one layer of an image by its published index; None where there is better."""
-        current = self._known.get(known.reference)
-        may_serve = current is not None and current.may_serve(rules)
-        served = current.image.digests if may_serve and current and current.image else ()
-        is_here = any(
-            self._space.state_of(each) is BlobState.READY for each in (*image.digests, *served)
+    async def _layers(self, pull: _Pull, image: Image) -> Readable:
+        """Make all layers that are served READY, each with a permit of its own, and hold them.
+
+        :raises BlobNotFound: also when a layer is READY, and the source does not have it.
+        """
+        layers = {layer.kept_as: layer for layer in image.served}
+        with self._space.pulling(image.digest, image.served):
+            fetching = [
+                Deferred.fromCoroutine(self._layer(pull, image, layer)) for layer in layers.values()
+            ]
+            try:
+                blobs = await gatherResults(fetching, consumeErrors=True)
+            except FirstError as first:
+                for each in fetching:
+                    each.addBoth(_release)
+                    each.cancel()
+                raise cast("Exception", first.subFailure.value) from first
+            try:
+                readable = await self._space.mount_image(image.digests)
+            finally:
+                for blob in blobs:
+                    blob.release()
+        if readable is None:
+            raise SpaceContended
+        return readable
+
+    async def _layer(self, pull: _Pull, image: Image, layer: Descriptor) -> BlobLease:
+        repository, digest, access = pull.reference.repository, layer.kept_as, pull.access
+        covers = self._space.provenance.covers
+        if not covers(layer.digest, repository, access) and (
+            self._downloads.is_foreign(digest, repository, access)
+            or self._space.state_of(digest) is BlobState.READY
+        ):
+            await self._prove(pull, layer)
+        # From now on the repository may have the bytes of the layer as they stream past. A download
+        # that begins below shows the layer itself.
+        if len(image.served) == 1:
+            pull.image.succeed(image)
+        blob = await self._space.mount(digest)
+        if blob is None:
+            await self._downloads.pull(pull.source, repository, layer, access, pull.call)
+            if covers(layer.digest, repository, access):
+                blob = await self._space.mount(digest)
+        if blob is None:
+            raise SpaceContended
+        return blob
+
+    async def _prove(self, pull: _Pull, layer: Descriptor) -> None:
+        """Let the repository's own source show a layer that is READY or being downloaded.
+
+        A registry that the configuration names is believed to have what it says it has. Any other
+        source must give out the content.
+        """
+        repository, source, access = pull.reference.repository, pull.source, pull.access
+        if not pull.rules.listed or pull.rules.source is not None:
+            await self._downloads.pull(source, repository, layer, access, pull.call, is_proof=True)
+            return
+        has_it = await self._asking.run(
+            lambda: Deferred.fromCoroutine(source.holds(repository, layer))
         )
-        if is_here or len(image.served) > 1 or image.served[0].file is not None:
-            return succeed(None)
-        first_names = self._offers[known.reference].first_names
-        return self._indexes.open(source, known.reference.repository, image.served[0], first_names)
+        if not has_it:
+            raise BlobNotFound(str(layer.digest))
+        self._space.provenance.record(layer.digest, repository, access)
+
+
+def _release(outcome: BlobLease | Failure | None) -> None:
+    if isinstance(outcome, BlobLease):
+        outcome.release()

@@ -1,7 +1,8 @@
-"""Refreshing tags: look-ups behind requests, before them, and unasked.
+"""Revalidation of tags: in the background, while requests wait, and for prePull.
 
-A tag's look-up, and the pull of what it found, are one piece of work of which one is under way at a
-time: so no slow, older answer overwrites a newer one. Whatever fails, the known digest goes on.
+A look-up of a tag, and the pull of the image that it found, are one call, and one call runs for
+each tag at a time. So a slow, older answer never overwrites a newer one. If the call fails, the
+known digest serves on.
 """
 
 from __future__ import annotations
@@ -37,34 +38,33 @@ class Revalidations:
         self._known = known
         self._pulls = pulls
         self._reactor = reactor
-        self._flights: SingleFlight[Reference, None] = SingleFlight()
+        self._calls: SingleFlight[Reference, None] = SingleFlight()
 
     def look_up(self, known: TagState, rules: RepositoryRules) -> Call[None]:
-        """Ask where a tag points now, and go there; joins what is under way.
+        """Ask which digest a tag has now, and pull that image; join a call that is under way.
 
-        The flight lands when the tag serves its current image, when that image cannot be had, and
-        after `PATIENCE` at the latest. While the known image cannot be read, nothing can be served
-        but the new one; then it lands as soon as the pull begins. It fails with nothing but
-        `StoreClosed`.
+        The call succeeds when the tag serves its current image, when that image cannot be had, and
+        after `PATIENCE` at the latest. If the known image cannot be served meanwhile, it succeeds
+        as soon as the pull begins. It fails only with `StoreClosed`.
         """
-        flight = self._flights.get(known.reference)
-        if flight is None:
-            flight = self._flights.start(
-                known.reference, lambda flight: self._refresh(known, rules, flight)
+        call = self._calls.get(known.reference)
+        if call is None:
+            call = self._calls.start(
+                known.reference, lambda call: self._revalidate(known, rules, call)
             )
-        return flight
+        return call
 
     async def close(self) -> None:
         """Fail every wait and cancel every look-up."""
-        await self._flights.close(StoreClosed())
+        await self._calls.close(StoreClosed())
 
-    async def _refresh(self, known: TagState, rules: RepositoryRules, flight: Call[None]) -> None:
-        impatience = self._reactor.callLater(PATIENCE, flight.succeed, None)
+    async def _revalidate(self, known: TagState, rules: RepositoryRules, call: Call[None]) -> None:
+        timer = self._reactor.callLater(PATIENCE, call.succeed, None)
         try:
-            await self._follow(known, rules, flight)
+            await self._follow(known, rules, call)
         except BlobserveError as error:
             _log.warn(
-                "cannot refresh {reference}, going on with {digest}: {error}",
+                "cannot revalidate {reference}, serving {digest}: {error}",
                 reference=str(known.reference),
                 digest=str(known.digest),
                 error=error,
@@ -72,10 +72,10 @@ class Revalidations:
             now, failure = self._reactor.seconds(), error
             self._known.update(known, lambda each: each.put_off(rules, now, failure))
         finally:
-            if impatience.active():
-                impatience.cancel()
+            if timer.active():
+                timer.cancel()
 
-    async def _follow(self, known: TagState, rules: RepositoryRules, flight: Call[None]) -> None:
+    async def _follow(self, known: TagState, rules: RepositoryRules, call: Call[None]) -> None:
         source = self._provider(known.reference.repository)
         answer = await source.refresh(known.reference, known.digest)
         now = self._reactor.seconds()
@@ -83,10 +83,10 @@ class Revalidations:
             self._known.update(known, lambda each: each.confirmed(now, answer.pause))
         elif self._known.is_current(known) and not self._pulls.get(known.reference):
             moved = TagState(known.reference, answer.digest, now, quiet_until=now + answer.pause)
-            pull = self._pulls.begin(known.reference, moved, rules)
+            pull = self._pulls.start(known.reference, moved, rules)
             if not self._can_serve(known.reference, rules):
-                flight.succeed(None)  # Requests go on to wait for the pull itself.
-            await pull.wait(urgent=flight.urgent)
+                call.succeed(None)  # Requests go on to wait for the pull itself.
+            await pull.wait(urgent=call.urgent)
 
     def _can_serve(self, reference: Reference, rules: RepositoryRules) -> bool:
         """Return whether requests may be given the known image, and need no pull for it.
@@ -96,6 +96,5 @@ class Revalidations:
         known = self._known.get(reference)
         if known is None or known.image is None or not known.may_serve(rules):
             return False
-        layers = known.image.digests
-        states = [self._space.state_of(layer) for layer in layers]
-        return bool(states) and all(state is BlobState.READY for state in states)
+        states = [self._space.state_of(layer) for layer in known.image.digests]
+        return all(state is BlobState.READY for state in states)

@@ -1,4 +1,4 @@
-"""From a reference to an image: what a tag serves, how fresh that is, what does not exist.
+"""From a reference to an image: the digest of a tag, its freshness, and missing images.
 
-Nothing here downloads a layer.
+No module of this folder downloads a layer.
 """

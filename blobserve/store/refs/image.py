@@ -1,7 +1,6 @@
 """From a reference to the layers that are served: manifests and indexes, followed by digest.
 
-Documents come from the blob space where it has them, else from a source. Knows nothing of which tag
-is fresh, and fetches no layer.
+Documents come from the blob space if it has them, else from a source. No layer is fetched.
 """
 
 from __future__ import annotations
@@ -15,44 +14,39 @@ from blobserve.errors import BadImage, ContentMismatch, NoLayers, NotCached
 from blobserve.names.digest import Digest
 from blobserve.names.platform import Platform
 from blobserve.names.reference import Reference
-from blobserve.oci.manifest import Descriptor, ImageIndex, Manifest, parse
+from blobserve.oci.manifest import Descriptor, ImageIndex, parse
 from blobserve.oci.source import Document, Source
 from blobserve.store.blobspace import BlobSpace
-from blobserve.store.space.merged_indexes import parts_of
 from blobserve.store.space.provenance import Access
 
 _DOCUMENTS = 3
-"""An index, an index nested in it, and a manifest: the longest way allowed."""
+"""The longest way allowed: an index, an index nested in it, and a manifest."""
 
 
 @attrs.frozen
 class Image:
-    """What a manifest or index stands for: the layers that are served, and how they were chosen."""
+    """An image: the layers that are served, and how they were chosen."""
 
     digest: Digest
-    """Of the document that the reference names, be it an index."""
+    """The digest of the manifest or index that the reference names."""
     served: tuple[Descriptor, ...]
     """The layers that are served, the lowest first; at least one."""
     layers: int
-    """How many layers the image has; an artifact, all of which is served, counts as one."""
+    """The number of layers of the image; an artifact, which is served whole, counts as one."""
     platform: Platform | None
-    """The platform that was asked for."""
+    """The platform of the rules."""
     warnings: tuple[str, ...]
-    """What was arbitrary about the choice; each a clause without its subject."""
+    """The arbitrary parts of the choice; each a clause without its subject."""
     is_artifact: bool = False
+    digests: tuple[Digest, ...] = attrs.field(init=False)
+    """The digests by which the blob space has the layers that are served, the lowest first."""
 
-    @property
-    def parts(self) -> tuple[Digest, ...]:
-        """Of all that must be READY to serve it: the layers, and their tree if they are several."""
-        return parts_of(self.digests)
-
-    @property
-    def digests(self) -> tuple[Digest, ...]:
-        """Under which the layers that are served are kept, the lowest first."""
+    @digests.default
+    def _digests(self) -> tuple[Digest, ...]:
         return tuple(layer.kept_as for layer in self.served)
 
     def suits(self, rules: RepositoryRules) -> bool:
-        """Whether it is what `rules` would choose."""
+        """Return whether `rules` would choose it."""
         layers = self.layers if rules.layers == "all" else 1
         is_chosen = self.is_artifact or len(self.served) == layers
         return self.platform == rules.platform and is_chosen
@@ -72,18 +66,21 @@ class ImageReader:
         source: Source | None,
         is_trusted: bool = False,
     ) -> tuple[Image, list[Document]]:
-        """The image that `reference` names, and the documents on the way to it.
+        """Return the image that `reference` names, and the documents on the way to it.
 
-        Without a source nothing but the blob space is asked. The blob space gives only documents
-        that the repository has shown before, or all of them if `is_trusted`.
+        Without a source only the blob space is asked. The blob space gives only documents that the
+        repository has shown before, or all of them if `is_trusted`.
 
-        :raises NotHere: when a document is missing and there is no source.
-        :raises NoLayers: when there is nothing to serve.
+        :raises NotCached: when a document is missing and there is no source.
+        :raises NoLayers: when the image has no layers.
         """
         access = Access.NONE if is_trusted else Access.needed(rules)
         document = await self._document(reference, source, access)
         documents, warnings = [document], []
-        while isinstance(parsed := self._parse(document), ImageIndex):
+        limits = self._limits()
+        while isinstance(
+            parsed := parse(document.content, document.media_type, limits), ImageIndex
+        ):
             if len(documents) == _DOCUMENTS:
                 raise BadImage(str(reference), "its indexes are nested more than once")
             chosen, warning = parsed.choose(rules.platform)
@@ -110,9 +107,6 @@ class ImageReader:
             parsed.is_artifact,
         )
         return image, documents
-
-    def _parse(self, document: Document) -> Manifest | ImageIndex:
-        return parse(document.content, document.media_type, self._limits())
 
     async def _document(
         self, reference: Reference, source: Source | None, access: Access

@@ -61,7 +61,7 @@ class CachedResponse:
     def is_valid(self, now: float, switches: int) -> bool:
         """Return whether the response is valid without another lease of its image.
 
-        `switches` is the current value of `RefStore.switches`.
+        `switches` is the current value of `ReferenceTable.switches`.
         """
         # The lower bound matters if the clock was set back.
         is_recent = self._valid_from <= now < self._valid_until
@@ -141,7 +141,7 @@ class ResponseCache:
         if self._config_used is not self._config():
             self.flush()
             self._config_used = self._config()
-        switches = self._store.switches
+        switches = self._store.references.switches
         if self._switches != switches:
             self._too_large.clear()
             self._switches = switches
@@ -188,7 +188,7 @@ class ResponseCache:
             return cached.content is not None
 
     def _renew(self, cached: CachedResponse, lease: Lease) -> None:
-        cached.renew(lease, self._clock.seconds(), self._store.switches)
+        cached.renew(lease, self._clock.seconds(), self._store.references.switches)
         cached.touch = self._store.touch_for(cached.reference)
 
     def _add_body(self, key: Key, cached: CachedResponse) -> None:

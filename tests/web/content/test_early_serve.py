@@ -333,7 +333,7 @@ async def test_a_tag_that_moves(tmp_path: Path) -> None:
             assert (answer.body, "etag" in answer.headers) == (b"old", True)
         assert gate.waiting == 1
         gate.open()
-        await until(lambda: site.store.switches > 0)
+        await until(lambda: site.store.references.switches > 0)
         assert (await site.fetch(f"/{TAG}/app.js")).body == b"new"
 
 
