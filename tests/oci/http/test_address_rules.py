@@ -196,7 +196,7 @@ def test_origin(url: str, origin: Origin) -> None:
 )
 def test_no_origin(url: str) -> None:
     """A URL that programs read differently is refused."""
-    with pytest.raises(ValueError, match="no http or https URL"):
+    with pytest.raises(ValueError, match="not an http or https URL"):
         Origin.of(url)
 
 
