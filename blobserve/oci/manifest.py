@@ -229,7 +229,7 @@ def _image(layers: Sequence[object]) -> Manifest:
 
 
 def _layer(value: object) -> Descriptor:
-    layer = _descriptor(value)
+    layer = _descriptor(value, may_be_empty=True)
     if not LAYER_TYPE.fullmatch(layer.media_type):
         raise ValueError("it has a layer that is not a tar archive")
     return layer
@@ -253,7 +253,7 @@ def _files(layers: Sequence[object], limits: Limits) -> tuple[Descriptor, ...]:
                 raise ValueError(f"a title in it is longer than {limits.name_size} bytes")
             files[attrs.evolve(described, file=path)] = None
         elif kind is Kind.ARCHIVE:
-            files[_descriptor(layer)] = None
+            files[_descriptor(layer, may_be_empty=True)] = None
     if not files:
         raise ValueError(
             "it is an artifact without titles, or it has layers that are not tar archives"

@@ -7,6 +7,7 @@ POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header".
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 from zlib import adler32
@@ -24,12 +25,18 @@ BODILESS = frozenset((LINK, SYMLINK, b"3", b"4", DIRECTORY, b"6"))
 EXTENSIONS = frozenset((b"x", b"g", b"L", b"K"))
 """The types of extension headers, which describe the next entry: PAX and GNU long names."""
 
+OLD_SPARSE = b"S"
+"""The type of a sparse file in GNU's old format, which is not read."""
+
+SPARSE = b"GNU.sparse."
+"""The start of the keys of PAX records that describe a sparse file."""
+
 _FIELDS = struct.Struct("100s8s16x12s12s8x1s100s8s80x155s12x")
 _LARGEST = (1 << 63) - 1
 _LATEST = 253402300799  # The last second of the year 9999, the largest HTTP date.
-_USTAR, _STAR = b"ustar\0", b"tar\0"
+_USTAR, _STAR, _GNU = b"ustar\0", b"tar\0", b"ustar  \0"
 _PAX_KEYS = frozenset((b"path", b"linkpath", b"size", b"mtime"))
-_SPARSE = "it has a sparse file, which OCI image-spec layer.md advises against"
+_SPARSE = "it has a sparse file of a kind that cannot be read"
 
 _FOREIGN = (
     (b"\xfd7zXZ\0", "xz data"),
@@ -72,10 +79,10 @@ def is_intact(block: bytes) -> bool:
 def parse(block: bytes) -> Header:
     """Read an intact header block in any of the formats: v7, ustar (PAX and star too) and GNU.
 
-    :raises BadLayer: for an invalid size, or a sparse file.
+    :raises BadLayer: for an invalid size, or a sparse file in the format of another tar.
     """
     name, mode, size, mtime, type_, link, magic, prefix = _FIELDS.unpack(block)
-    if type_ == b"S":
+    if type_ == OLD_SPARSE and magic != _GNU:
         raise BadLayer(_SPARSE)
     name = name.partition(b"\0")[0]
     if magic[:6] == _USTAR and prefix[0]:
@@ -92,7 +99,7 @@ def parse(block: bytes) -> Header:
     )
 
 
-def parse_pax(body: bytes) -> dict[bytes, bytes]:
+def parse_pax(body: bytes, is_global: bool = False) -> dict[bytes, bytes]:
     """Return the records of a PAX header that change how an entry is read.
 
     A record with an empty value cancels an earlier one. Takes linear time.
@@ -100,6 +107,21 @@ def parse_pax(body: bytes) -> dict[bytes, bytes]:
     :raises BadLayer: for a record with a wrong length, a NUL in a name, or a sparse file.
     """
     records: dict[bytes, bytes] = {}
+    for key, value in pax_records(body):
+        if key.startswith(SPARSE) and not is_global:
+            raise BadLayer(_SPARSE)
+        if key in _PAX_KEYS:
+            if b"\0" in value:
+                raise BadLayer("a PAX record has a NUL in a name")
+            records[key] = value
+    return {key: value for key, value in records.items() if value}
+
+
+def pax_records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and value of each record of a PAX header, in order.
+
+    :raises BadLayer: for a record that does not end where it says.
+    """
     at = 0
     while at < len(body):
         space = body.find(b" ", at, at + 9)
@@ -110,14 +132,8 @@ def parse_pax(body: bytes) -> dict[bytes, bytes]:
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not (key and equals):
             raise BadLayer("a PAX record has no key")
-        if key.startswith(b"GNU.sparse."):
-            raise BadLayer(_SPARSE)
-        if key in _PAX_KEYS:
-            if b"\0" in value:
-                raise BadLayer("a PAX record has a NUL in a name")
-            records[key] = value
+        yield key, value
         at = end
-    return {key: value for key, value in records.items() if value}
 
 
 def parse_pax_size(text: bytes) -> int:
@@ -137,6 +153,22 @@ def parse_pax_mtime(text: bytes) -> int | None:
     if len(seconds) > 20 or not seconds.isdigit() or not (fraction or b"0").isdigit():
         return None
     return _sane(int(seconds))
+
+
+def size_of(block: bytes) -> int:
+    """Return the size that a header block gives its entry.
+
+    :raises BadLayer: when it is no size.
+    """
+    return _number(block[124:136])
+
+
+def map_goes_on(block: bytes, is_header: bool) -> bool:
+    """Return whether another block of the map of an old GNU sparse file follows this one.
+
+    GNU tar manual, "Basic Tar Format".
+    """
+    return block[482 if is_header else 504] != 0
 
 
 def describe(start: bytes) -> str:

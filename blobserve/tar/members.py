@@ -17,6 +17,7 @@ from blobserve.tar.header import (
     BODILESS,
     EXTENSIONS,
     LINK,
+    OLD_SPARSE,
     REGULAR,
     SYMLINK,
     ZEROS,
@@ -116,7 +117,9 @@ def _entries(read: Read, size: int, limits: Limits) -> Iterator[tuple[Header, in
 
 def _header(block: bytes, at: int) -> Header:
     if len(block) == BLOCK and is_intact(block):
-        return parse(block)
+        if (head := parse(block)).type == OLD_SPARSE:
+            raise BadLayer("it has a sparse file of a kind that cannot be read")
+        return head
     if not at:
         raise BadLayer(describe(block))
     if len(block) < BLOCK:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blobserve.errors import BadLayer
 from blobserve.tar import header
-from blobserve.tar.header import BLOCK, BODILESS, DIRECTORY, EXTENSIONS, REGULAR, ZEROS, Header
+from blobserve.tar.header import (
+    BLOCK,
+    BODILESS,
+    DIRECTORY,
+    EXTENSIONS,
+    OLD_SPARSE,
+    REGULAR,
+    ZEROS,
+    Header,
+)
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -51,6 +60,7 @@ class TarReader:
         self._left = 0  # The bytes of the body that are still missing.
         self._padding = 0  # The missing zeros that fill its last block.
         self._entry: Member | None = None  # The entry whose body is being read.
+        self._mapped: int | None = None  # The body behind the map of an old GNU sparse file.
         self._hash: _Hash | None = None
         self._extension = bytearray()
         self._kind = b""
@@ -98,11 +108,14 @@ class TarReader:
         if self._block and self.size < BLOCK:
             raise BadLayer(header.describe(self._block))
         # The zeros after the last entry may be missing, as with `umoci insert`.
-        if self._block or self._left or self._extensions:
+        if self._block or self._left or self._extensions or self._mapped is not None:
             raise BadLayer("its tar archive is cut short")
 
     def _begin(self, block: bytes, offset: int, members: list[Member]) -> None:
         """Process a complete header block; its body begins at `offset`."""
+        if self._mapped is not None:
+            self._skip_map(block, members)
+            return
         if block == ZEROS:
             if self._extensions:
                 raise BadLayer("an extension header has no entry after it")
@@ -119,6 +132,18 @@ class TarReader:
             self._begin_extension(head)
         else:
             self._begin_entry(head, offset)
+            if head.type == OLD_SPARSE and header.map_goes_on(block, is_header=True):
+                self._mapped, self._left = self._left, 0
+                return
+        self._padding = -self._left % BLOCK
+        if not self._left:
+            self._end(members)
+
+    def _skip_map(self, block: bytes, members: list[Member]) -> None:
+        """Skip a block of the map that an old GNU sparse file has between header and body."""
+        if header.map_goes_on(block, is_header=False):
+            return
+        self._left, self._mapped = self._mapped or 0, None
         self._padding = -self._left % BLOCK
         if not self._left:
             self._end(members)
@@ -196,7 +221,8 @@ class TarReader:
         elif self._kind == b"K":
             self._gnu[b"linkpath"] = body.partition(b"\0")[0]
         else:
-            records = header.parse_pax(body)
-            if self._kind == b"x":
+            is_global = self._kind == b"g"
+            records = header.parse_pax(body, is_global)
+            if not is_global:
                 self._pax = records
                 self._gnu = {key: name for key, name in self._gnu.items() if key not in records}

@@ -24,6 +24,7 @@ from blobserve.errors import (
     NoLayers,
     NoSpace,
     NotCached,
+    PathNotFound,
     RegistryFailed,
     StoreClosed,
 )
@@ -67,6 +68,29 @@ async def test_only_what_is_served_is_fetched(tmp_path: Path) -> None:
         await stand.read()
         fetched = ("fetch", str(image.layers[0].digest))
         assert stand.source.requests == [("resolve", str(SITE)), fetched]
+
+
+@pytest_twisted.ensureDeferred
+async def test_layer_of_no_bytes(tmp_path: Path) -> None:
+    """An image with a layer of 0 bytes is pulled; the layer has no files."""
+    async with standing(tmp_path) as stand:
+        image = an_image()
+        empty = attrs.evolve(image.layers[0], digest=Digest.of(b""), size=0)
+        text = image.documents[0].content.decode()
+        for old, new in (
+            (str(image.layers[0].digest), str(empty.digest)),
+            (f'"size": {image.layers[0].size}', '"size": 0'),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        manifest = text.encode()
+        document = attrs.evolve(image.documents[0], digest=Digest.of(manifest), content=manifest)
+        blobs = {**image.blobs, empty.digest: b""}
+        stand.source.push(
+            SITE, attrs.evolve(image, documents=(document,), layers=(empty,), blobs=blobs)
+        )
+        with await stand.ask() as lease, pytest.raises(PathNotFound):
+            lease.filesystem.lookup(b"index.html")
 
 
 @pytest_twisted.ensureDeferred

@@ -183,7 +183,11 @@ class _Gzip:
 
 
 class _Zstd:
-    """A reader of zstd frames, skippable ones included. See `Stage`. RFC 8878 §3.1."""
+    """A reader of zstd frames, zeros between and after them allowed. See `Stage`.
+
+    Skippable frames are skipped (RFC 8878 §3.1). Zeros come from writers that fill whole blocks, as
+    bsdtar does in a pipe.
+    """
 
     def __init__(self, parts: _Parts) -> None:
         self._parts = parts
@@ -195,10 +199,13 @@ class _Zstd:
     def read(self) -> bytes:
         """See `Stage.read`."""
         while True:
+            if self._frame is None:
+                self._rest = self._rest.lstrip(b"\0")
             if not self._rest and (self._frame is None or self._frame.needs_input):
                 self._rest = self._input.next()
                 if not self._rest:
                     return b""
+                continue
             if self._frame is None:
                 self._parts.begin()
                 self._frame = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
@@ -227,16 +234,13 @@ class _Zstd:
 class Decompressor:
     """A stage that detects the compression from the first bytes. See `Stage`.
 
-    Container tools do the same. The media type only decides whether an empty blob is an error.
+    Container tools do the same. An empty blob is an empty archive, as in containerd.
     """
 
-    def __init__(
-        self, media_type: str, inflate: Inflate = fastest, most_parts: int = sys.maxsize
-    ) -> None:
+    def __init__(self, inflate: Inflate = fastest, most_parts: int = sys.maxsize) -> None:
         """`most_parts` is the limit on gzip members or zstd frames."""
         self._inflate = inflate
         self._parts = _Parts(most_parts)
-        self._compressed = media_type.endswith(("gzip", "zstd"))
         self._start = b""
         self._stage: Stage | None = None
 
@@ -257,7 +261,7 @@ class Decompressor:
         """See `Stage.finish`."""
         if self._stage is not None:
             self._stage.finish()
-        elif self._start or self._compressed:
+        elif self._start:
             raise BadLayer("it is cut short")
 
     def _stage_of(self, start: bytes) -> Stage:

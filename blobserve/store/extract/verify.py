@@ -13,6 +13,7 @@ from blobserve.errors import BadLayer, ContentMismatch
 from blobserve.oci.manifest import Descriptor
 from blobserve.store.extract.decompress import Decompressor, Stage
 from blobserve.store.extract.single_file import TarWrapper
+from blobserve.store.extract.sparse import SparseExpander
 
 _PARTS_PER_ENTRY = 4  # eStargz and zstd:chunked begin one for a header, and one for a body.
 
@@ -98,4 +99,4 @@ def _stage_for(descriptor: Descriptor, limits: Limits) -> Stage:
     """Return the stage that makes a tar stream of a layer."""
     if descriptor.file is not None:
         return TarWrapper(descriptor.file.encode(), descriptor.size)
-    return Decompressor(descriptor.media_type, most_parts=_PARTS_PER_ENTRY * limits.entries)
+    return SparseExpander(Decompressor(most_parts=_PARTS_PER_ENTRY * limits.entries), limits)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from blobserve.errors import BadLayer
 from blobserve.store.index.resolve import TooManyLinks, join, steps, walk
-from blobserve.tar.header import DIRECTORY, LINK, REGULAR, SYMLINK
+from blobserve.tar.header import DIRECTORY, LINK, OLD_SPARSE, REGULAR, SYMLINK
 from blobserve.tar.names import clean, split
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ WHITEOUT = b".wh."
 
 _OPAQUE = b".wh..wh..opq"
 
-MADE = frozenset((REGULAR, LINK, SYMLINK, DIRECTORY, b"3", b"4", b"6"))
-"""The types of entries that create something in the tree."""
+MADE = frozenset((REGULAR, LINK, SYMLINK, DIRECTORY, OLD_SPARSE, b"3", b"4", b"6"))
+"""The types of entries that create something in the tree, if only a name that is not served."""
 
 _STEPS_PER_ENTRY = 8
 

@@ -39,7 +39,7 @@ def _streams() -> list[bytes]:
 
 def _stream(case: Case) -> bytes:
     """Return the tar stream of a case, as far as it can be decompressed."""
-    stage, stream = Decompressor("tar"), b""
+    stage, stream = Decompressor(), b""
     stage.feed(case.blob)
     try:
         while len(stream) <= LARGEST and (piece := stage.read()):

@@ -32,7 +32,7 @@ inflates = pytest.mark.parametrize(
 def unpack(
     blob: bytes, media_type: str = GZIP, inflate: Inflate = fastest, step: int = 1 << 16
 ) -> bytes:
-    decompressor = Decompressor(media_type, inflate)
+    decompressor = Decompressor(inflate)
     pieces = []
     for at in range(0, len(blob), step):
         decompressor.feed(blob[at : at + step])
@@ -59,7 +59,7 @@ def test_unusual_headers() -> None:
             given.append(wbits)
             return zlib.decompressobj(wbits)
 
-        decompressor = Decompressor(GZIP, fast)
+        decompressor = Decompressor(fast)
         decompressor.feed(b"\x1f\x8b\x08" + bytes([flags]) + bytes(6))
         with contextlib.suppress(BadLayer):
             assert decompressor.read() == b""
@@ -128,7 +128,7 @@ def test_refused(blob: bytes, compression: Compression, problem: str, inflate: I
 def test_bombs_go_off_slowly(compression: str, inflate: Inflate) -> None:
     """Z01 to Z03: one step of a decompression bomb produces at most one piece."""
     blob = compress(bytes(64 << 20), compression)  # type: ignore[arg-type]
-    decompressor = Decompressor(MEDIA_TYPES[compression], inflate)  # type: ignore[index]
+    decompressor = Decompressor(inflate)
     decompressor.feed(blob)
     sizes = []
     while piece := decompressor.read():

@@ -68,7 +68,7 @@ def extract(chunks: list[Chunk], start: int, content: bytes) -> list[bytes]:
 
 
 def _extract(chunk: Chunk, source: memoryview) -> bytes:
-    stage = Decompressor("", most_parts=_MOST_PARTS)
+    stage = Decompressor(most_parts=_MOST_PARTS)
     pieces, wanted = bytearray(), chunk.skip + chunk.size
     try:
         stage.feed(bytes(source))

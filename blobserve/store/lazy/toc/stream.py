@@ -103,7 +103,7 @@ class TocText:
             self._json = _PlainJson(limits.published_index_size)
             if Digest.of(packed, place.digest.algorithm) != place.digest:
                 raise BadToc("its digest differs from the manifest")
-        self._stage = Decompressor("", most_parts=_MOST_PARTS)
+        self._stage = Decompressor(most_parts=_MOST_PARTS)
         self._stage.feed(packed)
 
     @property
