@@ -89,6 +89,16 @@ class LocalSource:
 
 
 @attrs.frozen
+class FileType:
+    """The type of files that have names of this pattern, and their coding if they are coded."""
+
+    pattern: str
+    """A glob for the last component of a path, in lower case."""
+    media_type: str
+    coding: str | None = None
+
+
+@attrs.frozen
 class RepositoryRules:
     """The configuration of one repository, or of all that match one key."""
 
@@ -105,6 +115,8 @@ class RepositoryRules:
     immutable_tags: tuple[str, ...] = ()
     immutable_paths: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    types: tuple[FileType, ...] = ()
+    """Types of files by name, instead of those that all servers give; the first match counts."""
     listing: bool = False
     content_location: bool = False
     """Whether responses under a tag name the URL by digest, which shows the image's digest."""
@@ -122,6 +134,13 @@ class RepositoryRules:
         """Return whether the configuration promises that this tag never moves."""
         globs = self.immutable_tags
         return bool(globs) and any(fnmatch.fnmatchcase(tag, glob) for glob in globs)
+
+    def file_type(self, name: bytes) -> FileType | None:
+        """Return the configured type of a file of this name, which may be a path."""
+        if not self.types:
+            return None
+        last = name.rpartition(b"/")[2].decode("utf-8", "surrogateescape").lower()
+        return next((each for each in self.types if fnmatch.fnmatchcase(last, each.pattern)), None)
 
 
 UNLISTED = RepositoryRules(listed=False)

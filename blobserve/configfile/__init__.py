@@ -90,6 +90,17 @@ def _headers(value: ConfigValue) -> tuple[tuple[str, str], ...]:
     return tuple(by_name(image_names.header_name, image_names.header_value)(value).items())
 
 
+def _types(value: ConfigValue) -> tuple[config.FileType, ...]:
+    return tuple(by_name(image_names.file_pattern, _file_type)(value).values())
+
+
+def _file_type(value: ConfigValue, pattern: str) -> config.FileType:
+    """Return the type of a pattern: text, or a mapping for files that are coded."""
+    if value.node.kind != "mapping":
+        return config.FileType(pattern, image_names.media_type(value))
+    return config.FileType(pattern, **attributes(value, _FILE_TYPE, ("type",)))
+
+
 def _blobserve(value: ConfigValue) -> dict[str, Any]:
     """Read the keys under ``blobserve``. Paths in messages begin below that key."""
     if value.node.kind != "mapping":
@@ -149,6 +160,11 @@ _INLINE_VARIABLE: Keys = {
     "replacement": ("replacement", scalars.text),
 }
 
+_FILE_TYPE: Keys = {
+    "type": ("media_type", image_names.media_type),
+    "coding": ("coding", scalars.one_of("br", "gzip", "zstd")),
+}
+
 _REPOSITORY: Keys = {
     "prePull": ("pre_pull", each(image_names.tag)),
     "workdir": ("workdir", image_names.workdir),
@@ -166,6 +182,7 @@ _REPOSITORY: Keys = {
     "immutableTags": ("immutable_tags", each(scalars.filled)),
     "immutablePaths": ("immutable_paths", each(image_names.image_path)),
     "headers": ("headers", _headers),
+    "types": ("types", _types),
     "listing": ("listing", scalars.flag),
     "contentLocation": ("content_location", scalars.flag),
     "fallback": ("fallback", image_names.page),

@@ -17,7 +17,17 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _OUR_FRAMING = {"content-length", "content-encoding", "content-range", "transfer-encoding"}
 _HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "upgrade", "proxy-connection"}
 _OUR_VALIDATORS = {"etag", "last-modified", "accept-ranges", "date", "vary"}
-_OURS_ALONE = _OUR_FRAMING | _HOP_BY_HOP | _OUR_VALIDATORS
+_OUR_DESCRIPTION = {"content-type", "content-location", "location", "allow", "retry-after"}
+_OUR_DIGESTS = {"content-digest", "content-md5", "digest", "repr-digest"}
+_OURS_ALONE = _OUR_FRAMING | _HOP_BY_HOP | _OUR_VALIDATORS | _OUR_DESCRIPTION | _OUR_DIGESTS
+_INSTEAD = {
+    "content-type": "types sets it by file name",
+    "content-location": "contentLocation: true sends it",
+    "content-encoding": "types sets it by file name",
+}
+_MEDIA_TYPE = re.compile(  # RFC 9110 §8.3.1
+    rf"{_TOKEN.pattern}/{_TOKEN.pattern}(?:\s*;\s*{_TOKEN.pattern}=(?:{_TOKEN.pattern}|\"[^\"\\]*\"))*"
+)
 
 
 def image_path(value: ConfigValue) -> str:
@@ -91,7 +101,8 @@ def header_name(value: ConfigValue, key: str) -> str:
     if not _TOKEN.fullmatch(key):
         raise value.wrong("not a header name")
     if key.lower() in _OURS_ALONE or key.lower().startswith("proxy-auth"):
-        raise value.wrong("blobserve sets this header itself; it cannot be configured")
+        instead = _INSTEAD.get(key.lower(), "it cannot be configured")
+        raise value.wrong(f"blobserve sets this header itself; {instead}")
     return "-".join(part.capitalize() for part in key.split("-"))
 
 
@@ -101,3 +112,18 @@ def header_value(value: ConfigValue, _name: str) -> str:
     if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", written):
         raise value.wrong("a header's value is one line of printable Latin-1 characters")
     return written.strip()
+
+
+def file_pattern(value: ConfigValue, key: str) -> str:
+    """Return a glob for the last component of a path, such as ``*.ext``, in lower case."""
+    if not key or "/" in key:
+        raise value.wrong("expected a file name or a glob such as *.wasm, without /")
+    return key.lower()
+
+
+def media_type(value: ConfigValue) -> str:
+    """Return a media type, with or without parameters."""
+    written = text(value).strip()
+    if not written.isascii() or not written.isprintable() or not _MEDIA_TYPE.fullmatch(written):
+        raise value.expected("text such as application/wasm, or a mapping with type and coding")
+    return written

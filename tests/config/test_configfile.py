@@ -20,6 +20,7 @@ from blobserve.config import (
     Address,
     BlobSpaceRules,
     Config,
+    FileType,
     InlineVariable,
     Limits,
     LocalSource,
@@ -95,6 +96,9 @@ blobserve:
       immutableTags: ["commit-*"]
       immutablePaths: ["assets/*"]
       headers: {access-control-allow-origin: "*"}
+      types:
+        "*.DATA": application/x-data
+        "*.wasm.br": {type: application/wasm, coding: br}
       listing: true
       contentLocation: true
       fallback: /index.html
@@ -117,6 +121,10 @@ blobserve:
             immutable_tags=("commit-*",),
             immutable_paths=("assets/*",),
             headers=(("Access-Control-Allow-Origin", "*"),),
+            types=(
+                FileType("*.data", "application/x-data"),
+                FileType("*.wasm.br", "application/wasm", "br"),
+            ),
             listing=True,
             content_location=True,
             fallback="/index.html",
@@ -621,6 +629,25 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
             {"headers": {"x-a": "1", "X-A": "2"}},
             'headers."X-A": another key also means X-A',
         ),
+        (
+            {"headers": {"content-type": "text/plain"}},
+            'headers."content-type": blobserve sets this header itself; types sets it by file name',
+        ),
+        (
+            {"types": {"*.a": "wasm"}},
+            'types."*.a": expected text such as application/wasm, or a mapping with type and '
+            'coding, got text "wasm"',
+        ),
+        ({"types": {"*.a": {"coding": "br"}}}, 'types."*.a": the key type is missing'),
+        (
+            {"types": {"*.a": {"type": "a/b", "coding": "deflate"}}},
+            'types."*.a".coding: expected br or gzip or zstd, got text "deflate"',
+        ),
+        (
+            {"types": {"a/*.a": "a/b"}},
+            'types."a/*.a": expected a file name or a glob such as *.wasm, without /',
+        ),
+        ({"types": {"*.a": "a/b", "*.A": "a/c"}}, 'types."*.A": another key also means *.a'),
     ],
 )
 def test_wrong_rules(keys: dict[str, Any], said: str) -> None:
@@ -647,10 +674,16 @@ def test_wrong_rules(keys: dict[str, Any], said: str) -> None:
         "Content-Range",
         "Content-Encoding",
         "Accept-Ranges",
+        "content-type",
+        "Content-Location",
+        "Location",
+        "Allow",
+        "Retry-After",
+        "Repr-Digest",
     ],
 )
 def test_headers_of_our_own(name: str) -> None:
-    """Framing, validators and hop-by-hop headers cannot be configured."""
+    """Headers that describe one response, and hop-by-hop headers, cannot be configured."""
     assert "blobserve sets this header itself" in rule_problem(headers={name: "x"})
 
 

@@ -37,10 +37,13 @@ def early_name(target: Target, rules: RepositoryRules, variables: Variables | No
     return None if is_inlined or edits_for(name, entry, rules, variables) else name
 
 
-def early_answer(file: EarlyFile, name: bytes, disk: Threads) -> Answer:
+def early_answer(file: EarlyFile, name: bytes, rules: RepositoryRules, disk: Threads) -> Answer:
     """Return the answer with an early file for a GET or HEAD. Its body closes the file."""
+    found = rules.file_type(name)
+    coding = found.coding.encode() if found and found.coding else None
     headers = (
-        (b"Content-Type", content_type(name)),
+        (b"Content-Type", found.media_type.encode() if found else content_type(name)),
+        *(() if coding is None else ((b"Content-Encoding", coding),)),
         NO_SNIFF,
         (b"Cache-Control", b"no-store"),
     )

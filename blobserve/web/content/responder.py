@@ -110,7 +110,7 @@ class Responder:
         found = await self._lease_or_early(target.reference, name, read_only, config.timeout)
         if isinstance(found, EarlyFile):
             asked.cache, asked.digest = "early", found.image
-            return early_answer(found, name or b"", self._disk)
+            return early_answer(found, name or b"", rules, self._disk)
         return await self._answer(found, target, rules, variables, asked)
 
     def _check_depth(self, target: Target) -> None:

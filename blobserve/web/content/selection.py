@@ -42,7 +42,14 @@ class Selection:
     @property
     def kind(self) -> bytes:
         """The content type."""
-        return content_type(self.page.name)
+        found = self.rules.file_type(self.page.name)
+        return found.media_type.encode() if found else content_type(self.page.name)
+
+    @property
+    def coding(self) -> bytes | None:
+        """The coding that the bytes of the file have by its name, whatever the request accepts."""
+        found = self.rules.file_type(self.page.name)
+        return found.coding.encode() if found and found.coding and not self.edits else None
 
     def represented(self, variant: Variant, image: Digest, now: float) -> Representation:
         """Return the representation; `image` is the digest that the reference stands for."""

@@ -38,6 +38,8 @@ class Choice:
 def choose(lease: Lease, selection: Selection, fields: Fields) -> Choice:
     """Return the variant of a file that is not rewritten."""
     own = selection.page.entry
+    if (coding := selection.coding) is not None:
+        return Choice(own, Variant(own.size, entity_tag(own.sha256), coding))
     siblings = _siblings(lease, selection)
     offered = tuple(each for each in CODINGS if each in siblings or _is_made(each, selection))
     if not offered:

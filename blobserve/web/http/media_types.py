@@ -6,6 +6,8 @@ as a type.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 UNKNOWN = b"application/octet-stream"
 
 _TYPES = {
@@ -197,8 +199,6 @@ _BY_EXTENSION = {
     for extension in extensions.split()
 }
 
-_CODED = {_written(media_type) for media_type in _TYPES if _is_compressible(media_type)}
-
 
 def content_type(name: bytes) -> bytes:
     """Return the ``Content-Type`` of a file with this name or path."""
@@ -207,11 +207,12 @@ def content_type(name: bytes) -> bytes:
     return _BY_EXTENSION.get(extension.lower(), UNKNOWN) if stem and dot else UNKNOWN
 
 
+@lru_cache(maxsize=256)
 def is_compressible(content_type: bytes) -> bool:
     """Return whether files of this type usually become smaller by a content coding."""
-    return content_type in _CODED
+    return _is_compressible(content_type.partition(b";")[0].strip().decode("latin-1").lower())
 
 
 def is_html(content_type: bytes) -> bool:
     """Return whether this is the type of an HTML page."""
-    return content_type.startswith(b"text/html")
+    return content_type[:9].lower() == b"text/html"
