@@ -342,6 +342,10 @@ class IndexDamaged(BlobDamaged):
     """A blob with a damaged index, which can be rebuilt without a pull."""
 
 
+class IndexOutdated(IndexDamaged):
+    """A blob with an index of another version of blobserve, which is made again without a pull."""
+
+
 @attrs.define(slots=False)
 class CodingDamaged(BlobDamaged):
     """A damaged coding of a file in a blob; the file itself is intact."""

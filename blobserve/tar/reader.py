@@ -7,6 +7,7 @@ global PAX headers have no effect. A stream that cannot be read this way is refu
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,6 +46,27 @@ class Member(NamedTuple):
     offset: int
     size: int
     sha256: bytes | None
+    is_text: int | None = None
+    """Whether a regular file starts as text does (see `starts_as_text`): 1 or 0. None: unknown."""
+
+
+_LOOK = 512
+
+
+def starts_as_text(start: bytes, size: int) -> bool:
+    """Return whether the first 512 bytes of a file are UTF-8 without NUL.
+
+    `start` has at least so many bytes, or all `size` of a smaller file. A character that byte 512
+    cuts in two is no error.
+    """
+    start = start[:_LOOK]
+    if b"\0" in start:
+        return False
+    try:
+        getincrementaldecoder("utf-8")().decode(start, final=size <= _LOOK)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class TarReader:
@@ -62,6 +84,7 @@ class TarReader:
         self._entry: Member | None = None  # The entry whose body is being read.
         self._mapped: int | None = None  # The body behind the map of an old GNU sparse file.
         self._hash: _Hash | None = None
+        self._start = b""  # The first bytes of the body that is hashed.
         self._extension = bytearray()
         self._kind = b""
         self._extensions = 0  # The count of extension headers before the next entry.
@@ -181,6 +204,7 @@ class TarReader:
         self._count += 1
         self._left = size
         self._hash = sha256() if type_ == REGULAR else None
+        self._start = b""
 
     def _check_limits(self, name: bytes, link: bytes, end: int) -> None:
         limits = self._limits
@@ -198,6 +222,8 @@ class TarReader:
         """Process a part of a body."""
         if self._hash is not None:
             self._hash.update(part)
+            if len(self._start) < _LOOK:
+                self._start += part[:_LOOK]
         elif self._entry is None:
             self._extension += part
         self._left -= len(part)
@@ -211,8 +237,9 @@ class TarReader:
         elif self._hash is None:
             members.append(self._entry)
         else:
-            members.append(Member(*self._entry[:-1], self._hash.digest()))
-            self._hash = None
+            is_text = int(starts_as_text(self._start, self._entry.size))
+            digest, self._hash = self._hash.digest(), None
+            members.append(self._entry._replace(sha256=digest, is_text=is_text))
 
     def _apply(self, body: bytes) -> None:
         """Keep an extension header for the next entry; the last one of a type counts."""

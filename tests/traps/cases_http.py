@@ -463,8 +463,8 @@ PATHS = [
             ("t/a.json", "application/json"),
             ("t/a.svg", "image/svg+xml"),
             ("t/a.wasm", "application/wasm"),
-            ("t/a.x1", "application/octet-stream"),
-            ("t/LICENSE", "application/octet-stream"),
+            ("t/a.x1", "text/plain; charset=utf-8"),
+            ("t/LICENSE", "text/plain; charset=utf-8"),
             ("text.css", "text/css; charset=utf-8"),
             ("", "text/html; charset=utf-8"),
         )

@@ -20,7 +20,7 @@ import attrs
 
 from blobserve.concurrency.steps import Result, Steps, advance
 from blobserve.config import Limits
-from blobserve.errors import BadLayer, BlobDamaged, IndexDamaged, MalformedReference
+from blobserve.errors import BadLayer, BlobDamaged, IndexDamaged, IndexOutdated, MalformedReference
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.blob_files import check, check_index
 from blobserve.store.blobs.compress import check as check_coding
@@ -133,6 +133,8 @@ class _Audit:
                 check(directory, record)
             found.entries += check_content(directory, digest, self._limits)
             ImageFilesystem.open(directory, digest, lambda: self._limits).close()
+        except IndexOutdated as damage:
+            found.notes.append(f"layer {digest}: {damage.problem}, and is made again when opened")
         except IndexDamaged as damage:
             found.damaged.append(f"layer {digest}: {damage.problem} (it can be rebuilt)")
         except BlobDamaged as damage:

@@ -104,7 +104,9 @@ def check_content(directory: Path, digest: Digest, limits: Limits) -> int:
         indexed = index.execute("SELECT * FROM entry ORDER BY seq")
         while piece := content.read(_PIECE):
             for member in reader.feed(piece):
-                if member != indexed.fetchone():
+                row = indexed.fetchone()
+                # An index of version 1 has fewer columns; it is made again when it is opened.
+                if row is None or member[: len(row)] != row:
                     raise BlobDamaged(str(digest), "its content does not match its index")
                 entries += 1
         reader.finish()

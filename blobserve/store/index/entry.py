@@ -35,4 +35,6 @@ class Entry:
     mtime: int | None = None
     coding: bytes = b""
     layer: int = 0
+    is_text: int | None = None
+    """1 or 0: whether a file starts as text does. None: unknown."""
     codings: CodingsFile | None = attrs.field(default=None, eq=False, repr=False)

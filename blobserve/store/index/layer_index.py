@@ -2,7 +2,8 @@
 
 The table `entry` has the entries of the tar stream, in stream order. The table `node` has the tree
 for lookups; it could be rebuilt from `entry`, and the whole index from the content. Nothing is
-written before `flush`, so that the caller can reserve `bound` bytes. Version 1 of the format.
+written before `flush`, so that the caller can reserve `bound` bytes. Version 2 of the format;
+version 1 did not say which files are text.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from blobserve.store.index.node_table import (
 from blobserve.tar.reader import Member, TarReader
 
 APPLICATION_ID = 0x626C6F62  # "blob"
-VERSION = 1
+VERSION = 2
 
 _SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
@@ -44,7 +45,8 @@ CREATE TABLE entry (
     link BLOB NOT NULL,
     offset INTEGER NOT NULL,
     size INTEGER NOT NULL,
-    sha256 BLOB
+    sha256 BLOB,
+    is_text INTEGER
 );
 """
 _FLUSH_AT = _PIECE = 1 << 20
@@ -96,7 +98,7 @@ class IndexWriter:
         """
         with _final_errors():
             self._database.executemany(
-                "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._members
+                "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._members
             )
             self._members.clear()
             self._nodes.flush()

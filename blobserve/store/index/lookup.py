@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blobserve.config import Limits
-from blobserve.errors import BlobDamaged, IndexDamaged, ListingTooLarge, PathNotFound
+from blobserve.errors import BlobDamaged, IndexDamaged, IndexOutdated, ListingTooLarge, PathNotFound
 from blobserve.names.digest import Digest
 from blobserve.store.index import layer_index, merged_index
 from blobserve.store.index.entry import Entry, EntryKind
@@ -22,11 +22,11 @@ from blobserve.tar.header import DIRECTORY, REGULAR, SYMLINK
 from blobserve.tar.names import split
 
 _FIND = """
-SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime, {layer}
+SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime, is_text, {layer}
 FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? AND node.name = ?
 """
 _LIST = """
-SELECT node.name, ifnull(type, X'35'), link, offset, size, sha256, mtime, {layer}
+SELECT node.name, ifnull(type, X'35'), link, offset, size, sha256, mtime, is_text, {layer}
 FROM node LEFT JOIN entry ON seq = entry WHERE directory = ? ORDER BY node.name
 """
 _STEPS_PER_NAME = 8
@@ -45,6 +45,10 @@ class _Queries(NamedTuple):
 _IN_BLOB, _MERGED = _Queries.of("0"), _Queries.of("layer")
 
 
+class _OtherVersion(ValueError):
+    """An index in a format of another version."""
+
+
 class _Match(NamedTuple):
     type: bytes
     link: bytes
@@ -52,6 +56,7 @@ class _Match(NamedTuple):
     size: int
     sha256: bytes
     mtime: int | None
+    is_text: int | None
     layer: int
 
 
@@ -90,10 +95,13 @@ class IndexReader:
     ) -> IndexReader:
         """Open the index of a layer; its content has `content_size` bytes.
 
-        :raises IndexDamaged: when `path` is not an index of this version and for this content.
+        :raises IndexOutdated: when it is an index of another version.
+        :raises IndexDamaged: when `path` is not an index for this content.
         """
         try:
             database = _opened(path, layer_index.APPLICATION_ID, layer_index.VERSION, content_size)
+        except _OtherVersion as error:
+            raise IndexOutdated(str(digest), str(error)) from error
         except (sqlite3.Error, ValueError) as error:
             raise IndexDamaged(str(digest), str(error)) from error
         return cls(digest, limits, database)
@@ -193,8 +201,8 @@ def _entry(key: bytes, found: _Match | None) -> Entry | None:
 
 
 def _file(key: bytes, row: Sequence[Any]) -> Entry:
-    _, _, offset, size, sha256, mtime, layer = row
-    return Entry(key, EntryKind.FILE, offset, size, sha256, mtime, b"", layer)
+    _, _, offset, size, sha256, mtime, is_text, layer = row
+    return Entry(key, EntryKind.FILE, offset, size, sha256, mtime, b"", layer, is_text=is_text)
 
 
 def _opened(
@@ -204,7 +212,8 @@ def _opened(
     try:
         found = _pragma(database, "application_id"), _pragma(database, "user_version")
         if found != (application, version):
-            raise ValueError("its index is of another version")
+            kind = _OtherVersion if found[0] == application else ValueError
+            raise kind("its index is of another version")
         sized = "SELECT size FROM content"
         if content_size is not None and database.execute(sized).fetchall() != [(content_size,)]:
             raise ValueError("its content is of another size")

@@ -2,7 +2,7 @@
 
 The table `entry` has the entries of all layers, one layer after the other, with the number of the
 layer that has the bytes. The table `node` is as in the index of one layer. No content is read.
-Version 1 of the format.
+Version 2 of the format.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from blobserve.tar.header import DIRECTORY, LINK
 from blobserve.tar.reader import Member
 
 APPLICATION_ID = 0x626C6F74  # "blot"
-VERSION = 1
+VERSION = 2
 
-_RULES = 2
+_RULES = 3
 """The version of the rules that make a tree from layers, in the same file format.
 
 It is part of the digest: a tree of older rules is not used again, and is evicted in time.
@@ -53,7 +53,8 @@ CREATE TABLE entry (
     offset INTEGER NOT NULL,
     size INTEGER NOT NULL,
     sha256 BLOB,
-    mtime INTEGER
+    mtime INTEGER,
+    is_text INTEGER
 );
 CREATE TABLE pending (
     directory BLOB NOT NULL, name BLOB NOT NULL, PRIMARY KEY (directory, name)
@@ -167,7 +168,9 @@ class _Merge:
 
     def flush(self) -> None:
         """Write the entries and nodes that were added."""
-        self._database.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._rows)
+        self._database.executemany(
+            "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._rows
+        )
         self._rows.clear()
         self._nodes.flush()
 
@@ -194,6 +197,7 @@ class _Merge:
                 member.size,
                 member.sha256,
                 member.mtime,
+                member.is_text,
             )
         )
         self._applier.apply(member)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from blobserve.store.index.resolve import join, parted
 
 _FIND = """
-SELECT seq, offset, size FROM node JOIN entry ON seq = entry
+SELECT seq, offset, size, is_text FROM node JOIN entry ON seq = entry
 WHERE directory = ? AND node.name = ? AND type = X'30'
 """
 
@@ -26,6 +26,7 @@ class FileLocation(NamedTuple):
     entry: int
     offset: int
     size: int
+    is_text: int | None = None
 
 
 Seen = dict[bytes, "FileLocation | None"]

@@ -65,6 +65,8 @@ class EarlyFile:
     def __init__(self, content: EarlyContent, served: _EarlyName) -> None:
         self.size = served.location.size
         """Its size in bytes."""
+        self.is_text = served.location.is_text
+        """Whether it starts as text does, see `Entry.is_text`."""
         self._at = served.location.offset
         self._content = content
         self._served: _EarlyName | None = served

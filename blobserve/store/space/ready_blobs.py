@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.concurrency.threads import Threads
-from blobserve.errors import BlobDamaged, BlobserveError, IndexDamaged
+from blobserve.errors import BlobDamaged, BlobserveError, IndexDamaged, IndexOutdated
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.blob import BlobLease, ReadyBlob
@@ -228,7 +228,10 @@ class ReadyBlobs:
             except IndexDamaged as damage:
                 if not blob.has_content:
                     raise
-                self._repairs.count("index", damage)
+                if isinstance(damage, IndexOutdated):
+                    _log.info("{digest}: its index is made again", digest=damage.digest)
+                else:
+                    self._repairs.count("index", damage)
         return await self._repair(blob)
 
     async def _repair(self, blob: ReadyBlob) -> ImageFilesystem:

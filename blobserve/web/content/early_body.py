@@ -42,7 +42,7 @@ def early_answer(file: EarlyFile, name: bytes, rules: RepositoryRules, disk: Thr
     found = rules.file_type(name)
     coding = found.coding.encode() if found and found.coding else None
     headers = (
-        (b"Content-Type", found.media_type.encode() if found else content_type(name)),
+        (b"Content-Type", found.media_type.encode() if found else content_type(name, file.is_text)),
         *(() if coding is None else ((b"Content-Encoding", coding),)),
         NO_SNIFF,
         (b"Cache-Control", b"no-store"),

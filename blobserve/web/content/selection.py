@@ -43,7 +43,9 @@ class Selection:
     def kind(self) -> bytes:
         """The content type."""
         found = self.rules.file_type(self.page.name)
-        return found.media_type.encode() if found else content_type(self.page.name)
+        if found:
+            return found.media_type.encode()
+        return content_type(self.page.name, self.page.entry.is_text)
 
     @property
     def coding(self) -> bytes | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 UNKNOWN = b"application/octet-stream"
+_TEXT = b"text/plain; charset=utf-8"
+_TYPESCRIPT = b"ts"
 
 _TYPES = {
     "application/atom+xml": "atom",
@@ -26,6 +28,7 @@ _TYPES = {
     "application/msword": "doc",
     "application/n-quads": "nq",
     "application/n-triples": "nt",
+    "application/octet-stream": "bin dmg img iso msi",
     "application/ogg": "ogx",
     "application/pdf": "pdf",
     "application/pkix-cert": "cer",
@@ -200,11 +203,19 @@ _BY_EXTENSION = {
 }
 
 
-def content_type(name: bytes) -> bytes:
-    """Return the ``Content-Type`` of a file with this name or path."""
+def content_type(name: bytes, is_text: int | None = None) -> bytes:
+    """Return the ``Content-Type`` of a file of this name; directories before it do not count.
+
+    `is_text` says whether the file starts as text does, None if that is unknown. It decides for
+    files without a known ending, and between the two meanings of ``.ts``. Nothing else about the
+    content is looked at, so no file becomes HTML by its bytes.
+    """
     stem, dot, extension = name.rpartition(b"/")[2].rpartition(b".")
     # A name that begins with its only dot, such as .html, has no extension.
-    return _BY_EXTENSION.get(extension.lower(), UNKNOWN) if stem and dot else UNKNOWN
+    extension = extension.lower() if stem and dot else b""
+    if is_text and (extension not in _BY_EXTENSION or extension == _TYPESCRIPT):
+        return _TEXT
+    return _BY_EXTENSION.get(extension, UNKNOWN)
 
 
 @lru_cache(maxsize=256)

@@ -20,11 +20,13 @@ from twisted.internet.task import Clock
 
 from blobserve.config import KIB, MIB, BlobSpaceRules
 from blobserve.errors import DiskFailed
+from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.store.blobspace import BlobSpace, BlobState
 from blobserve.store.disk.files import footprint
 from blobserve.store.disk.metadata_db import MetadataDb, Record, recorded
 from blobserve.testing import InlineThreads
+from tests.support.layers import File, descriptor, tar
 from tests.support.parts.server import ROOT
 from tests.support.spaces import Made, made, names_in, on_disk, opened, pool, read, take_in
 from tests.support.within import within
@@ -388,3 +390,34 @@ async def _is_whole(location: Path, space: BlobSpace, after: int) -> None:
     if present:
         assert names_in(location, "blobs/sha256") == sorted(e.digest.hex for e in present)
     assert on_disk(location) <= space.size <= 8 * MIB
+
+
+@pytest.mark.parametrize("durable", [1, 0])
+@within(20)
+async def test_index_of_version_1(tmp_path: Path, durable: int) -> None:
+    """An index that does not say which files are text is made again, from the content alone."""
+    blob = tar([File(b"LICENSE", b"MIT"), File(b"x", b"\xff")])
+    layer = Made(blob, descriptor(blob, "none"))
+    async with opened(tmp_path) as space:
+        await take_in(space, layer)
+    path = directory_of(tmp_path, layer) / "index"
+    index = sqlite3.connect(path, isolation_level=None)
+    index.execute("ALTER TABLE entry DROP COLUMN is_text")
+    index.execute("PRAGMA user_version = 1")
+    index.close()
+    checksum = Digest.of(path.read_bytes()).hex
+    changed(
+        tmp_path,
+        f"UPDATE blobs SET index_size = {path.stat().st_size}, index_sha256 = X'{checksum}',"
+        f" durable = {durable}",
+    )
+    metrics = Metrics()
+    async with opened(tmp_path, metrics=metrics) as space:
+        assert space.state_of(layer.digest) is BlobState.READY
+        lease = await space.mount(layer.digest)
+        assert lease is not None
+        assert lease.filesystem.lookup(b"LICENSE").is_text == 1
+        assert lease.filesystem.lookup(b"x").is_text == 0
+        lease.release()
+    value = metrics.registry.get_sample_value("blobserve_damaged_total", {"part": "index"})
+    assert not value

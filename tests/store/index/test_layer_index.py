@@ -41,10 +41,10 @@ def rows(directory: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def test_the_format(tmp_path: Path) -> None:
-    """Version 1: every entry in stream order with its fields, and the tree of them."""
+    """Version 2: every entry in stream order with its fields, and the tree of them."""
     blob = layer(ENTRIES)
     extract(tmp_path, blob)
-    assert rows(tmp_path, "PRAGMA user_version") == [(VERSION,)] == [(1,)]
+    assert rows(tmp_path, "PRAGMA user_version") == [(VERSION,)] == [(2,)]
     assert rows(tmp_path, "PRAGMA application_id") == [(APPLICATION_ID,)]
     assert rows(tmp_path, "SELECT * FROM content") == [((tmp_path / "content").stat().st_size,)]
     entries = rows(tmp_path, "SELECT seq, name, type, mode, mtime, link, size FROM entry")

@@ -71,7 +71,7 @@ def test_entries(served: Serve) -> None:
     )
     found = filesystem.lookup(b"l//f")
     digest = bytes.fromhex(Digest.of(b"hello").hex)
-    assert found == Entry(b"d/f", EntryKind.FILE, found.offset, 5, digest, 5)
+    assert found == Entry(b"d/f", EntryKind.FILE, found.offset, 5, digest, 5, is_text=1)
     assert filesystem.lookup(b"old").mtime is None
     assert filesystem.lookup(b"l") == filesystem.lookup(b"d/") == Entry(b"d", EntryKind.DIRECTORY)
     assert filesystem.lookup(b"t") == Entry(b"t", EntryKind.DIRECTORY, mtime=7)

@@ -1,4 +1,4 @@
-"""Types of files by configuration, over HTTP."""
+"""Types of files by content and by configuration, over HTTP."""
 
 from __future__ import annotations
 
@@ -75,3 +75,37 @@ async def test_coding_of_a_configured_text_type(tmp_path: Path) -> None:
                 await site.turn()
             assert found.headers.get("content-encoding") == coding
             assert (gzip.decompress(found.body) if coding else found.body) == text
+
+
+CONTENTS = {
+    "LICENSE": (b"MIT", "text/plain; charset=utf-8"),
+    "empty": (b"", "text/plain; charset=utf-8"),
+    "page": (b"<!DOCTYPE html><script>1</script>", "text/plain; charset=utf-8"),
+    "a.unknown": ("äöü".encode() * 999, "text/plain; charset=utf-8"),
+    "cut": (b"a" * 511 + "ä".encode(), "text/plain; charset=utf-8"),
+    "cut-at-the-end": (b"a" * 511 + b"\xc3", "application/octet-stream"),
+    "cut-and-short": (b"a" * 99 + b"\xc3", "application/octet-stream"),
+    "wrong-after-512": (b"a" * 512 + b"\xff\0", "text/plain; charset=utf-8"),
+    "latin": (b"caf\xe9 au lait", "application/octet-stream"),
+    "nul": (b"a\0b", "application/octet-stream"),
+    "overlong": (b"\xc0\xaf", "application/octet-stream"),
+    "surrogate": (b"\xed\xa0\x80", "application/octet-stream"),
+    "main.ts": (b"export const a = 1;", "text/plain; charset=utf-8"),
+    "video.ts": (b"G\x40\0\x10" * 200, "video/mp2t"),
+    "text.bin": (b"text", "application/octet-stream"),
+    "text.png": (b"text", "image/png"),
+}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@within(30)
+async def test_by_content(tmp_path: Path, layers: int) -> None:
+    """A file without a known ending is text if it starts so; no file becomes HTML by its bytes."""
+    files = {name: content for name, (content, _) in CONTENTS.items()}
+    others = [{"other": b"\xff"}] * (layers - 1)
+    async with serving(tmp_path, files, *others) as site:
+        site.rule(layers="all")
+        for name, (content, expected) in CONTENTS.items():
+            found = await site.fetch(f"/{TAG}/{name}")
+            assert (found.status, found.body) == (200, content)
+            assert found.headers["content-type"] == expected, name

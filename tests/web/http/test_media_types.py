@@ -8,6 +8,24 @@ from blobserve.web.http.media_types import content_type, is_compressible, is_htm
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "binary"),
+    [
+        (b"LICENSE", b"text/plain; charset=utf-8", b"application/octet-stream"),
+        (b".profile", b"text/plain; charset=utf-8", b"application/octet-stream"),
+        (b"a.unknown", b"text/plain; charset=utf-8", b"application/octet-stream"),
+        (b"a.TS", b"text/plain; charset=utf-8", b"video/mp2t"),
+        (b"a.bin", b"application/octet-stream", b"application/octet-stream"),
+        (b"a.html", b"text/html; charset=utf-8", b"text/html; charset=utf-8"),
+        (b"a.png", b"image/png", b"image/png"),
+    ],
+)
+def test_by_content(name: bytes, text: bytes, binary: bytes) -> None:
+    """The content decides for files without a known ending, and for .ts."""
+    assert (content_type(name, 1), content_type(name, 0)) == (text, binary)
+    assert content_type(name, None) == binary
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [
         (b"index.html", b"text/html; charset=utf-8"),

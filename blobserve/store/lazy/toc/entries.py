@@ -149,12 +149,12 @@ class TocEntries:
         if first.size < size:
             if whole is None:
                 raise BadToc("a file of several chunks has no digest")
-            self._file = _PendingFile(Member(*member[:-1], whole), end, first)
+            self._file = _PendingFile(member._replace(sha256=whole), end, first)
             return
         if whole not in (None, first.sha256):
             raise BadToc("a file and its only chunk have different digests")
         self.records.add((first,), end)
-        self.members.append(Member(*member[:-1], first.sha256))
+        self.members.append(member._replace(sha256=first.sha256))
 
     def _add_chunk(self, entry: dict[str, object]) -> None:
         file = self._file
