@@ -22,11 +22,10 @@ from twisted.web.resource import IResource
 
 from blobserve.concurrency.singleflight import Call
 from blobserve.concurrency.threads import OwnThreads
-from blobserve.config import Config, Limits, RepositoryRules
+from blobserve.config import Config
 from blobserve.configfile import ConfigSource, load
 from blobserve.errors import CannotOpen, ConfigError
 from blobserve.metrics import Metrics
-from blobserve.names.reference import Repository
 from blobserve.oci.credentials.keychain import CREDENTIAL_THREADS
 from blobserve.oci.http.name_lookup import NAME_THREADS, UNLISTED_NAME_THREADS
 from blobserve.oci.sources import Sources, SourceThreads
@@ -81,15 +80,20 @@ class Blobserve(Service):
         threads = SourceThreads(self._disk, self._credentials, self._names, self._unlisted_names)
         self._sources = Sources(reactor, config, threads, self.metrics)
         self._space = BlobSpace(
-            reactor, config.blob_space, self._limits, self._compute, self.metrics, self._disk
+            reactor,
+            config.blob_space,
+            lambda: self._config.limits,
+            self._compute,
+            self.metrics,
+            self._disk,
         )
         self._store = RefStore(
             self._space,
             self._sources.for_repository,
-            self._rules_for,
+            lambda repository: self._config.rules_for(repository),
             reactor,
             self.metrics,
-            self._limits,
+            lambda: self._config.limits,
         )
         self._logging = OwnThreads(reactor, 1, "blobserve-log")
         self._access_log = AccessLog(
@@ -244,12 +248,6 @@ class Blobserve(Service):
     def _pools(self) -> tuple[OwnThreads, ...]:
         asking = self._credentials, self._names, self._unlisted_names
         return *asking, self._compute, self._disk, self._logging
-
-    def _limits(self) -> Limits:
-        return self._config.limits
-
-    def _rules_for(self, repository: Repository) -> RepositoryRules | None:
-        return self._config.rules_for(repository)
 
     def _warn(self) -> None:
         for warning in self._config.warnings:

@@ -158,7 +158,8 @@ def canonical_registry(authority: str) -> str | None:
         return None
     if port is None:
         is_registry = "." in host or host.startswith("[") or host == "localhost"
-        return _hub(host) if is_registry else None
+        host = DOCKER_HUB if host == f"index.{DOCKER_HUB}" else host
+        return host if is_registry else None
     return f"{host}:{port}"
 
 
@@ -176,7 +177,3 @@ def _host(text: str) -> str | None:
     if len(text) > _HOST_LENGTH or not all(map(_LABEL.fullmatch, labels)):
         return None
     return text
-
-
-def _hub(host: str) -> str:
-    return DOCKER_HUB if host == f"index.{DOCKER_HUB}" else host

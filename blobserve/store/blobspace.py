@@ -1,9 +1,8 @@
-"""The blob space: layers on disk by digest, each there whole or not at all, within a bound.
+"""The blob space: layers on disk by digest, each whole or absent, within a quota.
 
-What is decided is decided on the reactor's thread; what blocks runs in threads. The rooms beside
-this one each have a part: `ingest` how a layer comes in, `room` what goes for it, `keep` the READY
-blobs, `coder` their codings, `recovery` what is found at the start, `state` what is remembered.
-Knows nothing of what references mean, and of no registry.
+All decisions are made on the reactor's thread; blocking work runs in threads. This class joins the
+parts of `ingest`, `space`, `blobs` and `disk`: ingests, reservations and eviction, READY blobs,
+recovery at start, and the metadata database. References and registries are not known here.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from blobserve.errors import ImageTooLarge, SpaceUnusable, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.oci.manifest import Descriptor
-from blobserve.oci.source import Document
 from blobserve.store.blobs.blob import BlobLease, BlobState, Readable
 from blobserve.store.blobs.blob_files import BlobFiles
 from blobserve.store.blobs.merged_index_files import MergedIndexFiles
@@ -55,7 +53,7 @@ _CLOSING = 10.0
 
 
 class BlobSpace:
-    """One blob space. See the contract, section 6."""
+    """One blob space. See docs/reference/blob-space.md."""
 
     def __init__(
         self,
@@ -66,7 +64,7 @@ class BlobSpace:
         metrics: Metrics,
         disk: Threads | None = None,
     ) -> None:
-        """Layers are extracted, and files coded, in `threads`; `disk`, if given, does the rest."""
+        """Extraction and compression run in `threads`; other blocking work in `disk`, if given."""
         self._reactor = reactor
         self._rules = rules
         self._limits = limits
@@ -75,23 +73,28 @@ class BlobSpace:
         self._background = background = Background(disk)
         self._location = location = SpaceDirectory(rules.location)
         self._state = state = MetadataDb(rules.location / "state")
-        self._bound = bound = Quota(rules.max_size, lambda: state.size)
+        self._quota = quota = Quota(rules.max_size, lambda: state.size)
         self._uses = WriteBehind(reactor, _USES_DELAY, self._write)
         self._remembered = WriteBehind(reactor, _REFERENCES_DELAY, self._write)
         files = BlobFiles(location, state, limits)
-        tree_files = MergedIndexFiles(location, state, limits)
-        self._keep = ReadyBlobs(
-            files, tree_files, disk, bound, self._uses, reactor, metrics, threads, background.do
+        merged_files = MergedIndexFiles(location, state, limits)
+        self.blobs = ReadyBlobs(
+            files, merged_files, disk, quota, self._uses, reactor, metrics, threads, background.do
         )
-        self._keep.is_verifying = rules.verify_on_read
-        self._tree_files = tree_files
-        self._trees = MergedIndexes(self._keep, tree_files, threads, reactor.seconds)
+        self.blobs.is_verifying = rules.verify_on_read
+        """READY layers and merged indexes."""
+        self._merged_files = merged_files
+        self.images = MergedIndexes(self.blobs, merged_files, threads, reactor.seconds)
+        """Images of one or several READY layers."""
         self._manifest_files = ManifestFiles(location, state, limits)
-        self._manifests = Manifests(self._manifest_files, disk, self._keep.allocator, bound)
+        self.manifests = Manifests(
+            self._manifest_files, disk, self.blobs.allocator, quota, reactor.seconds
+        )
+        """Manifests on disk, verified again at each reading."""
         self.references = StoredReferences(self._remembered)
-        """What references stand for; to be asked once the space is open."""
+        """The digests of references; loaded by `open`."""
         self.provenance = Provenance(self._remembered, reactor.seconds)
-        """Through which repositories content was verified; loaded when the space is open."""
+        """The repositories through which content was verified; loaded by `open`."""
         self.early = EarlyFiles(metrics)
         """Files of layers that are being ingested."""
         self._unready: set[Digest] = set()
@@ -103,21 +106,21 @@ class BlobSpace:
 
     @property
     def size(self) -> int:
-        """Bytes it takes, or may take at any moment."""
-        return self._bound.size
+        """Return the bytes that it takes, or may take at any moment."""
+        return self._quota.size
 
     @property
     def bound(self) -> int | None:
-        """Bytes it may take; None: as many as the disk gives."""
-        return self._bound.limit
+        """Return the bytes that it may take; None without a limit."""
+        return self._quota.limit
 
     async def open(self) -> None:
-        """Become its owner, and take up what is there; once only.
+        """Become its owner, and load its content; once only.
 
         Returns when every blob is known to be whole. That takes long only after the state file was
-        lost, for then all of them are read.
+        lost: then all blobs are read.
 
-        :raises SpaceUnusable: when it cannot be used or another owner has it; nothing is held then.
+        :raises SpaceUnusable: when it cannot be used or another owner has it; it is closed then.
         """
         try:
             await self._background.to_the_end(self._location.take)
@@ -127,14 +130,14 @@ class BlobSpace:
             await self.close()
             raise SpaceUnusable(str(self._rules.location), f"it cannot be read: {error}") from error
         await self.reclaim()
-        await self._keep.open_recent()
+        await self.blobs.open_recent()
         self._reclaim_regularly(now=False)
 
     async def close(self) -> None:
-        """Give everything up but what is leased; idempotent.
+        """Close all that is not leased; idempotent.
 
-        Ingests fail with `StoreClosed` and are wiped. Waits for jobs that are running, for ten
-        seconds at most; what is leased stays readable until it is released.
+        Ingests fail with `StoreClosed` and are wiped. Waits for running jobs, ten seconds at most.
+        Leased images stay readable until they are released.
         """
         if self._closed:
             return
@@ -143,168 +146,127 @@ class BlobSpace:
             self._reclaiming.stop()
         for ingest in list(self._ingests):
             self._background.do(ingest.give_up(StoreClosed()))
-        self._background.do(self._keep.coding_queue.close())
-        self._background.do(self._trees.close())
+        self._background.do(self.blobs.coding_queue.close())
+        self._background.do(self.images.close())
         await Deferred.fromCoroutine(self._background.quiet()).addTimeout(_CLOSING, self._reactor)
         await self._uses.flush()
         await self._remembered.flush()
-        self._keep.close()
+        self.blobs.close()
         await self._disk.run(self._state.close)
         await self._disk.run(self._location.leave)
 
     def reconfigure(self, rules: BlobSpaceRules) -> None:
-        """Follow other rules from now on, from the next lease on; the location stays what it is."""
+        """Follow other rules from the next lease on; the location does not change."""
         self._rules = rules
-        self._keep.is_verifying = rules.verify_on_read
-        self._bound.limit = rules.max_size
+        self.blobs.is_verifying = rules.verify_on_read
+        self._quota.limit = rules.max_size
         if self._reclaiming is not None and not self._closed:
             self._reclaiming.stop()
             self._reclaim_regularly(now=True)
 
     async def is_readable(self) -> bool:
-        """Whether the directory can be read; cheap."""
+        """Return whether the directory can be read; cheap."""
         return await self._disk.run(self._location.is_readable)
 
     def state_of(self, digest: Digest) -> BlobState:
-        """What is here of a layer."""
-        if self._keep.lru.get(digest) is not None:
+        """Return the state of a layer."""
+        if self.blobs.lru.get(digest) is not None:
             return BlobState.READY
         return BlobState.UNREADY if digest in self._unready else BlobState.UNKNOWN
 
-    def acquire(self, digest: Digest) -> BlobLease | None:
-        """The right to read a READY layer, at once; counts as a use.
-
-        None when it is not READY, or READY and closed: `mount` opens it.
-        """
-        return self._keep.acquire(digest)
-
-    async def mount(self, digest: Digest) -> BlobLease | None:
-        """The same, opening a blob that is closed, as those are that were not used for long.
-
-        None when it is not READY, or turns out to be damaged beyond repair: it is gone then.
-
-        :raises ComeAgain: when it cannot be opened for now, as without descriptors.
-        """
-        return await self._keep.mount(digest)
-
     def touch_for(self, layers: tuple[Digest, ...]) -> Callable[[], None]:
         """Return a cheap callback that counts a use of the image that these layers make."""
-        return self._keep.lru.touch_for(parts_of(layers))
+        return self.blobs.lru.touch_for(parts_of(layers))
 
     def is_ready(self, layers: tuple[Digest, ...]) -> bool:
-        """Whether all that serving these layers takes is READY."""
-        return all(self._keep.lru.get(digest) for digest in parts_of(layers))
-
-    def acquire_image(self, layers: tuple[Digest, ...]) -> Readable | None:
-        """The right to read the image that these layers make, the lowest first; see `acquire`.
-
-        None also when their tree has not been made.
-        """
-        return self._trees.acquire(layers)
-
-    async def mount_image(self, layers: tuple[Digest, ...]) -> Readable | None:
-        """The same, opening what is closed, and making the tree of several layers if it is missing.
-
-        None when a layer is not READY. Cancelling ends this wait alone.
-
-        :raises BadImage: when the layers together go beyond a limit.
-        :raises NoSpace: when there is no room for the tree.
-        """
-        return await self._trees.mount(layers)
+        """Return whether these layers, and their merged index if they are several, are READY."""
+        return all(self.blobs.lru.get(digest) for digest in parts_of(layers))
 
     @contextmanager
     def pulling(self, image: Digest, layers: tuple[Descriptor, ...]) -> Iterator[None]:
-        """Have these layers, while they come in, count as one image that must fit together.
+        """Count these layers as one image, which must fit as a whole, while they are ingested.
 
-        :raises ImageTooLarge: when they cannot, whatever is removed; later it is their ingests that
-            raise this, all of them at once.
+        :raises ImageTooLarge: when they cannot fit, even if all else is evicted. Later all their
+            ingests raise this at once.
         """
         sizes = {layer.kept_as: layer.size for layer in layers}
-        limit = self._bound.limit
+        limit = self._quota.limit
         if limit is not None and sum(sizes.values()) > limit:
             raise ImageTooLarge(str(image), limit)
-        together = self._keep.allocator.begin(
+        group = self.blobs.allocator.begin(
             image, frozenset(parts_of(tuple(each.kept_as for each in layers)))
         )
         try:
             yield
         finally:
-            self._keep.allocator.end(together)
+            self.blobs.allocator.end(group)
 
     async def set_aside(self, digest: Digest) -> None:
-        """Remove a layer that was found damaged, also while it is read."""
-        kept = self._keep.lru.get(digest)
-        if kept is not None:
-            await self._keep.set_aside(kept)
+        """Remove a damaged layer, also while it is read."""
+        blob = self.blobs.lru.get(digest)
+        if blob is not None:
+            await self.blobs.set_aside(blob)
 
     async def ingest(self, descriptor: Descriptor) -> Ingest:
-        """Begin to take in a layer: it is UNREADY until the ingest has finished or is abandoned.
+        """Start the ingest of a layer, which is UNREADY until that has finished or is abandoned.
 
-        No layer is ingested twice at once.
+        A layer has one ingest at a time.
 
-        :raises ImageTooLarge: when it cannot fit, whatever is removed.
+        :raises ImageTooLarge: when it cannot fit, even if all else is evicted.
         :raises StoreClosed: after `close`.
         """
-        digest, limit = descriptor.kept_as, self._bound.limit
+        digest, limit = descriptor.kept_as, self._quota.limit
         if digest in self._unready:
             raise RuntimeError(f"{digest} is being ingested already")
         if limit is not None and descriptor.size > limit:
             raise ImageTooLarge(str(digest), limit)
         self._unready.add(digest)
         try:
-            await self._keep.wait_removed(digest)
+            await self.blobs.wait_removed(digest)
             if self._closed:
                 raise StoreClosed
         except BaseException:
             self._unready.remove(digest)
             raise
-        bench = BlobWriter(
+        writer = BlobWriter(
             self._location, self._state, descriptor, self._limits, self._reactor.seconds
         )
         streaming = self.early.of(digest)
-        ingest = Ingest(bench, self._threads, self._keep.allocator, streaming, self._ended)
+        ingest = Ingest(writer, self._threads, self.blobs.allocator, streaming, self._ended)
         self._ingests.add(ingest)
         ingest.start()
         return ingest
 
     def mark_current(self, digests: Container[Digest]) -> None:
-        """Say which layers and trees tags currently serve: they are evicted after all others.
+        """Set the layers and merged indexes that tags serve now; they are evicted last.
 
-        What is in `digests` is looked at whenever something is to be evicted.
+        `digests` is read at each eviction.
         """
-        self._keep.lru.current = digests
+        self.blobs.lru.current = digests
 
     async def reclaim(self) -> None:
-        """Make the blob space keep its bound, and remove manifests that nothing needs."""
+        """Evict down to the quota, and remove manifests that nothing needs."""
         await self._disk.run(self._location.sweep)
-        await self._keep.allocator.shrink()
-        await self._manifests.reclaim(digest for _, digest, _ in self.references.all())
-
-    async def put_manifest(self, digest: Digest, content: bytes, media_type: str) -> None:
-        """Keep a manifest that has been verified, if there is room for it."""
-        await self._manifests.put(Document(digest, media_type, content), self._reactor.seconds())
-
-    async def get_manifest(self, digest: Digest) -> Document | None:
-        """A manifest that was put, and verified again; None if it is not to be had here."""
-        return await self._manifests.get(digest)
+        await self.blobs.allocator.shrink()
+        await self.manifests.reclaim(digest for _, digest, _ in self.references.all())
 
     async def reserve(self, size: int) -> None:
-        """Count bytes that are about to be written beside a blob, evicting others for them.
+        """Reserve bytes for a write beside a blob, and evict other blobs if necessary.
 
         :raises NoSpace: when no more can be evicted.
         """
-        await self._keep.allocator.reserve(None, size)
+        await self.blobs.allocator.reserve(None, size)
 
     async def relieve(self, size: int) -> bool:
-        """Evict `size` bytes because the disk itself is full; whether anything could go."""
-        return await self._keep.allocator.relieve(size)
+        """Evict `size` bytes because the disk itself is full; return whether any were evicted."""
+        return await self.blobs.allocator.relieve(size)
 
     def release(self, size: int) -> None:
         """Stop counting reserved bytes."""
-        self._bound.give(size)
+        self._quota.give(size)
 
     async def scratch(self) -> Scratch:
-        """A directory for what is not to be kept; empty, and to be discarded."""
+        """Return an empty directory for temporary files; the caller discards it."""
         directory = await self._background.to_the_end(self._location.new_ingest)
         scratch = Scratch(directory, self._threads, self.reserve, self._discard)
         try:
@@ -321,7 +283,7 @@ class BlobSpace:
     async def _recover(self) -> None:
         found = await self._background.to_the_end(partial(survey, self._location, self._state))
         manifests = await self._background.to_the_end(self._manifest_files.survey)
-        trees = await self._background.to_the_end(self._tree_files.survey)
+        merged = await self._background.to_the_end(self._merged_files.survey)
         self.references.load(await self._background.to_the_end(self._state.references))
         self.provenance.load(await self._background.to_the_end(self._state.provenance))
         if found.doubtful:
@@ -330,20 +292,20 @@ class BlobSpace:
             self._threads.run(examine, self._location, self._state, self._limits(), *each)
             for each in found.doubtful
         )
-        self._bound.take(FURNITURE + SLACK)
-        self._manifests.load(manifests)
-        self._keep.load([*filter(None, examined), *found.whole, *trees])
+        self._quota.take(FURNITURE + SLACK)
+        self.manifests.load(manifests)
+        self.blobs.load([*filter(None, examined), *found.whole, *merged])
 
     def _ended(self, ingest: Ingest) -> None:
         self._ingests.remove(ingest)
         self._unready.remove(ingest.digest)
         if ingest.kept is not None:
-            self._keep.add(ingest.kept)
-            ingest.streaming.hold(lambda: self._keep.acquire(ingest.digest))
-            self._background.do(self._keep.make_durable(ingest.kept))
+            self.blobs.add(ingest.kept)
+            ingest.streaming.hold(lambda: self.blobs.acquire(ingest.digest))
+            self._background.do(self.blobs.make_durable(ingest.kept))
 
     def _reclaim_regularly(self, now: bool) -> None:
-        # A new one each time: one that is started again in the middle of a pass runs twice.
+        # A new one each time: one that is started again during a pass runs twice.
         self._reclaiming = LoopingCall(lambda: self._background.do(self.reclaim()))
         self._reclaiming.clock = self._reactor
         self._reclaiming.start(self._rules.gc_interval, now)
@@ -353,6 +315,6 @@ class BlobSpace:
             return
         try:
             await self._disk.run(self._state.change, *changes)
-            await self._keep.allocator.shrink()
+            await self.blobs.allocator.shrink()
         except (OSError, sqlite3.Error) as error:
             _log.warn("the state file cannot be written: {error}", error=error)

@@ -24,21 +24,21 @@ class Lease:
         self._image: Readable | None = image
         self.filesystem: Filesystem = image.filesystem
         self.digest = digest
-        """Of the manifest or index: ``<repository>@<digest>`` names the same bytes for ever."""
+        """The digest of the manifest or index; ``<repository>@<digest>`` is constant."""
         self.layers = layers
-        """How many layers the image has, whether they are served or not."""
+        """The number of layers of the image, served or not."""
         self.result = result
-        """How it came about: found ready, pulled for this call, waited for, or found stale."""
+        """How the lease came about: READY image, own pull, another pull, or stale image."""
         self.trusted_until = trusted_until
-        """When, by the reactor's clock, a new one must be asked for although this is still held."""
+        """The time, by the reactor's clock, after which the tag needs a new lease."""
 
     def coded(self, entry: Entry, coding: bytes, is_wanted: bool = True) -> Entry | NoCoding | None:
-        """Return a file of the image in a content coding, to be read like any entry of this lease.
+        """Return a file of the image in a content coding; it is read like any entry of this lease.
 
-        Coded bytes belong to the content of a file: those made for an equal file of any other READY
-        layer are given at once. What no layer has is made in the background, once however many ask,
-        if it `is_wanted`; None says that it is neither there nor being made. Nothing is made of a
-        file that is coded already, too small or too large, or after `release`.
+        Coded bytes belong to the content of a file, so those of an equal file in any READY layer
+        are given at once. If no layer has them and the coding `is_wanted`, they are made once in
+        the background. None: they neither exist nor are being made. Files that are coded already,
+        too small or too large are not coded, and none is after `release`.
         """
         if self._image is None:
             return NoCoding.NEVER
@@ -47,22 +47,22 @@ class Lease:
     def is_coding(self, coded: Entry, coding: bytes, plain: Entry) -> bool | None:
         """Return whether a file of the image is another file in a content coding.
 
-        None while that is not known: then the file is decoded in the background, once for all
-        layers that have both contents. A coding that not every client decodes is none.
+        None while that is not known: the file is then decoded in the background, once for all
+        layers that have both contents. False for a coding that not every client decodes.
         """
         return None if self._image is None else self._image.is_coding(coded, coding, plain)
 
     def report(self, damage: BlobDamaged) -> None:
-        """Have it seen to that this damage was met in what is leased.
+        """Report damage in the leased image, so that it is repaired or pulled again.
 
-        Who asks for the image from then on gets it whole, or waits until it is; what is leased
-        stays as it is. Nothing is done about it after `release`.
+        Later requests for the image wait until it is whole. This lease does not change. A report
+        after `release` has no effect.
         """
         if self._image is not None:
             self._image.report(damage)
 
     def release(self) -> None:
-        """Give the image up; once is enough, more is harmless."""
+        """Release the image. Idempotent."""
         image, self._image = self._image, None
         if image is not None:
             image.release()

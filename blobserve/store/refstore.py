@@ -132,7 +132,7 @@ class RefStore:
         freshness = known.freshness(rules, now)
         if freshness is Freshness.OLD:
             return None
-        image = self._space.acquire_image(known.image.digests)
+        image = self._space.images.acquire(known.image.digests)
         if image is None:
             return None
         if freshness is Freshness.AGEING and not read_only:
@@ -223,7 +223,7 @@ class RefStore:
         known = self.references.get(ask.reference)
         if known is None or known.image is None or not known.may_serve(ask.rules):
             return None
-        image = await self._space.mount_image(known.image.digests)
+        image = await self._space.images.mount(known.image.digests)
         if image is None:
             return None
         lease = self._lease(image, known, ask, result)

@@ -216,3 +216,22 @@ def _lenient(field: bytes, default: int) -> int:
 
 def _sane(mtime: int) -> int | None:
     return mtime if 0 <= mtime <= _LATEST else None
+
+
+def split(path: bytes) -> list[bytes]:
+    """Return the components of a path without empty ones and ``.``."""
+    return [part for part in path.split(b"/") if part not in (b"", b".")]
+
+
+def clean(name: bytes) -> list[bytes]:
+    """Return the components of an entry's name, with ``..`` resolved but never above the root."""
+    parts = split(name)
+    if b".." not in parts:
+        return parts
+    kept: list[bytes] = []
+    for part in parts:
+        if part != b"..":
+            kept.append(part)
+        elif kept:
+            kept.pop()
+    return kept

@@ -22,13 +22,13 @@ from blobserve.tar.header import (
     SYMLINK,
     ZEROS,
     Header,
+    clean,
     describe,
     is_intact,
     parse,
     parse_pax,
     parse_pax_size,
 )
-from blobserve.tar.names import clean
 
 MOST = 100_000
 """The limit of members; a few images with a hundred layers each have a hundredth of it."""

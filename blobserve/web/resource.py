@@ -108,7 +108,7 @@ class ImageResource(Resource):
     async def _serve(self, request: Request) -> None:
         if self._is_draining:
             raise StoreClosed
-        asked = self.request_log.of(request).asked
+        asked = self.request_log.open[request].asked
         if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
             raise MethodNotAllowed(f"not allowed: {request.method.decode()}")
         if request.content is not None and request.content.read(1):
@@ -136,13 +136,13 @@ class ImageResource(Resource):
                     raise
 
     async def _send(self, request: Request, answer: Answer) -> None:
-        answer = self.responder.with_rules(answer, self.request_log.of(request).asked)
+        answer = self.responder.with_rules(answer, self.request_log.open[request].asked)
         if self._is_draining:
             answer = attrs.evolve(answer, headers=(*answer.headers, (b"Connection", b"close")))
         await send(request, answer, self.pace)
 
     async def _refuse(self, request: Request, error: Exception) -> None:
-        record = self.request_log.of(request)
+        record = self.request_log.open[request]
         request_id = record.request_id
         if is_unexpected(error):
             _log.failure("request {request_id} failed", Failure(error), request_id=request_id)

@@ -6,7 +6,6 @@ HTTP/2 is never offered, even if Twisted's optional module for it is installed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import cached_property
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
@@ -27,7 +26,7 @@ from blobserve.web.resource import ImageResource, head_of
 from blobserve.web.server.channel import ImageChannel, ImageRequest
 from blobserve.web.server.connection_limits import ConnectionLimits
 from blobserve.web.server.fast_path import FastPath
-from blobserve.web.server.request_log import LogWriter, RequestLog
+from blobserve.web.server.request_log import LogWriter
 from blobserve.web.server.send import send
 
 
@@ -67,26 +66,15 @@ class ImageSite(Site):
         self.fair_queue = FairQueue(reactor)
         """The queue of received data that the fast path has not answered."""
         self.is_draining = False
-        self._config = config
+        self.limits: Callable[[], Limits] = lambda: config().limits
+        self.request_log = resource.request_log
+        """The log of requests and of refused heads."""
+        self.fast_path = FastPath(resource.responder, self.request_log, config, reactor)
 
     @property
     def channels(self) -> Collection[ImageChannel]:
         """The open connections."""
         return self.connections.open.keys()
-
-    def limits(self) -> Limits:
-        """Return the limits in force."""
-        return self._config().limits
-
-    @cached_property
-    def fast_path(self) -> FastPath:
-        """The fast path of this site."""
-        return FastPath(self.images.responder, self.request_log, self._config, self.reactor)
-
-    @property
-    def request_log(self) -> RequestLog:
-        """The log of requests and of refused heads."""
-        return self.images.request_log
 
     def acceptableProtocols(self) -> list[bytes]:
         """See `IProtocolNegotiationFactory.acceptableProtocols`."""

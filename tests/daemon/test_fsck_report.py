@@ -36,7 +36,7 @@ async def filled(location: Path) -> None:
         for coding in (b"gzip", b"zstd"):
             ask(blob, coding)
         blob.release()
-        await space.put_manifest(MANIFEST.digest, MANIFEST.content, MANIFEST.media_type)
+        await space.manifests.put(MANIFEST)
 
 
 def look(location: Path) -> Findings:

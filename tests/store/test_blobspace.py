@@ -26,6 +26,7 @@ from blobserve.errors import (
 )
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
+from blobserve.oci.source import Document
 from blobserve.store.blobspace import BlobLease, BlobSpace, BlobState
 from blobserve.store.space.ready_blobs import MOST_OPEN
 from blobserve.testing import InlineThreads, MadeImage, make_image, make_index
@@ -46,7 +47,7 @@ def ready(space: BlobSpace, layers: list[Made]) -> list[int]:
 
 def lease(space: BlobSpace, layer: Made) -> BlobLease:
     """Return a lease on a READY layer."""
-    blob = space.acquire(layer.digest)
+    blob = space.blobs.acquire(layer.digest)
     assert blob is not None
     return blob
 
@@ -201,7 +202,7 @@ async def test_what_is_counted_is_what_is_there(tmp_path: Path) -> None:
         empty = space.size - on_disk(tmp_path)
         for n in range(30):
             await take_in(space, made(n, n * 10 * KIB))
-            await space.put_manifest(Digest.of(b"%d" % n), b"%d" % n, "text/plain")
+            await space.manifests.put(Document(Digest.of(b"%d" % n), "text/plain", b"%d" % n))
             assert 0 <= space.size - on_disk(tmp_path) <= empty + 10 * 8192
 
 
@@ -306,12 +307,12 @@ async def test_only_so_many_stay_open(tmp_path: Path) -> None:
             await take_in(space, each)
         assert len(os.listdir("/proc/self/fd")) <= descriptors + 2 * MOST_OPEN
         assert ready(space, layers) == list(range(MOST_OPEN + 2))
-        assert space.acquire(layers[0].digest) is None
-        blob = await space.mount(layers[0].digest)
+        assert space.blobs.acquire(layers[0].digest) is None
+        blob = await space.blobs.mount(layers[0].digest)
         assert blob is not None
         assert len(blob.filesystem.file(blob.filesystem.lookup(b"index.html")).read(0, 99)) == 10
         blob.release()
-        assert await space.mount(made(-1).digest) is None
+        assert await space.blobs.mount(made(-1).digest) is None
 
 
 @pytest_twisted.ensureDeferred
@@ -321,8 +322,8 @@ async def test_a_layer_that_was_opened_again_is_evicted(tmp_path: Path) -> None:
         for n in range(MOST_OPEN + 1):
             await take_in(space, made(n, 10))
         first = made(0, 10).digest
-        assert space.acquire(first) is None, "it is not closed"
-        blob = await space.mount(first)
+        assert space.blobs.acquire(first) is None, "it is not closed"
+        blob = await space.blobs.mount(first)
         assert blob is not None
         space.reconfigure(BlobSpaceRules(tmp_path, 1))
         assert space.state_of(first) is BlobState.READY
@@ -357,7 +358,7 @@ SEVERAL = make_index({"linux/amd64": MANIFEST, "linux/arm64": make_image({"index
 async def put(space: BlobSpace, image: MadeImage) -> None:
     """Store the manifests of an image."""
     for each in image.documents:
-        await space.put_manifest(each.digest, each.content, each.media_type)
+        await space.manifests.put(each)
 
 
 @pytest_twisted.ensureDeferred
@@ -365,12 +366,12 @@ async def test_manifests_survive(tmp_path: Path) -> None:
     """A manifest is read back unchanged, also after a restart."""
     [document] = MANIFEST.documents
     async with opened(tmp_path) as space:
-        assert await space.get_manifest(document.digest) is None
+        assert await space.manifests.get(document.digest) is None
         await put(space, MANIFEST)
         await put(space, MANIFEST)
-        assert await space.get_manifest(document.digest) == document
+        assert await space.manifests.get(document.digest) == document
     async with opened(tmp_path) as space:
-        assert await space.get_manifest(document.digest) == document
+        assert await space.manifests.get(document.digest) == document
 
 
 @pytest_twisted.ensureDeferred
@@ -381,12 +382,12 @@ async def test_a_damaged_manifest(tmp_path: Path) -> None:
     async with opened(tmp_path) as space:
         await put(space, MANIFEST)
         path.write_bytes(path.read_bytes().replace(b"2", b"3", 1))
-        assert await space.get_manifest(digest) is None
+        assert await space.manifests.get(digest) is None
         assert not path.exists()
         await put(space, MANIFEST)
         path.write_bytes(b"")
     async with opened(tmp_path) as space:
-        assert await space.get_manifest(digest) is None
+        assert await space.manifests.get(digest) is None
         assert not path.exists()
 
 
@@ -399,13 +400,13 @@ async def test_manifests_that_nothing_needs(tmp_path: Path) -> None:
         for _ in range(3):
             await space.reclaim()
         for each in SEVERAL.documents:
-            assert await space.get_manifest(each.digest) == each
+            assert await space.manifests.get(each.digest) == each
         space.references.forget("registry.example/site:v1")
         await space.reclaim()
-        assert await space.get_manifest(SEVERAL.digest) is not None
+        assert await space.manifests.get(SEVERAL.digest) is not None
         await space.reclaim()
         for each in SEVERAL.documents:
-            assert await space.get_manifest(each.digest) is None
+            assert await space.manifests.get(each.digest) is None
         assert names_in(tmp_path, "manifests/sha256") == []
 
 
@@ -419,11 +420,11 @@ async def test_manifests_have_a_share(tmp_path: Path) -> None:
         for n in range(100):
             content = b"%d" % n * 5000
             digests.append(Digest.of(content))
-            await space.put_manifest(digests[-1], content, "text/plain")
+            await space.manifests.put(Document(digests[-1], "text/plain", content))
         assert ready(space, [one]) == [0]
         assert on_disk(tmp_path / "manifests") <= MIB // 4 + 8192
-        assert await space.get_manifest(digests[-1]) is not None
-        assert await space.get_manifest(digests[0]) is None
+        assert await space.manifests.get(digests[-1]) is not None
+        assert await space.manifests.get(digests[0]) is None
 
 
 @pytest_twisted.ensureDeferred

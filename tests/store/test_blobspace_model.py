@@ -113,7 +113,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(n=numbers)
     def get(self, n: int) -> None:
         """Read a layer, which works if and only if it is READY."""
-        blob = self._space.acquire(LAYERS[n].digest) or done(self._space.mount(LAYERS[n].digest))
+        blob = self._space.blobs.acquire(LAYERS[n].digest) or done(
+            self._space.blobs.mount(LAYERS[n].digest)
+        )
         assert (blob is not None) == (n in self._ready())
         if blob is not None:
             assert file_of(blob) == FILES[n]
@@ -122,7 +124,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(n=numbers)
     def hold(self, n: int) -> None:
         """Begin to read a layer."""
-        blob = None if n in self._held else done(self._space.mount(LAYERS[n].digest))
+        blob = None if n in self._held else done(self._space.blobs.mount(LAYERS[n].digest))
         if blob is not None:
             self._held[n] = blob
 
@@ -136,8 +138,8 @@ class AnyOrder(RuleBasedStateMachine):
     def put(self, n: int) -> None:
         """Store a manifest."""
         document = MANIFESTS[n]
-        done(self._space.put_manifest(document.digest, document.content, document.media_type))
-        found = done(self._space.get_manifest(document.digest))
+        done(self._space.manifests.put(document))
+        found = done(self._space.manifests.get(document.digest))
         assert found in (document, None)
 
     @rule(limit=st.sampled_from([BOUND, BOUND, MIB]))

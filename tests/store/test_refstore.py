@@ -693,7 +693,7 @@ async def test_idle_blobs(tmp_path: Path) -> None:
         for reference in references:
             stand.source.push(reference, an_image(str(reference)))
             await stand.read(reference)
-        assert stand.space.acquire(an_image(str(references[0])).layers[0].digest) is None
+        assert stand.space.blobs.acquire(an_image(str(references[0])).layers[0].digest) is None
         with await stand.ask(references[0], read_only=True) as lease:
             assert (lease.result, content(lease)) == ("hit", str(references[0]).encode())
 

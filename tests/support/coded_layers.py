@@ -49,7 +49,7 @@ def site(*contents: bytes) -> Made:
 
 def lease(space: BlobSpace, made: Made) -> BlobLease:
     """Return a lease on a layer."""
-    blob = space.acquire(made.digest)
+    blob = space.blobs.acquire(made.digest)
     assert blob is not None
     return blob
 

@@ -62,7 +62,7 @@ async def take_in(space: BlobSpace, layer: Made, step: int = 64 * KIB) -> None:
 
 def read(space: BlobSpace, digest: Digest) -> bytes:
     """Return the file of a READY layer."""
-    blob = space.acquire(digest)
+    blob = space.blobs.acquire(digest)
     assert blob is not None
     try:
         return blob.filesystem.file(blob.filesystem.lookup(b"index.html")).read(0, 1 << 30)

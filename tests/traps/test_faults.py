@@ -154,7 +154,7 @@ async def test_f18_an_index_of_another_release(tmp_path: Path) -> None:
     )
     state.close()
     async with opened(tmp_path) as space:
-        blob = await space.mount(ONE.digest)
+        blob = await space.blobs.mount(ONE.digest)
         if blob is not None:
             blob.release()
         assert len(read(space, ONE.digest)) == 100 * 1024

@@ -19,7 +19,7 @@ from blobserve.config import Limits
 from blobserve.errors import BadRequest
 from blobserve.metrics import Metrics
 from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
-from blobserve.web.site import ImageSite
+from blobserve.web.site import make_site
 from tests.oci.http.test_tls import Authority
 from tests.support.sites import TAG, Client, Response, serving
 from tests.support.within import within
@@ -519,6 +519,6 @@ async def test_tls_that_is_cut(tmp_path: Path) -> None:
 
 def test_protocols() -> None:
     """HTTP/2 is never offered."""
-    nothing = cast("Any", None)
-    site = ImageSite(nothing, Clock(), nothing, Metrics())
+    nothing, metrics = cast("Any", None), Metrics()
+    site = make_site(nothing, nothing, Clock(), nothing, metrics, nothing)
     assert site.acceptableProtocols() == [b"http/1.1"]

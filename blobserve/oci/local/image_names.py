@@ -86,7 +86,11 @@ class ImageNames:
     def __init__(self, index: ImageIndex, repository: Repository) -> None:
         self._repository = str(repository)
         self._all = [NamedEntry.of(each) for each in index.manifests]
-        self._counting = self._repositories() | {""}
+        held = {each for entry in self._all for each in entry.repositories}
+        last = _last(self._repository)
+        alike = {each for each in held if _last(each) == last}
+        self._counting = ({self._repository} & held or alike) | {""}
+        """This repository if the index has it, else those with its last path component."""
         self._own = [
             each
             for each in self._all
@@ -151,12 +155,6 @@ class ImageNames:
             for name in shown
         ]
         return tuple(texts), len(images) - len(shown)
-
-    def _repositories(self) -> set[str]:
-        """Return this repository if the index has it, else those with its last path component."""
-        held = {each for entry in self._all for each in entry.repositories}
-        last = _last(self._repository)
-        return {self._repository} & held or {each for each in held if _last(each) == last}
 
 
 def _canonical(repository: str) -> str:

@@ -78,7 +78,8 @@ class Layout:
         try:
             written = 0
             while written < descriptor.size:
-                chunk = await self._threads.run(self._chunk, descriptor, written)
+                length = min(_CHUNK, descriptor.size - written)
+                chunk = await self._threads.run(self._part, descriptor, written, length)
                 await flow.running()
                 consumer.write(chunk)
                 written += len(chunk)
@@ -164,9 +165,6 @@ class Layout:
         if not isinstance(index, ImageIndex):
             raise self._failed("its index.json is not an index")
         return index
-
-    def _chunk(self, descriptor: Descriptor, offset: int) -> bytes:
-        return self._part(descriptor, offset, min(_CHUNK, descriptor.size - offset))
 
     def _part(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
         digest = str(descriptor.digest)

@@ -56,12 +56,13 @@ class Extractor:
         self._members: deque[Member] = deque()
         self._piece = memoryview(b"")
         self._written = self._reserved = self._allowance = 0
-        self._content = create(directory / "content")
+        self.content = create(directory / "content")
+        """The descriptor of the content, also open for reading; -1 after closing."""
         try:
             with disk_errors():
                 self._index = IndexWriter(directory / "index", limits)
         except OSError:  # The directory stays empty, so that the caller can try again.
-            os.close(self._content)
+            os.close(self.content)
             (directory / "content").unlink()
             raise
 
@@ -136,17 +137,12 @@ class Extractor:
 
         :raises OSError: when the disk fails.
         """
-        if self._problem is not None or self._verifier.is_bad:
+        if self._problem is not None or self._verifier.problem is not None:
             return None
         with disk_errors():
             if names:
                 self._index.flush()
             return self._index.watch.look(names)
-
-    @property
-    def content(self) -> int:
-        """The descriptor of the content, also open for reading; -1 after closing."""
-        return self._content
 
     @property
     def is_whole(self) -> bool:
@@ -169,13 +165,13 @@ class Extractor:
                 built = self._index.finish(self._written)
         except BadLayer as problem:
             raise BadImage(f"layer {self._descriptor.digest}", str(problem)) from problem
-        os.truncate(self._content, self._written)
+        os.truncate(self.content, self._written)
         self.abort()
         return ExtractionResult(self._written, built.size, built.sha256, built.entries)
 
     def abort(self) -> None:
         """Close the files; the owner of the directory removes them. Idempotent."""
-        content, self._content = self._content, -1
+        content, self.content = self.content, -1
         if content >= 0:
             os.close(content)
         self._index.close()
@@ -208,16 +204,16 @@ class Extractor:
         """Allocate the content on the disk up to `end`, so that a full disk fails here."""
         most = self._allowance - self._index.bound
         if self._reserved > most:
-            os.truncate(self._content, most)
+            os.truncate(self.content, most)
             self._reserved = most
         elif self._reserved < end:
             # Some of the rest is for the index, which grows meanwhile.
             extent = end - self._reserved + min(_EXTENT, (most - end) // 2)
-            os.posix_fallocate(self._content, self._reserved, extent)
+            os.posix_fallocate(self.content, self._reserved, extent)
             self._reserved += extent
 
     def _write(self) -> None:
         while self._piece:
-            written = os.write(self._content, self._piece)
+            written = os.write(self.content, self._piece)
             self._written += written
             self._piece = self._piece[written:]

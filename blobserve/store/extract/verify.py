@@ -28,13 +28,9 @@ class LayerVerifier:
         self._received = 0
         self._hash = descriptor.digest.hasher()
         self._stage = _stage_for(descriptor, limits)
-        self._problem: BadLayer | None = None
+        self.problem: BadLayer | None = None
+        """The error that `finish` will raise."""
         self._is_given_up = False
-
-    @property
-    def is_bad(self) -> bool:
-        """Return whether `finish` will raise an error that was found already."""
-        return self._problem is not None
 
     @property
     def is_whole(self) -> bool:
@@ -59,7 +55,7 @@ class LayerVerifier:
             try:
                 piece = self._stage.read()
             except BadLayer as problem:
-                self._problem = problem
+                self.problem = problem
                 self._is_given_up = True
                 break
             if not piece:
@@ -87,8 +83,8 @@ class LayerVerifier:
 
         :raises BadLayer: when it is damaged or cut short.
         """
-        if self._problem is not None:
-            raise self._problem
+        if self.problem is not None:
+            raise self.problem
         self._stage.finish()
 
     def _mismatch(self, problem: str) -> ContentMismatch:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from blobserve.errors import BadLayer
 from blobserve.store.index.resolve import TooManyLinks, join, steps, walk
-from blobserve.tar.header import DIRECTORY, LINK, OLD_SPARSE, REGULAR, SYMLINK
-from blobserve.tar.names import clean, split
+from blobserve.tar.header import DIRECTORY, LINK, OLD_SPARSE, REGULAR, SYMLINK, clean, split
 
 if TYPE_CHECKING:
     from blobserve.config import Limits

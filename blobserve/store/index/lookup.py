@@ -18,8 +18,7 @@ from blobserve.store.index import layer_index, merged_index
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.index.node_table import opened
 from blobserve.store.index.resolve import TooManyLinks, join, parted, steps, walk
-from blobserve.tar.header import DIRECTORY, REGULAR, SYMLINK
-from blobserve.tar.names import split
+from blobserve.tar.header import DIRECTORY, REGULAR, SYMLINK, split
 
 _FIND = """
 SELECT ifnull(type, X'35'), link, offset, size, sha256, mtime, is_text, {layer}

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from blobserve.tar.header import DIRECTORY, SYMLINK
-from blobserve.tar.names import split
+from blobserve.tar.header import DIRECTORY, SYMLINK, split
 
 if TYPE_CHECKING:
     from blobserve.config import Limits

@@ -211,9 +211,7 @@ class Pulls:
             readable = await self._layers(pull, image)
         try:
             for document in documents:
-                await self._space.put_manifest(
-                    document.digest, document.content, document.media_type
-                )
+                await self._space.manifests.put(document)
         except Exception:
             readable.release()
             raise
@@ -247,7 +245,7 @@ class Pulls:
         try:
             await publisher.head_start()
             readable = await self._layers(pull, image)
-            publisher.replace(self._space.acquire(image.served[0].kept_as))
+            publisher.replace(self._space.blobs.acquire(image.served[0].kept_as))
             return readable
         finally:
             publisher.end()
@@ -270,7 +268,7 @@ class Pulls:
                     each.cancel()
                 raise cast("Exception", first.subFailure.value) from first
             try:
-                readable = await self._space.mount_image(image.digests)
+                readable = await self._space.images.mount(image.digests)
             finally:
                 for blob in blobs:
                     blob.release()
@@ -290,11 +288,11 @@ class Pulls:
         # that begins below shows the layer itself.
         if len(image.served) == 1:
             pull.image.succeed(image)
-        blob = await self._space.mount(digest)
+        blob = await self._space.blobs.mount(digest)
         if blob is None:
             await self._downloads.pull(pull.source, repository, layer, access, pull.call)
             if covers(layer.digest, repository, access):
-                blob = await self._space.mount(digest)
+                blob = await self._space.blobs.mount(digest)
         if blob is None:
             raise SpaceContended
         return blob
@@ -302,8 +300,8 @@ class Pulls:
     async def _prove(self, pull: _Pull, layer: Descriptor) -> None:
         """Let the repository's own source show a layer that is READY or being downloaded.
 
-        A registry that the configuration names is believed to have what it says it has. Any other
-        source must give out the content.
+        The answer of a registry that the configuration names is enough. Any other source must give
+        out the content.
         """
         repository, source, access = pull.reference.repository, pull.source, pull.access
         if not pull.rules.listed or pull.rules.source is not None:

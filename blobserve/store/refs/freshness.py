@@ -1,4 +1,4 @@
-"""When a tag is revalidated.
+"""Freshness: the age at which a tag is revalidated.
 
 Pure. A `TagState` is the last answer of the registry about a reference, and its time. This module
 asks no registry and moves no tag.
@@ -26,7 +26,7 @@ _RETRY_CEILING = 10.0
 
 
 class Freshness(enum.Enum):
-    """How old a tag is, and so whether its known digest may serve."""
+    """The age of a tag, which decides whether its known digest may serve."""
 
     TRUSTED = enum.auto()
     """It serves."""

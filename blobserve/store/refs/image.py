@@ -113,7 +113,7 @@ class ImageReader:
     ) -> Document:
         digest, covers = reference.digest, self._space.provenance.covers
         if digest is not None and (not access or covers(digest, reference.repository, access)):
-            held = await self._space.get_manifest(digest)
+            held = await self._space.manifests.get(digest)
             if held is not None:
                 return held
         if source is None:

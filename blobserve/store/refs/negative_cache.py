@@ -1,8 +1,7 @@
-"""Images that a registry has just said it does not have: for a moment it is not asked again.
+"""Negative cache: references for which a registry has just found no image.
 
-Whoever asks for names that do not exist, however many and however often, so costs a registry one
-look-up each; a name that comes into being is seen `LIFE` later at the latest. Holds nothing of what
-was served before, and never more than `MOST` names.
+Requests for such a name, however frequent, cost the registry one look-up in `LIFE` seconds. A new
+image is seen `LIFE` seconds later at the latest. The cache holds at most `MOST` names.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from blobserve.errors import ImageNotFound
 from blobserve.names.reference import Reference
 
 LIFE = 2.0
-"""Seconds that an answer is believed."""
+"""Seconds for which an answer is used."""
 
 MOST = 4096
 
 
 class NegativeCache:
-    """What was asked for in vain, the longest ago first."""
+    """Missing images, the oldest answer first."""
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
@@ -32,7 +31,7 @@ class NegativeCache:
         return len(self._found)
 
     def note(self, reference: Reference, error: ImageNotFound) -> None:
-        """Believe for a while that there is no such image."""
+        """Remember for a while that there is no such image."""
         self._found.pop(reference, None)
         # A copy, since the frames that an error has passed through hang on it.
         self._found[reference] = copy.copy(error), self._reactor.seconds()
@@ -40,7 +39,7 @@ class NegativeCache:
             self._found.popitem(last=False)
 
     def get(self, reference: Reference) -> ImageNotFound | None:
-        """Why there is no such image, if that was found out a moment ago."""
+        """Return the error for an image that was missing a moment ago."""
         found = self._found.get(reference)
         if found is None:
             return None
@@ -51,5 +50,5 @@ class NegativeCache:
         return None
 
     def clear(self) -> None:
-        """Believe nothing any more: what may be asked, and how, has changed."""
+        """Forget all answers, because the configuration has changed."""
         self._found.clear()

@@ -48,7 +48,7 @@ class ReferenceTable:
     async def load(self) -> None:
         """Load the references of the blob space, and read the images that tags serve.
 
-        A tag is evidence that its repository had the image. Where an older build has left no
+        A tag is evidence that its repository had the image. If an older build has left no
         provenance, that is enough until the source is asked.
         """
         for text, digest, checked in self._space.references.all():
@@ -101,7 +101,7 @@ class ReferenceTable:
         return self._known.get(reference)
 
     def learn(self, known: TagState) -> None:
-        """Switch a reference to a new state, the image of which is READY."""
+        """Switch a reference to a new state; its image is READY."""
         exact, image = known.reference.at(known.digest), known.image
         if exact not in self._known and image is not None:
             for warning in image.warnings:

@@ -159,15 +159,12 @@ class Allocator:
                 outcome = Failure()
             if request in self._requests:  # not withdrawn meanwhile
                 self._requests.remove(request)
-                self._answer(request, outcome)
+                if isinstance(outcome, int):
+                    self._quota.take(outcome)
+                    if request.owner is not None:
+                        request.owner.held += outcome
+                request.answer.callback(outcome)
         self._serving = False
-
-    def _answer(self, request: _Reservation, outcome: int | Failure) -> None:
-        if isinstance(outcome, int):
-            self._quota.take(outcome)
-            if request.owner is not None:
-                request.owner.held += outcome
-        request.answer.callback(outcome)
 
     async def _grant(self, request: _Reservation) -> int:
         while request in self._requests:

@@ -123,15 +123,21 @@ class ManifestFiles:
 
 
 class Manifests:
-    """The manifests of a blob space. See `BlobSpace.put_manifest`."""
+    """The manifests of a blob space."""
 
     def __init__(
-        self, files: ManifestFiles, threads: Threads, allocator: Allocator, quota: Quota
+        self,
+        files: ManifestFiles,
+        threads: Threads,
+        allocator: Allocator,
+        quota: Quota,
+        seconds: Callable[[], float],
     ) -> None:
         self._files = files
         self._threads = threads
         self._allocator = allocator
         self._quota = quota
+        self._seconds = seconds
         self._stored: dict[Digest, StoredManifest] = {}
         self._size = 0
         self._being_stored: set[Digest] = set()
@@ -143,8 +149,8 @@ class Manifests:
             self._add(stored)
             self._quota.take(stored.size)
 
-    async def put(self, document: Document, now: float) -> None:
-        """Store a manifest, if the quota allows it."""
+    async def put(self, document: Document) -> None:
+        """Store a manifest that has been verified, if it fits."""
         size = blocks(len(document.content))
         limit = self._quota.limit
         share = _SHARE_UNBOUNDED if limit is None else limit // _SHARE
@@ -156,7 +162,7 @@ class Manifests:
                 await self._remove([next(iter(self._stored))])
             await self._allocator.reserve(None, size)
             try:
-                self._add(await self._threads.run(self._files.write, document, now))
+                self._add(await self._threads.run(self._files.write, document, self._seconds()))
             except BaseException:
                 self._quota.give(size)
                 raise

@@ -90,7 +90,10 @@ class MergedIndexes:
         self._closed = False
 
     def acquire(self, layers: tuple[Digest, ...]) -> Readable | None:
-        """See `BlobSpace.acquire_image`."""
+        """Return a lease on the image that these layers make, the lowest first; counts as a use.
+
+        None when a layer is not READY, or the image has to be opened or merged: see `mount`.
+        """
         if len(layers) == 1:
             return self._ready_blobs.acquire(layers[0])
         leases: list[BlobLease] = []
@@ -106,7 +109,13 @@ class MergedIndexes:
         return MergedLease(leases[0], leases[1:])
 
     async def mount(self, layers: tuple[Digest, ...]) -> Readable | None:
-        """See `BlobSpace.mount_image`."""
+        """Return a lease as `acquire` does; open files, and make the merged index, if necessary.
+
+        None when a layer is not READY. Cancelling ends this wait only.
+
+        :raises BadImage: when the layers together exceed a limit.
+        :raises NoSpace: when there is no space for the merged index.
+        """
         if len(layers) == 1:
             return await self._ready_blobs.mount(layers[0])
         leases: list[BlobLease] = []

@@ -114,7 +114,11 @@ class ReadyBlobs:
         self.lru.close(self._most_open)
 
     def acquire(self, digest: Digest, is_use: bool = True) -> BlobLease | None:
-        """See `BlobSpace.acquire`; without `is_use`, the use is not recorded on disk."""
+        """Return a lease on a READY layer at once; counts as a use.
+
+        None when the layer is not READY, or READY and closed: `mount` opens it. Without `is_use`,
+        the use is not recorded on disk.
+        """
         blob = self.lru.get(digest)
         if blob is None or blob.filesystem is None or blob.is_doubted:
             return None
@@ -125,7 +129,12 @@ class ReadyBlobs:
         return self._lease(blob)
 
     async def mount(self, digest: Digest) -> BlobLease | None:
-        """See `BlobSpace.mount`."""
+        """Return a lease on a READY layer, and open it if it was closed after a long time unused.
+
+        None when the layer is not READY, or damaged beyond repair; then it is removed.
+
+        :raises TemporarilyUnavailable: when it cannot be opened now, as without descriptors.
+        """
         blob = self.lru.get(digest)
         if blob is not None and (blob.filesystem is None or blob.is_doubted):
             blob.leases += 1

@@ -11,30 +11,11 @@ from twisted.internet.defer import Deferred
 
 from blobserve.concurrency.threads import Threads
 from blobserve.config import RepositoryRules
-from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.ingest.early_files import EarlyFile
-from blobserve.tar.names import split
 from blobserve.web.content.leased_body import SharedResource
-from blobserve.web.content.rewrite import INDEX, Variables, edits_for, is_index
 from blobserve.web.http.caching import NO_SNIFF
 from blobserve.web.http.media_types import content_type
 from blobserve.web.http.response import Answer
-from blobserve.web.http.target import Target
-
-
-def early_name(target: Target, rules: RepositoryRules, variables: Variables | None) -> bytes | None:
-    """Return the canonical path of the file that may be served early for a request.
-
-    None if there is no such file: see the module's docstring.
-    """
-    if target.path is None:
-        return None
-    name = b"/".join(split(rules.workdir.encode() + b"/" + target.path))
-    if target.asks_directory:
-        name = b"/".join(filter(None, (name, INDEX)))
-    entry = Entry(name, EntryKind.FILE)
-    is_inlined = bool(rules.inline_static) and is_index(name, entry)
-    return None if is_inlined or edits_for(name, entry, rules, variables) else name
 
 
 def early_answer(file: EarlyFile, name: bytes, rules: RepositoryRules, disk: Threads) -> Answer:

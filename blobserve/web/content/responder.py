@@ -15,12 +15,11 @@ from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config, RepositoryRules
 from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound, PathNotFound
-from blobserve.names.reference import Reference
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.derived import DerivedCache
-from blobserve.web.content.early_body import early_answer, early_name
+from blobserve.web.content.early_body import early_answer
 from blobserve.web.content.leased_body import Checks, FileBody, SharedLease, too_slow
 from blobserve.web.content.listing import listed
 from blobserve.web.content.lookup import Directory, NeedsSlash
@@ -33,7 +32,7 @@ from blobserve.web.content.response_cache import (
     read_whole,
 )
 from blobserve.web.content.rewrite import RewriteRecipe, Variables, parse_variables
-from blobserve.web.content.selection import Selection, select
+from blobserve.web.content.selection import Selection, early_name, select
 from blobserve.web.content.variants import choose
 from blobserve.web.http.caching import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.http.conditional import Fields
@@ -41,8 +40,6 @@ from blobserve.web.http.request import READ_ONLY, VARIABLES, RequestContext, Req
 from blobserve.web.http.response import Answer, Body, BytesBody, Header
 from blobserve.web.http.status import ALLOW
 from blobserve.web.http.target import WHOLE_SERVER, Target, shown
-
-Found = Lease | EarlyFile
 
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 
@@ -104,10 +101,14 @@ class Responder:
         if rules is None:
             raise Forbidden(str(target.reference.repository))
         self._check_depth(target)
-        variables = parse_variables(head.fields.get(VARIABLES))
+        inlined = head.fields.get(VARIABLES)
+        variables = None if inlined is None else parse_variables(inlined)
         read_only = head.fields.get(READ_ONLY, b"").lower() == b"true"
         name = early_name(target, rules, variables)
-        found = await self._lease_or_early(target.reference, name, read_only, config.timeout)
+        wait = self._store.lease_or_early(target.reference, name, read_only, config.timeout)
+        if not wait.called:
+            wait.addTimeout(config.timeout, self._reactor, too_slow)
+        found = await wait
         if isinstance(found, EarlyFile):
             asked.cache, asked.digest = "early", found.image
             return early_answer(found, name or b"", rules, self._disk)
@@ -246,15 +247,6 @@ class Responder:
         except NotFound:
             return None
         return self._config().rules_for(repository)
-
-    async def _lease_or_early(
-        self, reference: Reference, early: bytes | None, read_only: bool, timeout: float
-    ) -> Found:
-        """Return a lease, or the early file `early` if that is available first."""
-        wait = self._store.lease_or_early(reference, early, read_only, timeout)
-        if not wait.called:
-            wait.addTimeout(timeout, self._reactor, too_slow)
-        return await wait
 
 
 def _redirect(target: Target, query: bytes | None) -> Answer:

@@ -22,8 +22,7 @@ from blobserve.store.lease import Lease, Result
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.representation import Representation
 from blobserve.web.http.conditional import ALL, UNCHANGED, Fields, Verdict
-from blobserve.web.http.response import Answer, BytesBody
-from blobserve.web.http.serialize import ResponseHead
+from blobserve.web.http.response import Answer, BytesBody, ResponseHead
 
 LARGEST = 64 * 1024
 """The largest body that is cached, in bytes."""

@@ -42,13 +42,11 @@ class Edit:
     rule: str
 
 
-def parse_variables(value: bytes | None) -> Variables | None:
+def parse_variables(value: bytes) -> Variables:
     """Parse ``X-BlobServe-InlineVars``: a JSON object of names and harmless values.
 
     :raises BadRequest: if it is malformed or has a value that is not allowed.
     """
-    if value is None:
-        return None
     try:
         variables = json.loads(value)
     except (ValueError, RecursionError) as error:

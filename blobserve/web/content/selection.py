@@ -10,10 +10,12 @@ import attrs
 
 from blobserve.config import RepositoryRules
 from blobserve.names.digest import Digest
+from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lease import Lease
+from blobserve.tar.header import split
 from blobserve.web.content.lookup import Directory, NeedsSlash, Page, find
 from blobserve.web.content.representation import Representation, Role, Variant
-from blobserve.web.content.rewrite import Edits, Variables, edits_for, is_index
+from blobserve.web.content.rewrite import INDEX, Edits, Variables, edits_for, is_index
 from blobserve.web.http.caching import (
     INLINE_VARIABLES,
     cache_control,
@@ -55,18 +57,15 @@ class Selection:
 
     def represented(self, variant: Variant, image: Digest, now: float) -> Representation:
         """Return the representation; `image` is the digest that the reference stands for."""
-        kind, is_fixed = self.kind, self._is_fixed
+        kind = self.kind
+        # A constant URL always means these bytes: an immutable image, and no rewriting.
+        is_own = self.page.role is Role.ASKED and not self.edits and not self._varies
+        is_constant = is_own and is_fixed(self.target.reference, self.rules)
         modified = self.page.entry.mtime
         # RFC 9110 §8.8.2.1: Last-Modified is never later than Date.
-        is_dated = is_fixed and modified and 0 < modified <= now
-        policy = self._policy(kind, is_fixed, variant.is_negotiated, image)
+        is_dated = is_constant and modified and 0 < modified <= now
+        policy = self._policy(kind, is_constant, variant.is_negotiated, image)
         return Representation(variant, kind, self.page.role, modified if is_dated else None, policy)
-
-    @property
-    def _is_fixed(self) -> bool:
-        """Return whether the URL always means these bytes: an immutable image, no rewriting."""
-        is_own = self.page.role is Role.ASKED and not self.edits and not self._varies
-        return is_own and is_fixed(self.target.reference, self.rules)
 
     @property
     def _varies(self) -> bool:
@@ -77,26 +76,23 @@ class Selection:
         return self.target.path is None
 
     def _policy(
-        self, kind: bytes, is_fixed: bool, is_negotiated: bool, image: Digest
+        self, kind: bytes, is_constant: bool, is_negotiated: bool, image: Digest
     ) -> tuple[Header, ...]:
         if self.page.role is Role.NOT_FOUND:
             return ((b"Cache-Control", b"no-store"),)
         if self._varies:
             control = b"private, no-cache" if self.is_inlined else b"no-cache"
         else:
-            is_immutable = is_fixed or self._is_immutable_path
+            is_unchanged = self.page.role is Role.ASKED and not self.edits
+            is_immutable = is_constant or (
+                is_unchanged and is_immutable_path(self.target.path or b"", self.rules)
+            )
             control = cache_control(kind, is_immutable, self.rules)
         policy: tuple[Header, ...] = ((b"Cache-Control", control),)
         deciding = [b"Accept-Encoding"] * is_negotiated + [INLINE_VARIABLES] * self._varies
         if deciding:
             policy += (vary(*deciding),)
         return policy + content_location(self.target, self.rules, image)
-
-    @property
-    def _is_immutable_path(self) -> bool:
-        if self.page.role is not Role.ASKED or self.edits:
-            return False
-        return is_immutable_path(self.target.path or b"", self.rules)
 
 
 def select(
@@ -109,5 +105,24 @@ def select(
     page = find(lease, target, rules, variables is not None)
     if not isinstance(page, Page):
         return page
-    edits = edits_for(page.name, page.entry, rules, variables)
+    edits: Edits = ()
+    if rules.replacements or variables is not None:
+        edits = edits_for(page.name, page.entry, rules, variables)
     return Selection(target, rules, page, variables is not None, edits)
+
+
+def early_name(target: Target, rules: RepositoryRules, variables: Variables | None) -> bytes | None:
+    """Return the path of the only file that can answer a request, whatever else the image has.
+
+    None if the rest of the image decides, or if a rule changes the bytes.
+    """
+    if target.path is None:
+        return None
+    name = b"/".join(split(rules.workdir.encode() + b"/" + target.path))
+    if target.asks_directory:
+        name = b"/".join(filter(None, (name, INDEX)))
+    entry = Entry(name, EntryKind.FILE)
+    is_changed = bool(rules.inline_static) and is_index(name, entry)
+    if not is_changed and (rules.replacements or variables is not None):
+        is_changed = bool(edits_for(name, entry, rules, variables))
+    return None if is_changed else name

@@ -58,13 +58,8 @@ def _weights(accept_encoding: bytes) -> dict[bytes, int]:
         found = _MEMBER.fullmatch(member.strip(b" \t"))
         if found is not None:
             coding, weight = found[1].lower(), found[2] or b"1"
-            weights.setdefault(_SYNONYMS.get(coding, coding), _thousandths(weight))
+            weights.setdefault(_SYNONYMS.get(coding, coding), round(1000 * float(weight)))
     return weights
-
-
-def _thousandths(weight: bytes) -> int:
-    units, _, fraction = weight.partition(b".")
-    return int(units + fraction.ljust(3, b"0"))
 
 
 def accepted(fields: Fields, offered: tuple[bytes, ...] = CODINGS) -> tuple[bytes, ...]:

@@ -5,17 +5,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
+from twisted.web.http import NO_BODY_CODES
+from twisted.web.http_headers import Headers
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobDamaged
 from blobserve.web.http.conditional import Range
 
 Header = tuple[bytes, bytes]
+
+# Twisted's own table has no 431.
+PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
+
+_SERVER: Header = (b"Server", b"blobserve")
 
 # Fields that caches obey in addition to Cache-Control or instead of it, as in RFC 9213.
 _CACHE_FIELDS = (b"expires", b"surrogate-control", b"edge-control", b"x-accel-expires")
@@ -155,3 +164,44 @@ class Answer:
 def _controls_caches(name: bytes) -> bool:
     """Return whether a field with this name, in lower case, controls caches."""
     return name.endswith(b"cache-control") or name in _CACHE_FIELDS
+
+
+@attrs.frozen
+class ResponseHead:
+    """The head of a response, split where the value of ``Date`` goes."""
+
+    before: bytes
+    after: bytes
+
+    @classmethod
+    def of(cls, answer: Answer, *connection: Header) -> ResponseHead:
+        """Return the head of `answer`; the fields in `connection` come last."""
+        (_, server), *fields = _unique((*framed(answer), *connection))
+        after = [b"%s: %s\r\n" % field for field in fields]
+        return cls(_before(answer.status, server), b"\r\n%s\r\n" % b"".join(after))
+
+
+def framed(answer: Answer) -> tuple[Header, ...]:
+    """Return the fields of `answer` with Server and, if it has a body, Content-Length."""
+    if answer.status in NO_BODY_CODES:
+        return (_SERVER, *answer.headers)
+    return (_SERVER, *answer.headers, (b"Content-Length", b"%d" % answer.extent.length))
+
+
+@lru_cache(64)  # So that thousands of cached heads share a few values.
+def _before(status: int, server: bytes) -> bytes:
+    return b"HTTP/1.1 %d %s\r\nServer: %s\r\nDate: " % (status, PHRASES[status], server)
+
+
+def _unique(fields: Iterable[Header]) -> Iterable[Header]:
+    """Return one field per name: the last value at the place of the first, as `Headers` does."""
+    return {_canonical_name(name): value for name, value in fields}.items()
+
+
+@lru_cache(1024)  # The only names are ours and the configured ones.
+def _canonical_name(name: bytes) -> bytes:
+    """Return a field name in Twisted's spelling."""
+    headers = Headers()
+    headers.setRawHeaders(name, [b""])
+    [(spelled, _)] = headers.getAllRawHeaders()
+    return spelled

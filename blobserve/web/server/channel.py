@@ -7,6 +7,7 @@ together is in the site.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -39,20 +40,10 @@ class ServedSite(Protocol):
     connections: ConnectionLimits[ImageChannel]
     fair_queue: FairQueue
     is_draining: bool
-
-    @property
-    def fast_path(self) -> FastPath:
-        """The fast path."""
-        ...
-
-    @property
-    def request_log(self) -> RequestLog:
-        """The log of requests."""
-        ...
-
-    def limits(self) -> Limits:
-        """Return the limits in force."""
-        ...
+    fast_path: FastPath
+    request_log: RequestLog
+    limits: Callable[[], Limits]
+    """Returns the limits in force."""
 
 
 class ImageRequest(Request):
@@ -259,7 +250,7 @@ class ImageChannel(http.HTTPChannel):
     def _refuse(self, error: BlobserveError) -> None:
         self._is_refused = True
         accounts, check = self.site.request_log, self._check
-        request_id = accounts.new_id()
+        request_id = next(accounts.ids)
         answer = refusal(error, request_id)
         self.transport.writeSequence(whole(answer, check.method))
         accounts.refused(self.peer, check, answer, request_id)

@@ -67,15 +67,17 @@ class RequestLog:
         self._reactor = reactor
         self._metrics = metrics
         self._log = log
-        self._open: dict[Request, RequestRecord] = {}
+        self.open: dict[Request, RequestRecord] = {}
+        """The requests that have not ended."""
         self._idle: list[Deferred[None]] = []
         process = os.urandom(4).hex()
-        self._ids = (f"{process}-{number:x}" for number in count(1))
+        self.ids = (f"{process}-{number:x}" for number in count(1))
+        """The ids of requests in the logs, different in every process."""
 
     def begin(self, request: Request, asked: RequestContext) -> RequestRecord:
         """Open the record of a request. It is closed and logged when the request ends."""
-        record = RequestRecord(request, asked, self.new_id(), self._reactor.seconds())
-        self._open[request] = record
+        record = RequestRecord(request, asked, next(self.ids), self._reactor.seconds())
+        self.open[request] = record
         self._metrics.requests_in_flight.inc()
         request.notifyFinish().addCallbacks(
             lambda _: self._end(record, request.code),
@@ -83,10 +85,6 @@ class RequestLog:
             lambda _: self._end(record, request.code if request.startedWriting else ABORTED),
         )
         return record
-
-    def of(self, request: Request) -> RequestRecord:
-        """Return the record of a request that has not ended."""
-        return self._open[request]
 
     def idle(self) -> Deferred[None]:
         """Return a Deferred that fires when no request is open."""
@@ -97,12 +95,8 @@ class RequestLog:
 
     def abort(self) -> None:
         """Abort the connections of all open requests."""
-        for request in list(self._open):
+        for request in list(self.open):
             abort(request)
-
-    def new_id(self) -> str:
-        """Return a new request id, which is different in every process."""
-        return next(self._ids)
 
     def refused(self, peer: str, head: HeadCheck, answer: Answer, request_id: str) -> None:
         """Log and count a refused head, which never became a request."""
@@ -148,7 +142,7 @@ class RequestLog:
                 self._reactor.seconds() - started,
                 cached.result,
                 str(cached.image),
-                self.new_id(),
+                next(self.ids),
                 fields.get(b"referer"),
                 fields.get(b"user-agent"),
             )
@@ -157,7 +151,7 @@ class RequestLog:
     def _end(self, record: RequestRecord, status: int) -> None:
         request, asked = record.request, record.asked
         head, fields = asked.head, asked.head.fields
-        del self._open[request]
+        del self.open[request]
         self._metrics.requests_in_flight.dec()
         self._write(
             LogRecord(
@@ -194,7 +188,7 @@ class RequestLog:
         self._metrics.requests.count(_METHODS.get(method, "unknown"), status, duration)
 
     def _tell(self) -> None:
-        if not self._open:
+        if not self.open:
             waiting, self._idle = self._idle, []
             for waiter in waiting:
                 waiter.callback(None)

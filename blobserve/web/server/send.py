@@ -17,8 +17,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from blobserve.web.http.conditional import Range
-from blobserve.web.http.response import Answer, Body
-from blobserve.web.http.serialize import PHRASES, ResponseHead, framed
+from blobserve.web.http.response import PHRASES, Answer, Body, ResponseHead, framed
 from blobserve.web.server.sendfile import is_plain, send_stored
 from blobserve.web.server.slow_clients import SendWatch, SlowClients
 
@@ -68,7 +67,7 @@ def abort(request: Request) -> None:
 
 
 async def _send_body(request: Request, answer: Answer, pace: SlowClients) -> None:
-    watch, part = pace.watch(request.transport), answer.extent
+    watch, part = SendWatch(pace, request.transport), answer.extent
     try:
         stored = answer.body.stored if part.length > PIECE and is_plain(request) else None
         if stored is not None:

@@ -42,10 +42,6 @@ class SlowClients:
         self._watched: set[SendWatch] = set()
         self._next_look: IDelayedCall | None = None
 
-    def watch(self, transport: Any) -> SendWatch:
-        """Return a watch for a response to `transport`. The caller calls `SendWatch.end`."""
-        return SendWatch(self, transport)
-
     def stop(self) -> None:
         """Stop watching all responses."""
         self._watched.clear()

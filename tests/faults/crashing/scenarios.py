@@ -186,7 +186,7 @@ async def _reclaim(stand: Stand) -> None:
 async def _manifest(stand: Stand) -> None:
     for image in IMAGES.values():
         for document in image.documents:
-            await stand.space.put_manifest(document.digest, document.content, document.media_type)
+            await stand.space.manifests.put(document)
 
 
 async def _coding(stand: Stand) -> None:

@@ -46,7 +46,7 @@ async def hold(site: Serving, case: Case) -> None:
 
 async def _serves(site: Serving, reference: str, digest: Digest, case: Case) -> None:
     assert (await site.fetch(f"/{reference}/there/is/no/such/file")).status == 404
-    blob = site.space.acquire(digest)
+    blob = site.space.blobs.acquire(digest)
     assert blob is not None
     try:
         for path, content in case.answers.items():

@@ -198,7 +198,7 @@ async def test_an_index_of_another_size(tmp_path: Path) -> None:
         assert index.stat().st_size < MIB
         layer = footprint(directory)
         assert counted <= space.size < counted + 64 * KIB, "but for the state file"
-        assert space._keep.lru.size == layer
+        assert space.blobs.lru.size == layer
         space.reconfigure(BlobSpaceRules(tmp_path, 1))
         assert space.state_of(ONE.digest) is BlobState.UNKNOWN
         assert space.size < counted - layer + 64 * KIB
@@ -214,7 +214,7 @@ async def test_damaged_beyond_repair(tmp_path: Path) -> None:
     no_index(directory_of(tmp_path, ONE))
     async with opened(tmp_path) as space:
         assert space.state_of(ONE.digest) is BlobState.UNKNOWN
-        assert await space.mount(ONE.digest) is None
+        assert await space.blobs.mount(ONE.digest) is None
         assert names_in(tmp_path, "ingest") == []
         await take_in(space, ONE)
         assert len(read(space, ONE.digest)) == 100 * KIB
@@ -227,10 +227,10 @@ async def test_out_of_descriptors(tmp_path: Path) -> None:
     disk = OutOfDescriptors()
     async with opened(tmp_path, disk=disk) as space:
         with pytest.raises(DiskFailed, match="Too many open files"):
-            await space.mount(ONE.digest)
+            await space.blobs.mount(ONE.digest)
         assert space.state_of(ONE.digest) is BlobState.READY
         disk.are_out = False
-        blob = await space.mount(ONE.digest)
+        blob = await space.blobs.mount(ONE.digest)
         assert blob is not None
         blob.release()
         assert len(read(space, ONE.digest)) == 100 * KIB
@@ -321,7 +321,7 @@ async def test_ten_thousand_blobs(tmp_path: Path) -> None:
         async with opened(location, threads=threads, disk=threads) as space:
             ticking.stop()
             assert all(space.state_of(each) is BlobState.READY for each in digests)
-            blob = await space.mount(digests[5000])
+            blob = await space.blobs.mount(digests[5000])
             assert blob is not None
             blob.release()
     pauses = sorted(after - before for before, after in itertools.pairwise(ticks))

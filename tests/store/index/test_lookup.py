@@ -25,8 +25,7 @@ from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.index.resolve import TooManyLinks, join, walk
-from blobserve.tar.header import DIRECTORY, REGULAR, SYMLINK
-from blobserve.tar.names import split
+from blobserve.tar.header import DIRECTORY, REGULAR, SYMLINK, split
 from tests.faults.hostile.trees import CHAIN
 from tests.support.examples import more
 from tests.support.extraction import LIMITS, contents, extract, serve

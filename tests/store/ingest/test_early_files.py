@@ -564,7 +564,7 @@ async def _any_layer(
 
 def served(layer: Coming, name: bytes) -> bytes | None:
     """Return the content of a name in a READY layer."""
-    blob = layer.space.acquire(layer.descriptor.digest)
+    blob = layer.space.blobs.acquire(layer.descriptor.digest)
     assert blob is not None
     try:
         entry = blob.filesystem.lookup(name)

@@ -56,7 +56,7 @@ async def test_from_unready_to_ready(tmp_path: Path) -> None:
         ingest = await space.ingest(one.descriptor)
         ingest.write(one.blob)
         assert space.state_of(one.digest) is BlobState.UNREADY
-        assert space.acquire(one.digest) is None
+        assert space.blobs.acquire(one.digest) is None
         await ingest.finish()
         assert space.state_of(one.digest) is BlobState.READY
         assert len(read(space, one.digest)) == 100 * KIB
@@ -303,7 +303,7 @@ async def test_a_ready_layer_again(tmp_path: Path) -> None:
     one = made(1)
     async with opened(tmp_path) as space:
         await take_in(space, one)
-        size, lease = space.size, space.acquire(one.digest)
+        size, lease = space.size, space.blobs.acquire(one.digest)
         assert lease is not None
         await take_in(space, one)
         assert len(lease.filesystem.file(lease.filesystem.lookup(b"index.html")).read(0, 10)) == 10
@@ -380,7 +380,7 @@ async def test_a_disk_that_stays_full(tmp_path: Path) -> None:
     one, two = made(1, 500 * KIB), made(2, 500 * KIB)
     async with opened(tmp_path, threads=FullDisk(tmp_path, 400 * KIB)) as space:
         await take_in(space, one)
-        lease = space.acquire(one.digest)
+        lease = space.blobs.acquire(one.digest)
         assert lease is not None
         with pytest.raises(DiskFull):
             await take_in(space, two)

@@ -431,7 +431,7 @@ async def test_waits_for_a_tree(tmp_path: Path) -> None:
     async with merging(tmp_path) as stand:
         await stand.read()
         await stand.space.set_aside(tree_of(IMAGE))
-        stand.space._trees._threads = held
+        stand.space.images._threads = held
         asked = [stand.ask() for _ in range(5)]
         assert len(held.jobs) == 1
         for wait in asked[:4]:
@@ -448,7 +448,7 @@ async def test_a_tree_is_wanted_while_it_goes(tmp_path: Path) -> None:
     held = Held()
     async with merging(tmp_path) as stand:
         await stand.read()
-        keep, inline = stand.space._keep, stand.space._keep._threads
+        keep, inline = stand.space.blobs, stand.space.blobs._threads
         keep._threads = held
         removing = Deferred.fromCoroutine(stand.space.set_aside(tree_of(IMAGE)))
         asked = stand.ask()
@@ -467,7 +467,7 @@ async def test_closing_while_a_tree_is_made(tmp_path: Path) -> None:
     async with merging(tmp_path) as stand:
         await stand.read()
         await stand.space.set_aside(tree_of(IMAGE))
-        stand.space._trees._threads = held
+        stand.space.images._threads = held
         asked = stand.ask()
         asked.addErrback(lambda failure: failure.trap(BlobserveError))
         closing = Deferred.fromCoroutine(stand.space.close())

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from blobserve.errors import BadToc
 from blobserve.store.lazy.toc.chunk_records import ChunkRecords, PendingChunk
-from blobserve.tar.header import DIRECTORY, LINK, REGULAR, SYMLINK
-from blobserve.tar.names import split
+from blobserve.tar.header import DIRECTORY, LINK, REGULAR, SYMLINK, split
 from blobserve.tar.reader import Member
 
 if TYPE_CHECKING:
