@@ -105,6 +105,10 @@ class Blobserve(Service):
         self._readiness = Readiness(
             reactor, config.blob_space.location, self._disk, self._sources.health
         )
+        self._own_sites = (
+            metrics_site(self.metrics, lambda: self._config, reactor),
+            probe_site(self._readiness.health, self.metrics, lambda: self._config, reactor),
+        )
         self._ports: list[IListeningPort] = []
         self._own_ports: list[IListeningPort] = []
         self._pre_pull = PrePull(self._store)
@@ -177,7 +181,8 @@ class Blobserve(Service):
         self._space.reconfigure(new.blob_space)
         self._warn()
         self._sources.reload(new)
-        self._site.flush()
+        for site in (self._site, *self._own_sites):
+            site.flush()
         if self._is_serving:
             self._store.reload()
             Deferred.fromCoroutine(self._pre_pull.follow(self._config))
@@ -192,10 +197,11 @@ class Blobserve(Service):
             pool.start()
         with _opening("accessLog.file", self._config.access_log.file):
             self._access_log.open()
-        metrics, probes = metrics_site(self.metrics.registry), probe_site(self._readiness.health)
-        for key, address, site in (
-            ("prometheusAddr", self._config.prometheus_addr, metrics),
-            ("readinessProbeAddr", self._config.readiness_addr, probes),
+        for key, address, site in zip(
+            ("prometheusAddr", "readinessProbeAddr"),
+            (self._config.prometheus_addr, self._config.readiness_addr),
+            self._own_sites,
+            strict=True,
         ):
             if address is not None:
                 with _opening(key, f"{address.host}:{address.port}"):
@@ -222,7 +228,7 @@ class Blobserve(Service):
             self._drain,
             self._space.close,
             self._sources.close,
-            lambda: _stop_listening(self._own_ports),
+            self._close_own_ports,
             self._close_log,
             self._stop_threads,
         )
@@ -230,6 +236,11 @@ class Blobserve(Service):
             # A failed step does not stop the others: a running thread would keep the process alive.
             releasing = Deferred.fromCoroutine(step())
             await releasing.addErrback(lambda why: _log.failure("cannot stop cleanly", failure=why))
+
+    async def _close_own_ports(self) -> None:
+        await _stop_listening(self._own_ports)
+        for site in self._own_sites:
+            site.close()
 
     async def _close_log(self) -> None:
         await self._access_log.close()

@@ -1,7 +1,8 @@
 """The pages for operators and monitoring: /metrics, /live and /ready.
 
-They are served on separate addresses. They never wait for a registry, because a server can answer
-from its blob space while the registry is down.
+They are served on separate addresses, by connections with the timeouts and limits of the main
+port. They never wait for a registry, because a server can answer from its blob space while the
+registry is down.
 
 The service is ready when it listens, is not draining, and can read its disk. Images that are pulled
 at the start delay that by at most a minute.
@@ -16,20 +17,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.web.http import Request as HTTPRequest
-from twisted.web.pages import notFound
-from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
 
+from blobserve.concurrency.fair_queue import a_later_turn
 from blobserve.concurrency.threads import Threads
+from blobserve.config import Config
+from blobserve.metrics import Metrics
+from blobserve.web.http.caching import NO_SNIFF
+from blobserve.web.http.response import Answer, BytesBody
+from blobserve.web.http.status import plain
+from blobserve.web.server.bounded_site import BoundedSite
+from blobserve.web.server.channel import ImageChannel
+from blobserve.web.server.connection_limits import ConnectionLimits
+from blobserve.web.server.send import send
+from blobserve.web.server.slow_clients import SlowClients
 
 PRE_PULLS_WITHIN = 60.0
 _DISK_WITHIN = 2.0
+
+_MOST_CONNECTIONS = 256
+"""The most connections of one such port; ``limits.clientConnections`` may be lower."""
+
+_TEXT = b"text/plain; charset=utf-8"
+
+_log = Logger()
 
 
 @attrs.frozen
@@ -41,83 +59,119 @@ class Health:
     """Further values that ``?full=1`` shows, for JSON."""
 
 
-def metrics_site(registry: CollectorRegistry) -> Site:
+def metrics_site(
+    metrics: Metrics, config: Callable[[], Config], reactor: IReactorTime
+) -> OperatorSite:
     """Return a site with ``/metrics``: all metrics in Prometheus' text format."""
 
-    async def metrics(request: Request) -> bytes:
-        request.setHeader("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)
-        return generate_latest(registry)
+    async def show(_request: Request) -> Answer:
+        return _page(200, CONTENT_TYPE_PLAIN_0_0_4.encode(), generate_latest(metrics.registry))
 
-    return _site({b"metrics": metrics})
+    return OperatorSite({b"metrics": show}, config, reactor, metrics)
 
 
-def probe_site(health: Callable[[], Awaitable[Health]]) -> Site:
+def probe_site(
+    health: Callable[[], Awaitable[Health]],
+    metrics: Metrics,
+    config: Callable[[], Config],
+    reactor: IReactorTime,
+) -> OperatorSite:
     """Return a site with ``/live`` and ``/ready``.
 
     ``/live`` answers as long as the reactor runs. ``/ready`` answers 503 with the problems if the
     service is not ready.
     """
 
-    async def live(_request: Request) -> bytes:
-        return b"ok\n"
+    async def live(_request: Request) -> Answer:
+        return _page(200, _TEXT, b"ok\n")
 
-    async def ready(request: Request) -> bytes:
+    async def ready(request: Request) -> Answer:
         now = await health()
-        request.setResponseCode(503 if now.problems else 200)
+        status = 503 if now.problems else 200
         if request.args.get(b"full") != [b"1"]:
-            return ("\n".join(now.problems) or "ok").encode() + b"\n"
-        request.setHeader("Content-Type", "application/json")
+            return _page(status, _TEXT, ("\n".join(now.problems) or "ok").encode() + b"\n")
         whole = {"ready": not now.problems, "problems": now.problems, **now.details}
-        return json.dumps(whole, indent=2).encode() + b"\n"
+        return _page(status, b"application/json", json.dumps(whole, indent=2).encode() + b"\n")
 
-    return _site({b"live": live, b"ready": ready})
-
-
-_Render = Callable[[Request], Coroutine[Deferred[Any], Any, bytes]]
+    return OperatorSite({b"live": live, b"ready": ready}, config, reactor, metrics)
 
 
-class _Nothing(Resource):
-    """A path that has no children except the added ones."""
-
-    def getChild(self, path: bytes, request: Request) -> IResource:
-        """See `Resource.getChild`."""
-        return notFound()
+_Render = Callable[[Request], Coroutine[Deferred[Any], Any, Answer]]
 
 
-class _Page(_Nothing):
-    """A page at exactly one path, for GET and HEAD."""
+class OperatorSite(BoundedSite):
+    """A site of a few pages, each at exactly one path.
 
-    def __init__(self, render: _Render) -> None:
+    Its requests are neither logged nor counted, because probes may come every second.
+    """
+
+    def __init__(
+        self,
+        pages: Mapping[bytes, _Render],
+        config: Callable[[], Config],
+        reactor: IReactorTime,
+        metrics: Metrics,
+    ) -> None:
+        connections: ConnectionLimits[ImageChannel] = ConnectionLimits(
+            config, reactor, metrics, _MOST_CONNECTIONS
+        )
+        self._pace = SlowClients(
+            lambda: config().limits.client_minimum_rate, reactor, metrics.slow_clients
+        )
+        super().__init__(_Pages(pages, reactor, self._pace), reactor, config, connections)
+
+    def close(self) -> None:
+        """Close all connections. The caller stops listening before."""
+        self._pace.stop()
+        for channel in list(self.channels):
+            channel.close()
+
+
+class _Pages(Resource):
+    """The pages of one site, by name, for GET and HEAD."""
+
+    isLeaf = True  # noqa: N815
+
+    def __init__(
+        self, pages: Mapping[bytes, _Render], reactor: IReactorTime, pace: SlowClients
+    ) -> None:
         super().__init__()
-        self._render = render
+        self._pages = pages
+        self._reactor = reactor
+        self._pace = pace
 
-    def render_GET(self, request: Request) -> object:
-        request.setHeader("Content-Type", "text/plain; charset=utf-8")
-        request.setHeader("Cache-Control", "no-store")
-        rendering = Deferred.fromCoroutine(self._render(request))
-        gone = request.notifyFinish()
-        gone.addErrback(lambda _: rendering.cancel())
-        rendering.addCallback(lambda body: (request.write(body), request.finish()))
-        rendering.addErrback(lambda failure: failure.trap(CancelledError))
+    def render(self, request: Request) -> int:
+        """See `IResource.render`."""
+        answering = Deferred.fromCoroutine(self._answer(request))
+        request.notifyFinish().addErrback(lambda _: answering.cancel())
+        answering.addCallbacks(lambda _: request.finish(), lambda why: why.trap(CancelledError))
         return NOT_DONE_YET
 
+    async def _answer(self, request: Request) -> None:
+        # A page takes milliseconds, so pipelined requests must not share a reactor iteration.
+        await a_later_turn(self._reactor)
+        try:
+            answer = await self._page(request)
+        except CancelledError:
+            raise
+        except Exception:  # noqa: BLE001 - the client gets 500
+            _log.failure("cannot answer {path}", Failure(), path=request.path.decode("latin-1"))
+            answer = plain(500, "internal error; see the server log\n")
+        await send(request, answer, self._pace)
 
-class _QuietSite(Site):
-    """A site that logs nothing, because probes may come every second."""
+    async def _page(self, request: Request) -> Answer:
+        [name, *below] = request.postpath or [b""]
+        page = None if below else self._pages.get(name)
+        if page is None:
+            return plain(404, "no such page\n")
+        if request.method not in (b"GET", b"HEAD"):
+            return plain(405, "only GET and HEAD are answered\n", (b"Allow", b"GET, HEAD"))
+        return await page(request)
 
-    noisy = False
 
-    def log(self, request: HTTPRequest) -> None:
-        """Log nothing."""
-
-
-def _site(pages: Mapping[bytes, _Render]) -> Site:
-    root = _Nothing()
-    for name, render in pages.items():
-        root.putChild(name, _Page(render))
-    site = _QuietSite(root, timeout=30)
-    site.displayTracebacks = False
-    return site
+def _page(status: int, content_type: bytes, body: bytes) -> Answer:
+    headers = ((b"Content-Type", content_type), NO_SNIFF, (b"Cache-Control", b"no-store"))
+    return Answer(status, headers, BytesBody(body))
 
 
 class Readiness:

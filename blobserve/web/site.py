@@ -1,29 +1,26 @@
-"""The site: all connections of one server and their limits, in front of the resource.
-
-HTTP/2 is never offered, even if Twisted's optional module for it is installed.
-"""
+"""The site of the images: all connections of one server, in front of the resource."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web import http
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
-from blobserve.concurrency.fair_queue import FairQueue
 from blobserve.concurrency.threads import Threads
-from blobserve.config import Config, Limits
+from blobserve.config import Config
 from blobserve.errors import BlobserveError, TooManyConnections
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
 from blobserve.web.http.request import RequestContext
+from blobserve.web.http.request_head import HeadCheck
+from blobserve.web.http.response import Answer
 from blobserve.web.http.status import refusal
 from blobserve.web.resource import ImageResource, head_of
-from blobserve.web.server.channel import ImageChannel, ImageRequest
+from blobserve.web.server.bounded_site import BoundedSite
 from blobserve.web.server.connection_limits import ConnectionLimits
 from blobserve.web.server.fast_path import FastPath
 from blobserve.web.server.request_log import LogWriter
@@ -43,12 +40,8 @@ def make_site(
     return ImageSite(images, reactor, config, metrics)
 
 
-class ImageSite(Site):
-    """The connections of one server."""
-
-    protocol = ImageChannel  # type: ignore[assignment]  # it never switches to HTTP/2
-    requestFactory = ImageRequest  # noqa: N815
-    noisy = False
+class ImageSite(BoundedSite):
+    """The site of the images of one server."""
 
     def __init__(
         self,
@@ -57,28 +50,19 @@ class ImageSite(Site):
         config: Callable[[], Config],
         metrics: Metrics,
     ) -> None:
-        # Every byte restarts Twisted's own timer; `blobserve.web.server.timeouts` replaces it.
-        super().__init__(resource, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
+        super().__init__(resource, reactor, config, ConnectionLimits(config, reactor, metrics))
         self.images = resource
-        self.connections: ConnectionLimits[ImageChannel] = ConnectionLimits(
-            config, reactor, metrics
-        )
-        self.fair_queue = FairQueue(reactor)
-        """The queue of received data that the fast path has not answered."""
-        self.is_draining = False
-        self.limits: Callable[[], Limits] = lambda: config().limits
+        metrics.connections.set_function(lambda: len(self.connections.open))
         self.request_log = resource.request_log
         """The log of requests and of refused heads."""
         self.fast_path = FastPath(resource.responder, self.request_log, config, reactor)
 
-    @property
-    def channels(self) -> Collection[ImageChannel]:
-        """The open connections."""
-        return self.connections.open.keys()
-
-    def acceptableProtocols(self) -> list[bytes]:
-        """See `IProtocolNegotiationFactory.acceptableProtocols`."""
-        return [b"http/1.1"]
+    def refused(self, peer: str, head: HeadCheck, error: BlobserveError) -> Answer:
+        """See `ServedSite.refused`."""
+        request_id = next(self.request_log.ids)
+        answer = refusal(error, request_id)
+        self.request_log.refused(peer, head, answer, request_id)
+        return answer
 
     def getResourceFor(self, request: Request) -> IResource:
         """See `Site.getResourceFor`."""
@@ -88,14 +72,10 @@ class ImageSite(Site):
             return RefusedRequest(self.images, error)
         return self.images
 
-    def log(self, request: http.Request) -> None:
-        """See `HTTPFactory.log`. `RequestLog` logs requests, aborted ones too."""
-
     def flush(self) -> None:
         """Clear the caches and apply the new limits, after the configuration has changed."""
         self.images.flush()
-        for channel in list(self.channels):
-            channel.review()
+        super().flush()
 
     def drain(self, timeout: float) -> Deferred[None]:
         """Close all connections; the Deferred fires when all responses under way have been sent.

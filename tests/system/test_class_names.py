@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "blobserve"
 
-USUAL = {"RefCounted", "Listing", "_Nothing", "NoCoding", "_Token"}
+USUAL = {"RefCounted", "Listing", "NoCoding", "_Token"}
 """Names that end like a participle but are none, or are terms of the field."""
 
 

@@ -22,7 +22,8 @@ from blobserve.errors import CannotOpen, ConfigError
 from blobserve.service import Blobserve
 from tests.support.parts.images import Image, write_layout
 from tests.support.parts.server import ROOT
-from tests.support.sites import Client
+from tests.support.services import Door
+from tests.support.sites import Client, Response
 from tests.support.within import within
 
 EXAMPLE = ROOT / "etc" / "example"
@@ -365,3 +366,24 @@ async def test_a_stop_in_the_middle_of_a_start(tmp_path: Path) -> None:
     await service.stopService()
     async with running(configured(tmp_path)) as again:
         assert (await fetch(again))[0] == 200
+
+
+@within(30)
+async def test_the_ports_of_operators_take_no_bodies(tmp_path: Path) -> None:
+    """The ports of probes and metrics refuse a body before it comes; a reload sets their limits."""
+    ports = {"prometheusAddr": "127.0.0.1:0", "readinessProbeAddr": "127.0.0.1:0"}
+    config = configured(tmp_path, ports)
+    async with running(config) as service:
+        for address, page in zip(service.probe_addresses, ("metrics", "live"), strict=True):
+            door = Door(address.port)  # type: ignore[attr-defined]
+            assert (await door.fetch(page)).status == 200
+            client = await door.connect()
+            client.send(
+                f"POST /{page} HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n"
+                "Content-Type: application/x-www-form-urlencoded\r\n\r\n".encode()
+            )
+            assert Response.parse(await client.all()).status == 405
+            idle = await door.connect()
+            service.reload(configured(tmp_path, ports, limits={"clientIdleTimeout": "200ms"}))
+            assert await idle.all() == b""
+            service.reload(config)

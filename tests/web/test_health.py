@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import treq
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.web.server import Site
 
+from blobserve.config import BlobSpaceRules, Config, Limits
 from blobserve.metrics import Metrics
 from blobserve.testing import InlineThreads
-from blobserve.web.health import Health, Readiness, metrics_site, probe_site
+from blobserve.web.health import Health, OperatorSite, Readiness, metrics_site, probe_site
+from tests.support.services import Door
+from tests.support.sites import Client, Response
+from tests.support.source_fixtures import until
+from tests.support.twisted_answers import the_reactor
 from tests.support.within import within
 
 
-async def asked(site: Site, target: str, method: str = "GET") -> tuple[int, bytes]:
-    """Send one request to a site; return status and body."""
-    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+def metrics_of(metrics: Metrics, **limits: Any) -> OperatorSite:
+    """Return a site of these metrics, with these limits."""
+    config = Config(blob_space=BlobSpaceRules(Path("nowhere")), limits=Limits(**limits))
+    return metrics_site(metrics, lambda: config, the_reactor())
 
-    port = reactor.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[attr-defined]
+
+def probes_of(health: Callable[[], Awaitable[Health]], **limits: Any) -> OperatorSite:
+    """Return a site of the probes of a service with this health, with these limits."""
+    config = Config(blob_space=BlobSpaceRules(Path("nowhere")), limits=Limits(**limits))
+    return probe_site(health, Metrics(), lambda: config, the_reactor())
+
+
+@asynccontextmanager
+async def listening(site: OperatorSite) -> AsyncIterator[Door]:
+    """Run a site on a free port."""
+    port = the_reactor().listenTCP(0, site, interface="127.0.0.1")
     try:
-        url = f"http://127.0.0.1:{port.getHost().port}{target}"
-        response = await treq.request(method, url, persistent=False)
-        return response.code, await response.content()
+        yield Door(port.getHost().port)
     finally:
         await port.stopListening()
+        site.close()
+
+
+async def asked(site: OperatorSite, target: str, method: str = "GET") -> tuple[int, bytes]:
+    """Send one request to a site; return status and body."""
+    async with listening(site) as door:
+        response = await door.fetch(target[1:], method)
+        return response.status, response.body
 
 
 def healthy(*problems: str) -> Callable[[], Awaitable[Health]]:
@@ -48,7 +70,7 @@ async def test_metrics_are_there_in_the_originals_names() -> None:
     metrics.requests.count("get", 200, 0.5)
     metrics.client_requests.labels("head", "404").inc()
     metrics.client_duration.labels("head", "404").observe(0.5)
-    status, body = await asked(metrics_site(metrics.registry), "/metrics")
+    status, body = await asked(metrics_of(metrics), "/metrics")
     assert status == 200
     for line in (
         b'http_server_requests_total{code="200",method="get"} 1.0',
@@ -75,17 +97,17 @@ async def test_two_services_count_apart() -> None:
 @within(20)
 async def test_probes() -> None:
     """/live is always 200; /ready is 503 with the reason for any problem."""
-    assert await asked(probe_site(healthy()), "/ready") == (200, b"ok\n")
-    assert await asked(probe_site(healthy("draining")), "/ready") == (503, b"draining\n")
-    assert await asked(probe_site(healthy("draining")), "/live") == (200, b"ok\n")
-    status, body = await asked(probe_site(healthy()), "/ready", "HEAD")
+    assert await asked(probes_of(healthy()), "/ready") == (200, b"ok\n")
+    assert await asked(probes_of(healthy("draining")), "/ready") == (503, b"draining\n")
+    assert await asked(probes_of(healthy("draining")), "/live") == (200, b"ok\n")
+    status, body = await asked(probes_of(healthy()), "/ready", "HEAD")
     assert (status, body) == (200, b"")
 
 
 @within(20)
 async def test_the_full_report() -> None:
     """/ready?full=1 has more facts, as JSON, with the same status."""
-    status, body = await asked(probe_site(healthy("draining")), "/ready?full=1")
+    status, body = await asked(probes_of(healthy("draining")), "/ready?full=1")
     assert status == 503
     expected = {"ready": False, "problems": ["draining"], "disk": {"freeBytes": 7}}
     assert json.loads(body) == expected
@@ -95,7 +117,148 @@ async def test_the_full_report() -> None:
 @pytest.mark.parametrize("target", ["/", "/metrics", "/live/x/..", "/none"])
 async def test_nothing_else_is_there(target: str) -> None:
     """The address of the probes serves nothing else."""
-    assert (await asked(probe_site(healthy()), target))[0] in (404, 405)
+    assert (await asked(probes_of(healthy()), target))[0] in (404, 405)
+
+
+GET = b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n"
+FORM = b"Content-Type: application/x-www-form-urlencoded\r\n"
+PARTS = b"Content-Type: multipart/form-data; boundary=x\r\n"
+
+
+async def whole(client: Client) -> Response:
+    """Return the only answer of a connection, which the server closes."""
+    return Response.parse(await client.all())
+
+
+@pytest.mark.parametrize("path", [b"live", b"ready", b"metrics", b"none"])
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST", b"PUT"])
+@pytest.mark.parametrize("fields", [b"", FORM, PARTS])
+@within(20)
+async def test_bodies_are_refused(path: bytes, method: bytes, fields: bytes) -> None:
+    """The server refuses a request with a body after its head, and parses no form."""
+    site = metrics_of(Metrics()) if path == b"metrics" else probes_of(healthy())
+    async with listening(site) as door:
+        for length in (b"Content-Length: 20000000", b"Transfer-Encoding: chunked"):
+            client = await door.connect()
+            head = b"%b /%b HTTP/1.1\r\nHost: x\r\n%b%b\r\n\r\n" % (method, path, fields, length)
+            client.send(head)
+            answer = await whole(client)
+            assert answer.status == (400 if method in (b"GET", b"HEAD") else 405)
+
+
+@within(20)
+async def test_other_methods_and_targets() -> None:
+    """The pages answer only GET and HEAD; bad heads are refused as on the main port."""
+    async with listening(probes_of(healthy())) as door:
+        for method, target, status in (
+            ("POST", "live", 405),
+            ("OPTIONS", "live", 405),
+            ("GET", "live/", 404),
+            ("GET", "l%69ve", 200),
+            ("GET", "live?x=1&full=2", 200),
+            ("GET", "", 404),
+            ("GET", "live#x", 400),
+        ):
+            assert (await door.fetch(target, method)).status == status, target
+        client = await door.connect()
+        client.send(GET.replace(b"1.1", b"2.0") % b"live")
+        assert (await whole(client)).status == 505
+
+
+@within(20)
+async def test_clients_that_wait() -> None:
+    """The timeouts of the main port apply: 408 for a slow head, the end for a silent client."""
+    for name in (b"live", b"metrics"):
+        limits = {"client_head_timeout": 0.2, "client_idle_timeout": 0.3}
+        site = (
+            metrics_of(Metrics(), **limits)
+            if name == b"metrics"
+            else probes_of(healthy(), **limits)
+        )
+        async with listening(site) as door:
+            slow, silent, used = [await door.connect() for _ in range(3)]
+            slow.send((GET % name)[:-2])
+            used.send(GET % name)
+            assert (await whole(slow)).status == 408
+            assert await silent.all() == b""
+            assert (await used.all()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@within(30)
+async def test_too_many_connections() -> None:
+    """A port has 256 connections, or `clientConnections` if that is less; idle ones make room."""
+    for most, limits in ((256, {}), (20, {"client_connections": 20})):
+        async with listening(probes_of(healthy(), **limits)) as door:
+            begun = [await door.connect() for _ in range(most)]
+            for client in begun:
+                client.send((GET % b"live")[:-2])
+            late = await door.connect()
+            assert (await whole(late)).status == 503
+            begun[0].send(b"\r\n")
+            assert (await begun[0].some(1)).startswith(b"HTTP/1.1 200")
+            assert (await door.fetch("live")).status == 200
+
+
+@within(20)
+async def test_pipelined_requests() -> None:
+    """Many requests on one connection are answered in order, and do not delay other clients."""
+    async with listening(metrics_of(Metrics())) as door:
+        client = await door.connect()
+        client.send(GET % b"metrics" * 100)
+        client.transport.loseWriteConnection()
+        await client.some(1)
+        other = await door.fetch("metrics")
+        assert other.status == 200
+        assert client.ended is None
+        answers = await client.all()
+        assert len(re.findall(rb"HTTP/1\.1 200 OK\r\n", answers)) == 100
+        assert answers.endswith(b"\n")
+
+
+@within(20)
+async def test_a_client_that_does_not_read() -> None:
+    """The server makes no further pages for a client that does not read the first."""
+    made = 0
+
+    async def health() -> Health:
+        nonlocal made
+        made += 1
+        return Health(("x" * 1_000_000,), {})
+
+    async with listening(probes_of(health)) as door:
+        client = await door.connect()
+        client.transport.pauseProducing()
+        client.send(GET % b"ready" * 100)
+        await until(lambda: made > 0)
+        assert (await door.fetch("live")).status == 200
+        before = made
+        assert (await door.fetch("live")).status == 200
+        assert made <= before + 1 < 50
+        client.transport.abortConnection()
+
+
+@within(20)
+async def test_a_page_that_fails(failures: list[type[BaseException]]) -> None:
+    """A page that fails is 500, and the cause is only in the log."""
+
+    async def health() -> Health:
+        raise RuntimeError("secret")
+
+    status, body = await asked(probes_of(health), "/ready")
+    assert (status, b"secret" in body) == (500, False)
+    assert failures == [RuntimeError]
+
+
+@within(20)
+async def test_closing() -> None:
+    """A closed site has no connections."""
+    site = probes_of(healthy())
+    async with listening(site) as door:
+        client = await door.connect()
+        client.send(GET % b"live")
+        await client.some(1)
+    await client.all()
+    await until(lambda: not site.channels)
 
 
 class Stand:

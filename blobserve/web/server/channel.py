@@ -7,12 +7,11 @@ together is in the site.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web import http
@@ -23,27 +22,51 @@ from blobserve.concurrency.fair_queue import FairQueue
 from blobserve.config import Limits
 from blobserve.errors import BadRequest, BlobserveError, HeadTooSlow, TooManyConnections
 from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
-from blobserve.web.http.status import refusal
+from blobserve.web.http.response import Answer
 from blobserve.web.http.target import WHOLE_SERVER, origin_form
 from blobserve.web.server.connection_limits import ConnectionLimits
-from blobserve.web.server.fast_path import FastPath
-from blobserve.web.server.request_log import RequestLog, peer_of
+from blobserve.web.server.request_log import peer_of
 from blobserve.web.server.send import whole
 from blobserve.web.server.timeouts import ConnectionTimeouts
 from blobserve.web.server.tls import keep_half_open
 
 
+class Shortcut(Protocol):
+    """A faster way to answer some requests than the parser."""
+
+    is_shut: bool
+    """True once the server drains."""
+
+    def answer(self, channel: Any, data: bytes) -> bool:
+        """Answer `data` if that is possible at once; return whether it was."""
+        ...
+
+
 class ServedSite(Protocol):
     """The part of the site that its connections use."""
 
-    reactor: Any
-    connections: ConnectionLimits[ImageChannel]
+    reactor: IReactorTime
     fair_queue: FairQueue
+    """The queue of received data that `fast_path` has not answered."""
     is_draining: bool
-    fast_path: FastPath
-    request_log: RequestLog
-    limits: Callable[[], Limits]
-    """Returns the limits in force."""
+
+    @property
+    def connections(self) -> ConnectionLimits[ImageChannel]:
+        """The connections of the site, and their limits."""
+        ...
+
+    @property
+    def fast_path(self) -> Shortcut:
+        """The shortcut for received data, before it is parsed."""
+        ...
+
+    def limits(self) -> Limits:
+        """Return the limits in force."""
+        ...
+
+    def refused(self, peer: str, head: HeadCheck, error: BlobserveError) -> Answer:
+        """Return the answer to a refused head. A site may count and log it."""
+        ...
 
 
 class ImageRequest(Request):
@@ -249,11 +272,8 @@ class ImageChannel(http.HTTPChannel):
 
     def _refuse(self, error: BlobserveError) -> None:
         self._is_refused = True
-        accounts, check = self.site.request_log, self._check
-        request_id = next(accounts.ids)
-        answer = refusal(error, request_id)
-        self.transport.writeSequence(whole(answer, check.method))
-        accounts.refused(self.peer, check, answer, request_id)
+        answer = self.site.refused(self.peer, self._check, error)
+        self.transport.writeSequence(whole(answer, self._check.method))
         self._close_softly()
 
     def _close_softly(self) -> None:

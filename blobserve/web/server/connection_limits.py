@@ -6,6 +6,7 @@ that a connection costs only a few dictionary operations, and a request none.
 
 from __future__ import annotations
 
+import math
 import resource
 from collections import defaultdict
 from collections.abc import Callable
@@ -64,12 +65,19 @@ class ConnectionLimits(Generic[M]):
     The limit is ``limits.clientConnections``, but at most three quarters of the file descriptors of
     the process, because images need some too. Connections that are being closed do not count. When
     these are an eighth of the limit, or 16 if that is more, further ones are aborted.
+
+    :param at_most: a further limit on their number.
     """
 
     def __init__(
-        self, config: Callable[[], Config], reactor: IReactorTime, metrics: Metrics
+        self,
+        config: Callable[[], Config],
+        reactor: IReactorTime,
+        metrics: Metrics,
+        at_most: float = math.inf,
     ) -> None:
         self._config = config
+        self._at_most = at_most
         self._reactor = reactor
         self._metrics = metrics
         self.open: dict[M, bytes | None] = {}
@@ -80,7 +88,6 @@ class ConnectionLimits(Generic[M]):
         # The result of the last search; the connection that was idle longest comes last.
         self._spare: list[tuple[float, M]] = []
         self._search_at = 0.0
-        metrics.connections.set_function(lambda: len(self.open))
 
     @property
     def is_crowded(self) -> bool:
@@ -153,7 +160,7 @@ class ConnectionLimits(Generic[M]):
         return None if self._make_room() else "total"
 
     def _most(self) -> int:
-        limit = self._config().limits.client_connections
+        limit = int(min(self._config().limits.client_connections, self._at_most))
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if descriptors == resource.RLIM_INFINITY:
             return limit
