@@ -465,6 +465,16 @@ def test_no_digest_no_index(name: str) -> None:
         assert TocDescriptor.of(bare.descriptor, USUAL) is None
 
 
+def test_annotations_of_older_tools() -> None:
+    """The annotations of Debian 12's podman and skopeo name no table: the layer is pulled whole."""
+    old = {
+        "io.containers.zstd-chunked.manifest-checksum": "sha256:" + "a" * 64,
+        "io.containers.zstd-chunked.manifest-position": "100:50:200:1",
+    }
+    layer = attrs.evolve(LAYERS[NAMES[0]], annotations=old)
+    assert TocDescriptor.of(layer.descriptor, USUAL) is None
+
+
 @pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "0" * 63, "md5:" + "0" * 32, "0" * 64])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_digest(name: str, text: str) -> None:
