@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.interop.behaviours import BEHAVIOURS, Behaviour
 from tests.interop.builders import DEBIAN, served
+from tests.interop.registries import DEBIAN as REGISTRY
 from tests.interop.site import ROWS, Row
 from tests.support.parts.server import Server
 
@@ -23,3 +25,9 @@ def built(request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
 def test_files_of_builders(built: Any, row: Row) -> None:
     """A file of any kind has the same bytes as before it was packed."""
     row.check(*built)
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: behaviour.name)
+def test_behaviours_of_docker_registry(behaviour: Behaviour) -> None:
+    """An image of Debian's docker-registry is served in every situation."""
+    behaviour.check(REGISTRY)

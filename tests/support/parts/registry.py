@@ -1,12 +1,12 @@
-"""Debian's docker-registry, configured by the test, filled by skopeo or by hand."""
+"""Registries as processes, configured by the test, filled by skopeo or by hand."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 from urllib.request import Request, urlopen
 
 import attrs
@@ -28,34 +28,17 @@ class Requested:
     """The Authorization header if the log has it (nginx), else ""."""
 
 
-class DockerRegistry:
-    """A running docker-registry; `host` is its name in references, `user` is ``name:password``.
-
-    `settings` are merged into its configuration at the top level.
-    """
+class Registry:
+    """A running registry; `host` is its name in references, `user` is ``name:password``."""
 
     def __init__(
-        self, directory: Path, settings: Mapping[str, object] | None = None, user: str | None = None
+        self, directory: Path, port: int, arguments: Sequence[str | Path], user: str | None = None
     ) -> None:
-        self.directory, self.user = directory, user
-        self.port = free_port()
-        self.host = f"127.0.0.1:{self.port}"
+        """Prepare the command with these `arguments`, which listens on `port`; `start` runs it."""
+        self.directory, self.port, self.user = directory, port, user
+        self.host = f"127.0.0.1:{port}"
         self.storage = directory / "storage"
-        config = directory / "registry.yml"
-        config.write_text(
-            json.dumps(
-                {
-                    "version": "0.1",
-                    "storage": {
-                        "filesystem": {"rootdirectory": str(self.storage)},
-                        "delete": {"enabled": True},
-                    },
-                    "http": {"addr": self.host},
-                    **(settings or {}),
-                }
-            )
-        )
-        self._part = Part(["docker-registry", "serve", config], directory)
+        self._part = Part(arguments, directory)
         self._looked = 0
 
     def start(self) -> None:
@@ -108,8 +91,7 @@ class DockerRegistry:
 
     def blob_file(self, digest: str) -> Path:
         """Return the file in which the registry has the blob `digest`."""
-        algorithm, _, name = digest.partition(":")
-        return self.storage / "docker/registry/v2/blobs" / algorithm / name[:2] / name / "data"
+        raise NotImplementedError
 
     def requests(self) -> list[Requested]:
         """Return the requests since the last push; complete only after the registry has stopped.
@@ -126,7 +108,8 @@ class DockerRegistry:
         begin = Request(f"http://{self.host}/v2/{repository}/blobs/uploads/", method="POST")
         with urlopen(begin, timeout=30) as begun:
             location = begun.headers["Location"]
-        target = f"{location}&digest={quote(digest_of(content))}"
+        target = urljoin(begin.full_url, location)
+        target += f"{'&' if '?' in target else '?'}digest={quote(digest_of(content))}"
         upload = {"Content-Type": "application/octet-stream"}
         urlopen(Request(target, content, upload, method="PUT"), timeout=30).close()
 
@@ -134,6 +117,41 @@ class DockerRegistry:
         target = f"http://{self.host}/v2/{repository}/manifests/{name}"
         kind = {"Content-Type": image.media_type}
         urlopen(Request(target, image.manifest, kind, method="PUT"), timeout=30).close()
+
+
+class DockerRegistry(Registry):
+    """A running registry of the distribution project, docker-registry of Debian by default.
+
+    `settings` are merged into its configuration at the top level.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, object] | None = None,
+        user: str | None = None,
+        program: str = "docker-registry",
+    ) -> None:
+        port, config = free_port(), directory / "registry.yml"
+        super().__init__(directory, port, [program, "serve", config], user)
+        config.write_text(
+            json.dumps(
+                {
+                    "version": "0.1",
+                    "storage": {
+                        "filesystem": {"rootdirectory": str(self.storage)},
+                        "delete": {"enabled": True},
+                    },
+                    "http": {"addr": self.host},
+                    **(settings or {}),
+                }
+            )
+        )
+
+    def blob_file(self, digest: str) -> Path:
+        """Return the file in which the registry has the blob `digest`."""
+        algorithm, _, name = digest.partition(":")
+        return self.storage / "docker/registry/v2/blobs" / algorithm / name[:2] / name / "data"
 
 
 def htpasswd(directory: Path, user: str) -> dict[str, object]:
