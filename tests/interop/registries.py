@@ -9,7 +9,8 @@ from pathlib import Path
 import attrs
 
 from tests.interop.commands import package_version
-from tests.support.parts.programs import free_port
+from tests.interop.modules import version_of
+from tests.support.parts.programs import free_port, give_away
 from tests.support.parts.registry import DockerRegistry, Registry
 
 Settings = Mapping[str, object]
@@ -30,6 +31,8 @@ class CraneRegistry(Registry):
 
     def __init__(self, directory: Path, settings: Settings, user: str | None) -> None:
         port, storage = free_port(), directory / "storage"
+        storage.mkdir()
+        give_away(storage)
         serve = ["crane", "registry", "serve", "--address", f"127.0.0.1:{port}", "--disk", storage]
         super().__init__(directory, port, serve, user)
 
@@ -38,4 +41,15 @@ class CraneRegistry(Registry):
         return self.storage.joinpath(*digest.split(":"))
 
 
+def _distribution(directory: Path, settings: Settings, user: str | None) -> Registry:
+    return DockerRegistry(directory, settings, user, program="registry")
+
+
 DEBIAN = Kind("docker-registry", partial(package_version, "docker-registry"), DockerRegistry)
+"""Debian's docker-registry."""
+
+PINNED = (
+    Kind("distribution", version_of("registry"), _distribution),
+    Kind("crane registry", version_of("crane"), CraneRegistry, has_authentication=False),
+)
+"""Registries of pinned versions."""

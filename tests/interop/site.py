@@ -13,6 +13,10 @@ import attrs
 from tests.support.parts.programs import give_away
 from tests.support.parts.server import Server
 
+LINKED_FILE, LINKED_FOLDER = "symbolic link to a file", "symbolic link to a folder"
+EMPTY_FOLDER = "empty folder"
+"""Names of rows that some builders leave out."""
+
 _NOISE = random.Random(15).randbytes
 
 
@@ -107,7 +111,7 @@ ROWS = (
         "symbolic link to a file", {"linked.js": b"let a = 1\n"}, {"linked.js": "assets/js/app.js"}
     ),
     Row(
-        "symbolic link to a folder",
+        LINKED_FOLDER,
         {"scripts/app.js": b"let a = 1\n"},
         {"scripts": "assets/js"},
     ),
@@ -116,7 +120,7 @@ ROWS = (
         {"first.txt": b"one file, two names", "zz/second.txt": b"one file, two names"},
         hard_links={"zz/second.txt": "first.txt"},
     ),
-    Row("empty folder", {"empty/": b""}),
+    Row(EMPTY_FOLDER, {"empty/": b""}),
     Row("mode 0600", {"private.txt": b"for its owner"}, mode=0o600),
     Row("file of 20 MB", {"large.bin": _NOISE(20_000_000)}),
 )
