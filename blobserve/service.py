@@ -6,6 +6,7 @@ It is the only composition root. Signals, systemd and output belong to `blobserv
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -61,6 +62,9 @@ class Blobserve(Service):
     The process can end without `stopService`; then the last second of the access log and of the
     metadata on disk is lost, as in a crash.
 
+    The reactor's clock measures timeouts and ages. In Twisted it is the time of day, unless the
+    application replaces it. Times that are shown, logged or stored are always the time of day.
+
     :param config: a `Config`, a mapping in the form of a configuration file, or the path of such a
         file. The file is read at once.
     :raises ConfigError: with all problems of the configuration.
@@ -86,6 +90,7 @@ class Blobserve(Service):
             self._compute,
             self.metrics,
             self._disk,
+            time.time,
         )
         self._store = RefStore(
             self._space,
@@ -94,13 +99,20 @@ class Blobserve(Service):
             reactor,
             self.metrics,
             lambda: self._config.limits,
+            time.time,
         )
         self._logging = OwnThreads(reactor, 1, "blobserve-log")
         self._access_log = AccessLog(
             config.access_log, reactor, self._logging, self.metrics.lost_lines
         )
         self._site = make_site(
-            self._store, lambda: self._config, reactor, self._disk, self.metrics, self._access_log
+            self._store,
+            lambda: self._config,
+            reactor,
+            self._disk,
+            self.metrics,
+            self._access_log,
+            time.time,
         )
         self._readiness = Readiness(
             reactor, config.blob_space.location, self._disk, self._sources.health

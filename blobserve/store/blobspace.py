@@ -63,9 +63,15 @@ class BlobSpace:
         threads: Threads,
         metrics: Metrics,
         disk: Threads | None = None,
+        wall: Callable[[], float] | None = None,
     ) -> None:
-        """Extraction and compression run in `threads`; other blocking work in `disk`, if given."""
+        """Extraction and compression run in `threads`; other blocking work in `disk`, if given.
+
+        `wall` returns the time of day for stored times, in seconds since 1970. The default is the
+        reactor's clock.
+        """
         self._reactor = reactor
+        self._wall = wall = wall or reactor.seconds
         self._rules = rules
         self._limits = limits
         self._threads = threads
@@ -79,21 +85,28 @@ class BlobSpace:
         files = BlobFiles(location, state, limits)
         merged_files = MergedIndexFiles(location, state, limits)
         self.blobs = ReadyBlobs(
-            files, merged_files, disk, quota, self._uses, reactor, metrics, threads, background.do
+            files,
+            merged_files,
+            disk,
+            quota,
+            self._uses,
+            reactor,
+            metrics,
+            threads,
+            background.do,
+            wall,
         )
         self.blobs.is_verifying = rules.verify_on_read
         """READY layers and merged indexes."""
         self._merged_files = merged_files
-        self.images = MergedIndexes(self.blobs, merged_files, threads, reactor.seconds)
+        self.images = MergedIndexes(self.blobs, merged_files, threads, reactor.seconds, wall)
         """Images of one or several READY layers."""
         self._manifest_files = ManifestFiles(location, state, limits)
-        self.manifests = Manifests(
-            self._manifest_files, disk, self.blobs.allocator, quota, reactor.seconds
-        )
+        self.manifests = Manifests(self._manifest_files, disk, self.blobs.allocator, quota, wall)
         """Manifests on disk, verified again at each reading."""
         self.references = StoredReferences(self._remembered)
         """The digests of references; loaded by `open`."""
-        self.provenance = Provenance(self._remembered, reactor.seconds)
+        self.provenance = Provenance(self._remembered, wall)
         """The repositories through which content was verified; loaded by `open`."""
         self.early = EarlyFiles(metrics)
         """Files of layers that are being ingested."""
@@ -228,9 +241,7 @@ class BlobSpace:
         except BaseException:
             self._unready.remove(digest)
             raise
-        writer = BlobWriter(
-            self._location, self._state, descriptor, self._limits, self._reactor.seconds
-        )
+        writer = BlobWriter(self._location, self._state, descriptor, self._limits, self._wall)
         streaming = self.early.of(digest)
         ingest = Ingest(writer, self._threads, self.blobs.allocator, streaming, self._ended)
         self._ingests.add(ingest)

@@ -64,9 +64,15 @@ class RefStore:
         reactor: IReactorTime,
         metrics: Metrics,
         limits: Callable[[], Limits],
+        wall: Callable[[], float] | None = None,
     ) -> None:
-        """`provider` is asked for a repository's source anew at each pull, `rules` at each call."""
-        self.references = ReferenceTable(space, ImageReader(space, limits), rules)
+        """`provider` is asked for a repository's source anew at each pull, `rules` at each call.
+
+        `wall` returns the time of day, in seconds since 1970, for the stored ages of tags. The
+        default is the reactor's clock.
+        """
+        now, images = wall or reactor.seconds, ImageReader(space, limits)
+        self.references = ReferenceTable(space, images, rules, lambda: now() - reactor.seconds())
         """The known state of every reference."""
         self._space = space
         self._rules = rules

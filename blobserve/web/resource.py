@@ -49,10 +49,13 @@ class ImageResource(Resource):
         disk: Threads,
         metrics: Metrics,
         access_log: LogWriter,
+        wall: Callable[[], float],
     ) -> None:
+        """`wall` returns the time of day, in seconds since 1970."""
         super().__init__()
-        self.request_log = RequestLog(config, reactor, metrics, access_log)
-        self.responder = Responder(store, config, reactor, disk)
+        self.wall = wall
+        self.request_log = RequestLog(config, reactor, metrics, access_log, wall)
+        self.responder = Responder(store, config, reactor, disk, wall)
         self.pace = SlowClients(
             lambda: config().limits.client_minimum_rate, reactor, metrics.slow_clients
         )

@@ -34,9 +34,14 @@ def make_site(
     disk: Threads,
     metrics: Metrics,
     access_log: LogWriter,
+    wall: Callable[[], float] | None = None,
 ) -> ImageSite:
-    """Return a site that serves the images of `store` and nothing else."""
-    images = ImageResource(store, config, reactor, disk, metrics, access_log)
+    """Return a site that serves the images of `store` and nothing else.
+
+    `wall` returns the time of day, in seconds since 1970. The default is the reactor's clock.
+    """
+    wall = wall or reactor.seconds
+    images = ImageResource(store, config, reactor, disk, metrics, access_log, wall)
     return ImageSite(images, reactor, config, metrics)
 
 
@@ -55,7 +60,9 @@ class ImageSite(BoundedSite):
         metrics.connections.set_function(lambda: len(self.connections.open))
         self.request_log = resource.request_log
         """The log of requests and of refused heads."""
-        self.fast_path = FastPath(resource.responder, self.request_log, config, reactor)
+        self.fast_path = FastPath(
+            resource.responder, self.request_log, config, reactor, resource.wall
+        )
 
     def refused(self, peer: str, head: HeadCheck, error: BlobserveError) -> Answer:
         """See `ServedSite.refused`."""

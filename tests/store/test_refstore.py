@@ -11,7 +11,7 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Limits, RepositoryRules
@@ -620,6 +620,38 @@ async def test_restart_without_registry(tmp_path: Path) -> None:
                 assert await again.read(reference, read_only) == b"one"
         with pytest.raises(RegistryFailed):
             await again.ask(OTHER)
+
+
+@pytest_twisted.ensureDeferred
+async def test_ages_across_restarts_are_of_the_time_of_day(tmp_path: Path) -> None:
+    """The age of a tag after a restart is measured by the time of day."""
+    day = Clock()
+    day.advance(1_800_000_000)
+    async with standing(tmp_path, wall=day.seconds) as stand:
+        stand.source.push(SITE, an_image())
+        await stand.read()
+        # The time of day is set back, and the clock of the process goes on.
+        for seconds in (-3600, 59):
+            day.rightNow += seconds
+            stand.clock.advance(max(0, seconds))
+            assert await stand.read() == b"one"
+        assert stand.source.count("refresh") == 0
+        [(_, _, checked), *_] = stand.space.references.all()
+        assert checked == 1_800_000_000
+        stand.clock.advance(2)
+        await stand.read()
+        assert stand.source.count("refresh") == 1
+        assert {at for *_, at in stand.space.references.all()} >= {day.seconds()}
+    source = stand.source
+    clock = Clock()
+    clock.advance(12_345)
+    day.advance(50)
+    async with standing(tmp_path, source, clock, wall=day.seconds) as again:
+        assert await again.read() == b"one"
+        assert source.count("refresh") == 1
+        clock.advance(20)
+        assert await again.read() == b"one"
+        assert source.count("refresh") == 2
 
 
 @pytest_twisted.ensureDeferred

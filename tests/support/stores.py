@@ -6,7 +6,7 @@ returns.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,13 @@ async def standing(
     rules: dict[Repository, RepositoryRules] | None = None,
     threads: Threads | None = None,
     pulls_behind: bool = True,
+    wall: Callable[[], float] | None = None,
 ) -> AsyncIterator[Stand]:
     """Open a ref store on the blob space in `directory`, and close both at the end.
 
-    `clock` may be a reactor if `threads` are real ones. Without `pulls_behind` the source never
-    delivers a layer as a whole.
+    `wall` returns the time of day; without it, that is the time of `clock`. `clock` may be a
+    reactor if `threads` are real ones. Without `pulls_behind` the source never delivers a layer as
+    a whole.
     """
     source, clock = source or MemorySource(), clock or Clock()
     limits, metrics, rules = limits or Limits(), Metrics(), {} if rules is None else rules
@@ -104,7 +106,8 @@ async def standing(
         return source
 
     threads = threads or InlineThreads()
-    space = BlobSpace(clock, BlobSpaceRules(directory, max_size), lambda: limits, threads, metrics)
+    bound = BlobSpaceRules(directory, max_size)
+    space = BlobSpace(clock, bound, lambda: limits, threads, metrics, wall=wall)
     await space.open()
     store = RefStore(
         space,
@@ -113,6 +116,7 @@ async def standing(
         clock,
         metrics,
         lambda: limits,
+        wall,
     )
     if not pulls_behind:
         source.hold("fetch")

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Unfinished
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -485,6 +487,77 @@ def test_systemd_is_told(
         assert b"READY=1" in said
         server.stop()
         assert b"STOPPING=1" in said
+
+
+SHIFTED = """
+import os, time
+told = time.time
+def shifted():
+    with open(os.environ["SHIFT"]) as shift:
+        return told() + float(shift.read())
+time.time = shifted
+parted = time.gmtime
+time.gmtime = lambda at=None: parted(shifted() if at is None else at)
+"""
+"""Adds the number in a file, in seconds, to the time of day of a process."""
+
+
+def test_a_time_of_day_that_is_set(
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Setting the time of day stops no timer; `Date` and the log show the new time."""
+    (tmp_path / "sitecustomize.py").write_text(SHIFTED)
+    shift = tmp_path / "shift"
+
+    def set_ahead(seconds: int) -> None:
+        (tmp_path / "new").write_text(str(seconds))
+        (tmp_path / "new").replace(shift)
+
+    set_ahead(0)
+    log = tmp_path / "access.log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening, ExitStack() as stack:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(10)
+        for name, value in {
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "WATCHDOG_USEC": "200000",
+            "PYTHONPATH": str(tmp_path),
+            "SHIFT": str(shift),
+        }.items():
+            monkeypatch.setenv(name, value)
+        limits = {"clientHeadTimeout": "1s", "clientIdleTimeout": "20s"}
+        server = serve({**SERVED, "limits": limits}, {"accessLog": {"file": str(log)}})
+        assert server.fetch(PAGE).status == 200
+        for ahead in (-3600, 7200):
+            kept = stack.enter_context(
+                closing(http.client.HTTPConnection("127.0.0.1", server.port))
+            )
+            kept.request("GET", PAGE)
+            kept.getresponse().read()
+            late = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            late.sendall(b"GET / HTTP/1.1\r\n")
+            set_ahead(ahead)
+            listening.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    listening.recv(100)
+            listening.settimeout(10)
+            assert [listening.recv(100) for _ in range(5)] == [b"WATCHDOG=1"] * 5
+            assert late.recv(100).startswith(b"HTTP/1.1 408 ")
+            for method in ("GET", "OPTIONS"):  # only GET takes the fast path
+                kept.request(method, PAGE)
+                answer = kept.getresponse()
+                answer.read()
+                shown = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+                assert abs(shown - (time.time() + ahead)) < 60
+        assert eventually(lambda: log.read_text().count(" 408 ") == 2)
+        lines = [line for line in log.read_text().splitlines() if '"OPTIONS' in line]
+        logged = [
+            datetime.strptime(line.split("[")[1].split("]")[0], "%d/%b/%Y:%H:%M:%S %z").timestamp()
+            for line in lines
+        ]
+        for at, ahead in zip(logged, (-3600, 7200), strict=True):
+            assert abs(at - (time.time() + ahead)) < 60
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,23 @@ Rules = Callable[[Repository], "RepositoryRules | None"]
 class ReferenceTable:
     """The only place that switches a tag to another digest."""
 
-    def __init__(self, space: BlobSpace, images: ImageReader, rules: Rules) -> None:
+    def __init__(
+        self,
+        space: BlobSpace,
+        images: ImageReader,
+        rules: Rules,
+        wall_ahead: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`wall_ahead` returns the time of day minus the reactor's clock, in seconds.
+
+        Times in memory are of the reactor's clock; stored times are times of day.
+        """
         self.images = images
         self.rules = rules
         """The current rules of a repository; None if it is not allowed."""
         self.switches = 0
         """How often a reference has switched to another digest, or has been forgotten."""
+        self._wall_ahead = wall_ahead
         self._space = space
         self._known: dict[Reference, TagState] = {}
         self._current = CurrentParts()
@@ -51,6 +62,7 @@ class ReferenceTable:
         A tag is evidence that its repository had the image. If an older build has left no
         provenance, that is enough until the source is asked.
         """
+        ahead = self._wall_ahead()
         for text, digest, checked in self._space.references.all():
             try:
                 reference = Reference.parse(text)
@@ -58,7 +70,7 @@ class ReferenceTable:
                 _log.warn("the blob space has a malformed reference: {error}", error=error)
                 self._space.references.forget(text)
             else:
-                self._known[reference] = TagState(reference, digest, checked)
+                self._known[reference] = TagState(reference, digest, checked - ahead)
         tagged = {(tag.repository, self._known[tag].digest) for tag in self.tags()}
         for reference, known in self._known.items():
             key = known.digest, reference.repository
@@ -165,7 +177,8 @@ class ReferenceTable:
         if before is None or before.image is not known.image:
             self.mark(reference)
         if before is None or (before.digest, before.checked) != (known.digest, known.checked):
-            self._space.references.remember(str(reference), known.digest, known.checked)
+            checked = known.checked + self._wall_ahead()
+            self._space.references.remember(str(reference), known.digest, checked)
 
 
 class CurrentParts:

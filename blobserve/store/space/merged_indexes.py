@@ -80,11 +80,13 @@ class MergedIndexes:
         files: MergedIndexFiles,
         threads: Threads,
         seconds: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
         self._ready_blobs = ready_blobs
         self._files = files
         self._threads = threads
         self._seconds = seconds
+        self._wall = wall
         self._calls: SingleFlight[Digest, None] = SingleFlight()
         self._jobs: set[SteppedJob] = set()
         self._closed = False
@@ -182,7 +184,7 @@ class MergedIndexes:
         self, work: SteppedJob, digest: Digest, layers: tuple[Digest, ...]
     ) -> ReadyMergedIndex:
         while True:
-            steps = self._files.make(digest, layers, lambda: work.held, self._seconds)
+            steps = self._files.make(digest, layers, lambda: work.held, self._wall)
             try:
                 return await work.run(steps, _EXTENT)
             except OSError as error:

@@ -7,6 +7,7 @@ until its lease is released, even if it is evicted or replaced meanwhile.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -63,8 +64,11 @@ class ReadyBlobs:
         metrics: Metrics,
         compute: Threads,
         background: InBackground,
+        wall: Callable[[], float],
     ) -> None:
         """`compute` makes codings; `threads` runs all other blocking work.
+
+        `wall` returns the time of day, for the stored times of last uses.
 
         `background` starts a coroutine that only the closing of the blob space waits for.
         """
@@ -82,7 +86,7 @@ class ReadyBlobs:
         self._threads = threads
         self._quota = quota
         self._uses = uses
-        self._clock = clock
+        self._wall = wall
         self._metrics = metrics
         self._last_use = 0.0
         self._most_open = MOST_OPEN
@@ -186,7 +190,7 @@ class ReadyBlobs:
     def _count_use(self, blob: ReadyBlob) -> None:
         self.lru.touch(blob)
         # Later than every earlier use, also when the clock was set back.
-        self._last_use = max(self._clock.seconds(), self._last_use + 1e-6)
+        self._last_use = max(self._wall(), self._last_use + 1e-6)
         used = was_used(blob.digest, self._last_use, blob.table)
         self._uses.put(blob.digest, used)
 

@@ -53,7 +53,10 @@ class Responder:
         config: Callable[[], Config],
         reactor: IReactorTime,
         disk: Threads,
+        wall: Callable[[], float],
     ) -> None:
+        """`wall` returns the time of day, in seconds since 1970."""
+        self._wall = wall
         self._store = store
         self._config = config
         self._reactor = reactor
@@ -142,7 +145,7 @@ class Responder:
                 shown, body = await self._listing(shared, selection, target, rules, asked)
             else:
                 variant, body = await self._variant(shared, selection, asked)
-                shown = selection.represented(variant, lease.digest, self._reactor.seconds())
+                shown = selection.represented(variant, lease.digest, self._wall())
         except BlobDamaged as damage:
             lease.report(damage)
             raise
@@ -213,7 +216,7 @@ class Responder:
         if variant is None or content is None or len(content) > LARGEST:
             return None
         self._store.count(lease.result)
-        shown = selection.represented(variant, lease.digest, self._reactor.seconds())
+        shown = selection.represented(variant, lease.digest, self._wall())
         reference = target.reference
         cached = CachedResponse(shown, content, source, selection.rules, reference, lease.digest)
         return self._responses.add(key, cached, lease) if is_final else cached

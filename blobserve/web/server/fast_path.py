@@ -55,7 +55,10 @@ class FastPath:
         accounts: RequestLog,
         config: Callable[[], Config],
         clock: IReactorTime,
+        wall: Callable[[], float],
     ) -> None:
+        """`wall` returns the time of day, in seconds since 1970."""
+        self._wall = wall
         self.is_shut = False
         """True when the server drains; then no request is answered."""
         self._files = files
@@ -79,7 +82,8 @@ class FastPath:
             return False
         now = channel.active_at = self._clock.seconds()
         status, answer, body = ready.respond(head.method, head.fields)
-        date = self._date if int(now) == self._second else self._now(now)
+        wall = self._wall()
+        date = self._date if int(wall) == self._second else self._now(wall)
         _write(channel.transport, b"".join((answer.before, date, answer.after, body)))
         self._accounts.answered(channel.peer, head, ready, status, len(body), now)
         return True

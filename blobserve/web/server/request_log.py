@@ -51,6 +51,7 @@ class RequestRecord:
     asked: RequestContext
     request_id: str
     started: float
+    """The time by the reactor's clock."""
 
 
 class RequestLog:
@@ -62,7 +63,10 @@ class RequestLog:
         reactor: IReactorTime,
         metrics: Metrics,
         log: LogWriter,
+        wall: Callable[[], float],
     ) -> None:
+        """`wall` returns the time of day, in seconds since 1970."""
+        self._wall = wall
         self._config = config
         self._reactor = reactor
         self._metrics = metrics
@@ -102,7 +106,7 @@ class RequestLog:
         """Log and count a refused head, which never became a request."""
         self._write(
             LogRecord(
-                time=self._reactor.seconds(),
+                time=self._wall(),
                 address=peer,
                 method=head.method or b"-",
                 target=head.target or b"-",
@@ -127,19 +131,22 @@ class RequestLog:
         sent: int,
         started: float,
     ) -> None:
-        """Log and count a request of HTTP/1.1 that the fast path has answered."""
-        fields = head.fields
+        """Log and count a request of HTTP/1.1 that the fast path has answered.
+
+        :param started: its start by the reactor's clock.
+        """
+        fields, duration = head.fields, self._reactor.seconds() - started
         self._write(
             # By position: with keywords, creating the record takes half a microsecond more.
             LogRecord(
-                started,
+                self._wall() - duration,
                 self._client(peer, fields),
                 head.method,
                 head.target,
                 b"HTTP/1.1",
                 status,
                 sent,
-                self._reactor.seconds() - started,
+                duration,
                 cached.result,
                 str(cached.image),
                 next(self.ids),
@@ -151,18 +158,19 @@ class RequestLog:
     def _end(self, record: RequestRecord, status: int) -> None:
         request, asked = record.request, record.asked
         head, fields = asked.head, asked.head.fields
+        duration = self._reactor.seconds() - record.started
         del self.open[request]
         self._metrics.requests_in_flight.dec()
         self._write(
             LogRecord(
-                time=record.started,
+                time=self._wall() - duration,
                 address=self._client(peer_of(request.client), fields),
                 method=head.method,
                 target=head.target,
                 version=request.clientproto,
                 status=status,
                 sent=request.sentLength,
-                duration=self._reactor.seconds() - record.started,
+                duration=duration,
                 cache=asked.cache,
                 digest=None if asked.digest is None else str(asked.digest),
                 request_id=record.request_id,
