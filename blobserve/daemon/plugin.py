@@ -190,9 +190,7 @@ def _use_monotonic_clock(reactor: Any) -> None:
     Twisted uses the time of day. If that is set back by an hour, no timer fires for an hour, and
     systemd kills the server because its watchdog gets no message.
     """
-    # The clock begins at the time of day, for libraries that take the one for the other.
-    ahead = time.time() - time.monotonic()
-    reactor.seconds = lambda: ahead + time.monotonic()
+    reactor.seconds = time.monotonic
 
 
 def _raise_descriptor_limit() -> None:

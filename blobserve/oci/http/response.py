@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -165,7 +166,7 @@ class Response:
         _log.warn(
             "{origin}: {status} {code}", origin=self.origin.authority, status=self.status, code=code
         )
-        seconds = retry_after(self.value("retry-after"), self._clock.seconds())
+        seconds = retry_after(self.value("retry-after"), time.time())
         problem = self.located(f"it answered {self.status}")
         raise Transient(self.origin.host, problem, self.status in _BUSY, seconds)
 

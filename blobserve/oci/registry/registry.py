@@ -7,6 +7,7 @@ of it.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any, Literal
 
 import attrs
@@ -198,7 +199,7 @@ class Registry:
         await response.discard()
         if 200 <= response.status < 400:
             return response
-        seconds = retry_after(response.value("retry-after"), self._reactor.seconds())
+        seconds = retry_after(response.value("retry-after"), time.time())
         if seconds is not None:
             raise RegistryBusy(self._name, seconds)
         return None

@@ -29,7 +29,7 @@ from blobserve.concurrency.threads import Threads
 from blobserve.config import AccessLogRules, Network
 
 _FLUSH_AFTER = 1.0
-_FLUSH_AT = 64 * 1024
+_FLUSH_AT = 256 * 1024
 _MOST_WAITING = 4 * 1024 * 1024
 _LAST_WAIT = 2.0
 """Seconds that remain for writing the last lines before a file is closed."""

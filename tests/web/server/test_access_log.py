@@ -198,11 +198,11 @@ def test_lines_are_written_within_a_second(tmp_path: Path) -> None:
 
 
 def test_a_full_buffer_is_written_at_once(tmp_path: Path) -> None:
-    """At most 64 KiB are buffered."""
+    """At most 256 KiB are buffered."""
     stand = Stand(tmp_path)
     for _ in range(10):
-        stand.log.write(attrs.evolve(SERVED, target=b"x" * 10_000))
-    assert stand.file.stat().st_size > 65_536
+        stand.log.write(attrs.evolve(SERVED, target=b"x" * 40_000))
+    assert stand.file.stat().st_size > 262_144
     stand.log.close()
     assert len(stand.lines()) == 10
     assert stand.clock.getDelayedCalls() == []
@@ -315,7 +315,7 @@ def test_a_log_with_a_descriptor_that_takes_nothing(tmp_path: Path, said: list[s
     os.close(for_reading)
     stand.log.write(SERVED)
     stand.clock.advance(1)
-    stand.log.write(attrs.evolve(SERVED, target=b"x" * 70_000))
+    stand.log.write(attrs.evolve(SERVED, target=b"x" * 270_000))
     stand.log.reopen()
     stand.log.write(SERVED)
     stand.log.close()
