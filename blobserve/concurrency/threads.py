@@ -1,7 +1,8 @@
-"""Thread pools for blocking code, owned by blobserve.
+"""Thread pools for blocking code, and calls with an outcome for several waiters.
 
-The reactor's own pool resolves host names, and long jobs there would delay every look-up. The
-threads are daemons: they do not keep a process alive if an application fails to stop the pool.
+blobserve does not use the reactor's pool, which resolves host names: long jobs would delay every
+look-up. The threads are daemons, so that they do not keep a process alive if an application fails
+to stop the pool.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Threads(Protocol):
 class OwnThreads:
     """A pool of at most `size` threads. See `Threads`.
 
-    :param is_awaited: whether `stop` waits for running jobs. It should not if they only wait for
-        other hosts, such as name servers, which may take minutes to answer.
+    :param is_awaited: whether `stop` waits for jobs. It should not if they only wait for other
+        hosts, such as name servers, which may take minutes to answer.
     """
 
     def __init__(
@@ -61,9 +62,9 @@ class OwnThreads:
             atexit.register(self._abandon)
 
     def stop(self) -> None:
-        """Start no more jobs, wait for the running ones, and end every thread. Blocks.
+        """Stop accepting jobs, and block until the accepted jobs and all threads have ended.
 
-        Returns at once if the pool is not `is_awaited`.
+        If the pool is not `is_awaited`, return at once instead; idle threads end.
         """
         if not self._is_awaited:
             self._pool.adjustPoolsize(0, 0)
@@ -83,7 +84,7 @@ class OwnThreads:
         return ended
 
     def _abandon(self) -> None:
-        """Start no more jobs, and wait shortly for the running ones. Blocks.
+        """Start no more threads, and block until all have ended, at most `_LAST_WAIT` seconds.
 
         The interpreter halts daemon threads at any instruction, so it is better if they are idle.
         """

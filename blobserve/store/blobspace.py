@@ -269,7 +269,7 @@ class BlobSpace:
         await self.blobs.allocator.reserve(None, size)
 
     async def relieve(self, size: int) -> bool:
-        """Evict `size` bytes because the disk itself is full; return whether any were evicted."""
+        """Evict blobs to free `size` bytes of a full disk; return whether it evicted any."""
         return await self.blobs.allocator.relieve(size)
 
     def release(self, size: int) -> None:

@@ -44,9 +44,11 @@ Go module or the Maven plugin.
 
 ## Builders
 
-Each builder packs the same site, by the commands of the
-[README](../README.md#push-a-site-as-an-image). PASS means that every file of this kind has the same
-bytes as before, whole and from its middle on, and that an empty folder redirects to its slash.
+Each builder packs the same site. The [README](../README.md#push-a-site-as-an-image) has a command
+for each tool, and `tests/interop/` has the commands of all rows. PASS means that blobserve serves
+every file of this kind with its original bytes, both whole and as a range from the middle to the
+end. For an empty folder, PASS means that its URL without a final slash redirects to the URL with
+one.
 
 {builders}
 ## Registries

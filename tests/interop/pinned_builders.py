@@ -145,7 +145,9 @@ PINNED = (
         "a layer",
         _shell(_REGCTL_LAYER),
         f"{OCI}+gzip",
-        dict.fromkeys((LINKED_FILE, LINKED_FOLDER), "regctl writes links to themselves"),
+        dict.fromkeys(
+            (LINKED_FILE, LINKED_FOLDER), "regctl writes each link with itself as its target"
+        ),
     ),
     _pinned("BuildKit", "gzip", _layers("gzip"), f"{OCI}+gzip"),
     _pinned("BuildKit", "zstd", _layers("zstd"), f"{OCI}+zstd"),
@@ -167,7 +169,7 @@ PINNED = (
         "`src/main/jib`",
         _shell(_JIB, {"layers": "all", "workdir": "/site"}),
         f"{DOCKER}.gzip",
-        {LINKED_FOLDER: "jib writes an empty folder in its place"},
+        {LINKED_FOLDER: "jib writes an empty folder in place of the link"},
         lambda: JIB,
     ),
 )

@@ -33,9 +33,9 @@ class SpeaksTls(ConnectionLost):
 
 @implementer(IHandshakeListener)
 class Connection(HTTP11ClientProtocol):
-    """A connection with a limit for the size of heads, and which always closes at once.
+    """A connection that limits the size of response heads, and never waits for the peer to close.
 
-    It is not reused if the peer sent more than one response.
+    It is not reused if bytes follow a response.
     """
 
     transport: Any  # TCP's or TLS's, which share no interface with all used methods.
@@ -88,9 +88,10 @@ class Connection(HTTP11ClientProtocol):
         return result
 
     def _finishResponse_WAITING(self, rest: bytes) -> None:
-        """See `HTTP11ClientProtocol._finishResponse`, which ignores `rest`.
+        """Finish a response; do not reuse the connection if more bytes came: RFC 9112 §9.2.
 
-        More bytes would be read as the response to the next request: RFC 9112 §9.2.
+        `HTTP11ClientProtocol` ignores `rest`. It could take the bytes after that as the response to
+        the next request.
         """
         if rest and self._currentRequest is not None:
             self._currentRequest.persistent = False

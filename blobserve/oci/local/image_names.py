@@ -1,8 +1,9 @@
 """The names of local images: finds the image that a reference names.
 
-Pure. A layout or an archive may hold images of several repositories under one tag, so a tag alone
-does not name an image. An image goes only to the repository that its names give. An image without
-a repository in its names goes to every repository that has the file as its source.
+Pure. A layout or an archive may hold images of several repositories under one tag. A repository may
+serve the images that are named after it. If there are none, it may serve those that are named after
+a repository with the same last path component. Each repository with the file as its source may also
+serve the images without a repository in their names.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 """The annotation with a tag or a whole name: OCI image-spec annotations.md."""
 
 CONTAINERD_NAME = "io.containerd.image.name"
-"""The annotation with the whole name, which Docker, containerd and BuildKit add to a tag."""
+"""The annotation in which Docker, containerd and BuildKit write the whole name."""
 
 _SHOWN = 5
 _LONGEST_SHOWN = 300
@@ -27,7 +28,7 @@ _LONGEST_SHOWN = 300
 
 @attrs.frozen(cache_hash=True)
 class ImageName:
-    """One name of an image; `repository` is empty for a tag alone. Create it with `parse`."""
+    """One name of an image; `repository` is empty for a tag alone."""
 
     repository: str
     tag: str
@@ -37,7 +38,7 @@ class ImageName:
         """Read a tag (``v1``) or a name (``site:v1``, ``registry.example/team/site:v1``).
 
         A name without a registry is one of Docker Hub. A name without a tag has the tag
-        ``latest``, or no tag where it has a digest. A malformed name is read too, and matches
+        ``latest``, or an empty tag if it has a digest. A malformed name is read too, and matches
         nothing.
         """
         name, has_digest, _ = text.partition("@")
@@ -70,7 +71,7 @@ class NamedEntry:
 
     @property
     def names(self) -> tuple[ImageName, ...]:
-        """The names. A tag alone is left out where a whole name is known."""
+        """The names. A tag alone is left out if the other name is a whole one."""
         known = [name for name in (self.reference, self.containerd) if name is not None]
         return tuple([name for name in known if name.repository] or known)
 
@@ -90,7 +91,7 @@ class ImageNames:
         last = _last(self._repository)
         alike = {each for each in held if _last(each) == last}
         self._counting = ({self._repository} & held or alike) | {""}
-        """This repository if the index has it, else those with its last path component."""
+        """This repository if it is named, else those with its last path component; also `""`."""
         self._own = [
             each
             for each in self._all
@@ -114,10 +115,13 @@ class ImageNames:
     def find(self, tag: str) -> tuple[Descriptor, ...]:
         """Return the image that a tag names, or one image per platform; empty if there is none.
 
-        The order is: the whole name in `REF_NAME`; the whole name in `CONTAINERD_NAME`; the only
-        repository with the same last path component; a tag alone, if only one image has it. The
-        last image with a whole name counts. If an index has one image and no names, every tag
-        names that image.
+        The first match counts:
+
+        1. The last image with the whole name in `REF_NAME`, else in `CONTAINERD_NAME`.
+        2. The last image with the tag in another repository with the same last path component. If
+           there are several such repositories, all must name the same image.
+        3. The images with the tag alone: a single image, or one per platform.
+        4. The only image of an index without names. Every tag names it.
         """
         wanted, tagged = ImageName(self._repository, tag), self._tagged.get(tag, [])
         exact = [each for each in tagged if each.reference == wanted]

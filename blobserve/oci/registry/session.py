@@ -1,6 +1,7 @@
 """The session with one registry: TLS, authorization, retries, running requests.
 
-It returns the response for a path, after as many requests as needed.
+`Session.ask` sends a request, and answers at most `_LOGINS` challenges. `Session.run` retries
+transient failures.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Session:
         self._name = host
         self._authority = _HUB_HOST if host == DOCKER_HUB else host
         self._scheme = "http" if rules.insecure else "https"
-        # TLS is tried first even on loopback. After the first response, the scheme stays.
+        # Without `insecure`, TLS is tried first, even on loopback. The first response decides.
         is_loopback = is_loopback_name(self.origin.host)
         self._may_lack_tls = is_loopback and may_be_private and rules.ca is None
         allowed = {each.lower() for each in rules.allow_hosts}

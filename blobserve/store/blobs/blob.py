@@ -176,7 +176,7 @@ class BlobLease:
         return digest in map(str, (self._kept.digest, *(each.digest for each in self._lenders)))
 
     def report(self, damage: BlobDamaged) -> None:
-        """See `Readable.report`."""
+        """See `Lease.report`."""
         for kept in self._lenders:
             if str(kept.digest) == damage.digest != str(self._kept.digest):
                 self._damaged(kept, damage)

@@ -1,9 +1,9 @@
 """The extraction of one layer: from compressed chunks to a blob on disk.
 
-The extractor verifies, decompresses, parses, hashes and writes. It blocks only on the disk. Its
-work is in steps, which stop when more bytes must be reserved; see `blobserve.concurrency.steps`.
-Two threads may share the work: one calls `unpack`, the other everything else, each one call at a
-time. No name from the image becomes the name of a file.
+The extractor verifies, decompresses, parses, hashes and writes. Its work is in steps, which stop
+when more bytes must be reserved; see `blobserve.concurrency.steps`. One thread may run `unpack`
+while a second one calls any other method; no other calls may overlap. Besides the disk, the two
+threads wait only for each other (`ThreadPipe`). No name from the image becomes the name of a file.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class ExtractionResult:
 class Extractor:
     """Extracts one layer into the files `content` and `index` of an empty directory.
 
-    `finish` reports problems of the layer itself: until all bytes have the right digest, a damaged
-    layer cannot be distinguished from a damaged transfer.
+    Only `finish` reports problems of the layer itself: before all bytes have the right digest, a
+    damaged layer cannot be distinguished from a damaged transfer.
     """
 
     def __init__(self, directory: Path, descriptor: Descriptor, limits: Limits) -> None:
@@ -83,7 +83,7 @@ class Extractor:
     def unpack(self, chunks: Iterator[bytes]) -> None:
         """Take the next bytes of the blob, and decompress as many as the pipe takes.
 
-        Bytes that were taken are not all decompressed before `is_dry`.
+        A full pipe leaves the rest compressed. Call this and `take` again until `is_dry`.
 
         :raises ContentMismatch: when the blob is longer than its descriptor says.
         """
@@ -103,7 +103,7 @@ class Extractor:
         again.
 
         :raises OSError: when the disk fails, or is full.
-        :raises DiskFull: when the disk became full while the index was written, which is lost then.
+        :raises DiskFull: when the disk becomes full while the index is written. The index is lost.
         """
         while lacking := self._extract():
             yield lacking

@@ -1,6 +1,6 @@
 """The lazily served image of a pull, for the requests that wait for the pull.
 
-The downloads of the pull start a little later, so that they do not slow down the table of contents.
+The downloads of the pull start a little later, so that the table of contents arrives sooner.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from blobserve.store.lazy.lazy_layer import LazyLayer, LazyLease
 from blobserve.store.refs.freshness import TagState
 
 HEAD_START = 2.0
-"""Seconds for which downloads wait until the lazy image is available."""
+"""Seconds that downloads wait at most for the lazy image."""
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ class Availability:
     async def wait(self, name: bytes | None) -> LazyImage | None:
         """Wait for the image; return None if it is not served lazily, or the pull ends first.
 
-        `name` is the only file that the caller needs, if known: the image may contain no other.
+        A caller that needs one file gives its `name`. The returned image may then lack all others.
         """
         if name is not None:
             layer = await self.first_names.ask(name)
@@ -52,7 +52,7 @@ class Availability:
         return await self._call.wait()
 
     def settle(self, image: LazyImage | None) -> None:
-        """Announce the image, or None if there will be none. Later calls do nothing."""
+        """Announce the image, or None if it is not served lazily. Later calls do nothing."""
         self.first_names.settle(None)
         self._call.succeed(image)
 
@@ -76,7 +76,7 @@ class AvailabilityPublisher:
         opening.addCallback(self._opened)
 
     async def head_start(self) -> None:
-        """Wait until the image is available or unavailable, at most `HEAD_START` seconds."""
+        """Wait until `opening` has a result, at most `HEAD_START` seconds."""
         timeout = self._clock.callLater(HEAD_START, self._decided.succeed, None)
         try:
             await self._decided.wait()
@@ -94,7 +94,7 @@ class AvailabilityPublisher:
             self._layer.become(ready)
 
     def end(self) -> None:
-        """Release the layer; to be called once."""
+        """Release the layer; call it once."""
         self._is_over = True
         layer, self._layer = self._layer, None
         if layer is not None:

@@ -1,7 +1,7 @@
-"""Proof: a consumer that verifies content and keeps none of it.
+"""Proof: a consumer that verifies content without storing it.
 
-A repository must show content that the blob space already has. It is read to the end, and not
-written to the disk a second time.
+If a repository must prove that it has content which is in the blob space already, the content is
+downloaded and hashed, but not written to the disk again.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Proof:
         self._hash.update(data)
 
     def finish(self) -> None:
-        """Verify the content, which is complete.
+        """Verify the content after its last byte.
 
-        :raises ContentMismatch: when it is not what the descriptor names.
+        :raises ContentMismatch: when its digest or size differs from the descriptor.
         """
         if self._missing or self._hash.hexdigest() != self._digest.hex:
-            raise ContentMismatch(str(self._digest), "its digest is another one")
+            raise ContentMismatch(str(self._digest), "its digest or size differs")

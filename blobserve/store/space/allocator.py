@@ -1,9 +1,9 @@
 """Reservations of bytes that are about to be written.
 
 Requests are served one at a time, those of the oldest pull first. A request evicts READY blobs that
-are not being read, the least recently used first. When none is left, the youngest pull gives up. So
-the oldest pull always finishes, and two pulls never wait for each other. The parts of one image are
-as old as the image, and must fit together. See docs/reference/blob-space.md, "Quota".
+are not being read, in the order of `BlobLru.victims`. When none is left, the youngest pull gives
+up. So two pulls never wait for each other, and the oldest never gives up for another. The parts of
+one image are as old as the image, and must fit together. See docs/reference/blob-space.md, "Quota".
 """
 
 from __future__ import annotations
@@ -101,13 +101,15 @@ class Allocator:
     ) -> Deferred[int]:
         """Reserve between `minimum` and `preferred` bytes; fires with the number.
 
-        `expected` is the total still to come, if known. If it can never fit, the call fails now,
-        before anything is evicted. `owner` None is for small files: it is served before every pull,
-        and no pull gives up for it. Cancelling withdraws the request.
+        `expected` is the total that the owner still has to write, if known. An image that can never
+        fit fails before anything is evicted for this request. `owner` None is for small files:
+        these requests are served before every pull, and no pull gives up for them. Cancelling
+        withdraws the request.
 
         :raises ImageTooLarge: when the image does not fit into an otherwise empty blob space.
-        :raises SpaceContended: when older pulls hold the rest.
-        :raises DiskFull: when the rest is being read, so that it cannot be evicted.
+        :raises SpaceContended: when nothing is left to evict, and an older pull is running. For
+            `owner` None: when more than one pull is running.
+        :raises DiskFull: when nothing is left to evict, in all other cases.
         """
         request = _Reservation(
             owner, minimum, max(minimum, preferred), expected, Deferred(self._withdraw)
@@ -118,7 +120,7 @@ class Allocator:
         return request.answer
 
     async def shrink(self) -> None:
-        """Evict until the quota is kept, as after it was lowered; then stop young pulls."""
+        """Evict blobs, then stop the youngest pulls, until a lowered quota is kept."""
         while missing := self._quota.missing():
             if victims := self._lru.victims(missing):
                 await self._evict(victims)
@@ -129,7 +131,7 @@ class Allocator:
                 return
 
     async def relieve(self, size: int) -> bool:
-        """Evict `size` bytes because the disk itself is full; return whether it evicted any."""
+        """Evict blobs to free `size` bytes of a full disk; return whether it evicted any."""
         victims = self._lru.victims(size)
         await self._evict(victims)
         return bool(victims)

@@ -16,7 +16,7 @@ from blobserve.store.blobs.filesystem import ImageFilesystem
 
 
 class Quota:
-    """A count of bytes against a limit; `limit` None means the size of the disk."""
+    """A count of bytes against a limit. If `limit` is None, only the disk sets one."""
 
     def __init__(self, limit: int | None, measured: Callable[[], int] = lambda: 0) -> None:
         """`measured` returns further bytes, which another object counts."""
@@ -118,10 +118,14 @@ class BlobLru:
             blob.close()
 
     def victims(self, size: int) -> list[ReadyBlob]:
-        """Return the blobs to evict for `size` bytes, or all that may be evicted if too few."""
+        """Return the blobs to evict for `size` bytes; all without a lease if they are too few.
+
+        Blobs that no tag serves come first, then those in `current`. In both groups the least
+        recently used come first.
+        """
         self._apply_touches(self._blobs)
         victims: list[ReadyBlob] = []
-        for is_current in (False, True):  # blobs that a tag serves are evicted last
+        for is_current in (False, True):
             for blob in self:
                 if size <= 0:
                     return victims

@@ -1,6 +1,6 @@
 """A piece of work in steps: each step runs in a thread, and reservations are made between steps.
 
-It is a `ReservationOwner` that may be told to give up at any time, and then ends after its step.
+It is a `ReservationOwner`: `give_up` may be called at any time, and ends it after the current step.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class SteppedJob:
     async def run(self, steps: Steps[T], extent: int = 0) -> T:
         """Run all steps, and return their result.
 
-        Bytes that a step lacks are reserved, and preferably `extent` bytes. At the end the
-        generator is closed, in a thread as well.
+        If a step lacks bytes, at least these are reserved, and `extent` bytes if they are free or
+        can be evicted. At the end the generator is closed in a thread.
 
         :raises BlobserveError: when the reservation fails, or the error passed to `give_up`.
         """

@@ -1,7 +1,8 @@
 """Limits on the number of connections, in total and per client.
 
-At the limit, the connection that has been idle longest is closed. It is searched for only then, so
-that a connection costs only a few dictionary operations, and a request none.
+At the limit, the connection that has been idle longest is closed. It is searched for only then.
+Below the limit, a connection costs a few dictionary operations, and so does a request that comes
+through a trusted proxy.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from blobserve.web.server.access_log import client_address, is_within, parse_add
 from blobserve.web.server.request_log import peer_of
 
 _NEWCOMER = 1.0
-"""Seconds in which a new connection without data does not count as idle."""
+"""Seconds after which a new connection without data counts as idle."""
 
 _SEARCH = 5e-6
-"""Seconds between two searches for idle connections, per open connection."""
+"""The pause between two searches for idle connections, in seconds per open connection."""
 
 
 class LimitedConnection(Protocol):
@@ -63,8 +64,8 @@ class ConnectionLimits(Generic[M]):
     """The connections of one site, and their limits.
 
     The limit is ``limits.clientConnections``, but at most three quarters of the file descriptors of
-    the process, because images need some too. Connections that are being closed do not count. When
-    these are an eighth of the limit, or 16 if that is more, further ones are aborted.
+    the process, because images need some too. Connections that are being closed do not count. If
+    they reach an eighth of the limit, and at least 16, further ones are aborted instead.
 
     :param at_most: a further limit on their number.
     """
@@ -81,7 +82,7 @@ class ConnectionLimits(Generic[M]):
         self._reactor = reactor
         self._metrics = metrics
         self.open: dict[M, bytes | None] = {}
-        """All open connections, with the `network_of` each; None if it is not counted."""
+        """Each open connection, with the network for which it counts, if any."""
         self._leaving: set[M] = set()
         self._of_network: defaultdict[bytes, int] = defaultdict(int)
         self._asking: defaultdict[bytes, int] = defaultdict(int)
