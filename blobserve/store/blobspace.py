@@ -31,8 +31,13 @@ from blobserve.store.blobs.merged_index_files import MergedIndexFiles
 from blobserve.store.blobs.recovery import examine, survey
 from blobserve.store.disk.directory import FURNITURE, SpaceDirectory
 from blobserve.store.disk.files import BLOCK
-from blobserve.store.disk.metadata_db import SLACK, Change, MetadataDb
-from blobserve.store.disk.write_behind import StoredReferences, WriteBehind
+from blobserve.store.disk.metadata_db import (
+    SLACK,
+    Change,
+    MetadataDb,
+    StoredReferences,
+    WriteBehind,
+)
 from blobserve.store.ingest.early_files import EarlyFiles
 from blobserve.store.ingest.ingest import Ingest
 from blobserve.store.ingest.writer import BlobWriter

@@ -23,7 +23,7 @@ from blobserve.errors import BadRequest, BlobDamaged, MethodNotAllowed, NoWebSoc
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.responder import Responder
-from blobserve.web.http.request import RequestContext, RequestHead, selector
+from blobserve.web.http.request_head import RequestContext, RequestHead, selector
 from blobserve.web.http.response import Answer
 from blobserve.web.http.status import is_unexpected, refusal
 from blobserve.web.server.request_log import LogWriter, RequestLog

@@ -15,8 +15,7 @@ from blobserve.config import Config
 from blobserve.errors import BlobserveError, TooManyConnections
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
-from blobserve.web.http.request import RequestContext
-from blobserve.web.http.request_head import HeadCheck
+from blobserve.web.http.request_head import HeadCheck, RequestContext
 from blobserve.web.http.response import Answer
 from blobserve.web.http.status import refusal
 from blobserve.web.resource import ImageResource, head_of

@@ -18,8 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
 from blobserve.names.digest import Digest
-from blobserve.store.disk.metadata_db import MetadataDb, remembered
-from blobserve.store.disk.write_behind import MOST_REFERENCES
+from blobserve.store.disk.metadata_db import MOST_REFERENCES, MetadataDb, remembered
 from blobserve.testing import make_image
 from tests.support.layers import Compression, Directory, Entry, File, Link, Symlink, layer
 from tests.support.parts.images import Image, Layer, write_layout

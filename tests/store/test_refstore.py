@@ -32,7 +32,7 @@ from blobserve.names.digest import Digest
 from blobserve.names.platform import Platform
 from blobserve.names.reference import Reference, Repository
 from blobserve.store.blobspace import BlobState
-from blobserve.store.disk.write_behind import MOST_REFERENCES
+from blobserve.store.disk.metadata_db import MOST_REFERENCES
 from blobserve.store.refs.freshness import TagState
 from blobserve.store.refs.image import Image, ImageReader
 from blobserve.store.refs.reference_table import ReferenceTable

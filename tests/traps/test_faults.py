@@ -22,8 +22,7 @@ from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.blobspace import BlobState
 from blobserve.store.disk.metadata_db import MetadataDb, Record, recorded
 from blobserve.store.index.layer_index import VERSION
-from blobserve.store.space.allocator import Allocator
-from blobserve.store.space.quota import BlobLru, Quota
+from blobserve.store.space.quota import Allocator, BlobLru, Quota
 from tests.store.blobs.test_recovery import changed, crashed, directory_of, filled
 from tests.support.sites import TAG, serving
 from tests.support.spaces import made, names_in, opened, read, take_in

@@ -214,12 +214,12 @@ def _blob(digest: Digest) -> str:
 
 
 @implementer(IPushProducer)
+@attrs.define(eq=False)
 class _Flow:
     """A producer that lets a reader wait while its consumer is paused."""
 
-    def __init__(self) -> None:
-        self._resumed: Deferred[None] | None = None
-        self._is_stopped = False
+    _resumed: Deferred[None] | None = None
+    _is_stopped: bool = False
 
     async def running(self) -> None:
         """Wait while the consumer is paused.

@@ -209,7 +209,8 @@ def _opened(
 ) -> sqlite3.Connection:
     database = opened(path)
     try:
-        found = _pragma(database, "application_id"), _pragma(database, "user_version")
+        names = ("application_id", "user_version")
+        found = tuple(database.execute(f"PRAGMA {each}").fetchone()[0] for each in names)
         if found != (application, version):
             kind = _OtherVersion if found[0] == application else ValueError
             raise kind("its index is of another version")
@@ -220,10 +221,6 @@ def _opened(
         database.close()
         raise
     return database
-
-
-def _pragma(database: sqlite3.Connection, name: str) -> object:
-    return database.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 def _text(path: bytes) -> str:

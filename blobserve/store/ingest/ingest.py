@@ -24,7 +24,7 @@ from blobserve.store.ingest.chunk_queue import ChunkQueue
 from blobserve.store.ingest.early_files import StreamingLayer
 from blobserve.store.ingest.pipeline import ExtractionPipeline
 from blobserve.store.ingest.writer import BlobWriter
-from blobserve.store.space.allocator import Allocator
+from blobserve.store.space.quota import Allocator
 
 _log = Logger()
 

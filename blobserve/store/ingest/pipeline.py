@@ -22,7 +22,7 @@ from blobserve.store.extract.extractor import ExtractionResult, Extractor
 from blobserve.store.index.name_watch import Seen
 from blobserve.store.ingest.chunk_queue import ChunkQueue
 from blobserve.store.ingest.early_files import StreamingLayer
-from blobserve.store.space.allocator import Allocator, ReservationOwner
+from blobserve.store.space.quota import Allocator, ReservationOwner
 
 T = TypeVar("T")
 

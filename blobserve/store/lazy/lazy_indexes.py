@@ -23,8 +23,8 @@ from blobserve.names.reference import Repository
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.source import Source
 from blobserve.store.blobspace import BlobSpace
+from blobserve.store.lazy.availability import FirstNames
 from blobserve.store.lazy.chunk_cache import ChunkCache, Chunks
-from blobserve.store.lazy.first_names import FirstNames
 from blobserve.store.lazy.lazy_index import LazyIndex
 from blobserve.store.lazy.lazy_layer import LazyLayer
 from blobserve.store.lazy.toc.index_builder import EntrySource, build_index

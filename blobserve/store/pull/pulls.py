@@ -42,8 +42,7 @@ from blobserve.store.lazy.lazy_layer import LazyLayer
 from blobserve.store.pull.downloads import Downloads
 from blobserve.store.refs.freshness import TagState
 from blobserve.store.refs.image import Image
-from blobserve.store.refs.negative_cache import NegativeCache
-from blobserve.store.refs.reference_table import ReferenceTable
+from blobserve.store.refs.reference_table import NegativeCache, ReferenceTable
 from blobserve.store.space.provenance import Access
 
 _ASKED_AT_ONCE = 10

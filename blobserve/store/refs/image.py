@@ -38,12 +38,13 @@ class Image:
     warnings: tuple[str, ...]
     """The arbitrary parts of the choice; each a clause without its subject."""
     is_artifact: bool = False
-    digests: tuple[Digest, ...] = attrs.field(init=False)
+    digests: tuple[Digest, ...] = attrs.field(
+        init=False,
+        default=attrs.Factory(
+            lambda self: tuple(layer.kept_as for layer in self.served), takes_self=True
+        ),
+    )
     """The digests by which the blob space has the layers that are served, the lowest first."""
-
-    @digests.default
-    def _digests(self) -> tuple[Digest, ...]:
-        return tuple(layer.kept_as for layer in self.served)
 
     def suits(self, rules: RepositoryRules) -> bool:
         """Return whether `rules` would choose it."""

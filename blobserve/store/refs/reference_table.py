@@ -5,22 +5,28 @@ are not known here.
 
 `CurrentParts` counts the layers and merged indexes that tags serve now. Eviction takes them after
 all others.
+
+`NegativeCache` holds the references for which a registry has just found no image. Requests for such
+a name, however frequent, cost the registry one look-up in `MISSING_LIFE` seconds. A new image is
+seen that much later at most.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import copy
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from blobserve.config import RepositoryRules
-from blobserve.errors import BlobserveError, MalformedReference
+from blobserve.errors import BlobserveError, ImageNotFound, MalformedReference
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace
-from blobserve.store.disk.write_behind import MOST_REFERENCES
+from blobserve.store.disk.metadata_db import MOST_REFERENCES
 from blobserve.store.refs.freshness import TagState
 from blobserve.store.refs.image import Image, ImageReader
 from blobserve.store.space.merged_indexes import parts_of
@@ -202,3 +208,44 @@ class CurrentParts:
         for digest in former:
             if not self._tags[digest]:
                 del self._tags[digest]
+
+
+MISSING_LIFE = 2.0
+"""Seconds for which the negative cache uses an answer."""
+
+MOST_MISSING = 4096
+"""Names in the negative cache; beyond that, the oldest is dropped."""
+
+
+class NegativeCache:
+    """Missing images, the oldest answer first."""
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self._reactor = reactor
+        self._found: OrderedDict[Reference, tuple[ImageNotFound, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def note(self, reference: Reference, error: ImageNotFound) -> None:
+        """Remember for a while that there is no such image."""
+        self._found.pop(reference, None)
+        # A copy, since the frames that an error has passed through hang on it.
+        self._found[reference] = copy.copy(error), self._reactor.seconds()
+        if len(self._found) > MOST_MISSING:
+            self._found.popitem(last=False)
+
+    def get(self, reference: Reference) -> ImageNotFound | None:
+        """Return the error for an image that was missing a moment ago."""
+        found = self._found.get(reference)
+        if found is None:
+            return None
+        error, since = found
+        if 0 <= self._reactor.seconds() - since < MISSING_LIFE:
+            return error
+        del self._found[reference]
+        return None
+
+    def clear(self) -> None:
+        """Forget all answers, because the configuration has changed."""
+        self._found.clear()

@@ -36,8 +36,7 @@ from blobserve.store.disk.codings_file import CODINGS, CodingExtent, CodingsFile
 from blobserve.store.disk.disk_errors import is_full
 from blobserve.store.disk.files import blocks
 from blobserve.store.index.entry import Entry
-from blobserve.store.space.allocator import Allocator
-from blobserve.store.space.quota import BlobLru
+from blobserve.store.space.quota import Allocator, BlobLru
 from blobserve.store.space.siblings import Siblings
 from blobserve.store.space.stepped_job import SteppedJob
 

@@ -25,8 +25,7 @@ from blobserve.store.disk.metadata_db import MetadataDb, manifest_put, manifest_
 
 if TYPE_CHECKING:
     from blobserve.concurrency.threads import Threads
-    from blobserve.store.space.allocator import Allocator
-    from blobserve.store.space.quota import Quota
+    from blobserve.store.space.quota import Allocator, Quota
 
 _log = Logger()
 

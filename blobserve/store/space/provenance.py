@@ -17,8 +17,7 @@ import attrs
 from blobserve.config import RepositoryRules
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Repository
-from blobserve.store.disk.metadata_db import provenance_put, provenance_removed
-from blobserve.store.disk.write_behind import WriteBehind
+from blobserve.store.disk.metadata_db import WriteBehind, provenance_put, provenance_removed
 
 MOST_LISTED = 50_000
 """Entries of listed repositories; beyond that the least recently used is dropped."""

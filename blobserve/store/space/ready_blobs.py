@@ -25,11 +25,9 @@ from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.blobs.merged_index_files import MergedIndexFiles
 from blobserve.store.disk.disk_errors import typed
 from blobserve.store.disk.files import blocks
-from blobserve.store.disk.metadata_db import Table, was_used
-from blobserve.store.disk.write_behind import WriteBehind
-from blobserve.store.space.allocator import Allocator
+from blobserve.store.disk.metadata_db import Table, WriteBehind, was_used
 from blobserve.store.space.coding_queue import CodingQueue
-from blobserve.store.space.quota import BlobLru, Quota
+from blobserve.store.space.quota import Allocator, BlobLru, Quota
 from blobserve.store.space.repair import InBackground, Repair
 
 _log = Logger()

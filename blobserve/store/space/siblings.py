@@ -22,7 +22,7 @@ from blobserve.names.digest import Digest
 from blobserve.store.blobs.blob import BlobLease, ReadyBlob
 from blobserve.store.blobs.sibling_decoder import compare
 from blobserve.store.index.entry import Entry
-from blobserve.store.space.allocator import Allocator
+from blobserve.store.space.quota import Allocator
 from blobserve.store.space.stepped_job import SteppedJob
 
 K = TypeVar("K")

@@ -16,7 +16,7 @@ from blobserve.concurrency.steps import Result, Steps, drive
 from blobserve.concurrency.threads import Threads
 from blobserve.errors import BlobserveError
 from blobserve.names.digest import Digest
-from blobserve.store.space.allocator import Allocator
+from blobserve.store.space.quota import Allocator
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -36,7 +36,7 @@ from blobserve.web.content.selection import Selection, early_name, select
 from blobserve.web.content.variants import choose
 from blobserve.web.http.caching import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.http.conditional import Fields
-from blobserve.web.http.request import READ_ONLY, VARIABLES, RequestContext, RequestHead
+from blobserve.web.http.request_head import READ_ONLY, VARIABLES, RequestContext, RequestHead
 from blobserve.web.http.response import Answer, Body, BytesBody, Header
 from blobserve.web.http.status import ALLOW
 from blobserve.web.http.target import WHOLE_SERVER, Target, shown

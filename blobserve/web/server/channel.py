@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime
 from twisted.internet.protocol import connectionDone
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.server import Request
@@ -127,7 +128,8 @@ class ImageChannel(http.HTTPChannel):
     def connectionMade(self) -> None:
         """See `IProtocol.connectionMade`."""
         super().connectionMade()
-        keep_half_open(self.transport, self.readConnectionLost)
+        if isinstance(self.transport, TLSMemoryBIOProtocol):
+            keep_half_open(self.transport, self.readConnectionLost)
         site = self.site
         self._patience = ConnectionTimeouts(self, site.limits, site.reactor)
         self._patience.begin()

@@ -19,8 +19,14 @@ from twisted.web.http import datetimeToString
 from blobserve.config import Config
 from blobserve.web.content.responder import Responder
 from blobserve.web.http.conditional import Fields
-from blobserve.web.http.request import RequestHead, selector
-from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, TOKEN
+from blobserve.web.http.request_head import (
+    MAX_FIELDS,
+    MAX_LINE,
+    MAX_SIZE,
+    TOKEN,
+    RequestHead,
+    selector,
+)
 from blobserve.web.http.target import is_host
 from blobserve.web.server.request_log import RequestLog
 

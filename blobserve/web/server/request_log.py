@@ -20,8 +20,7 @@ from blobserve.config import Config
 from blobserve.metrics import Metrics
 from blobserve.web.content.response_cache import CachedResponse
 from blobserve.web.http.conditional import Fields
-from blobserve.web.http.request import RequestContext, RequestHead
-from blobserve.web.http.request_head import HeadCheck
+from blobserve.web.http.request_head import HeadCheck, RequestContext, RequestHead
 from blobserve.web.http.response import Answer
 from blobserve.web.server.access_log import LogRecord, client_address, parse_address
 from blobserve.web.server.send import abort

@@ -19,13 +19,12 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
 
-def keep_half_open(transport: object, read_ended: Callable[[], object]) -> None:
+def keep_half_open(transport: TLSMemoryBIOProtocol, read_ended: Callable[[], object]) -> None:
     """Arrange a call of `read_ended` when the client of a TLS transport sends no more.
 
-    Call this before anything is read. It does nothing for other transports.
+    Call this before anything is read.
     """
-    if isinstance(transport, TLSMemoryBIOProtocol):
-        _HalfCloseTransport(transport, read_ended)
+    _HalfCloseTransport(transport, read_ended)
 
 
 class _HalfCloseTransport:

@@ -10,12 +10,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from blobserve.names.digest import Digest
-from blobserve.store.disk import write_behind
+from blobserve.store.disk import metadata_db
 from blobserve.store.disk.metadata_db import (
     SLACK,
     Change,
     MetadataDb,
     Record,
+    StoredReferences,
+    WriteBehind,
     made_durable,
     manifest_put,
     manifest_removed,
@@ -24,7 +26,6 @@ from blobserve.store.disk.metadata_db import (
     removed,
     was_used,
 )
-from blobserve.store.disk.write_behind import StoredReferences, WriteBehind
 from tests.support.spaces import names_in, on_disk, opened
 from tests.support.stores import now
 
@@ -169,12 +170,12 @@ def test_references_are_bounded() -> None:
     """Beyond a limit the least recently used reference is forgotten."""
     clock, written = Clock(), Written()
     known = StoredReferences(WriteBehind(clock, 1.0, written.write))
-    for n in range(write_behind.MOST_REFERENCES):
+    for n in range(metadata_db.MOST_REFERENCES):
         known.remember(f"registry.example/site:{n}", ONE, n)
     known.remember("registry.example/site:0", TWO, 5.0)
     known.remember("registry.example/site:new", ONE, 6.0)
     names = [reference for reference, _, _ in known.all()]
-    assert len(names) == write_behind.MOST_REFERENCES
+    assert len(names) == metadata_db.MOST_REFERENCES
     assert "registry.example/site:1" not in names
     assert names[-2:] == ["registry.example/site:0", "registry.example/site:new"]
 

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobNotFound, ImageNotFound, NotCached, RegistryFailed
 from blobserve.names.reference import Reference
-from blobserve.store.refs.negative_cache import LIFE, MOST, NegativeCache
+from blobserve.store.refs.reference_table import MISSING_LIFE, MOST_MISSING, NegativeCache
 from tests.support.stores import OTHER, SITE, Stand, an_image, now, standing
 
 
@@ -34,7 +34,7 @@ async def test_asked_once(tmp_path: Path) -> None:
             errors.append(raised.value)
         assert len(set(map(id, errors))) == 3
         assert resolves(stand) == 1
-        stand.clock.advance(LIFE - 0.01)
+        stand.clock.advance(MISSING_LIFE - 0.01)
         with pytest.raises(ImageNotFound):
             now(stand.ask())
         assert resolves(stand) == 1
@@ -109,15 +109,15 @@ async def test_what_was_served_before(tmp_path: Path) -> None:
 def test_bound() -> None:
     """The cache remembers a bounded number of references, the last requested ones."""
     missing, clock = NegativeCache(Clock()), Clock()
-    names = [Reference.parse(f"registry.example/site:v{n}") for n in range(MOST + 100)]
+    names = [Reference.parse(f"registry.example/site:v{n}") for n in range(MOST_MISSING + 100)]
     for name in names:
         missing.note(name, ImageNotFound(str(name)))
         missing.note(name, ImageNotFound(str(name)))
-    assert len(missing) == MOST
+    assert len(missing) == MOST_MISSING
     assert missing.get(names[99]) is None
     assert missing.get(names[100]) is not None
     missing = NegativeCache(clock)
     missing.note(names[0], ImageNotFound("x"))
-    clock.advance(LIFE)
+    clock.advance(MISSING_LIFE)
     assert missing.get(names[0]) is None
     assert len(missing) == 0

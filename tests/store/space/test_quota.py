@@ -15,8 +15,7 @@ from blobserve.errors import BlobserveError, DiskFull, ImageTooLarge, SpaceConte
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.disk.metadata_db import Record
-from blobserve.store.space.allocator import Allocator
-from blobserve.store.space.quota import BlobLru, Quota
+from blobserve.store.space.quota import Allocator, BlobLru, Quota
 from blobserve.store.space.stepped_job import SteppedJob
 from blobserve.testing import InlineThreads
 from tests.support.stores import now
@@ -37,7 +36,7 @@ class Asker:
     error: BlobserveError | None = None
 
     async def give_up(self, error: BlobserveError) -> None:
-        """See `blobserve.store.space.allocator.ReservationOwner`."""
+        """See `blobserve.store.space.quota.ReservationOwner`."""
         self.error = error
         self.allocator.leave(self, 0)
 
