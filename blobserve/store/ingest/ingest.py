@@ -20,9 +20,8 @@ from blobserve.concurrency.threads import Threads
 from blobserve.errors import BadImage, BlobserveError, ContentMismatch
 from blobserve.store.blobs.blob import ReadyBlob
 from blobserve.store.disk.disk_errors import typed
-from blobserve.store.ingest.chunk_queue import ChunkQueue
 from blobserve.store.ingest.early_files import StreamingLayer
-from blobserve.store.ingest.pipeline import ExtractionPipeline
+from blobserve.store.ingest.pipeline import ChunkQueue, ExtractionPipeline
 from blobserve.store.ingest.writer import BlobWriter
 from blobserve.store.space.quota import Allocator
 

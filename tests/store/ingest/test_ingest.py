@@ -19,8 +19,8 @@ from blobserve.config import KIB, MIB
 from blobserve.errors import BadImage, ContentMismatch, DiskFull, ImageTooLarge, StoreClosed
 from blobserve.names.digest import Digest
 from blobserve.store.blobspace import BlobState
-from blobserve.store.ingest.chunk_queue import CHUNK, MOST_WAITING
 from blobserve.store.ingest.ingest import Ingest
+from blobserve.store.ingest.pipeline import CHUNK, MOST_WAITING
 from blobserve.testing import InlineThreads
 from tests.support.spaces import Held, Made, made, names_in, on_disk, opened, pool, read, take_in
 from tests.support.stores import now
