@@ -468,7 +468,7 @@ async def test_the_cost_of_waiting(tmp_path: Path) -> None:
 
 
 def _look_ups(asked: list[str]) -> int:
-    return sum("offset, size FROM node" in statement for statement in asked)
+    return sum("SELECT seq, offset, size" in statement for statement in asked)
 
 
 @within(10)
