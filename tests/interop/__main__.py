@@ -44,11 +44,9 @@ Go module or the Maven plugin.
 
 ## Builders
 
-Each builder packs the same site. The [README](../README.md#push-a-site-as-an-image) has a command
-for each tool, and `tests/interop/` has the commands of all rows. PASS means that blobserve serves
-every file of this kind with its original bytes, both whole and as a range from the middle to the
-end. For an empty folder, PASS means that its URL without a final slash redirects to the URL with
-one.
+Each builder packs the same site, in the ways of the [README](../README.md#push-a-site-as-an-image)
+and some others. PASS means that every file of this kind has the same bytes as before, whole and
+from its middle on, and that an empty folder redirects to its slash.
 
 {builders}
 ## Registries
@@ -86,7 +84,7 @@ def built(builder: Builder) -> Line:
     failed = attempt(run)
     if failed != PASS:
         results = (failed,) * len(ROWS)
-    return Line(f"{builder.name} {version(builder)}", results)
+    return Line(f"{builder.tool} {version(builder)}, {builder.way}", results)
 
 
 def behaved(kind: Kind) -> Line:

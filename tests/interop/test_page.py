@@ -38,7 +38,7 @@ def test_tables_have_their_reasons() -> None:
 def test_tables_can_be_turned() -> None:
     """A turned table has the same results, and the same failures with their names exchanged."""
     turned = MATRIX.turned("side")
-    assert cells(turned.markdown())["two"] == ["not applicable (1)", "PASS"]
+    assert cells(turned.markdown())["two"] == ["not applicable (2)", "PASS"]
     assert (MATRIX.failures, turned.failures) == (
         ["b 2, one: status 404"],
         ["one, b 2: status 404"],
@@ -61,7 +61,8 @@ def test_the_page_is_complete() -> None:
     found = cells(PAGE.read_text())
     assert found["builder"] == [row.name for row in ROWS]
     for builder in BUILDERS:
-        [row] = [name for name in found if name.startswith(f"{builder.name} ")]
+        start, end = f"{builder.tool} ", f", {builder.way}"
+        [row] = [name for name in found if name.startswith(start) and name.endswith(end)]
         assert all(cell.startswith(("PASS", "not applicable (")) for cell in found[row])
     names = [name.rpartition(" ")[0] for name in found["behaviour"]]
     assert names == [kind.name for kind in REGISTRIES]
@@ -73,8 +74,10 @@ def test_the_page_is_complete() -> None:
 def test_the_page_has_the_pinned_versions() -> None:
     """The page was written with the versions that a run installs today."""
     text = PAGE.read_text()
-    for part in (*pinned_builders.PINNED, *registries.PINNED):
-        assert f"{part.name} {part.version()} |" in text
+    for builder in pinned_builders.PINNED:
+        assert f"| {builder.tool} {builder.version()}, {builder.way} |" in text
+    for kind in registries.PINNED:
+        assert f"| {kind.name} {kind.version()} |" in text
 
 
 def test_readme_has_each_builder() -> None:
