@@ -93,7 +93,13 @@ async def test_files(name: str, tmp_path: Path) -> None:
         for path, each in early.items():
             late = await stand.get(path)
             assert late.status == 200
-            assert {**late.headers, "date": ""} == {**each.headers, "date": ""}
+            varying = {"date"}
+            if each.headers["content-type"] == "application/octet-stream":
+                # Extraction decides whether a file without a known ending is text.
+                varying.add("content-type")
+            assert {k: v for k, v in late.headers.items() if k not in varying} == {
+                k: v for k, v in each.headers.items() if k not in varying
+            }
             assert late.body == each.body
 
 
