@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from blobserve.store.blobs.filesystem import ImageFilesystem
 from blobserve.store.index.layer_index import IndexWriter
 from tests.support.extraction import contents, extract, serve
 from tests.support.layers import File, descriptor, header, layer, padded, pax, tar
+from tests.support.parts.programs import program
 
 KIB = 1 << 10
 HOLES = {
@@ -59,8 +59,7 @@ WRITERS = {
 @pytest.mark.parametrize("writer", WRITERS)
 def test_expanded(tmp_path: Path, writer: str, step: int) -> None:
     """A layer with sparse files serves the bytes that extracting it gives, also after a repair."""
-    if shutil.which(WRITERS[writer][0]) is None:
-        pytest.skip(f"{WRITERS[writer][0]} is not installed")
+    program(WRITERS[writer][0])
     files = make(tmp_path / "files")
     stream = written_by(WRITERS[writer], tmp_path / "files")
     assert stream.count(b"GNU.sparse.") >= 4
