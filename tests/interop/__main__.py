@@ -35,7 +35,7 @@ PAGE = ROOT / "docs" / "compatibility.md"
 BUILDERS = (*builders.DEBIAN, *pinned_builders.PINNED)
 REGISTRIES = (registries.DEBIAN, *registries.PINNED)
 
-_TEXT = """\
+TEXT = """\
 # Compatibility
 
 `python -m tests.interop` wrote this page on {date}; do not edit it by hand. Each cell is a test of
@@ -44,9 +44,11 @@ Go module or the Maven plugin.
 
 ## Builders
 
-Each builder packs the same site, in the ways of the [README](../README.md#push-a-site-as-an-image)
-and some others. PASS means that every file of this kind has the same bytes as before, whole and
-from its middle on, and that an empty folder redirects to its slash.
+Each builder packs the same site. The [README](../README.md#push-a-site-as-an-image) has a command
+for each tool, and `tests/interop/` has the commands of all rows. PASS means that blobserve serves
+every file of this kind with its original bytes, both whole and as a range from the middle to the
+end. For an empty folder, PASS means that its URL without a final slash redirects to the URL with
+one.
 
 {builders}
 ## Registries
@@ -136,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
             tuple(behaved(each) for each in REGISTRIES if wanted(each.name, options.names)),
         ).turned("behaviour")
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    text = _TEXT.format(date=today, builders=files.markdown(), registries=behaviours.markdown())
+    text = TEXT.format(date=today, builders=files.markdown(), registries=behaviours.markdown())
     print(text)
     failures = [*files.failures, *behaviours.failures]
     for failure in failures:

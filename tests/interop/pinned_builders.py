@@ -146,7 +146,7 @@ PINNED = (
         _shell(_REGCTL_LAYER),
         f"{OCI}+gzip",
         dict.fromkeys(
-            (LINKED_FILE, LINKED_FOLDER), "the links that regctl writes point to themselves"
+            (LINKED_FILE, LINKED_FOLDER), "regctl writes each link with itself as its target"
         ),
     ),
     _pinned("BuildKit", "gzip", _layers("gzip"), f"{OCI}+gzip"),
@@ -169,7 +169,7 @@ PINNED = (
         "`src/main/jib`",
         _shell(_JIB, {"layers": "all", "workdir": "/site"}),
         f"{DOCKER}.gzip",
-        {LINKED_FOLDER: "in its place, jib writes an empty folder"},
+        {LINKED_FOLDER: "jib writes an empty folder in place of the link"},
         lambda: JIB,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.interop import pinned_builders, registries
-from tests.interop.__main__ import BUILDERS, PAGE, REGISTRIES, attempt
+from tests.interop.__main__ import BUILDERS, PAGE, REGISTRIES, TEXT, attempt
 from tests.interop.behaviours import BEHAVIOURS
 from tests.interop.matrix import PASS, Line, Matrix, Result
 from tests.interop.site import ROWS
@@ -69,6 +69,16 @@ def test_the_page_is_complete() -> None:
     for behaviour in BEHAVIOURS:
         assert len(found[behaviour.name]) == len(REGISTRIES)
     assert "FAIL" not in PAGE.read_text()
+
+
+def test_the_page_has_the_text_of_the_run() -> None:
+    """The page has the paragraphs and the reasons that a run writes today, also after an edit."""
+    text = PAGE.read_text()
+    paragraphs = [each for each in TEXT.split("\n\n") if "{" not in each]
+    assert len(paragraphs) > 3
+    assert [each for each in paragraphs if each not in text] == []
+    reasons = {reason for builder in BUILDERS for reason in builder.omits.values()}
+    assert [each for each in reasons if each[1:] not in text] == []
 
 
 def test_the_page_has_the_pinned_versions() -> None:
