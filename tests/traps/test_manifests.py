@@ -182,9 +182,9 @@ DOCUMENTS: dict[str, tuple[bytes, str, int, str]] = {
     ),
     "M13 of a type": (document(mediaType=f"{OCI[:-6]}artifact.manifest.v1+json"), "", 502, "type"),
     "M13 encrypted": (
-        document(layers=[descriptor(f"{LAYER_TYPE}+encrypted")]), "", 502, "not a tar",
+        document(layers=[descriptor(f"{LAYER_TYPE}+encrypted")]), "", 502, "not tar archives",
     ),
-    "M14 unknown type": (document(layers=[descriptor("a/b")]), MANIFEST, 502, "not a tar"),
+    "M14 unknown type": (document(layers=[descriptor("a/b")]), MANIFEST, 502, "not tar archives"),
     "M15 no layers": (document(layers=[]), MANIFEST, 404, "has no layers"),
     "M15 a thousand layers": (document(layers=LAYERS * 1000), MANIFEST, 502, "more than 256"),
 }  # fmt: skip

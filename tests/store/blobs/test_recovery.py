@@ -414,7 +414,7 @@ async def test_index_of_version_1(tmp_path: Path, durable: int) -> None:
     metrics = Metrics()
     async with opened(tmp_path, metrics=metrics) as space:
         assert space.state_of(layer.digest) is BlobState.READY
-        lease = await space.mount(layer.digest)
+        lease = await space.blobs.mount(layer.digest)
         assert lease is not None
         assert lease.filesystem.lookup(b"LICENSE").is_text == 1
         assert lease.filesystem.lookup(b"x").is_text == 0
