@@ -10,13 +10,14 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 
+from blobserve.names.digest import Digest
 from blobserve.names.platform import Platform
 from blobserve.names.proxy import Proxy
-from blobserve.names.reference import Repository
+from blobserve.names.reference import Reference, Repository
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -147,6 +148,79 @@ UNLISTED = RepositoryRules(listed=False)
 
 
 @attrs.frozen
+class ImageTemplate:
+    """The image of a site: a fixed one, or one for each label of a wildcard host."""
+
+    repository: Repository
+    tag: str | None = None
+    """The tag, with at most one `LABEL`."""
+    digest: Digest | None = None
+    _fixed: Reference | None = attrs.field(init=False, eq=False, repr=False)
+
+    LABEL: ClassVar = "{1}"
+    """The part of a tag that stands for the label."""
+
+    @_fixed.default
+    def _(self) -> Reference | None:
+        if self.tag is not None and self.LABEL in self.tag:
+            return None
+        return Reference(self.repository, self.tag, self.digest)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the image is the same for each label."""
+        return self._fixed is not None
+
+    def reference(self, label: str | None = None) -> Reference:
+        """Return the image for a label of the host, in lower case.
+
+        :raises MalformedReference: when the label does not make a valid tag.
+        """
+        if self._fixed is not None:
+            return self._fixed
+        return Reference.tagged(self.repository, (self.tag or "").replace(self.LABEL, label or ""))
+
+    def __str__(self) -> str:
+        return str(self._fixed or f"{self.repository}:{self.tag}")
+
+
+@attrs.frozen
+class Site:
+    """A host, or a path prefix of a host, and the image that it serves or the host it leads to."""
+
+    key: str
+    """The host and the prefix, in canonical form. It names the site in messages."""
+    host: str
+    """The host in lower case, with A-labels; or ``*.`` and a host; or ``*`` for any other host."""
+    prefix: str = ""
+    """Empty, or a path such as ``/docs``: not percent-encoded, without a slash at the end."""
+    redirect: str | None = None
+    """The host that all requests are redirected to, maybe with a port. Then there is no image."""
+    image: ImageTemplate | None = None
+    rules: RepositoryRules = RepositoryRules()
+    """The rules of the image's repository, with the site's own keys on top."""
+    has_app_fallback: bool = True
+    """Whether paths that look like routes may be answered with ``index.html``.
+
+    False for `fallback: false`, and when `fallback` or `notFound` is configured.
+    """
+    has_immutable_names: bool = True
+    """Whether names with a content hash are immutable. False when `immutablePaths` is configured,
+    also as an empty list."""
+    trailing_slash: Literal["keep", "add", "remove"] = "keep"
+    clean_urls: bool = False
+    dialect: Literal["cloudflare", "netlify", "none"] = "cloudflare"
+    """The grammar of ``_redirects`` and ``_headers``; none: they are ordinary files."""
+    is_pulled_at_start: bool = True
+    """Always False for a wildcard."""
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether the site has more than one host."""
+        return self.host.startswith("*")
+
+
+@attrs.frozen
 class RegistryRules:
     """The configuration of one registry, which is named `host` or `host:port`."""
 
@@ -215,6 +289,8 @@ class Config:
     """Whether the fast path is on, see `blobserve.web.server.fast_path`."""
     repos: Mapping[str, RepositoryRules] = attrs.field(factory=dict)
     """Rules by canonical repository or ``<registry>/<path>/*``."""
+    sites: Mapping[str, Site] = attrs.field(factory=dict)
+    """Sites by `Site.key`."""
     registries: Mapping[str, RegistryRules] = attrs.field(factory=dict)
     limits: Limits = Limits()
     trusted_proxies: tuple[Network, ...] = ()
@@ -225,12 +301,40 @@ class Config:
     warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
     """Problems for the operator that do not prevent a start."""
 
+    _by_site: Mapping[Repository, RepositoryRules] = attrs.field(init=False, eq=False, repr=False)
+    """The rules of the first site of each repository that has one."""
+
+    @_by_site.default
+    def _(self) -> Mapping[Repository, RepositoryRules]:
+        found: dict[Repository, RepositoryRules] = {}
+        for site in self.sites.values():
+            if site.image is not None:
+                found.setdefault(site.image.repository, site.rules)
+        return found
+
     def rules_for(self, repository: Repository) -> RepositoryRules | None:
-        """Return the rules of the longest key that matches; None: the repository is forbidden."""
+        """Return the rules of a repository that is named in a URL; None: it is forbidden.
+
+        They are those of the longest key that matches. A repository that only `sites` names is
+        forbidden in URLs, with `allow_any_repo` too.
+        """
+        rules = self._listed(repository)
+        if rules is None and self.allow_any_repo and repository not in self._by_site:
+            return UNLISTED
+        return rules
+
+    def pull_rules_for(self, repository: Repository) -> RepositoryRules | None:
+        """Return the rules by which the images of a repository are pulled and kept fresh.
+
+        They are those of `rules_for`, or those of its first site. None: nothing may be pulled.
+        """
+        return self.rules_for(repository) or self._by_site.get(repository)
+
+    def _listed(self, repository: Repository) -> RepositoryRules | None:
         prefix = str(repository)
         if rules := self.repos.get(prefix):
             return rules
         while prefix := prefix.rpartition("/")[0]:
             if rules := self.repos.get(f"{prefix}/*"):
                 return rules
-        return UNLISTED if self.allow_any_repo else None
+        return None

@@ -32,6 +32,7 @@ _TAG_OR_DIGEST = re.compile(rb"[:@]")
 _NO_HOST = f"begin it with a registry host such as {DOCKER_HUB} or registry.example.com:5000"
 _NO_REPOSITORY = "no repository: a reference is <registry>/<repository>:<tag>"
 _NO_TAG = "no tag and no digest: add :<tag> or @sha256:<digest>"
+_BAD_TAG = "a tag is 1 to 128 letters, digits, _ . or -, and does not begin with . or -"
 
 
 @attrs.frozen(cache_hash=True)
@@ -77,7 +78,7 @@ class Repository:
 class Reference:
     """One image of a repository, by tag, digest or both; the digest takes precedence.
 
-    Create it with `parse`, `split_path` or `at`, which give it a tag or a digest.
+    Create it with `parse`, `tagged`, `split_path` or `at`, which give it a tag or a digest.
     """
 
     repository: Repository
@@ -98,13 +99,21 @@ class Reference:
         repository = Repository.parse(name if colon < 0 else name[:colon])
         tag = None if colon < 0 else name[colon + 1 :]
         if tag is not None and not _TAG.fullmatch(tag):
-            raise MalformedReference(
-                text, "a tag is 1 to 128 letters, digits, _ . or -, and does not begin with . or -"
-            )
+            raise MalformedReference(text, _BAD_TAG)
         try:
             return cls(repository, tag, Digest.parse(digest) if at else None)
         except MalformedReference as error:
             raise MalformedReference(text, error.problem) from error
+
+    @classmethod
+    def tagged(cls, repository: Repository, tag: str) -> Reference:
+        """Return the reference by tag.
+
+        :raises MalformedReference: when `tag` cannot be a tag; its text does not name `repository`.
+        """
+        if not _TAG.fullmatch(tag):
+            raise MalformedReference(tag, _BAD_TAG)
+        return cls(repository, tag)
 
     def at(self, digest: Digest) -> Reference:
         """Return the reference by digest, in the same repository."""

@@ -53,11 +53,11 @@ ORDER: dict[str, tuple[str, ...]] = {
         "refstore",
     ),
     "blobserve.store.lazy": ("toc", "*"),
-    "blobserve.web": ("http", "content", "server", "health resource", "site"),
+    "blobserve.web": ("http", "hosting", "content", "server", "health resource", "site"),
 }
 """The parts of each folder, the lowest first; parts of one line do not import each other."""
 
-PURE = ("names", "tar", "store.index", "store.extract", "store.lazy.toc")
+PURE = ("names", "tar", "store.index", "store.extract", "store.lazy.toc", "web.hosting")
 """Folders that import no Twisted, directly or indirectly."""
 
 

@@ -1,0 +1,1 @@
+"""Sites at host names: rules, names and pages. Pure."""
