@@ -1,7 +1,7 @@
 """blobserve: serve the files of OCI image layers over HTTP.
 
-`Blobserve` is the service, for applications that embed it; `load` reads a configuration into a
-`Config`. They are imported on first use.
+`Blobserve` is the service, for applications that embed it; it gives an `ImageLease` on the files of
+an image. `load` reads a configuration into a `Config`. They are imported on first use.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from blobserve.config import Config
     from blobserve.configfile import load
+    from blobserve.image_lease import ImageLease
     from blobserve.service import Blobserve
 
-__all__ = ["Blobserve", "Config", "load"]
+__all__ = ["Blobserve", "Config", "ImageLease", "load"]
 
 _HOMES = {
     "Blobserve": "blobserve.service",
     "Config": "blobserve.config",
+    "ImageLease": "blobserve.image_lease",
     "load": "blobserve.configfile",
 }
 

@@ -5,6 +5,7 @@ It is the only composition root. Signals, systemd and output belong to `blobserv
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -25,8 +26,10 @@ from blobserve.concurrency.singleflight import Call
 from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Config
 from blobserve.configfile import ConfigSource, load
-from blobserve.errors import CannotOpen, ConfigError
+from blobserve.errors import CannotOpen, ConfigError, StoreClosed
+from blobserve.image_lease import ImageLease
 from blobserve.metrics import Metrics
+from blobserve.names.reference import Reference
 from blobserve.oci.credentials.keychain import CREDENTIAL_THREADS
 from blobserve.oci.http.name_lookup import NAME_THREADS, UNLISTED_NAME_THREADS
 from blobserve.oci.sources import Sources, SourceThreads
@@ -34,7 +37,10 @@ from blobserve.prepull import PrePull
 from blobserve.socket_activation import by_index
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.refstore import RefStore
+from blobserve.web.content.leased_body import SharedLease
 from blobserve.web.health import Readiness, metrics_site, probe_site
+from blobserve.web.http.mount import Mount
+from blobserve.web.resource import MountedImage
 from blobserve.web.server.access_log import AccessLog
 from blobserve.web.site import make_site
 
@@ -124,6 +130,7 @@ class Blobserve(Service):
         self._ports: list[IListeningPort] = []
         self._own_ports: list[IListeningPort] = []
         self._pre_pull = PrePull(self._store)
+        self._leases: set[ImageLease] = set()
         self._start = Call[None]()
         self._starting: Deferred[None] | None = None
         self._is_serving = False
@@ -148,6 +155,43 @@ class Blobserve(Service):
     def probe_addresses(self) -> list[IAddress]:
         """The addresses of metrics and probes, in this order, as far as configured."""
         return [port.getHost() for port in self._own_ports]
+
+    def site(self, name: str) -> IResource:
+        """Return a resource for one image, with the root of the image at its place.
+
+        It works at the root of a server, as the child of a resource, and below a Klein route with
+        ``branch=True``. Its repository needs an entry in ``repos``, like those of `resource`. No
+        URL shows the reference, so no response is immutable because of it.
+
+        :param name: a reference: ``<registry>/<repository>:<tag>`` or ``@<digest>``.
+        :raises MalformedReference: when it is none.
+        """
+        return MountedImage(self._site.images, Mount.of_image(Reference.parse(name)))
+
+    def blob_for(self, reference: str, read_only: bool = False) -> Deferred[ImageLease]:
+        """Return a lease on an image, whose files can be read; pull the image if necessary.
+
+        Waits for the start of the service, and as long as a pull takes; cancelling ends this wait
+        only. A `read_only` call starts neither a pull nor a look-up.
+
+        :raises MalformedReference: when it is no reference.
+        :raises Forbidden: when the configuration does not allow the repository.
+        :raises NotFound: when there is no such image; read-only, when it is not in the blob space.
+        :raises StoreClosed: when the service is not started, or stops.
+        :raises BlobserveError: when the pull fails in another way; the next call starts anew.
+        """
+        return Deferred.fromCoroutine(self._blob_for(reference, read_only))
+
+    def on_switch(self, callback: Callable[[str, str | None, str], object]) -> Callable[[], None]:
+        """Call ``callback(reference, old, new)`` each time a tag switches to another digest.
+
+        The call comes when the new image can be served, in the thread of the reactor. `old` is
+        None for a tag that was not known. An error is logged, also that of an awaitable that the
+        callback returns. Return a function that ends the calls.
+        """
+        return self._store.references.on_switch(
+            lambda tag, old, new: callback(str(tag), None if old is None else str(old), str(new))
+        )
 
     def when_started(self) -> Deferred[None]:
         """Return a Deferred that fires when the service accepts requests, or fails.
@@ -203,6 +247,15 @@ class Blobserve(Service):
         """Reopen the access log, after rotation has moved the old file away."""
         self._access_log.reopen()
 
+    async def _blob_for(self, reference: str, read_only: bool) -> ImageLease:
+        parsed = Reference.parse(reference)
+        if self._starting is None:
+            raise StoreClosed
+        await self._start.wait()
+        lease = await self._store.blob_for(parsed, read_only)
+        shared = SharedLease(lease, self._disk, self._reactor, math.inf)
+        return ImageLease(shared, self._leases)
+
     async def _begin(self) -> None:
         self._warn()
         for pool in self._pools:
@@ -238,6 +291,7 @@ class Blobserve(Service):
         steps: Sequence[Callable[[], Coroutine[Deferred[Any], Any, None]]] = (
             lambda: _stop_listening(self._ports),
             self._drain,
+            self._release_leases,
             self._space.close,
             self._sources.close,
             self._close_own_ports,
@@ -262,6 +316,10 @@ class Blobserve(Service):
         # Requests that wait for a pull fail now, not at the end of the drain.
         await self._store.close()
         await drained
+
+    async def _release_leases(self) -> None:
+        for lease in list(self._leases):
+            lease.release()
 
     async def _stop_threads(self) -> None:
         for pool in self._pools:

@@ -1,4 +1,4 @@
-"""The resource with all images, at the root of a tree of Twisted resources or anywhere below.
+"""The resources with all images or one, at the root of a tree of Twisted resources or below.
 
 Klein is required; we use it only to turn a coroutine and its errors into a response. The path is
 parsed from the raw request target, because routers decode paths, join slashes and resolve dots.
@@ -23,6 +23,7 @@ from blobserve.errors import BadRequest, BlobDamaged, MethodNotAllowed, NoWebSoc
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.responder import Responder
+from blobserve.web.http.mount import BY_PATH, Mount
 from blobserve.web.http.request_head import RequestContext, RequestHead, selector
 from blobserve.web.http.response import Answer
 from blobserve.web.http.status import is_unexpected, refusal
@@ -84,7 +85,11 @@ class ImageResource(Resource):
 
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
-        self.request_log.begin(request, RequestContext(head_of(request)))
+        return self.render_below(BY_PATH, request)
+
+    def render_below(self, mount: Mount, request: Request) -> int:
+        """Render a request; its `prepath` is the place of `mount`. See `IResource.render`."""
+        self.request_log.begin(request, RequestContext(head_of(request, mount)))
         # Klein matches the rest of the path, and fails on some hosts. Its one route needs neither.
         request.postpath = [b""]
         request.requestHeaders.setRawHeaders(b"Host", [b"localhost"])
@@ -161,15 +166,32 @@ class ImageResource(Resource):
         await self._send(request, refusal(error, request_id, is_navigation))
 
 
-def head_of(request: Request) -> RequestHead:
+class MountedImage(Resource):
+    """One image, with its root at the place of this resource. See `ImageResource`."""
+
+    isLeaf = True  # noqa: N815
+
+    def __init__(self, images: ImageResource, mount: Mount) -> None:
+        super().__init__()
+        self._images = images
+        self._mount = mount
+
+    def render(self, request: Request) -> int:
+        """See `IResource.render`."""
+        return self._images.render_below(self._mount, request)
+
+
+def head_of(request: Request, mount: Mount = BY_PATH) -> RequestHead:
     """Return the head of a request, with the path relative to the resource that handles it."""
     raw = request.path.split(b"/")[1 + len(request.prepath or ()) :]
+    path = b"".join(b"/" + segment for segment in raw)
+    if not path and request.path.endswith(b"/"):  # the child "" of another resource
+        path = b"/"
     _, mark, query = request.uri.partition(b"?")
     fields = {
         name.lower(): b", ".join(values)
         for name, values in request.requestHeaders.getAllRawHeaders()
     }
-    path = b"/".join(raw)
     return RequestHead(
-        request.method, request.uri, path, query if mark else None, fields, selector(fields)
+        request.method, request.uri, path, query if mark else None, fields, selector(fields), mount
     )

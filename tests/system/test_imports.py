@@ -26,7 +26,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "oci",
         "store",
         "web",
-        "prepull",
+        "prepull image_lease",
         "service",
         "daemon testing",
         "__main__",

@@ -18,8 +18,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import attrs
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import BlobserveError, ImageNotFound, MalformedReference
@@ -35,6 +37,12 @@ from blobserve.store.space.provenance import Access
 _log = Logger()
 
 Rules = Callable[[Repository], "RepositoryRules | None"]
+
+OnSwitch = Callable[[Reference, "Digest | None", Digest], object]
+"""A callback with a tag, its digest before (None: unknown), and its new digest.
+
+It may return an awaitable, and is not waited for.
+"""
 
 
 class ReferenceTable:
@@ -60,6 +68,7 @@ class ReferenceTable:
         self._space = space
         self._known: dict[Reference, TagState] = {}
         self._current = CurrentParts()
+        self._watchers: dict[object, OnSwitch] = {}
         space.mark_current(self._current)
 
     async def load(self) -> None:
@@ -86,6 +95,19 @@ class ReferenceTable:
             rules = self.rules(reference.repository)
             if rules is not None:
                 await self.recall(reference, rules)
+
+    def on_switch(self, callback: OnSwitch) -> Callable[[], None]:
+        """Call `callback` at each switch of a tag, when its new image is READY.
+
+        Return a function that ends this. Errors of the callback are logged.
+        """
+        key = object()
+        self._watchers[key] = callback
+
+        def remove() -> None:
+            self._watchers.pop(key, None)
+
+        return remove
 
     def get(self, reference: Reference) -> TagState | None:
         """Return the known state of `reference`; counts as a use of it."""
@@ -124,6 +146,7 @@ class ReferenceTable:
         if exact not in self._known and image is not None:
             for warning in image.warnings:
                 _log.warn("{image} {warning}", image=str(exact), warning=warning)
+        switched: list[tuple[Reference, Digest | None]] = []
         for reference in {exact, known.reference}:
             learned = attrs.evolve(known, reference=reference)
             if self.is_current(learned):
@@ -131,11 +154,16 @@ class ReferenceTable:
                     learned, lambda present: attrs.evolve(present, image=image, access=known.access)
                 )
                 continue
-            if reference in self._known:
+            former = self._known.get(reference)
+            if reference.tag is not None:
+                switched.append((reference, former.digest if former else None))
+            if former is not None:
                 self.switches += 1
             elif len(self._known) >= MOST_REFERENCES:
                 self.forget(next(iter(self._known)))  # the longest unused
             self._put(learned)
+        for tag, before in switched:
+            self._tell(tag, before, known.digest)
 
     def is_current(self, known: TagState) -> bool:
         """Return whether the reference has neither been switched nor forgotten since."""
@@ -177,6 +205,12 @@ class ReferenceTable:
             image = known.image if self.rules(reference.repository) is not None else None
             self._current.serves(reference, parts_of(image.digests) if image else ())
 
+    def _tell(self, tag: Reference, before: Digest | None, now: Digest) -> None:
+        for key in list(self._watchers):
+            watcher = self._watchers.get(key)
+            if watcher is not None:  # A watcher may remove others.
+                maybeDeferred(watcher, tag, before, now).addErrback(_log_failed, tag)
+
     def _put(self, known: TagState) -> None:
         reference, before = known.reference, self._known.get(known.reference)
         self._known[reference] = known
@@ -185,6 +219,10 @@ class ReferenceTable:
         if before is None or (before.digest, before.checked) != (known.digest, known.checked):
             checked = known.checked + self._wall_ahead()
             self._space.references.remember(str(reference), known.digest, checked)
+
+
+def _log_failed(why: Failure, tag: Reference) -> None:
+    _log.failure("a callback for the switch of {tag} failed", why, tag=str(tag))
 
 
 class CurrentParts:

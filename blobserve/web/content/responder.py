@@ -82,7 +82,7 @@ class Responder:
         """
         if head.selector is None:
             return None
-        key = (head.path, head.selector)
+        key = (head.mount.name, head.path, head.selector)
         cached = self._responses.get(key)
         if cached is not None or self._responses.is_too_large(key):
             return cached
@@ -99,8 +99,8 @@ class Responder:
         if cached is not None:
             asked.rules, asked.cache, asked.digest = cached.rules, cached.result, cached.image
             return cached.answer(head.method, head.fields)
-        target = Target.parse(head.path)
-        rules = asked.rules = config.rules_for(target.reference.repository)
+        target = head.parse_target()
+        rules = asked.rules = head.mount.rules(config, target)
         if rules is None:
             raise Forbidden(str(target.reference.repository))
         self._check_depth(target)
@@ -184,20 +184,20 @@ class Responder:
     def _new_response(self, head: RequestHead, key: Key) -> CachedResponse | None:
         """Return the same response as `get` if it is a small file in memory, and cache it."""
         try:
-            target = Target.parse(head.path)
+            target = head.parse_target()
             self._check_depth(target)
             lease = self._store.lease_at_once(target.reference)
             if lease is None:
                 return None
             with lease:
-                return self._new_response_from(lease, target, head.fields, key)
+                return self._new_response_from(lease, target, head, key)
         except BlobserveError:
             return None
 
     def _new_response_from(
-        self, lease: Lease, target: Target, fields: Fields, key: Key
+        self, lease: Lease, target: Target, head: RequestHead, key: Key
     ) -> CachedResponse | None:
-        rules = self._config().rules_for(target.reference.repository)
+        rules = head.mount.rules(self._config(), target)
         selection = None if rules is None else select(lease, target, rules, None)
         if not isinstance(selection, Selection) or selection.page.role is Role.NOT_FOUND:
             return None
@@ -206,7 +206,7 @@ class Responder:
             source, is_final = None, True
             variant, content = (derived.variant, derived.content) if derived else (None, None)
         else:
-            choice = choose(lease, selection, fields)
+            choice = choose(lease, selection, head.fields)
             # The place of coded bytes is valid only during the lease.
             source = None if choice.entry.coding else choice.entry
             variant, is_final = choice.variant, choice.is_final
@@ -246,10 +246,10 @@ class Responder:
 
     def _rules_of(self, head: RequestHead) -> RepositoryRules | None:
         try:
-            repository = Target.parse(head.path).reference.repository
+            target = head.parse_target()
         except NotFound:
             return None
-        return self._config().rules_for(repository)
+        return head.mount.rules(self._config(), target)
 
 
 def _redirect(target: Target, query: bytes | None) -> Answer:

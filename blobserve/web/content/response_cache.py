@@ -32,8 +32,8 @@ _MOST_TOO_LARGE = 1024
 _OVERHEAD = 2048
 """The estimated size of an entry without its body, in bytes."""
 
-Key = tuple[bytes, tuple[bytes, ...]]
-"""The path of a URL, and the accepted codings, best first."""
+Key = tuple[str, bytes, tuple[bytes, ...]]
+"""The name of a mount, the path of a URL below it, and the accepted codings, best first."""
 
 
 @attrs.define(eq=False)

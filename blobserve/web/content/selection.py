@@ -60,7 +60,7 @@ class Selection:
         kind = self.kind
         # A constant URL always means these bytes: an immutable image, and no rewriting.
         is_own = self.page.role is Role.ASKED and not self.edits and not self._varies
-        is_constant = is_own and is_fixed(self.target.reference, self.rules)
+        is_constant = is_own and is_fixed(self.target, self.rules)
         modified = self.page.entry.mtime
         # RFC 9110 §8.8.2.1: Last-Modified is never later than Date.
         is_dated = is_constant and modified and 0 < modified <= now

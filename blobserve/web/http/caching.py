@@ -13,7 +13,6 @@ from functools import lru_cache
 
 from blobserve.config import RepositoryRules
 from blobserve.names.digest import Digest
-from blobserve.names.reference import Reference
 from blobserve.web.http.media_types import is_html
 from blobserve.web.http.response import Header
 from blobserve.web.http.target import Target
@@ -37,9 +36,10 @@ def vary(*names: bytes) -> Header:
 def content_location(target: Target, rules: RepositoryRules, image: Digest) -> tuple[Header, ...]:
     """Return the Content-Location field: the same URL with the digest `image`.
 
-    Empty if the rules do not ask for it, or if the URL already has a digest.
+    Empty if the rules do not ask for it, if the URL already has a digest, or if no URL with a
+    digest leads to the file.
     """
-    if not rules.content_location or target.reference.digest is not None:
+    if not rules.content_location or not target.is_named or target.reference.digest is not None:
         return ()
     return ((b"Content-Location", target.with_digest(image)),)
 
@@ -49,8 +49,11 @@ def http_date(seconds: int) -> bytes:
     return formatdate(seconds, usegmt=True).encode()
 
 
-def is_fixed(reference: Reference, rules: RepositoryRules) -> bool:
-    """Return whether URLs with this reference always name the same bytes."""
+def is_fixed(target: Target, rules: RepositoryRules) -> bool:
+    """Return whether URLs with the reference of `target` always name the same bytes."""
+    reference = target.reference
+    if not target.is_named:
+        return False
     if reference.digest is not None:
         return True
     return reference.tag is not None and rules.is_immutable_tag(reference.tag)

@@ -24,7 +24,8 @@ from blobserve.names.digest import Digest
 from blobserve.web.http.accept_encoding import accepted
 from blobserve.web.http.caching import INLINE_VARIABLES
 from blobserve.web.http.conditional import Fields
-from blobserve.web.http.target import is_host, origin_form
+from blobserve.web.http.mount import BY_PATH, Mount
+from blobserve.web.http.target import Target, is_host, origin_form
 
 MAX_LINE = 8 * 1024
 MAX_SIZE = 32 * 1024
@@ -166,11 +167,20 @@ class RequestHead:
     target: bytes
     """The request target as the client sent it."""
     path: bytes
-    """The path of the URL below the resource: not decoded, without its leading slash."""
+    """The path of the URL below the mount, not decoded: empty, or with its leading slash."""
     query: bytes | None
     fields: Fields
     selector: tuple[bytes, ...] | None
     """The result of the function `selector`."""
+    mount: Mount = BY_PATH
+    """The mount that the path is relative to."""
+
+    def parse_target(self) -> Target:
+        """Return the image and the file that the URL names.
+
+        :raises NotFound: when it cannot name a file.
+        """
+        return self.mount.target(self.path, self.target)
 
     @property
     def is_websocket(self) -> bool:
@@ -185,7 +195,7 @@ class RequestHead:
     def as_plain_get(self) -> RequestHead:
         """The head of a GET for the same target, without conditions and ranges."""
         fields = {name: each for name, each in self.fields.items() if name not in _CONDITIONS}
-        return RequestHead(b"GET", self.target, self.path, self.query, fields, selector(fields))
+        return attrs.evolve(self, method=b"GET", fields=fields, selector=selector(fields))
 
     @property
     def is_navigation(self) -> bool:

@@ -71,14 +71,16 @@ def is_host(value: bytes) -> bool:
 
 @attrs.frozen
 class Target:
-    """The image and the path in it that a URL names. Created by `parse`."""
+    """The image and the path in it that a URL names. Created by `parse` or `of_image`."""
 
     raw: bytes
-    """The URL's path as the client sent it, without its leading slash."""
+    """The URL's path below its `Mount` as the client sent it, without its leading slash."""
     reference: Reference
     path: bytes | None
     """The relative path, without empty and ``.`` segments. It is empty or ends with a slash if the
-    URL asks for a directory. None if no slash follows the reference."""
+    URL asks for a directory. None if no slash follows the reference or the mount of the image."""
+    is_named: bool = True
+    """Whether the URL names the reference. Else it may have another one at another time."""
 
     @classmethod
     def parse(cls, raw: bytes) -> Target:
@@ -87,15 +89,23 @@ class Target:
         :raises MalformedReference: if the image reference is malformed or missing.
         :raises PathNotFound: if there is a ``..`` segment or a NUL.
         """
-        decoded = unquote_to_bytes(raw)
-        segments = decoded.split(b"/")
-        if b".." in segments or b"\0" in decoded:
-            raise PathNotFound(shown(decoded))
-        kept = [segment for segment in segments if segment not in (b"", b".")]
-        if not kept:
+        path = _canonical(raw)
+        if not path:
             raise MalformedReference("/", URL_FORM)
-        is_directory = segments[-1] in (b"", b".")
-        return cls(raw, *split_path(b"/".join(kept) + (b"/" if is_directory else b"")))
+        return cls(raw, *split_path(path))
+
+    @classmethod
+    def of_image(cls, reference: Reference, path: bytes, url: bytes) -> Target:
+        """Parse the path of a URL below the mount of one image; neither is decoded.
+
+        :param path: the path: empty, or with its leading slash.
+        :param url: the whole request target.
+        :raises PathNotFound: if there is a ``..`` segment or a NUL.
+        """
+        if not path:
+            last = url.partition(b"?")[0].rpartition(b"/")[2]
+            return cls(last, reference, None, is_named=False)
+        return cls(path[1:], reference, _canonical(path[1:]), is_named=False)
 
     @property
     def depth(self) -> int:
@@ -128,6 +138,22 @@ class Target:
         rest = "" if self.path is None else "/" + quote(self.path)
         start = "../" * len(above) or "./"
         return f"{start}{self.reference.at(digest)}{rest}".encode()
+
+
+def _canonical(raw: bytes) -> bytes:
+    """Decode a path, and remove its empty and ``.`` segments.
+
+    The result ends with a slash for the path of a directory, and is empty for the root.
+
+    :raises PathNotFound: if there is a ``..`` segment or a NUL.
+    """
+    decoded = unquote_to_bytes(raw)
+    segments = decoded.split(b"/")
+    if b".." in segments or b"\0" in decoded:
+        raise PathNotFound(shown(decoded))
+    kept = [segment for segment in segments if segment not in (b"", b".")]
+    is_directory = bool(kept) and segments[-1] in (b"", b".")
+    return b"/".join(kept) + (b"/" if is_directory else b"")
 
 
 def shown(path: bytes) -> str:

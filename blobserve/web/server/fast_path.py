@@ -124,7 +124,7 @@ def _target(line: bytes) -> tuple[bytes, bytes, bytes, bytes | None] | None:
         return None
     method, target = found.groups()
     path, mark, query = target.partition(b"?")
-    return method, target, path[1:], query if mark else None
+    return method, target, path, query if mark else None
 
 
 def _fields(block: bytes) -> tuple[Fields, tuple[bytes, ...]] | None:

@@ -431,7 +431,7 @@ def test_a_request_under_way_is_not_overtaken(pair: Pair) -> None:
 def test_what_is_too_large_is_looked_for_once(pair: Pair) -> None:
     """A file too large for the cache is looked up once, until its tag may have moved."""
     ready = pair.hot.images.responder._responses
-    key = (f"{SITE}/large.bin".encode(), ())
+    key = ("", f"/{SITE}/large.bin".encode(), ())
     pair.hot.flush()
     assert not ready.is_too_large(key)
     first = pair.exchange([asked("large.bin")])
@@ -530,7 +530,7 @@ async def test_a_switch_elsewhere_costs_nothing(tmp_path: Path) -> None:
         stand.source.fail("refresh", RegistryFailed("x", "down"))
         assert answered(site, asked("app.js")) == str(SITE).encode()
         assert [key for key in before if kept.get(key) is before[key]] == [
-            (f"{SITE}/app.js".encode(), ())
+            ("", f"/{SITE}/app.js".encode(), ())
         ]
 
 
