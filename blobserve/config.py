@@ -107,6 +107,7 @@ class RepositoryRules:
     listed: bool = True
     """False for a repository that is served only because of `allowAnyRepo`."""
     pre_pull: tuple[str, ...] = ()
+    """Tags, and in `Config.pull_rules_for` also the digests of sites."""
     workdir: str = "/"
     replacements: tuple[Replacement, ...] = ()
     inline_static: tuple[InlineVariable, ...] = ()
@@ -170,6 +171,11 @@ class ImageTemplate:
     def is_fixed(self) -> bool:
         """Whether the image is the same for each label."""
         return self._fixed is not None
+
+    @property
+    def version(self) -> str:
+        """The digest, or else the tag."""
+        return str(self.digest or self.tag)
 
     def reference(self, label: str | None = None) -> Reference:
         """Return the image for a label of the host, in lower case.
@@ -302,15 +308,25 @@ class Config:
     """Problems for the operator that do not prevent a start."""
 
     _by_site: Mapping[Repository, RepositoryRules] = attrs.field(init=False, eq=False, repr=False)
-    """The rules of the first site of each repository that has one."""
+    """`pull_rules_for` each repository that has a site."""
 
     @_by_site.default
     def _(self) -> Mapping[Repository, RepositoryRules]:
         found: dict[Repository, RepositoryRules] = {}
         for site in self.sites.values():
-            if site.image is not None:
-                found.setdefault(site.image.repository, site.rules)
+            if site.image is None:
+                continue
+            repository = site.image.repository
+            rules = found.get(repository) or self._listed(repository) or site.rules
+            if site.is_pulled_at_start and site.image.is_fixed:
+                rules = attrs.evolve(rules, pre_pull=(*rules.pre_pull, site.image.version))
+            found[repository] = rules
         return found
+
+    @property
+    def all_rules(self) -> tuple[RepositoryRules, ...]:
+        """The rules of all repositories and sites."""
+        return (*self.repos.values(), *(site.rules for site in self.sites.values()))
 
     def rules_for(self, repository: Repository) -> RepositoryRules | None:
         """Return the rules of a repository that is named in a URL; None: it is forbidden.
@@ -326,9 +342,10 @@ class Config:
     def pull_rules_for(self, repository: Repository) -> RepositoryRules | None:
         """Return the rules by which the images of a repository are pulled and kept fresh.
 
-        They are those of `rules_for`, or those of its first site. None: nothing may be pulled.
+        They are those of `rules_for`, or else those of its first site. The fixed references of
+        sites are added to `pre_pull`. None: nothing may be pulled.
         """
-        return self.rules_for(repository) or self._by_site.get(repository)
+        return self._by_site.get(repository) or self.rules_for(repository)
 
     def _listed(self, repository: Repository) -> RepositoryRules | None:
         prefix = str(repository)

@@ -1,4 +1,4 @@
-"""The tags of prePull: each is pulled at the start or reload; a failure is only logged."""
+"""prePull and sites: each image is pulled at the start or reload; a failure is only logged."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ _log = Logger()
 
 
 class PrePull:
-    """Pulls the prePull tags of the current configuration."""
+    """Pulls the prePull tags of the current configuration, and the fixed images of its sites."""
 
     def __init__(self, store: RefStore) -> None:
         self._store = store
         self._wanted: set[Reference] = set()
 
     async def follow(self, config: Config) -> None:
-        """Pull every new tag; return when each is cached or its pull has ended."""
+        """Pull every new image; return when each is cached or its pull has ended."""
         before = self._wanted
         self._wanted = {
             Reference(Repository.parse(key), tag)
             for key, rules in config.repos.items()
             for tag in rules.pre_pull
+        } | {
+            site.image.reference()
+            for site in config.sites.values()
+            if site.image is not None and site.image.is_fixed and site.is_pulled_at_start
         }
         new = self._wanted - before
         await DeferredList([Deferred.fromCoroutine(self._begin(each)) for each in new])

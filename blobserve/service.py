@@ -101,7 +101,7 @@ class Blobserve(Service):
         self._store = RefStore(
             self._space,
             self._sources.for_repository,
-            lambda repository: self._config.rules_for(repository),
+            lambda repository: self._config.pull_rules_for(repository),
             reactor,
             self.metrics,
             lambda: self._config.limits,

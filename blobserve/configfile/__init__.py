@@ -16,7 +16,7 @@ import attrs
 
 from blobserve import config
 from blobserve.config import Config, Limits, RepositoryRules
-from blobserve.configfile import image_names, scalars
+from blobserve.configfile import image_names, scalars, sites
 from blobserve.configfile.schema import (
     ConfigDocument,
     ConfigValue,
@@ -32,7 +32,8 @@ from blobserve.configfile.syntax import SyntaxNode, Unreadable, from_json, from_
 from blobserve.errors import ConfigError
 
 _NOTHING_SERVED = (
-    "repos: no repository is listed and allowAnyRepo is false, so every request gets 403"
+    "repos: no repository is listed, sites has no site, and allowAnyRepo is false, "
+    "so every request gets 403"
 )
 
 ConfigSource = Config | Mapping[str, Any] | str | os.PathLike[str]
@@ -69,7 +70,7 @@ def _build(document: ConfigDocument, read: Callable[[], SyntaxNode]) -> Config:
         found.pop("pprof", None)
         if document.is_original:
             own.setdefault("timeout", math.inf)
-        if not (own.get("repos") or own.get("allow_any_repo")):
+        if not (own.get("repos") or own.get("sites") or own.get("allow_any_repo")):
             document.warnings.append(document.at(None, _NOTHING_SERVED))
         return Config(**own, **found, warnings=tuple(document.warnings))
     except Unreadable as error:
@@ -79,11 +80,21 @@ def _build(document: ConfigDocument, read: Callable[[], SyntaxNode]) -> Config:
         raise ConfigError(tuple(text for _, text in in_order)) from wrong
 
 
-def _repository(value: ConfigValue, key: str) -> RepositoryRules:
-    rules = RepositoryRules(key=key, **attributes(value, _REPOSITORY))
+@attrs.frozen
+class _Repository:
+    """An entry of ``repos``."""
+
+    rules: RepositoryRules
+    has_immutable_paths: bool
+    """Whether it has the key ``immutablePaths``, maybe with an empty list."""
+
+
+def _repository(value: ConfigValue, key: str) -> _Repository:
+    own = attributes(value, _REPOSITORY)
+    rules = RepositoryRules(key=key, **own)
     if rules.pre_pull and key.endswith("/*"):
         raise value.wrong("prePull needs a single repository, but this key matches many")
-    return rules
+    return _Repository(rules, "immutable_paths" in own)
 
 
 def _headers(value: ConfigValue) -> tuple[tuple[str, str], ...]:
@@ -107,6 +118,12 @@ def _blobserve(value: ConfigValue) -> dict[str, Any]:
         raise value.expected("mapping")
     value = attrs.evolve(value, path="")
     own = attributes(value, _BELOW_BLOBSERVE)
+    repos: dict[str, _Repository] = own.get("repos", {})
+    if repos:
+        own["repos"] = {key: each.rules for key, each in repos.items()}
+    if "sites" in own:
+        named = frozenset(key for key, each in repos.items() if each.has_immutable_paths)
+        own["sites"] = sites.complete(own["sites"], own.get("repos", {}), named)
     if not own.get("allow_any_repo"):
         value.document.warnings.extend(_without_effect(value))
     return own
@@ -221,6 +238,7 @@ _OWN: Keys = {
     "allowAnyRepo": ("allow_any_repo", scalars.flag),
     "hotPath": ("hot_path", scalars.flag),
     "repos": ("repos", by_name(image_names.repository_key, _repository)),
+    "sites": ("sites", sites.entries(_REPOSITORY)),
     "registries": (
         "registries",
         by_name(

@@ -57,6 +57,8 @@ def from_yaml(text: str) -> SyntaxNode:
         problem = " ".join(filter(None, (error.context, error.problem)))
         if "'\\t'" in problem:
             problem = "a tab; indent with spaces"
+        if error.context == "while scanning an alias":
+            problem = 'a * at the beginning; quote the text, as in "*.example.com"'
         raise Unreadable(mark.line + 1 if mark else None, f"not YAML: {problem}") from error
     except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())

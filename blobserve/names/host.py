@@ -7,7 +7,6 @@ import re
 
 import idna
 
-
 _LABEL = re.compile(r"[0-9a-z_](?:[0-9a-z_-]{0,61}[0-9a-z_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LENGTH = 253  # RFC 1035 §2.3.4, written as text

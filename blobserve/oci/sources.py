@@ -94,7 +94,7 @@ class Sources:
         if config.docker_auth != self._config.docker_auth:
             self._credentials = self._of_this_host(config)
         self._credentials.forget_answers()
-        sources = {rules.source for rules in config.repos.values()}
+        sources = {rules.source for rules in config.all_rules}
         if config.limits != self._config.limits:
             sources = set()
         # An archive can take long to index, so unchanged ones are kept.
@@ -103,7 +103,7 @@ class Sources:
 
     def for_repository(self, repository: Repository) -> Source:
         """Return the source of a repository; unlisted ones get no credentials."""
-        rules = self._config.rules_for(repository)
+        rules = self._config.pull_rules_for(repository)
         if rules is not None and rules.source is not None:
             return Layout(self._files_of(rules.source), self._disk, self._config.limits)
         if rules is not None and rules.listed:

@@ -245,6 +245,7 @@ def test_the_shipped_configuration_shows_every_key() -> None:
         configfile._OWN,
         configfile._BESIDE,
         configfile._REPOSITORY,
+        configfile.sites._SITE,
         configfile._REGISTRY,
         configfile._BLOB_SPACE,
         configfile._ACCESS_LOG,

@@ -85,7 +85,8 @@ class PrePullTimers:
         if timer is not None:
             timer.cancel()
         rules, known = self._known.rules(reference.repository), self._known.get(reference)
-        if self._closed or rules is None or reference.tag not in rules.pre_pull:
+        version = reference.tag or str(reference.digest)
+        if self._closed or rules is None or version not in rules.pre_pull:
             return
         delay = known.interval(rules, self._reactor.seconds()) if known else _RETRY
         if known is None or moves(reference, rules):
