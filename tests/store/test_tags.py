@@ -457,6 +457,24 @@ async def test_pre_pull_fails(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_pre_pull_of_a_digest_fails(tmp_path: Path) -> None:
+    """A digest of a site is tried again until it is pulled, and never looked up after that."""
+    image = an_image("one")
+    digest = image.digest
+    rules = {SITE.repository: RepositoryRules(pre_pull=(str(digest),))}
+    async with standing(tmp_path, rules=rules) as stand:
+        with pytest.raises(ImageNotFound):
+            now(stand.store.pre_pull(attrs.evolve(SITE, digest=digest)))
+        stand.source.push(SITE, image)
+        stand.clock.advance(10)
+        assert content(now(stand.ask(SITE.at(digest), read_only=True))) == b"one"
+        fetched = stand.source.count("fetch")
+        stand.clock.advance(1000)
+        assert stand.source.count("fetch") == fetched
+        assert stand.source.count("refresh") == 0
+
+
+@pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
     "without",
     [RepositoryRules(), RepositoryRules(pre_pull=("v1",), immutable_tags=("v*",))],

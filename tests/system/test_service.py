@@ -19,6 +19,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from blobserve.errors import CannotOpen, ConfigError
+from blobserve.names.digest import Digest
+from blobserve.names.reference import Reference
 from blobserve.service import Blobserve
 from tests.support.parts.images import Image, write_layout
 from tests.support.parts.server import ROOT
@@ -95,6 +97,70 @@ async def test_rules_change_at_once(tmp_path: Path) -> None:
         assert await fetch(service) == (403, f'forbidden repo: "{REPOSITORY}"\n'.encode())
         service.reload(configured(tmp_path))
         assert await fetch(service) == before
+
+
+def moved(layout: Path, **tags: str) -> dict[str, Digest]:
+    """Write a layout with an image of one file for each tag; return their digests."""
+    images = {tag: Image.of({"index.html": text.encode()}) for tag, text in tags.items()}
+    write_layout(layout, images)
+    return {tag: Digest.of(image.manifest) for tag, image in images.items()}
+
+
+def image_of(service: Blobserve, reference: str) -> Digest | None:
+    """Return the digest of an image that is in the blob space; None if it is not there."""
+    lease = service._store.lease_at_once(Reference.parse(reference), read_only=True)
+    if lease is None:
+        return None
+    with lease:
+        return lease.digest
+
+
+@within(60)
+async def test_sites_are_pulled_at_start(tmp_path: Path) -> None:
+    """The fixed image of a site is pulled at start and refreshed; others wait for a request."""
+    layout, repository = tmp_path / "layout", "r.example/site"
+    digests = moved(layout, v1="one", v2="two", v3="three", v4="four")
+    own: dict[str, Any] = {"source": f"oci:{layout}", "tagMaxAge": "100ms"}
+    sites = {
+        "a.example": {**own, "image": f"{repository}:v1"},
+        "b.example": {**own, "image": f"{repository}@{digests['v2']}"},
+        "c.example": {**own, "image": f"{repository}:v3", "prePull": False},
+        "*.p.example": {**own, "image": f"{repository}:v4"},
+        "*.q.example": {**own, "image": f"{repository}:{{1}}"},
+        "d.example": {"redirect": "a.example"},
+    }
+    async with running(configured(tmp_path / "space", repos={}, sites=sites)) as service:
+        await until(lambda: image_of(service, f"{repository}:v1") == digests["v1"])
+        by_digest = f"{repository}@{digests['v2']}"
+        await until(lambda: image_of(service, by_digest) == digests["v2"])
+        later = moved(layout, v1="new", v2="two", v3="three", v4="four")["v1"]
+        await until(lambda: image_of(service, f"{repository}:v1") == later)
+        for tag in ("v3", "v4"):
+            assert image_of(service, f"{repository}:{tag}") is None
+        refused = (403, f'forbidden repo: "{repository}"\n'.encode())
+        assert await fetch(service, f"/{repository}:v1/") == refused
+
+
+@within(60)
+async def test_sites_change_at_once(tmp_path: Path) -> None:
+    """A reload pulls the images of new sites, and an error in a site leaves all as it was."""
+    layout, repository = tmp_path / "layout", "r.example/site"
+    digests = moved(layout, v1="one", v2="two")
+    own = {"source": f"oci:{layout}"}
+    space = tmp_path / "space"
+    async with running(configured(space, repos={})) as service:
+        sites: dict[str, Any] = {"a.example": {**own, "image": f"{repository}:v1"}}
+        service.reload(configured(space, repos={}, sites=sites))
+        await until(lambda: image_of(service, f"{repository}:v1") == digests["v1"])
+        sites["a.example"] = {**own, "image": f"{repository}:v2"}
+        with pytest.raises(ConfigError):
+            service.reload(configured(space, repos={}, sites={**sites, "b.example:80": "x"}))
+        assert [str(site.image) for site in service.config.sites.values()] == [f"{repository}:v1"]
+        service.reload(configured(space, repos={}, sites=sites))
+        await until(lambda: image_of(service, f"{repository}:v2") == digests["v2"])
+        assert (await fetch(service, f"/{repository}:v2/"))[0] == 403
+        service.reload(configured(space, repos={repository: own}, sites=sites))
+        assert await fetch(service, f"/{repository}:v2/") == (200, b"two")
 
 
 @within(60)
