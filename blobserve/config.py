@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -220,6 +221,41 @@ class Site:
     is_pulled_at_start: bool = True
     """Always False for a wildcard."""
 
+    scope: str = attrs.field(init=False, eq=False, repr=False)
+    """The `Repository.scope` of its images: the same for sites that choose images in one way."""
+
+    @scope.default
+    def _(self) -> str:
+        rules = self.rules
+        deciding = (
+            rules.layers,
+            str(rules.platform),
+            str(rules.source),
+            rules.tag_max_age,
+            rules.immutable_tags,
+        )
+        return hashlib.sha256(repr(deciding).encode()).hexdigest()[:16]
+
+    def reference(self, label: str | None = None) -> Reference:
+        """Return the image for a label of the host, in the scope of the site.
+
+        :raises MalformedReference: when the label does not make a valid tag.
+        """
+        if self.image is None:
+            raise ValueError(f"{self.key} has no image")
+        return self.image.reference(label).within(self.scope)
+
+    def has_image(self, reference: Reference) -> bool:
+        """Return whether the site may serve an image of its scope."""
+        if self.image is None or reference.repository != self.image.repository.within(self.scope):
+            return False
+        return not self.image.is_fixed or self.reference() == reference
+
+    @property
+    def kept_versions(self) -> tuple[str, ...]:
+        """The tag or digest that is pulled at start and kept fresh, if any."""
+        return (self.image.version,) if self.image and self.is_pulled_at_start else ()
+
     @property
     def is_wildcard(self) -> bool:
         """Whether the site has more than one host."""
@@ -307,26 +343,25 @@ class Config:
     warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
     """Problems for the operator that do not prevent a start."""
 
-    _by_site: Mapping[Repository, RepositoryRules] = attrs.field(init=False, eq=False, repr=False)
-    """`pull_rules_for` each repository that has a site."""
+    _scopes: Mapping[Repository, RepositoryRules] = attrs.field(init=False, eq=False, repr=False)
+    """The rules of the repositories of sites, by repository with scope. See `Site.scope`."""
+    _hosted: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
+    """The repositories of sites."""
 
-    @_by_site.default
+    @_scopes.default
     def _(self) -> Mapping[Repository, RepositoryRules]:
         found: dict[Repository, RepositoryRules] = {}
         for site in self.sites.values():
-            if site.image is None:
-                continue
-            repository = site.image.repository
-            rules = found.get(repository) or self._listed(repository) or site.rules
-            if site.is_pulled_at_start and site.image.is_fixed:
-                rules = attrs.evolve(rules, pre_pull=(*rules.pre_pull, site.image.version))
-            found[repository] = rules
+            if site.image is not None:
+                scoped = site.image.repository.within(site.scope)
+                kept = found[scoped].pre_pull if scoped in found else ()
+                versions = tuple(sorted({*kept, *site.kept_versions}))
+                found[scoped] = attrs.evolve(site.rules, pre_pull=versions)
         return found
 
-    @property
-    def all_rules(self) -> tuple[RepositoryRules, ...]:
-        """The rules of all repositories and sites."""
-        return (*self.repos.values(), *(site.rules for site in self.sites.values()))
+    @_hosted.default
+    def _(self) -> frozenset[str]:
+        return frozenset(str(repository) for repository in self._scopes)
 
     def rules_for(self, repository: Repository) -> RepositoryRules | None:
         """Return the rules of a repository that is named in a URL; None: it is forbidden.
@@ -335,17 +370,33 @@ class Config:
         forbidden in URLs, with `allow_any_repo` too.
         """
         rules = self._listed(repository)
-        if rules is None and self.allow_any_repo and repository not in self._by_site:
+        if rules is None and self.allow_any_repo and str(repository) not in self._hosted:
             return UNLISTED
         return rules
 
     def pull_rules_for(self, repository: Repository) -> RepositoryRules | None:
-        """Return the rules by which the images of a repository are pulled and kept fresh.
+        """Return the rules by which images of a repository are pulled and kept fresh.
 
-        They are those of `rules_for`, or else those of its first site. The fixed references of
-        sites are added to `pre_pull`. None: nothing may be pulled.
+        They are those of `rules_for`, or those of the sites with the scope of the repository. None:
+        nothing may be pulled.
         """
-        return self._by_site.get(repository) or self.rules_for(repository)
+        return self._scopes.get(repository) if repository.scope else self.rules_for(repository)
+
+    @property
+    def kept_images(self) -> set[Reference]:
+        """The images that are pulled at start and kept fresh without requests."""
+        of_sites = {site.reference() for site in self.sites.values() if site.kept_versions}
+        return of_sites | {
+            Reference(Repository.parse(key), tag)
+            for key, rules in self.repos.items()
+            for tag in rules.pre_pull
+        }
+
+    @property
+    def sources(self) -> set[LocalSource]:
+        """All local sources of images."""
+        rules = (*self.repos.values(), *self._scopes.values())
+        return {each.source for each in rules if each.source is not None}
 
     def _listed(self, repository: Repository) -> RepositoryRules | None:
         prefix = str(repository)

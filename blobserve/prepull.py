@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 
 from blobserve.config import Config
 from blobserve.errors import BlobserveError
-from blobserve.names.reference import Reference, Repository
+from blobserve.names.reference import Reference
 from blobserve.store.refstore import RefStore
 
 _log = Logger()
@@ -24,15 +24,7 @@ class PrePull:
     async def follow(self, config: Config) -> None:
         """Pull every new image; return when each is cached or its pull has ended."""
         before = self._wanted
-        self._wanted = {
-            Reference(Repository.parse(key), tag)
-            for key, rules in config.repos.items()
-            for tag in rules.pre_pull
-        } | {
-            site.image.reference()
-            for site in config.sites.values()
-            if site.image is not None and site.image.is_fixed and site.is_pulled_at_start
-        }
+        self._wanted = config.kept_images
         new = self._wanted - before
         await DeferredList([Deferred.fromCoroutine(self._begin(each)) for each in new])
 

@@ -39,7 +39,7 @@ from blobserve.store.blobspace import BlobSpace
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.leased_body import SharedLease
 from blobserve.web.health import Readiness, metrics_site, probe_site
-from blobserve.web.http.mount import Mount
+from blobserve.web.http.mount import NOWHERE, Mount
 from blobserve.web.resource import MountedImage
 from blobserve.web.server.access_log import AccessLog
 from blobserve.web.site import make_site
@@ -120,6 +120,10 @@ class Blobserve(Service):
             self._access_log,
             time.time,
         )
+        # Hosting rules apply from the moment of a switch, so they are read before a request comes.
+        self._store.references.on_switch(
+            lambda tag, old, new: self._site.images.responder.read_rules(tag)
+        )
         self._readiness = Readiness(
             reactor, config.blob_space.location, self._disk, self._sources.health
         )
@@ -157,16 +161,25 @@ class Blobserve(Service):
         return [port.getHost() for port in self._own_ports]
 
     def site(self, name: str) -> IResource:
-        """Return a resource for one image, with the root of the image at its place.
+        """Return a resource for one site or one image, with its root at the place of the resource.
 
         It works at the root of a server, as the child of a resource, and below a Klein route with
-        ``branch=True``. Its repository needs an entry in ``repos``, like those of `resource`. No
-        URL shows the reference, so no response is immutable because of it.
+        ``branch=True``.
 
-        :param name: a reference: ``<registry>/<repository>:<tag>`` or ``@<digest>``.
-        :raises MalformedReference: when it is none.
+        A site of the configuration answers as at its own host, whatever the host of the request. It
+        follows a reload, and is 404 while the configuration does not have it.
+
+        An image answers as below the URL that names it, and its repository needs an entry in
+        ``repos``. No URL shows the reference, so no response is immutable because of it.
+
+        :param name: a key of ``sites`` without wildcard, such as ``app.example.com``; or a
+            reference: ``<registry>/<repository>:<tag>`` or ``@<digest>``.
+        :raises MalformedReference: when it is neither.
         """
-        return MountedImage(self._site.images, Mount.of_image(Reference.parse(name)))
+        if name in self._config.sites:
+            return MountedImage(self._site.images, lambda: self._mount_of(name))
+        mount = Mount.of_image(Reference.parse(name))
+        return MountedImage(self._site.images, lambda: mount)
 
     def blob_for(self, reference: str, read_only: bool = False) -> Deferred[ImageLease]:
         """Return a lease on an image, whose files can be read; pull the image if necessary.
@@ -246,6 +259,14 @@ class Blobserve(Service):
     def reopen_logs(self) -> None:
         """Reopen the access log, after rotation has moved the old file away."""
         self._access_log.reopen()
+
+    def _mount_of(self, key: str) -> Mount:
+        site = self._config.sites.get(key)
+        if site is None or (site.is_wildcard and site.image and not site.image.is_fixed):
+            return NOWHERE
+        if site.redirect is not None:
+            return Mount.to_host(site.redirect, site)
+        return Mount.of_site(site, None)
 
     async def _blob_for(self, reference: str, read_only: bool) -> ImageLease:
         parsed = Reference.parse(reference)

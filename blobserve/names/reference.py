@@ -27,6 +27,7 @@ _LABEL = re.compile(r"[0-9a-z](?:[0-9a-z-]{0,61}[0-9a-z])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}")
+_SCOPE = "#"  # in no reference
 _TAG_OR_DIGEST = re.compile(rb"[:@]")
 
 _NO_HOST = f"begin it with a registry host such as {DOCKER_HUB} or registry.example.com:5000"
@@ -45,6 +46,20 @@ class Repository:
 
     registry: str
     path: str
+    scope: str = ""
+    """Which rules choose its images: empty for those of ``repos``, else a name from `Config.sites`.
+
+    The same repository in two scopes is two repositories for the store, with a state each.
+    """
+
+    def within(self, scope: str) -> Repository:
+        """Return the same repository in another scope."""
+        return self if self.scope == scope else attrs.evolve(self, scope=scope)
+
+    @property
+    def key(self) -> str:
+        """The repository with its scope as text, for the metadata of the blob space."""
+        return f"{self}{_SCOPE}{self.scope}" if self.scope else str(self)
 
     @classmethod
     def parse(cls, text: str) -> Repository:
@@ -114,6 +129,27 @@ class Reference:
         if not _TAG.fullmatch(tag):
             raise MalformedReference(tag, _BAD_TAG)
         return cls(repository, tag)
+
+    @classmethod
+    def from_key(cls, text: str) -> Reference:
+        """Read `key`.
+
+        :raises MalformedReference: with the fault in its text.
+        """
+        plain, _, scope = text.partition(_SCOPE)
+        return cls.parse(plain).within(scope)
+
+    @property
+    def key(self) -> str:
+        """The reference with its scope as text, for the metadata of the blob space."""
+        scope = self.repository.scope
+        return f"{self}{_SCOPE}{scope}" if scope else str(self)
+
+    def within(self, scope: str) -> Reference:
+        """Return the same reference in another scope. See `Repository.scope`."""
+        if self.repository.scope == scope:
+            return self
+        return attrs.evolve(self, repository=self.repository.within(scope))
 
     def at(self, digest: Digest) -> Reference:
         """Return the reference by digest, in the same repository."""

@@ -94,7 +94,7 @@ class Sources:
         if config.docker_auth != self._config.docker_auth:
             self._credentials = self._of_this_host(config)
         self._credentials.forget_answers()
-        sources = {rules.source for rules in config.all_rules}
+        sources = config.sources
         if config.limits != self._config.limits:
             sources = set()
         # An archive can take long to index, so unchanged ones are kept.
@@ -205,7 +205,10 @@ class _Known:
 
 @attrs.frozen
 class _ObservedRegistry:
-    """A registry that records its last answer. See `Source`."""
+    """A registry that records its last answer. See `Source`.
+
+    Registries know no scopes, so that all scopes of a repository share its tokens.
+    """
 
     _known: _Known
     _clock: IReactorTime
@@ -215,23 +218,25 @@ class _ObservedRegistry:
         return self._known.registry
 
     async def resolve(self, reference: Reference) -> Document:
-        return await self._noted(self._registry.resolve(reference))
+        return await self._noted(self._registry.resolve(reference.within("")))
 
     async def refresh(self, reference: Reference, known: Digest) -> RefreshResult:
-        return await self._noted(self._registry.refresh(reference, known))
+        return await self._noted(self._registry.refresh(reference.within(""), known))
 
     async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
-        return await self._noted(self._registry.holds(repository, descriptor))
+        return await self._noted(self._registry.holds(repository.within(""), descriptor))
 
     async def fetch(
         self, repository: Repository, descriptor: Descriptor, consumer: IConsumer
     ) -> None:
-        await self._noted(self._registry.fetch(repository, descriptor, consumer))
+        await self._noted(self._registry.fetch(repository.within(""), descriptor, consumer))
 
     async def read(
         self, repository: Repository, descriptor: Descriptor, start: int, length: int
     ) -> bytes:
-        return await self._noted(self._registry.read(repository, descriptor, start, length))
+        return await self._noted(
+            self._registry.read(repository.within(""), descriptor, start, length)
+        )
 
     async def _noted(self, asking: Coroutine[Deferred[Any], Any, T]) -> T:
         text = "ok"

@@ -52,6 +52,8 @@ class Gate:
 class MemorySource:
     """A `Source` of images in memory, for any number of repositories; it answers at once.
 
+    It serves a repository in each scope alike.
+
     Tests set its faults, for later requests. A request sees the images of the time when it began,
     even if a gate holds it.
     """
@@ -72,6 +74,7 @@ class MemorySource:
 
     def push(self, reference: Reference, image: MadeImage) -> Reference:
         """Add an image, point the tag at it, and return the reference by digest."""
+        reference = reference.within("")
         for document in image.documents:
             self._documents[reference.at(document.digest)] = document
         for digest, blob in image.blobs.items():
@@ -82,6 +85,7 @@ class MemorySource:
 
     def remove(self, reference: Reference) -> None:
         """Remove a tag, or the manifest or the blob with that digest."""
+        reference = reference.within("")
         self._tags.pop(reference, None)
         self._documents.pop(reference, None)
         if reference.digest is not None:
@@ -111,7 +115,8 @@ class MemorySource:
         """See `Source.resolve`."""
         errors = self._begin("resolve", str(reference))
         digest = self._digest_of(reference)
-        document = self._documents.get(reference.at(digest)) if digest else None
+        exact = reference.at(digest).within("") if digest else None
+        document = self._documents.get(exact) if exact else None
         await self._pass("resolve", errors)
         if document is None:
             raise ImageNotFound(str(reference))
@@ -129,7 +134,7 @@ class MemorySource:
     async def holds(self, repository: Repository, descriptor: Descriptor) -> bool:
         """See `Source.holds`."""
         errors = self._begin("holds", str(descriptor.digest))
-        answer = (repository, descriptor.digest) in self._blobs
+        answer = (repository.within(""), descriptor.digest) in self._blobs
         await self._pass("holds", errors)
         return answer
 
@@ -139,7 +144,7 @@ class MemorySource:
         """See `Source.fetch`."""
         digest = descriptor.digest
         errors = self._begin("fetch", str(digest))
-        blob = self._blobs.get((repository, digest))
+        blob = self._blobs.get((repository.within(""), digest))
         if blob is None:
             await self._pass("fetch", errors)
             raise BlobNotFound(str(digest))
@@ -163,7 +168,7 @@ class MemorySource:
         digest = descriptor.digest
         errors = self._begin("read", str(digest))
         self.parts.append((start, length))
-        blob = self._blobs.get((repository, digest))
+        blob = self._blobs.get((repository.within(""), digest))
         await self._pass("read", errors)
         if blob is None:
             raise BlobNotFound(str(digest))
@@ -192,7 +197,7 @@ class MemorySource:
             raise error
 
     def _digest_of(self, reference: Reference) -> Digest | None:
-        return reference.digest or self._tags.get(reference)
+        return reference.digest or self._tags.get(reference.within(""))
 
 
 @implementer(IPushProducer)

@@ -19,15 +19,25 @@ from twisted.web.server import Request
 
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config
-from blobserve.errors import BadRequest, BlobDamaged, MethodNotAllowed, NoWebSocket, StoreClosed
+from blobserve.errors import (
+    BadRequest,
+    BlobDamaged,
+    Forbidden,
+    MethodNotAllowed,
+    NoWebSocket,
+    StoreClosed,
+    UpstreamError,
+)
 from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.responder import Responder
+from blobserve.web.content.site_errors import refusal_on_site
 from blobserve.web.http.mount import BY_PATH, Mount
 from blobserve.web.http.request_head import RequestContext, RequestHead, selector
 from blobserve.web.http.response import Answer
 from blobserve.web.http.status import is_unexpected, refusal
-from blobserve.web.server.request_log import LogWriter, RequestLog
+from blobserve.web.server.request_log import LogWriter, RequestLog, peer_of
+from blobserve.web.server.router import Router
 from blobserve.web.server.send import abort, send
 from blobserve.web.server.slow_clients import SlowClients
 
@@ -57,6 +67,7 @@ class ImageResource(Resource):
         self.wall = wall
         self.request_log = RequestLog(config, reactor, metrics, access_log, wall)
         self.responder = Responder(store, config, reactor, disk, wall)
+        self.router = Router(config)
         self.pace = SlowClients(
             lambda: config().limits.client_minimum_rate, reactor, metrics.slow_clients
         )
@@ -85,11 +96,22 @@ class ImageResource(Resource):
 
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
-        return self.render_below(BY_PATH, request)
+        return self._render(request, self.routed(request))
 
     def render_below(self, mount: Mount, request: Request) -> int:
         """Render a request; its `prepath` is the place of `mount`. See `IResource.render`."""
-        self.request_log.begin(request, RequestContext(head_of(request, mount)))
+        return self._render(request, head_of(request, mount))
+
+    def routed(self, request: Request) -> RequestHead:
+        """Return the head of a request, with the mount that its host and path lead to."""
+        head = head_of(request)
+        authority = getattr(request, "authority", None)
+        peer = peer_of(request.client)
+        head.mount, head.path = self.router.route(head.fields, peer, head.path, authority)
+        return head
+
+    def _render(self, request: Request, head: RequestHead) -> int:
+        self.request_log.begin(request, RequestContext(head))
         # Klein matches the rest of the path, and fails on some hosts. Its one route needs neither.
         request.postpath = [b""]
         request.requestHeaders.setRawHeaders(b"Host", [b"localhost"])
@@ -152,6 +174,9 @@ class ImageResource(Resource):
     async def _refuse(self, request: Request, error: Exception) -> None:
         record = self.request_log.open[request]
         request_id = record.request_id
+        if record.asked.head.mount.site and isinstance(error, Forbidden | UpstreamError):
+            # The response does not say it.
+            _log.warn("request {request_id}: {error}", request_id=request_id, error=error)
         if is_unexpected(error):
             _log.failure("request {request_id} failed", Failure(error), request_id=request_id)
         elif request.startedWriting:
@@ -162,23 +187,29 @@ class ImageResource(Resource):
             abort(request)
             # Returning would finish the response. The end of the connection cancels this.
             await Deferred()
-        is_navigation = record.asked.head.is_navigation
-        await self._send(request, refusal(error, request_id, is_navigation))
+        await self._send(request, self.refusal(error, request_id, record.asked.head))
+
+    def refusal(self, error: Exception, request_id: str, head: RequestHead) -> Answer:
+        """Return the answer to a request that failed with `error`."""
+        if head.mount.site is None:
+            return refusal(error, request_id, head.is_navigation)
+        return refusal_on_site(error, request_id, head)
 
 
 class MountedImage(Resource):
-    """One image, with its root at the place of this resource. See `ImageResource`."""
+    """One image or site, with its root at the place of this resource. See `ImageResource`."""
 
     isLeaf = True  # noqa: N815
 
-    def __init__(self, images: ImageResource, mount: Mount) -> None:
+    def __init__(self, images: ImageResource, mount: Callable[[], Mount]) -> None:
+        """`mount` is asked at each request."""
         super().__init__()
         self._images = images
         self._mount = mount
 
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
-        return self._images.render_below(self._mount, request)
+        return self._images.render_below(self._mount(), request)
 
 
 def head_of(request: Request, mount: Mount = BY_PATH) -> RequestHead:

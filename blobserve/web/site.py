@@ -18,7 +18,7 @@ from blobserve.store.refstore import RefStore
 from blobserve.web.http.request_head import HeadCheck, RequestContext
 from blobserve.web.http.response import Answer
 from blobserve.web.http.status import refusal
-from blobserve.web.resource import ImageResource, head_of
+from blobserve.web.resource import ImageResource
 from blobserve.web.server.bounded_site import BoundedSite
 from blobserve.web.server.connection_limits import ConnectionLimits
 from blobserve.web.server.fast_path import FastPath
@@ -60,7 +60,7 @@ class ImageSite(BoundedSite):
         self.request_log = resource.request_log
         """The log of requests and of refused heads."""
         self.fast_path = FastPath(
-            resource.responder, self.request_log, config, reactor, resource.wall
+            resource.responder, resource.router, self.request_log, config, reactor, resource.wall
         )
 
     def refused(self, peer: str, head: HeadCheck, error: BlobserveError) -> Answer:
@@ -126,9 +126,9 @@ class RefusedRequest(Resource):
 
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
-        asked = RequestContext(head_of(request))
+        asked = RequestContext(self._images.routed(request))
         record = self._images.request_log.begin(request, asked)
-        answer = refusal(self._reason, record.request_id, asked.head.is_navigation)
+        answer = self._images.refusal(self._reason, record.request_id, asked.head)
         answer = self._images.responder.with_rules(answer, asked)
         sending = Deferred.fromCoroutine(send(request, answer, self._images.pace))
         request.notifyFinish().addErrback(lambda _: sending.cancel())

@@ -231,7 +231,8 @@ def test_a_repository_that_only_sites_name() -> None:
     for any_repo in (False, True):
         config = loaded({"a.example": value}, allowAnyRepo=any_repo)
         assert config.rules_for(SHOP) is None
-        rules = config.pull_rules_for(SHOP)
+        assert config.pull_rules_for(SHOP) is None
+        rules = config.pull_rules_for(SHOP.within(config.sites["a.example"].scope))
         assert rules is not None
         assert (rules.layers, rules.listed, rules.pre_pull) == ("all", True, ("live",))
         other = Repository.parse("r.example/other")
@@ -240,16 +241,19 @@ def test_a_repository_that_only_sites_name() -> None:
 
 
 def test_a_repository_that_is_listed_too() -> None:
-    """A repository of `repos` is served by path, and pulled by its rules there."""
+    """A repository of `repos` is served by path by its rules, and pulled for sites by theirs."""
     repos = {"r.example/team/*": {"workdir": "/a"}}
     value = {"image": f"r.example/team/shop@{DIGEST}", "workdir": "/b"}
     config = loaded({"a.example": value, "b.example": REFERENCE}, repos=repos)
     rules = config.rules_for(SHOP)
-    pulled = config.pull_rules_for(SHOP)
+    scope = config.sites["a.example"].scope
+    pulled = config.pull_rules_for(SHOP.within(scope))
     assert rules is not None
     assert pulled is not None
     assert (rules.workdir, rules.pre_pull) == ("/a", ())
-    assert (pulled.workdir, pulled.pre_pull) == ("/a", (DIGEST, "live"))
+    assert config.pull_rules_for(SHOP) is rules
+    assert (pulled.layers, pulled.pre_pull) == ("first", ("live", DIGEST))
+    assert config.sites["b.example"].scope == scope
 
 
 # --- Messages -------------------------------------------------------------------------------------

@@ -162,10 +162,14 @@ class Serving:
         return await client.all()
 
     async def fetch(
-        self, target: str = f"/{TAG}/", method: str = "GET", headers: Mapping[str, str] = {}
+        self,
+        target: str = f"/{TAG}/",
+        method: str = "GET",
+        headers: Mapping[str, str] = {},
+        host: str = "localhost",
     ) -> Response:
         """Send one request on its own connection."""
-        lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return Response.parse(await self.exchange("\r\n".join([*lines, "", ""]).encode("latin-1")))
 
@@ -185,7 +189,7 @@ async def serving(
     store = RefStore(
         space,
         lambda repository: source,
-        lambda repository: it.config.rules_for(repository),
+        lambda repository: it.config.pull_rules_for(repository),
         reactor,
         metrics,
         Limits,

@@ -80,7 +80,7 @@ class ReferenceTable:
         ahead = self._wall_ahead()
         for text, digest, checked in self._space.references.all():
             try:
-                reference = Reference.parse(text)
+                reference = Reference.from_key(text)
             except MalformedReference as error:
                 _log.warn("the blob space has a malformed reference: {error}", error=error)
                 self._space.references.forget(text)
@@ -180,7 +180,7 @@ class ReferenceTable:
         if self._known.pop(reference, None):
             self.switches += 1
             self._current.serves(reference, ())
-            self._space.references.forget(str(reference))
+            self._space.references.forget(reference.key)
 
     def disprove(self, known: TagState) -> None:
         """Forget a reference that its source has denied, and its digest if only tags vouch for it.
@@ -218,7 +218,7 @@ class ReferenceTable:
             self.mark(reference)
         if before is None or (before.digest, before.checked) != (known.digest, known.checked):
             checked = known.checked + self._wall_ahead()
-            self._space.references.remember(str(reference), known.digest, checked)
+            self._space.references.remember(reference.key, known.digest, checked)
 
 
 def _log_failed(why: Failure, tag: Reference) -> None:

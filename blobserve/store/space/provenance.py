@@ -114,12 +114,12 @@ class Provenance:
 
         This counts as a use of the entry.
         """
-        key = digest, str(repository)
+        key = digest, repository.key
         return any(kind.use(key) for kind in self._kinds if kind.access >= access)
 
     def record(self, digest: Digest, repository: Repository, access: Access) -> None:
         """Record that the repository has just shown this content in this way."""
-        key = digest, str(repository)
+        key = digest, repository.key
         for kind in self._kinds:
             if kind.access == access and not kind.use(key):
                 change = provenance_put(*key, access, self._seconds())

@@ -51,7 +51,7 @@ def find(
     filesystem = lease.filesystem
     path = target.path or b""
     workdir = rules.workdir.encode()
-    name, entry = _joined(workdir, path), None
+    name, entry = joined(workdir, path), None
     try:
         entry = filesystem.lookup(name)
         return _named(filesystem, target, name, entry, is_inlined, rules.listing)
@@ -59,10 +59,10 @@ def find(
         pass
     last = path.rstrip(b"/").rpartition(b"/")[2]
     if b"." not in last and entry is None:
-        page = _configured(filesystem, workdir, rules.fallback, Role.FALLBACK)
+        page = configured(filesystem, workdir, rules.fallback, Role.FALLBACK)
         if page is not None:
             return page
-    page = _configured(filesystem, workdir, rules.not_found, Role.NOT_FOUND)
+    page = configured(filesystem, workdir, rules.not_found, Role.NOT_FOUND)
     if page is None:
         raise PathNotFound(shown(path), lease.layers if rules.layers == "first" else 1)
     return page
@@ -84,18 +84,17 @@ def _named(
     if not target.asks_directory and not (is_bare_root and is_inlined):
         return NeedsSlash()
     try:
-        return _file(filesystem, _joined(name, INDEX), Role.ASKED)
+        return _file(filesystem, joined(name, INDEX), Role.ASKED)
     except PathNotFound:
         if not is_listed:
             raise
     return NeedsSlash() if is_bare_root else Directory(entry)
 
 
-def _configured(
-    filesystem: Filesystem, workdir: bytes, path: str | None, role: Role
-) -> Page | None:
+def configured(filesystem: Filesystem, workdir: bytes, path: str | None, role: Role) -> Page | None:
+    """Return the page at a configured path below `workdir`; None if it is not there."""
     try:
-        return None if path is None else _file(filesystem, _joined(workdir, path.encode()), role)
+        return None if path is None else _file(filesystem, joined(workdir, path.encode()), role)
     except PathNotFound:
         return None
 
@@ -107,5 +106,6 @@ def _file(filesystem: Filesystem, name: bytes, role: Role) -> Page:
     return Page(entry, name, role)
 
 
-def _joined(base: bytes, path: bytes) -> bytes:
+def joined(base: bytes, path: bytes) -> bytes:
+    """Return `path` below `base`, both without a slash at either end."""
     return b"/".join(filter(None, (base.strip(b"/"), path.strip(b"/"))))

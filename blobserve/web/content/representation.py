@@ -24,8 +24,12 @@ class Role(enum.Enum):
 
     ASKED = enum.auto()
     """The URL names the file or its directory."""
+    REWRITTEN = enum.auto()
+    """A rule of the site gives the file for another URL."""
     FALLBACK = enum.auto()
     """The URL names no file, and a single-page application interprets it."""
+    NAVIGATED = enum.auto()
+    """As `FALLBACK`, but only because a browser navigates to the URL."""
     NOT_FOUND = enum.auto()
     """The URL names no file, and this is the configured 404 page."""
 

@@ -6,15 +6,18 @@ variant, and evaluates the request's conditions. It is independent of connection
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
+import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config, RepositoryRules
 from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound, PathNotFound
+from blobserve.names.reference import Reference
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
@@ -33,15 +36,26 @@ from blobserve.web.content.response_cache import (
 )
 from blobserve.web.content.rewrite import RewriteRecipe, Variables, parse_variables
 from blobserve.web.content.selection import Selection, early_name, select
+from blobserve.web.content.site_fields import dressed
+from blobserve.web.content.site_lookup import Moved, SiteLookup
+from blobserve.web.content.site_rules import ImageRules, SiteRules
+from blobserve.web.content.site_selection import Selected, select_on_site
+from blobserve.web.content.stable_names import StableNames
 from blobserve.web.content.variants import choose
+from blobserve.web.hosting.redirects import RuleMatch
 from blobserve.web.http.caching import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.http.conditional import Fields
+from blobserve.web.http.mount import Detour
 from blobserve.web.http.request_head import READ_ONLY, VARIABLES, RequestContext, RequestHead
 from blobserve.web.http.response import Answer, Body, BytesBody, Header
 from blobserve.web.http.status import ALLOW
 from blobserve.web.http.target import WHOLE_SERVER, Target, shown
 
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
+
+
+_NOT_CACHED = (Role.NOT_FOUND, Role.NAVIGATED)
+"""The roles whose responses are not cached in memory: header fields decide, or errors are rare."""
 
 
 class Responder:
@@ -63,6 +77,8 @@ class Responder:
         self._disk = disk
         self._checks: Checks = SingleFlight()
         self.derived = DerivedCache()
+        self._site_rules = SiteRules()
+        self._stable_names = StableNames()
         self._responses = ResponseCache(store, config, reactor)
 
     def flush(self) -> None:
@@ -71,7 +87,8 @@ class Responder:
         self._responses.flush()
 
     def with_rules(self, answer: Answer, asked: RequestContext) -> Answer:
-        """Return the answer with the header fields of the repository's rules."""
+        """Return the answer with the header fields of the rules of its repository or site."""
+        answer = dressed(answer, asked.changes, asked.head.mount)
         rules = asked.rules or self._rules_of(asked.head)
         return answer if rules is None else answer.with_rules(rules)
 
@@ -80,7 +97,7 @@ class Responder:
 
         None also for redirects and errors, which `get` handles.
         """
-        if head.selector is None:
+        if head.selector is None or head.mount.detour is not None:
             return None
         key = (head.mount.name, head.path, head.selector)
         cached = self._responses.get(key)
@@ -88,16 +105,34 @@ class Responder:
             return cached
         return self._new_response(head, key)
 
+    async def read_rules(self, reference: Reference) -> None:
+        """Read the hosting rules of a READY image for each site that has it."""
+        sites = [each for each in self._config().sites.values() if each.has_image(reference)]
+        lease = self._store.lease_at_once(reference) if sites else None
+        if lease is None:
+            return
+        shared = SharedLease(lease, self._disk, self._reactor, math.inf, self._checks)
+        try:
+            for site in sites:
+                await self._site_rules.get(shared, SiteLookup(lease, site))
+        except BlobDamaged as damage:
+            lease.report(damage)
+        finally:
+            shared.release()
+
     async def get(self, asked: RequestContext) -> Answer:
         """Return the answer to a GET or a HEAD. The caller applies `with_rules` to it.
 
         :raises BlobserveError: if the request must be answered with an error.
         """
         head, config = asked.head, self._config()
+        if head.mount.detour is not None:
+            return _detour(head.mount.detour, head)
         asked.deadline = self._reactor.seconds() + config.timeout
         cached = self.from_memory(head)
         if cached is not None:
-            asked.rules, asked.cache, asked.digest = cached.rules, cached.result, cached.image
+            asked.rules, asked.changes = cached.rules, cached.changes
+            asked.cache, asked.digest = cached.result, cached.image
             return cached.answer(head.method, head.fields)
         target = head.parse_target()
         rules = asked.rules = head.mount.rules(config, target)
@@ -107,7 +142,8 @@ class Responder:
         inlined = head.fields.get(VARIABLES)
         variables = None if inlined is None else parse_variables(inlined)
         read_only = head.fields.get(READ_ONLY, b"").lower() == b"true"
-        name = early_name(target, rules, variables)
+        # On a site, rules of the image decide which file answers.
+        name = None if head.mount.site else early_name(target, rules, variables)
         wait = self._store.lease_or_early(target.reference, name, read_only, config.timeout)
         if not wait.called:
             wait.addTimeout(config.timeout, self._reactor, too_slow)
@@ -138,9 +174,13 @@ class Responder:
         asked.cache, asked.digest = lease.result, lease.digest
         shared = SharedLease(lease, self._disk, self._reactor, asked.deadline, self._checks)
         try:
-            selection = select(lease, target, rules, variables)
+            selection = await self._select(shared, target, rules, variables, asked)
             if isinstance(selection, NeedsSlash):
-                return _redirect(target, head.query)
+                return _redirect(target, target.with_slash(head.query))
+            if isinstance(selection, Moved):
+                return _redirect(target, target.to(selection.path, head.query))
+            if isinstance(selection, RuleMatch):
+                return _redirect(target, _location(selection, head), selection.status)
             if isinstance(selection, Directory):
                 shown, body = await self._listing(shared, selection, target, rules, asked)
             else:
@@ -152,6 +192,37 @@ class Responder:
         finally:
             shared.release()
         return shown.answer(head.method, head.fields, body)
+
+    async def _select(
+        self,
+        shared: SharedLease,
+        target: Target,
+        rules: RepositoryRules,
+        variables: Variables | None,
+        asked: RequestContext,
+    ) -> Selected:
+        head = asked.head
+        if head.mount.site is None:
+            return select(shared.lease, target, rules, variables)
+        lookup = SiteLookup(shared.lease, head.mount.site)
+        image_rules = await self._site_rules.get(shared, lookup)
+        asked.changes = image_rules.changes(b"/" + target.raw)
+        return self._select_on_site(lookup, target, image_rules, variables, head)
+
+    def _select_on_site(
+        self,
+        lookup: SiteLookup,
+        target: Target,
+        rules: ImageRules,
+        variables: Variables | None,
+        head: RequestHead,
+    ) -> Selected:
+        selected = select_on_site(lookup, target, rules, head.query, variables, head.is_navigation)
+        if not isinstance(selected, Selection) or not selected.has_immutable_path:
+            return selected
+        sha256 = selected.page.entry.sha256
+        is_stable = self._stable_names.holds(head.mount.name, target.path or b"", sha256)
+        return selected if is_stable else attrs.evolve(selected, is_stable=False)
 
     async def _variant(
         self, shared: SharedLease, selection: Selection, asked: RequestContext
@@ -197,9 +268,17 @@ class Responder:
     def _new_response_from(
         self, lease: Lease, target: Target, head: RequestHead, key: Key
     ) -> CachedResponse | None:
-        rules = head.mount.rules(self._config(), target)
-        selection = None if rules is None else select(lease, target, rules, None)
-        if not isinstance(selection, Selection) or selection.page.role is Role.NOT_FOUND:
+        rules, changes = head.mount.rules(self._config(), target), None
+        selection: Selected | None = None
+        if head.mount.site is not None:
+            lookup = SiteLookup(lease, head.mount.site)
+            image_rules = self._site_rules.cached(lookup)
+            if image_rules is not None:
+                changes = image_rules.changes(b"/" + target.raw)
+                selection = self._select_on_site(lookup, target, image_rules, None, head)
+        elif rules is not None:
+            selection = select(lease, target, rules, None)
+        if not isinstance(selection, Selection) or selection.page.role in _NOT_CACHED:
             return None
         if selection.edits:
             derived = self.derived.cached(lease, selection.page.entry, self._recipe(selection))
@@ -218,7 +297,16 @@ class Responder:
         self._store.count(lease.result)
         shown = selection.represented(variant, lease.digest, self._wall())
         reference = target.reference
-        cached = CachedResponse(shown, content, source, selection.rules, reference, lease.digest)
+        cached = CachedResponse(
+            shown,
+            content,
+            source,
+            selection.rules,
+            reference,
+            lease.digest,
+            head.mount,
+            changes,
+        )
         return self._responses.add(key, cached, lease) if is_final else cached
 
     async def options(self, asked: RequestContext) -> Answer:
@@ -235,7 +323,8 @@ class Responder:
         try:
             answer = await self.get(plain)
         finally:
-            asked.rules, asked.cache, asked.digest = plain.rules, plain.cache, plain.digest
+            asked.rules, asked.changes = plain.rules, plain.changes
+            asked.cache, asked.digest = plain.cache, plain.digest
         if answer.status != 200:
             return answer
         answer.body.close()
@@ -252,12 +341,28 @@ class Responder:
         return head.mount.rules(self._config(), target)
 
 
-def _redirect(target: Target, query: bytes | None) -> Answer:
-    headers = [(b"Location", target.with_slash(query)), (b"Cache-Control", b"no-cache")]
+def _redirect(target: Target, location: bytes, status: int = 301) -> Answer:
+    headers = [(b"Location", location), (b"Cache-Control", b"no-cache")]
     if target.path is None:
         # With inline variables, the same URL is the page itself.
         headers.append(vary(INLINE_VARIABLES))
-    return Answer(301, (*headers, NO_SNIFF))
+    return Answer(status, (*headers, NO_SNIFF))
+
+
+def _location(match: RuleMatch, head: RequestHead) -> bytes:
+    """Return the value of ``Location`` for a rule; its path is relative to the site."""
+    if not match.location.startswith(b"/"):
+        return match.location
+    return head.prefix + match.location
+
+
+def _detour(detour: Detour, head: RequestHead) -> Answer:
+    if detour.status == 404:
+        raise PathNotFound("/")
+    location = detour.target(head.path, head.query)
+    return Answer(
+        detour.status, ((b"Location", location), (b"Cache-Control", b"no-cache"), NO_SNIFF)
+    )
 
 
 def _preflight(fields: Fields) -> tuple[Header, ...]:

@@ -21,7 +21,10 @@ from blobserve.store.index.entry import Entry
 from blobserve.store.lease import Lease, Result
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.representation import Representation
+from blobserve.web.content.site_fields import dressed
 from blobserve.web.http.conditional import ALL, UNCHANGED, Fields, Verdict
+from blobserve.web.http.header_changes import HeaderChanges
+from blobserve.web.http.mount import Mount
 from blobserve.web.http.response import Answer, BytesBody, ResponseHead
 
 LARGEST = 64 * 1024
@@ -48,6 +51,9 @@ class CachedResponse:
     rules: RepositoryRules
     reference: Reference
     image: Digest
+    mount: Mount
+    changes: HeaderChanges | None
+    """The changes that the site's ``_headers`` make."""
     touch: Callable[[], None] = attrs.field(init=False, repr=False)
     """Counts a use of the image. See `RefStore.touch_for`."""
     result: Result = "hit"
@@ -99,7 +105,8 @@ class CachedResponse:
         return ResponseHead.of(self._answer(verdict))
 
     def _answer(self, verdict: Verdict) -> Answer:
-        return self.shown.answer_to(verdict, BytesBody(self.content or b"")).with_rules(self.rules)
+        answer = self.shown.answer_to(verdict, BytesBody(self.content or b""))
+        return dressed(answer, self.changes, self.mount).with_rules(self.rules)
 
 
 def read_whole(lease: Lease, entry: Entry) -> bytes | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from blobserve.config import RepositoryRules
+from blobserve.config import RepositoryRules, Site
 from blobserve.names.digest import Digest
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lease import Lease
@@ -16,6 +16,7 @@ from blobserve.tar.header import split
 from blobserve.web.content.lookup import Directory, NeedsSlash, Page, find
 from blobserve.web.content.representation import Representation, Role, Variant
 from blobserve.web.content.rewrite import INDEX, Edits, Variables, edits_for, is_index
+from blobserve.web.hosting.content_hash import is_immutable_name
 from blobserve.web.http.caching import (
     INLINE_VARIABLES,
     cache_control,
@@ -40,6 +41,10 @@ class Selection:
     """True if the request has inline variables."""
     edits: Edits
     """The replacements that rules and variables make in the file."""
+    site: Site | None = None
+    """The site of the URL; None for a URL that names its image."""
+    is_stable: bool = True
+    """False if the site has had other content under the same path."""
 
     @property
     def kind(self) -> bytes:
@@ -68,6 +73,14 @@ class Selection:
         return Representation(variant, kind, self.page.role, modified if is_dated else None, policy)
 
     @property
+    def has_immutable_path(self) -> bool:
+        """Return whether the path promises that the content never changes."""
+        path = self.target.path or b""
+        if self.site is not None and self.site.has_immutable_names:
+            return self.is_stable and is_immutable_name(path)
+        return is_immutable_path(path, self.rules)
+
+    @property
     def _varies(self) -> bool:
         """Return whether the response depends on inline variables."""
         if self.rules.inline_static and is_index(self.page.name, self.page.entry):
@@ -84,12 +97,11 @@ class Selection:
             control = b"private, no-cache" if self.is_inlined else b"no-cache"
         else:
             is_unchanged = self.page.role is Role.ASKED and not self.edits
-            is_immutable = is_constant or (
-                is_unchanged and is_immutable_path(self.target.path or b"", self.rules)
-            )
+            is_immutable = is_constant or (is_unchanged and self.has_immutable_path)
             control = cache_control(kind, is_immutable, self.rules)
         policy: tuple[Header, ...] = ((b"Cache-Control", control),)
         deciding = [b"Accept-Encoding"] * is_negotiated + [INLINE_VARIABLES] * self._varies
+        deciding += [b"Sec-Fetch-Mode"] * (self.page.role is Role.NAVIGATED)
         if deciding:
             policy += (vary(*deciding),)
         return policy + content_location(self.target, self.rules, image)

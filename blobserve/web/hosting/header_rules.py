@@ -10,13 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
-from blobserve.web.hosting.header_changes import (
-    NO_CHANGES,
-    Header,
-    HeaderChanges,
-    problem_of_removal,
-    problem_of_setting,
-)
 from blobserve.web.hosting.rule_index import RuleIndex, remember
 from blobserve.web.hosting.rule_lines import (
     Dialect,
@@ -31,6 +24,13 @@ from blobserve.web.hosting.rule_pattern import (
     Template,
     normalised,
     without_dot_segments,
+)
+from blobserve.web.http.header_changes import (
+    NO_CHANGES,
+    Header,
+    HeaderChanges,
+    problem_of_removal,
+    problem_of_setting,
 )
 
 FILE = "_headers"

@@ -218,6 +218,12 @@ def content_type(name: bytes, is_text: int | None = None) -> bytes:
     return _BY_EXTENSION.get(extension, UNKNOWN)
 
 
+def is_known(name: bytes) -> bool:
+    """Return whether a file name has an ending that gives its type."""
+    stem, _, extension = name.rpartition(b".")
+    return bool(stem) and extension.lower() in _BY_EXTENSION
+
+
 @lru_cache(maxsize=256)
 def is_compressible(content_type: bytes) -> bool:
     """Return whether files of this type usually become smaller by a content coding."""

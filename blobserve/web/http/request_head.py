@@ -24,6 +24,7 @@ from blobserve.names.digest import Digest
 from blobserve.web.http.accept_encoding import accepted
 from blobserve.web.http.caching import INLINE_VARIABLES
 from blobserve.web.http.conditional import Fields
+from blobserve.web.http.header_changes import HeaderChanges
 from blobserve.web.http.mount import BY_PATH, Mount
 from blobserve.web.http.target import Target, is_host, origin_form
 
@@ -175,6 +176,12 @@ class RequestHead:
     mount: Mount = BY_PATH
     """The mount that the path is relative to."""
 
+    @property
+    def prefix(self) -> bytes:
+        """The part of the URL's path above the mount, without a slash at its end."""
+        path = self.target.partition(b"?")[0]
+        return path[: len(path) - len(self.path)]
+
     def parse_target(self) -> Target:
         """Return the image and the file that the URL names.
 
@@ -209,7 +216,9 @@ class RequestContext:
 
     head: RequestHead
     rules: RepositoryRules | None = None
-    """The rules of the repository; None until they are looked up."""
+    """The rules of the repository or site; None until they are looked up."""
+    changes: HeaderChanges | None = None
+    """The changes that the site's ``_headers`` make, as far as they are known."""
     cache: str | None = None
     digest: Digest | None = None
     deadline: float = math.inf

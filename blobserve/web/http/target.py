@@ -56,6 +56,12 @@ def origin_form(method: bytes, target: bytes) -> bytes:
     return (path or b"/") + query
 
 
+def authority_of(target: bytes) -> bytes | None:
+    """Return the host and port of a target in absolute form; None for any other target."""
+    absolute = None if target.startswith(b"/") else _ABSOLUTE_FORM.fullmatch(target)
+    return None if absolute is None else absolute[1].rpartition(b"@")[2]
+
+
 @lru_cache(64)  # Most requests name one of a few hosts.
 def is_host(value: bytes) -> bool:
     """Return whether this is a host with an optional port, RFC 9112 §3.2."""
@@ -89,7 +95,7 @@ class Target:
         :raises MalformedReference: if the image reference is malformed or missing.
         :raises PathNotFound: if there is a ``..`` segment or a NUL.
         """
-        path = _canonical(raw)
+        path = canonical(raw)
         if not path:
             raise MalformedReference("/", URL_FORM)
         return cls(raw, *split_path(path))
@@ -105,7 +111,7 @@ class Target:
         if not path:
             last = url.partition(b"?")[0].rpartition(b"/")[2]
             return cls(last, reference, None, is_named=False)
-        return cls(path[1:], reference, _canonical(path[1:]), is_named=False)
+        return cls(path[1:], reference, canonical(path[1:]), is_named=False)
 
     @property
     def depth(self) -> int:
@@ -128,19 +134,31 @@ class Target:
         tail = "" if query is None else "?" + quote(query, safe=_URL_CHARACTERS)
         return f"./{last}/{tail}".encode()
 
+    def to(self, path: bytes, query: bytes | None) -> bytes:
+        """Return the URL of another file below the same mount, as a relative reference.
+
+        :param path: the path from the root of the mount, not encoded.
+        """
+        tail = "" if query is None else "?" + quote(query, safe=_URL_CHARACTERS)
+        return f"{self._to_root}{quote(path)}{tail}".encode()
+
     def with_digest(self, digest: Digest) -> bytes:
         """Return the URL of the same file under the digest of its image, as a relative reference.
 
         It climbs to the root of the resource, for any segments in this URL.
         """
+        rest = "" if self.path is None else "/" + quote(self.path)
+        return f"{self._to_root}{self.reference.at(digest)}{rest}".encode()
+
+    @property
+    def _to_root(self) -> str:
+        """The relative reference from this URL to the root of the mount."""
         # A client removes ``.`` segments before it resolves ``..``, so they do not count.
         above = [segment for segment in self.raw.split(b"/")[:-1] if segment != b"."]
-        rest = "" if self.path is None else "/" + quote(self.path)
-        start = "../" * len(above) or "./"
-        return f"{start}{self.reference.at(digest)}{rest}".encode()
+        return "../" * len(above) or "./"
 
 
-def _canonical(raw: bytes) -> bytes:
+def canonical(raw: bytes) -> bytes:
     """Decode a path, and remove its empty and ``.`` segments.
 
     The result ends with a slash for the path of a directory, and is empty for the root.

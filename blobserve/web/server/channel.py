@@ -24,7 +24,7 @@ from blobserve.config import Limits
 from blobserve.errors import BadRequest, BlobserveError, HeadTooSlow, TooManyConnections
 from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
 from blobserve.web.http.response import Answer
-from blobserve.web.http.target import WHOLE_SERVER, origin_form
+from blobserve.web.http.target import WHOLE_SERVER, authority_of, origin_form
 from blobserve.web.server.connection_limits import ConnectionLimits
 from blobserve.web.server.request_log import peer_of
 from blobserve.web.server.send import whole
@@ -73,8 +73,12 @@ class ServedSite(Protocol):
 class ImageRequest(Request):
     """A request that accepts a target in absolute form, or ``*``."""
 
+    authority: bytes | None = None
+    """The host and port of a target in absolute form."""
+
     def process(self) -> None:
         """See `Request.process`."""
+        self.authority = authority_of(self.uri)
         self.uri = origin_form(self.method, self.uri)
         # Twisted itself answers the path ``*``, and that would be neither counted nor logged.
         self.path = b"/" if self.uri == WHOLE_SERVER else self.uri.partition(b"?")[0]

@@ -29,6 +29,7 @@ from blobserve.web.http.request_head import (
 )
 from blobserve.web.http.target import is_host
 from blobserve.web.server.request_log import RequestLog
+from blobserve.web.server.router import Router
 
 _END = b"\r\n\r\n"
 _REQUEST_LINE = re.compile(rb"(GET|HEAD) (/[!\x22$-~]*) HTTP/1\.1")
@@ -58,6 +59,7 @@ class FastPath:
     def __init__(
         self,
         files: Responder,
+        router: Router,
         accounts: RequestLog,
         config: Callable[[], Config],
         clock: IReactorTime,
@@ -68,6 +70,7 @@ class FastPath:
         self.is_shut = False
         """True when the server drains; then no request is answered."""
         self._files = files
+        self._router = router
         self._config = config
         self._accounts = accounts
         self._clock = clock
@@ -83,8 +86,11 @@ class FastPath:
         if self.is_shut or data[-4:] != _END or not is_between_requests(channel):
             return False
         head = parse(data)
-        if head is None or not self._config().hot_path:
+        config = self._config()
+        if head is None or not config.hot_path:
             return False
+        if config.sites:
+            head.mount, head.path = self._router.route(head.fields, channel.peer, head.path)
         ready = self._files.from_memory(head)
         if ready is None:
             return False

@@ -1,0 +1,69 @@
+"""The answer of a site to a URL: its hosting rules, then its files.
+
+Pure, except for lookups in the image.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from blobserve.web.content.lookup import Directory, NeedsSlash, Page
+from blobserve.web.content.representation import Role
+from blobserve.web.content.rewrite import Edits, Variables, edits_for
+from blobserve.web.content.selection import Selection
+from blobserve.web.content.site_lookup import Moved, SiteLookup
+from blobserve.web.content.site_rules import ImageRules
+from blobserve.web.hosting.redirects import RuleMatch
+from blobserve.web.http.target import Target, canonical
+
+Selected: TypeAlias = Selection | Directory | NeedsSlash | Moved | RuleMatch
+
+
+def select_on_site(
+    lookup: SiteLookup,
+    target: Target,
+    rules: ImageRules,
+    query: bytes | None,
+    variables: Variables | None,
+    is_navigation: bool,
+) -> Selected:
+    """Return what `target` selects on a site. A `RuleMatch` is a redirect.
+
+    :raises PathNotFound: when there is no such file, and no page for missing files.
+    """
+    page = _page(lookup, target, rules, query, is_navigation)
+    if not isinstance(page, Page):
+        return page
+    site_rules = lookup.site.rules
+    edits: Edits = ()
+    if site_rules.replacements or variables is not None:
+        edits = edits_for(page.name, page.entry, site_rules, variables)
+    return Selection(target, site_rules, page, variables is not None, edits, lookup.site)
+
+
+def _page(
+    lookup: SiteLookup,
+    target: Target,
+    rules: ImageRules,
+    query: bytes | None,
+    is_navigation: bool,
+) -> Page | Directory | NeedsSlash | Moved | RuleMatch:
+    path = target.path or b""
+    match = None
+    if rules.redirects is not None:
+        match = rules.redirects.match(b"/" + target.raw, query, lambda: _exists(lookup, path))
+    if match is None:
+        return lookup.find(target, is_navigation)
+    if match.status not in (200, 404):
+        return match
+    rewritten = canonical(match.location.partition(b"?")[0].partition(b"#")[0].lstrip(b"/"))
+    page = lookup.page(rewritten)
+    if page is None:
+        return lookup.missing(rewritten, is_navigation)
+    return attrs.evolve(page, role=Role.REWRITTEN if match.status == 200 else Role.NOT_FOUND)
+
+
+def _exists(lookup: SiteLookup, path: bytes) -> bool:
+    return lookup.named(path) is not None

@@ -1,0 +1,96 @@
+"""From the host and the path of a request to the mount that answers it.
+
+Pure. Hosts that match no site use the URLs that name their images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from blobserve.config import Config, Network
+from blobserve.errors import NotFound
+from blobserve.web.hosting.host_table import HostRedirect, HostTable, PrefixSlash, SiteMatch
+from blobserve.web.http.conditional import Fields
+from blobserve.web.http.mount import BY_PATH, NOWHERE, Detour, Mount
+from blobserve.web.http.target import Target
+from blobserve.web.server.access_log import is_within
+
+_MOST_MOUNTS = 4096
+"""Previews whose mounts are remembered. Clients choose their labels."""
+
+
+class Router:
+    """The mounts of the current configuration."""
+
+    def __init__(self, config: Callable[[], Config]) -> None:
+        self._config = config
+        self._used: Config | None = None
+        self._table: HostTable | None = None
+        self._mounts: dict[tuple[str, str | None], Mount] = {}
+
+    def route(
+        self, fields: Fields, peer: str, path: bytes, authority: bytes | None = None
+    ) -> tuple[Mount, bytes]:
+        """Return the mount of a request, and the path of the URL below it.
+
+        :param path: the path below the resource with all images: empty, or with its leading slash.
+        :param authority: that of an absolute request target, which counts before ``Host``.
+        """
+        config = self._config()
+        if config is not self._used:
+            self._follow(config)
+        if self._table is None:
+            return BY_PATH, path
+        if authority is None:
+            authority = fields.get(b"host", b"")
+        if b"x-forwarded-host" in fields and is_trusted(peer, config.trusted_proxies):
+            # The first member is the host that the client asked for.
+            authority = fields[b"x-forwarded-host"].partition(b",")[0].strip(b" \t")
+        found = self._table.find(authority, path or b"/")
+        if found is None:
+            return BY_PATH, path
+        if isinstance(found, SiteMatch):
+            if found.site.host == "*" and _names_image(path, config):
+                return BY_PATH, path
+            return self._mount(found), found.rest
+        if isinstance(found, HostRedirect):
+            return Mount.to_host(found.host, found.site), path
+        if isinstance(found, PrefixSlash):
+            # A relative reference, because the resource may be mounted below another path.
+            last = path.rpartition(b"/")[2]
+            return Mount.moved(Detour(301, b"./" + last + b"/"), found.site), path
+        return NOWHERE, path
+
+    def _follow(self, config: Config) -> None:
+        self._used = config
+        self._table = HostTable(config.sites.values()) if config.sites else None
+        self._mounts.clear()
+
+    def _mount(self, found: SiteMatch) -> Mount:
+        key = found.site.key, found.label
+        mount = self._mounts.get(key)
+        if mount is None:
+            try:
+                mount = Mount.of_site(found.site, found.label)
+            except NotFound:
+                mount = NOWHERE
+            if len(self._mounts) >= _MOST_MOUNTS:
+                self._mounts.clear()
+            self._mounts[key] = mount
+        return mount
+
+
+@lru_cache(1024)
+def is_trusted(peer: str, proxies: tuple[Network, ...]) -> bool:
+    """Return whether a peer is a trusted proxy."""
+    return is_within(peer, proxies)
+
+
+def _names_image(path: bytes, config: Config) -> bool:
+    """Return whether a path names an image of ``repos``."""
+    try:
+        rules = config.rules_for(Target.parse(path[1:]).reference.repository)
+    except NotFound:
+        return False
+    return rules is not None and rules.listed
