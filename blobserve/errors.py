@@ -65,12 +65,17 @@ class NoLayers(NotFound):
 
 @attrs.define(slots=False)
 class PlatformNotFound(NotFound):
-    """The reference names an index without an image for the wanted platform."""
+    """The reference names an index without an image for the wanted platform.
+
+    If the index has no image at all, `kind` describes it.
+    """
 
     platform: str
+    kind: str = ""
 
     def __str__(self) -> str:
-        return f"the index has no image for {self.platform}"
+        text = f"the index has no image for {self.platform}"
+        return f"{text}: {self.kind}" if self.kind else text
 
 
 @attrs.define(slots=False)

@@ -19,7 +19,8 @@ _DEEPEST = 100
 
 
 LAYER_TYPE = re.compile(
-    r"application/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+[a-z0-9]+)?"
+    r"application/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar"
+    r"(?:\+(?!encrypted)[a-z0-9]+)?"
     r"|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar(?:\.[a-z0-9]+)?)"
 )
 """The media types of the layers of images."""

@@ -16,6 +16,7 @@ from blobserve.errors import BadImage, MalformedReference, PlatformNotFound
 from blobserve.names.digest import Digest
 from blobserve.names.platform import Platform
 from blobserve.oci.artifact import LAYER_TYPE, TITLE, Kind, check_apart, kind_of, path_of
+from blobserve.oci.image_kinds import named, types_of
 from blobserve.oci.strict_json import parse_object
 
 MANIFEST_TYPES = (
@@ -35,6 +36,7 @@ _SCHEMA_1_TYPES = {
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 }
+_NO_FILES = "it is an artifact without titles, or it has layers that are not tar archives"
 _NO_OBJECT = "a descriptor is not a JSON object"
 _NO_SIZE = "the size in a descriptor is not a positive number of bytes"
 _SHAPES = {"manifests": True, "layers": False}
@@ -92,10 +94,14 @@ class Descriptor:
     @property
     def is_image(self) -> bool:
         """Return whether this names an image or an index of images, and not an attestation."""
+        return self.media_type in MANIFEST_TYPES + INDEX_TYPES and not self.is_attestation
+
+    @property
+    def is_attestation(self) -> bool:
+        """Return whether this names an attestation, as BuildKit marks it in an index."""
         return (
-            self.media_type in MANIFEST_TYPES + INDEX_TYPES
-            and self.platform != _ATTESTATION_PLATFORM
-            and "vnd.docker.reference.type" not in self.annotations
+            self.platform == _ATTESTATION_PLATFORM
+            or "vnd.docker.reference.type" in self.annotations
         )
 
     @property
@@ -147,7 +153,15 @@ class ImageIndex:
             found = _chosen([each for each in images if each.is_plain == is_plain], platform)
             if found is not None:
                 return found
-        raise PlatformNotFound(str(platform or "any platform"))
+        raise PlatformNotFound(str(platform or "any platform"), "" if images else self._kind)
+
+    @property
+    def _kind(self) -> str:
+        """Return a clause that describes an index without images; empty if none is known."""
+        if self.manifests and all(each.is_attestation for each in self.manifests):
+            return "it has nothing but attestations"
+        types = [name for each in self.manifests for name in (each.artifact_type, each.media_type)]
+        return named(types) or ""
 
 
 def _chosen(
@@ -190,7 +204,11 @@ def parse(content: bytes, media_type: str, limits: Limits) -> Manifest | ImageIn
         layers = _listed(document, "layers", limits.layers)
         if _is_image(document.get("config"), layers):
             return _image(layers)
-        return Manifest(_files(layers, limits), is_artifact=True)
+        files = _files(layers, limits)
+        if not files:
+            kind = named(types_of(document, layers))
+            raise ValueError(kind or _NO_FILES)
+        return Manifest(files, is_artifact=True)
     except ValueError as error:
         # Every ValueError of this module has a text of ours.
         raise BadImage(f"manifest {Digest.of(content)}", str(error)) from error
@@ -231,14 +249,14 @@ def _image(layers: Sequence[object]) -> Manifest:
 def _layer(value: object) -> Descriptor:
     layer = _descriptor(value, may_be_empty=True)
     if not LAYER_TYPE.fullmatch(layer.media_type):
-        raise ValueError("it has a layer that is not a tar archive")
+        raise ValueError(named((layer.media_type,)) or "it has a layer that is not a tar archive")
     return layer
 
 
 def _files(layers: Sequence[object], limits: Limits) -> tuple[Descriptor, ...]:
     """Return the files of an artifact, and its archives as layers.
 
-    :raises ValueError: when there are none, or one of them cannot be used.
+    :raises ValueError: when one of them cannot be used.
     """
     files: dict[Descriptor, None] = {}
     has_titles = any(TITLE in _annotations_of(layer) for layer in layers)
@@ -254,10 +272,6 @@ def _files(layers: Sequence[object], limits: Limits) -> tuple[Descriptor, ...]:
             files[attrs.evolve(described, file=path)] = None
         elif kind is Kind.ARCHIVE:
             files[_descriptor(layer, may_be_empty=True)] = None
-    if not files:
-        raise ValueError(
-            "it is an artifact without titles, or it has layers that are not tar archives"
-        )
     check_apart(layer.file for layer in files if layer.file is not None)
     return tuple(files)
 
@@ -283,7 +297,7 @@ def _is_index(document: _JsonObject, media_type: str) -> bool:
 
 def _verdict(media_type: str) -> bool:
     if media_type not in MANIFEST_TYPES + INDEX_TYPES:
-        raise ValueError("its media type is not an image type")
+        raise ValueError(named((media_type,)) or "its media type is not an image type")
     return media_type in INDEX_TYPES
 
 

@@ -44,6 +44,12 @@ _FOREIGN = (
     (b"\x1f\x8b", "gzip data"),
     (b"\x28\xb5\x2f\xfd", "zstd data"),
     (b"PK\x03\x04", "a zip archive"),
+    (b"hsqs", "a squashfs file system"),
+    (b"#!/usr/bin/env run-singularity", "a Singularity image"),
+    (b"age-encryption.org/", "encrypted data"),
+    (b"\0asm", "a WebAssembly module"),
+    (b"\x7fELF", "a program"),
+    (b"QFI\xfb", "a disk image"),
     (b"<", "an HTML or XML document"),
     (b"{", "a JSON document"),
 )

@@ -32,7 +32,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "__main__",
     ),
     "blobserve.oci": (
-        "strict_json artifact",
+        "strict_json artifact image_kinds",
         "manifest http",
         "source credentials",
         "registry local",

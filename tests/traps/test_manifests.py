@@ -182,7 +182,7 @@ DOCUMENTS: dict[str, tuple[bytes, str, int, str]] = {
     ),
     "M13 of a type": (document(mediaType=f"{OCI[:-6]}artifact.manifest.v1+json"), "", 502, "type"),
     "M13 encrypted": (
-        document(layers=[descriptor(f"{LAYER_TYPE}+encrypted")]), "", 502, "not tar archives",
+        document(layers=[descriptor(f"{LAYER_TYPE}+encrypted")]), "", 502, "encrypted layers",
     ),
     "M14 unknown type": (document(layers=[descriptor("a/b")]), MANIFEST, 502, "not tar archives"),
     "M15 no layers": (document(layers=[]), MANIFEST, 404, "has no layers"),
