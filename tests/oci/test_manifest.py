@@ -396,7 +396,7 @@ def test_no_image_for_the_platform(asked: str | None, manifests: list[dict[str, 
     """An index without a suitable image counts as a missing image (M08)."""
     with pytest.raises(PlatformNotFound) as raised:
         index(*manifests).choose(None if asked is None else Platform.parse(asked))
-    text, _, kind = str(raised.value).partition(": ")
+    text, _, _kind = str(raised.value).partition(": ")
     assert text == f"the index has no image for {asked or 'any platform'}"
 
 
