@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import re
 
+from blobserve.configfile import habits
 from blobserve.configfile.scalars import filled, refuse, text
 from blobserve.configfile.schema import ConfigValue
 from blobserve.errors import MalformedReference
 from blobserve.names.platform import Platform
-from blobserve.names.reference import Reference, Repository, canonical_registry
+from blobserve.names.reference import (
+    Reference,
+    Repository,
+    canonical_registry,
+    is_url,
+    without_scheme,
+)
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _OUR_FRAMING = {"content-length", "content-encoding", "content-range", "transfer-encoding"}
@@ -35,7 +42,26 @@ def image_path(value: ConfigValue) -> str:
     segments = [segment for segment in filled(value).split("/") if segment not in ("", ".")]
     if ".." in segments or "\0" in value.node.value:
         raise value.wrong("a path in an image must not contain ..")
+    if remedy := habits.names_variable(value.node.value):
+        value.document.warnings.append(value.message(remedy))
     return "/".join(segments)
+
+
+def path_glob(value: ConfigValue) -> str:
+    """Return a glob for paths in an image."""
+    if remedy := habits.is_regexp(filled(value)):
+        raise value.wrong(remedy)
+    return image_path(value)
+
+
+def tag_glob(value: ConfigValue) -> str:
+    """Return a glob for tags."""
+    glob = filled(value)
+    if remedy := habits.is_no_tag_glob(glob):
+        raise value.wrong(remedy)
+    if remedy := habits.is_doubtful_glob(glob):
+        value.document.warnings.append(value.message(remedy))
+    return glob
 
 
 def workdir(value: ConfigValue) -> str:
@@ -46,7 +72,7 @@ def workdir(value: ConfigValue) -> str:
 def page(value: ConfigValue) -> str:
     """Return the absolute path of a file below the working directory."""
     if not text(value).startswith("/") or value.node.value.endswith("/"):
-        raise value.expected("path of a file that begins with /")
+        raise value.expected("path of a page, such as /index.html")
     return "/" + image_path(value)
 
 
@@ -74,7 +100,9 @@ def repository_key(value: ConfigValue, key: str) -> str:
     try:
         name = str(Repository.parse(key.removesuffix(wild) + below))
     except MalformedReference as error:
-        if re.search("[:@]", key.partition("/")[2]):
+        if not is_url(key) and (remedy := habits.is_no_key(key)):
+            raise value.wrong(remedy) from error
+        if not is_url(key) and re.search("[:@]", key.partition("/")[2]):
             problem = "expected a repository without tag or digest; list tags under prePull"
             raise value.wrong(problem) from error
         raise value.wrong(error.problem) from error
@@ -83,7 +111,7 @@ def repository_key(value: ConfigValue, key: str) -> str:
 
 def registry_key(value: ConfigValue, key: str) -> str:
     """Return a registry: ``host`` or ``host:port``."""
-    return canonical_registry(key) or refuse(value, "expected a registry: host or host:port")
+    return canonical_registry(key) or refuse(value, _no_host(key, "a registry: host or host:port"))
 
 
 def upstream_host(value: ConfigValue) -> str:
@@ -93,7 +121,23 @@ def upstream_host(value: ConfigValue) -> str:
         return found
     # A host in an internal network may have no dot; a registry then needs a port.
     found = canonical_registry(f"{written}:443")
-    return found.removesuffix(":443") if found else refuse(value, "expected host or host:port")
+    if found:
+        return found.removesuffix(":443")
+    raise value.wrong(_no_host(written, "host or host:port"))
+
+
+def _no_host(written: str, what: str) -> str:
+    """Return a text that says how to write a registry."""
+    host = without_scheme(written).partition("/")[0]
+    if host != written and canonical_registry(host):
+        return f"expected {what}, without scheme and path: write {host}"
+    if "*" in written:
+        return f"expected {what}, without *: write one for each host"
+    if "$" in written:
+        return f"expected {what}; variables are not expanded"
+    if canonical_registry(f"{written}:443"):
+        return f"expected {what}; a host without a dot needs its port"
+    return f"expected {what}"
 
 
 def header_name(value: ConfigValue, key: str) -> str:
@@ -116,6 +160,8 @@ def header_value(value: ConfigValue, _name: str) -> str:
 
 def file_pattern(value: ConfigValue, key: str) -> str:
     """Return a glob for the last component of a path, such as ``*.ext``, in lower case."""
+    if remedy := habits.is_regexp(key):
+        raise value.wrong(remedy)
     if not key or "/" in key:
         raise value.wrong("expected a file name or a glob such as *.wasm, without /")
     return key.lower()

@@ -14,6 +14,7 @@ from typing import Literal, NoReturn
 from twisted.internet.endpoints import serverFromString
 
 from blobserve.config import BACKLOG, Address, LocalSource, Network
+from blobserve.configfile.habits import expands_variable
 from blobserve.configfile.schema import ConfigValue, Parser, each
 from blobserve.names.proxy import Proxy
 
@@ -29,7 +30,7 @@ _SIZE_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 def text(value: ConfigValue) -> str:
     """Return any text."""
     if value.node.kind != "text":
-        raise value.expected("text")
+        raise value.not_text()
     return str(value.node.value)
 
 
@@ -104,6 +105,8 @@ def duration(value: ConfigValue) -> float:
 
 def positive_duration(value: ConfigValue) -> float:
     """Return a duration greater than zero."""
+    if value.node.kind == "number" and not value.node.value:
+        raise value.wrong("must be greater than zero")
     return duration(value) or refuse(value, "must be greater than zero")
 
 
@@ -123,7 +126,7 @@ def timeout(value: ConfigValue) -> float:
 
 def path(value: ConfigValue) -> Path:
     """Return a path of this host; a relative one starts at the configuration file."""
-    return value.document.directory / Path(filled(value)).expanduser()
+    return _path(value, filled(value))
 
 
 def file(value: ConfigValue) -> Path:
@@ -141,7 +144,7 @@ def source(value: ConfigValue) -> LocalSource:
     form, colon, name = text(value).partition(":")
     if form not in ("oci", "oci-archive", "docker-archive") or not colon or not name:
         raise value.expected("oci:<directory>, oci-archive:<file> or docker-archive:<file>")
-    found = value.document.directory / Path(name).expanduser()
+    found = _path(value, name)
     if form == "oci-archive":
         return LocalSource("oci-archive", _existing(value, found))
     if form == "docker-archive":
@@ -165,6 +168,8 @@ def address(value: ConfigValue) -> Address | None:
     written = text(value)
     if not written:
         return None
+    if scheme := re.match("https?://", written, re.IGNORECASE):
+        raise value.expected(f"host:port without {scheme[0]}")
     host, colon, number = written.rpartition(":")
     if not colon or not number.isascii() or not number.isdecimal() or int(number) >= 1 << 16:
         raise value.expected("host:port")
@@ -194,6 +199,13 @@ def endpoint(value: ConfigValue) -> str:
         if not re.fullmatch(r"systemd:domain=[A-Z0-9]+:(?:name=.+|index=\d+)", description):
             raise value.expected("systemd:domain=INET:name=<name of the socket>")
         return description
+    if found := re.fullmatch(
+        r"(?:(\[[0-9a-fA-F:.]+\]|localhost|[\w-]+(?:\.[\w-]+)+)?:)?(\d+)", description, re.ASCII
+    ):
+        # The form of other servers.
+        interface = (found[1] or "").strip("[]").replace(":", r"\:")
+        where = f":interface={interface}" if interface else ""
+        raise value.expected(f"endpoint description such as tcp:{found[2]}{where}")
     try:
         serverFromString(None, description)
     except Exception as error:
@@ -205,6 +217,8 @@ def endpoints(value: ConfigValue) -> tuple[str, ...]:
     """Return server endpoint descriptions, from one text or a list that is not empty."""
     if value.node.kind == "text":
         return (endpoint(value),)
+    if value.node.kind == "number":
+        raise value.expected(f"endpoint description such as tcp:{value.node.text}, or use port")
     return each(endpoint)(value) or refuse(value, "must have at least one endpoint")
 
 
@@ -221,6 +235,16 @@ def network(value: ConfigValue) -> Network:
     if mapped is None or found.prefixlen < _MAPPED:
         return found
     return ipaddress.IPv4Network((mapped, found.prefixlen - _MAPPED))
+
+
+def _path(value: ConfigValue, written: str) -> Path:
+    if remedy := expands_variable(written):
+        raise value.wrong(remedy)
+    try:
+        return value.document.directory / Path(written).expanduser()
+    except RuntimeError as error:
+        user = written.partition("/")[0]
+        raise value.wrong(f"{user} has no home directory: write the path itself") from error
 
 
 def _existing(value: ConfigValue, found: Path) -> Path:

@@ -16,9 +16,13 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
+from blobserve.configfile import habits
 from blobserve.configfile.syntax import SyntaxNode
 
 T = TypeVar("T")
+_CLOSE = 0.7
+"""The similarity from which on an unknown key is a misspelling."""
+
 V_co = TypeVar("V_co", covariant=True)
 
 
@@ -32,6 +36,10 @@ class InvalidValue(Exception):
 
 class UnknownKey(InvalidValue):
     """A key that is not known at its place; ignored in the JSON form of the original."""
+
+
+class NotText(InvalidValue):
+    """A value of another kind in place of text."""
 
 
 @attrs.frozen
@@ -57,6 +65,8 @@ class ConfigValue:
     document: ConfigDocument
     node: SyntaxNode
     path: str = ""
+    written: SyntaxNode | None = None
+    """The node that the file has, if `node` is the text that it would be in quotes."""
 
     def wrong(self, problem: str, line: int | None = None) -> InvalidValue:
         """Return the error for a problem with this value."""
@@ -73,14 +83,18 @@ class ConfigValue:
         return self.document.at(line or self.node.line, text)
 
     def expected(self, what: str) -> InvalidValue:
-        """Return the error for a value of the wrong kind; it says when text needs quotes."""
-        node = self.node
+        """Return the error for a value of the wrong kind."""
+        node = self.written or self.node
         problem = f"expected {what}, got {node.kind}"
-        if what.startswith("text") and node.kind in ("number", "boolean", "date"):
-            return self.wrong(f'{problem}; quote it: "{node.text}"')
         if node.kind in ("text", "number", "boolean"):
             problem += " " + json.dumps(node.value, ensure_ascii=False)
+        if node.kind == "text" and (variable := habits.names_variable(node.value)):
+            problem += f"; {variable.partition(':')[0]}"
         return self.wrong(problem)
+
+    def not_text(self) -> NotText:
+        """Return the error for a value that is not text; see `parsed`."""
+        return NotText(*self.wrong(f"expected text, got {self.node.kind}").problems)
 
     def items(self) -> list[ConfigValue]:
         """Return the items of a list; a key without a value is an empty list."""
@@ -114,6 +128,24 @@ class Parser(Protocol[V_co]):
         ...
 
 
+def parsed(kind: Parser[T], value: ConfigValue) -> T:
+    """Return the result of a parser. If a value is only not text, say whether quotes are enough."""
+    try:
+        return kind(value)
+    except NotText:
+        node = value.node
+        if node.kind in ("list", "mapping"):
+            raise
+        # An absent value of an embedding application has no text.
+        text = node.text if node.kind != "nothing" or node.line else ""
+        quoted = attrs.evolve(node, kind="text", value=text)
+        kind(attrs.evolve(value, node=quoted, written=node))
+        if not text:
+            raise
+    problem = f'expected text, got {value.node.kind}; quote it: "{value.node.text}"'
+    raise value.wrong(problem)
+
+
 class _Problems:
     """The problems of one container, raised together after all of it was read."""
 
@@ -144,13 +176,26 @@ def each(kind: Parser[T]) -> Parser[tuple[T, ...]]:
 
     def read(value: ConfigValue) -> tuple[T, ...]:
         problems, values = _Problems(value), list[T]()
+        if value.node.kind in ("text", "number", "boolean", "date"):
+            raise _no_list(kind, value)
         for item in value.items():
             with problems.collected():
-                values.append(kind(item))
+                values.append(parsed(kind, item))
         problems.raise_any()
         return tuple(values)
 
     return read
+
+
+def _no_list(kind: Parser[T], value: ConfigValue) -> InvalidValue:
+    """Return the error for one value in place of a list; it says when brackets are enough."""
+    wrong = value.expected("list")
+    try:
+        kind(value)
+    except InvalidValue:
+        return wrong
+    [(line, problem)] = wrong.problems
+    return InvalidValue((line, f"{problem}; write [{json.dumps(value.node.value)}]"))
 
 
 def by_name(
@@ -167,11 +212,15 @@ def by_name(
                 if canonical in values:
                     raise member.wrong(f"another key also means {canonical}")
             with problems.collected():
-                values[canonical] = kind(member, canonical)
+                values[canonical] = _parsed_as(kind, member, canonical)
         problems.raise_any()
         return values
 
     return read
+
+
+def _parsed_as(kind: Callable[[ConfigValue, str], T], value: ConfigValue, name: str) -> T:
+    return parsed(lambda each: kind(each, name), value)
 
 
 Keys = Mapping[str, tuple[str, Parser[Any]]]
@@ -182,20 +231,20 @@ def attributes(value: ConfigValue, keys: Keys, required: tuple[str, ...] = ()) -
     """Return the attributes for the keys of a mapping; absent keys give none."""
     problems, values = _Problems(value), dict[str, Any]()
     members = value.members()
-    for key in required:
-        if key not in members:
-            with problems.collected():
-                raise value.wrong(f"the key {key} is missing")
+    missing = [key for key in required if key not in members]
     for written, member in members.items():
         key = _known_as(written, value, keys)
         with problems.collected(), _ignored_in_original(value.document):
             if key not in keys:
-                raise member.unknown(f"unknown key; the nearest known one is {_nearest(key, keys)}")
+                raise _unknown(member, key, keys, missing)
             attribute, kind = keys[key]
             if attribute in values:
                 twins = [name for name in keys if keys[name][0] == attribute and name != key]
                 raise member.wrong(f"cannot be combined with {', '.join(twins)}")
-            values[attribute] = kind(member)
+            values[attribute] = parsed(kind, member)
+    for key in missing:
+        with problems.collected():
+            raise value.wrong(f"the key {key} is missing")
     problems.raise_any()
     return values
 
@@ -226,6 +275,20 @@ def _ignored_in_original(document: ConfigDocument) -> Iterator[None]:
         if not document.is_original:
             raise
         document.warnings.extend(f"{text}; it is ignored" for _, text in error.problems)
+
+
+def _unknown(value: ConfigValue, key: str, keys: Keys, missing: list[str]) -> UnknownKey:
+    """Return the error for an unknown key. A missing key that it means is no second problem."""
+    if difflib.get_close_matches(key.lower(), map(str.lower, keys), 1, _CLOSE):
+        nearest = _nearest(key, keys)
+        instead = f"the nearest known one is {nearest}"
+    elif nearest := habits.meant(key, keys, ()) or (missing[0] if len(missing) == 1 else ""):
+        instead = f"write {nearest}"
+    else:
+        instead = f"the nearest known one is {_nearest(key, keys)}"
+    if nearest in missing and not value.document.is_original:
+        missing.remove(nearest)
+    return value.unknown(f"unknown key; {instead}")
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

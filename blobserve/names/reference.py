@@ -30,6 +30,11 @@ _TAG = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}")
 _SCOPE = "#"  # in no reference
 _TAG_OR_DIGEST = re.compile(rb"[:@]")
 
+_SCHEME = re.compile(
+    r"(?:https?|docker|oci|oci-archive|docker-archive|docker-daemon|containers-storage):/{1,2}",
+    re.IGNORECASE,
+)
+
 _NO_HOST = f"begin it with a registry host such as {DOCKER_HUB} or registry.example.com:5000"
 _NO_REPOSITORY = "no repository: a reference is <registry>/<repository>:<tag>"
 _NO_TAG = "no tag and no digest: add :<tag> or @sha256:<digest>"
@@ -67,6 +72,7 @@ class Repository:
 
         :raises MalformedReference: when the registry host or a valid path is missing.
         """
+        check_no_url(text)
         authority, _, path = text.partition("/")
         registry = canonical_registry(authority)
         if registry is None:
@@ -106,6 +112,7 @@ class Reference:
 
         :raises MalformedReference: with the fault in its text.
         """
+        check_no_url(text)
         name, at, digest = text.partition("@")
         slash = name.find("/")
         colon = name.find(":", slash) if slash >= 0 else -1
@@ -179,6 +186,26 @@ def split_path(path: bytes) -> tuple[Reference, bytes | None]:
 
 # A server has few images with many files each.
 _parse = lru_cache(1024)(Reference.parse)
+
+
+def is_url(text: str) -> bool:
+    """Return whether a name begins with a scheme, such as ``https://`` or ``docker://``."""
+    return _SCHEME.match(text) is not None
+
+
+def without_scheme(text: str) -> str:
+    """Return a name without the scheme that it may begin with."""
+    return _SCHEME.sub("", text, count=1) if is_url(text) else text
+
+
+def check_no_url(text: str) -> None:
+    """Check that a name does not begin with a scheme.
+
+    :raises MalformedReference: with the name to write instead.
+    """
+    if found := _SCHEME.match(text):
+        bare = text[found.end() :].rstrip("/")
+        raise MalformedReference(text, f"leave out {found[0]}" + (bare and f": write {bare}"))
 
 
 def _missing(name: str) -> str:

@@ -534,7 +534,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ),
         (
             {"registries": {"nohost": {}}},
-            "registries.nohost: expected a registry: host or host:port",
+            "registries.nohost: expected a registry: host or host:port; a host without a dot needs"
+            " its port",
         ),
         (
             {"registries": {"r.example": {"ca": "/nowhere/ca.pem"}}},
@@ -590,11 +591,11 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
         ({"workdir": "/a/../b"}, "workdir: a path in an image must not contain .."),
         (
             {"fallback": "index.html"},
-            'fallback: expected path of a file that begins with /, got text "index.html"',
+            'fallback: expected path of a page, such as /index.html, got text "index.html"',
         ),
         (
             {"notFound": "/404/"},
-            'notFound: expected path of a file that begins with /, got text "/404/"',
+            'notFound: expected path of a page, such as /index.html, got text "/404/"',
         ),
         (
             {"source": "/x"},
@@ -609,7 +610,7 @@ def test_wrong_values(keys: dict[str, Any], said: str) -> None:
             {"platform": "linux"},
             "platform: a platform is written os/architecture, such as linux/arm64",
         ),
-        ({"prePull": "v1"}, 'prePull: expected list, got text "v1"'),
+        ({"prePull": "v1"}, 'prePull: expected list, got text "v1"; write ["v1"]'),
         ({"prePull": [["v1"]]}, "prePull[0]: expected text, got list"),
         (
             {"replacements": [{"path": "a", "search": "", "replacement": "b"}]},
@@ -757,12 +758,225 @@ def test_yaml_1_2_scalars(written: Write) -> None:
 @pytest.mark.parametrize("text", ["1.10", "010", "0x1f", "1e5", "+1", "null", "~", ".5", "TRUE"])
 def test_what_is_not_text_must_be_quoted(written: Write, text: str) -> None:
     """A tag that YAML reads as another type is an error unless it is quoted."""
-    keys = "blobserve: {repos: {r.example/x: {immutableTags: [%s]}}}"
+    keys = "blobserve: {repos: {r.example/x: {inlineStatic: [{search: %s, replacement: a}]}}}"
     [found] = problems(written(keys % text))
     assert "prePull" not in found
     assert "expected text, got" in found
     quoted = load(written(keys % f'"{text}"'))
-    assert quoted.repos["r.example/x"].immutable_tags == (text,)
+    assert quoted.repos["r.example/x"].inline_static[0].search == text
+
+
+def test_quotes_are_suggested_only_where_they_help(written: Write) -> None:
+    """A message suggests quotes only for text that is then valid."""
+    keys = "blobserve: {repos: {r.example/x: {%s}}}"
+    for rule, said in {
+        "fallback: true": "expected path of a page, such as /index.html, got boolean true",
+        "notFound: 404": "expected path of a page, such as /index.html, got number 404",
+        "fallback:": "expected path of a page, such as /index.html, got nothing",
+        "platform: true": "a platform is written os/architecture, such as linux/arm64",
+        "source: true": "expected oci:<directory>, oci-archive:<file> or docker-archive:<file>,"
+        " got boolean true",
+        "prePull: [-1]": "a tag is 1 to 128 letters, digits, _ . or -, and does not begin with"
+        " . or -",
+        "prePull: 1.10": "expected list, got number 1.1",
+        "immutableTags: [-1]": "no tag matches: a tag has letters, digits, _ . and -, and begins"
+        " with no . or -",
+        "types: {a: 1}": "expected text such as application/wasm, or a mapping with type and"
+        " coding, got number 1",
+        "workdir: 404": 'expected text, got number; quote it: "404"',
+        "immutableTags: commit-*": 'expected list, got text "commit-*"; write ["commit-*"]',
+        "immutableTags: ^v1": 'expected list, got text "^v1"',
+        "immutableTags: true": "expected list, got boolean true",
+        "headers: {X-A: true}": 'expected text, got boolean; quote it: "true"',
+    }.items():
+        [found] = problems(written(keys % rule))
+        assert found.partition(": ")[2].partition(": ")[2] == said
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("file", "unknown key; write path"),
+        ("filename", "unknown key; write path"),
+        ("whatever", "unknown key; write path"),
+        ("paht", "unknown key; the nearest known one is path"),
+    ],
+)
+def test_a_replacement_with_another_word_for_its_path(key: str, said: str) -> None:
+    """An unknown key in place of the one that is missing is one problem with its remedy."""
+    rule = {key: "/index.html", "search": "a", "replacement": "b"}
+    assert rule_problem(replacements=[rule]) == f"replacements[0].{key}: {said}"
+
+
+def test_words_of_other_programs() -> None:
+    """The usual word of another program for a key is answered with our key."""
+    rule = {"path": "/a", "find": "a", "with": "b"}
+    with pytest.raises(ConfigError) as caught:
+        load({"blobserve": {"repos": {"r.example/x": {"replacements": [rule]}}}})
+    texts = [text.rpartition("].")[2] for text in caught.value.problems]
+    assert texts == ["find: unknown key; write search", "with: unknown key; write replacement"]
+    assert rule_problem(spa=True) == "spa: unknown key; write fallback"
+    assert rule_problem(root="/ide") == "root: unknown key; write workdir"
+    assert problem({"registries": {"r.example": {"plainHttp": True}}}).endswith("write insecure")
+    assert problem({"blobSpace": {"directory": "/x"}}).endswith("unknown key; write location")
+
+
+def test_a_missing_key_stays_missing_in_the_originals_form(tmp_path: Path) -> None:
+    """In the original format an unknown key is ignored, so a missing key is still a problem."""
+    path = tmp_path / "config.json"
+    rule = '{"file": "/a", "search": "a", "replacement": "b"}'
+    repos = '{"x.example/y": {"replacements": [' + rule + "]}}"
+    path.write_text('{"blobserve": {"repos": ' + repos + "}}")
+    with pytest.raises(ConfigError, match="the key path is missing"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "instead"),
+    [
+        ("^commit-.*$", "write commit-*"),
+        ("commit-[0-9a-f]{40}", "write commit-*"),
+        ("commit-[0-9a-f]+", "write commit-[0-9a-f]*"),
+        (r"v\d+\.\d+", "write v[0-9]*.[0-9]*"),
+        ("/^v1/", "write v1"),
+        (".*", "write *"),
+        (".+", "write ?*"),
+        ("[^a]b", "write [!a]b"),
+        ("(v1|v2)", "one glob for each alternative"),
+        ("{v1,v2}", "write one glob for each"),
+        ("v1|v2", "write one glob for each"),
+        ("release/*", "no tag matches"),
+        ("!v1", "no tag matches"),
+    ],
+)
+def test_regular_expressions_as_globs_of_tags(tag: str, instead: str) -> None:
+    """A glob that no tag can match is refused, with the glob to write for a regular expression."""
+    found = rule_problem(immutableTags=["v1.*", tag])
+    assert found.startswith("immutableTags[1]: ")
+    assert instead in found
+
+
+def test_doubtful_globs_of_tags() -> None:
+    """A glob that may be meant as a regular expression is warned about."""
+    rules = {"immutableTags": ["commit-.*", "v1.*", "[0-9]*", "*", "[!a]?"]}
+    config = load({"blobserve": {"repos": {"r.example/x": rules}}})
+    [warning] = config.warnings
+    assert 'repos."r.example/x".immutableTags[0]: ' in warning
+    assert warning.endswith("if it is a regular expression, write commit-*")
+
+
+@pytest.mark.parametrize("name", [r".*\.js$", "^assets/", r"a\.js", "[a-f0-9]+.js", "(a|b).js"])
+def test_regular_expressions_as_globs_of_files(name: str) -> None:
+    """A regular expression in a list of globs of files is refused."""
+    said = "this is a regular expression, but globs are expected"
+    assert said in rule_problem(immutablePaths=[name])
+    assert said in rule_problem(types={name.replace("/", ""): "text/plain"})
+
+
+def test_names_that_only_look_like_regular_expressions() -> None:
+    """Globs of files may have the characters that site generators put into names."""
+    globs = ("*.c++", "(group)/*.js", "$id.js", "[[]slug].js", "*.min.*", "+page.js", "a.[0-9]*.js")
+    assert rules(immutablePaths=list(globs)).immutable_paths == globs
+    assert rules(immutablePaths=["a[$]"]).immutable_paths == ("a[$]",)
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("https://r.example/team/site", "leave out https://: write r.example/team/site"),
+        ("HTTP://r.example:5000/a/", "leave out HTTP://: write r.example:5000/a"),
+        ("docker://r.example/a", "leave out docker://: write r.example/a"),
+        ("https:/r.example/a", "leave out https:/: write r.example/a"),
+        ("https://r.example/a:v1", "leave out https://: write r.example/a:v1"),
+        ("r.example/team/*/site", "write r.example/team/*,"),
+        ("r.example/team-*", "write r.example/*,"),
+        ("r.example/team/**", "write r.example/team/*,"),
+        ("r.example/*/*", "write r.example/*,"),
+        ("r.example/team/.*", "write r.example/team/*,"),
+        (r"^r\.example/team/site$", "write r.example/team/site"),
+        (r"r\.example/team/(a|b)", "write r.example/team/*,"),
+        ("*", "allowAnyRepo"),
+        ("*/*", "allowAnyRepo"),
+        ("*.example/a", "a registry has no *"),
+        ("${REGISTRY}/a", "${REGISTRY} is not expanded"),
+        ("r.example/$TEAM/a", "$TEAM is not expanded"),
+    ],
+)
+def test_keys_of_repositories_in_other_forms(key: str, instead: str) -> None:
+    """A URL, a star in the middle, a regular expression or a variable is answered with a remedy."""
+    found = problem({"repos": {key: {}}})
+    assert instead in found
+    if "write r.example" in instead and instead.endswith(","):
+        wide = found.partition("write ")[2].partition(",")[0]
+        assert list(load({"blobserve": {"repos": {wide: {}}}}).repos) == [wide]
+
+
+@pytest.mark.parametrize(
+    ("host", "instead"),
+    [
+        ("https://r.example", "write r.example"),
+        ("https://r.example:5000/v2/", "write r.example:5000"),
+        ("r.example/team", "write r.example"),
+        ("*.example", "without *"),
+        ("$HOST", "variables are not expanded"),
+    ],
+)
+def test_keys_of_registries_in_other_forms(host: str, instead: str) -> None:
+    """A URL, a repository, a star or a variable as a registry is answered with a remedy."""
+    assert instead in problem({"registries": {host: {}}})
+    assert instead in problem({"registries": {"r.example": {"allowHosts": [host]}}})
+
+
+@pytest.mark.parametrize("path", ["$HOME/x", "${HOME}/x", "/srv/${NAME:-x}", "a/$(id)/x"])
+def test_variables_in_paths(path: str) -> None:
+    """A variable of a shell in a path is refused, since it is not expanded."""
+    said = "is not expanded: write the path itself"
+    assert said in problem({"blobSpace": {"location": path}})
+    assert said in problem({"registries": {"r.example": {"ca": path}}})
+    assert said in rule_problem(source=f"oci:{path}")
+    assert said in problem({}, dockerAuth=path)
+    assert said in problem({}, accessLog={"file": path})
+
+
+def test_variables_elsewhere() -> None:
+    """A variable in another place is mentioned; in a path of an image it is a warning."""
+    assert "${PORT} is not expanded" in problem({"port": "${PORT}"})
+    assert "$MAX is not expanded" in problem({"blobSpace": {"maxSizeBytes": "$MAX"}})
+    config = load({"blobserve": {"repos": {"r.example/x": {"workdir": "/${DIR}"}}}})
+    assert "${DIR} is not expanded" in config.warnings[0]
+    config = load({"blobserve": {"repos": {"r.example/x": {"immutablePaths": ["$id.js"]}}}})
+    assert config.warnings == ()
+    rule = {"search": "${x}", "replacement": "$HOME ${x}"}
+    assert rules(inlineStatic=[rule]).inline_static[0].replacement == "$HOME ${x}"
+
+
+def test_a_user_without_a_home() -> None:
+    """A path that begins with an unknown user is a problem, not a crash."""
+    said = problem({"blobSpace": {"location": "~no-such-user/x"}})
+    assert said.endswith("~no-such-user has no home directory: write the path itself")
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [
+        (":8080", "tcp:8080"),
+        ("127.0.0.1:8080", "tcp:8080:interface=127.0.0.1"),
+        ("[::1]:80", "tcp:80:interface=\\:\\:1"),
+        ("8080", "tcp:8080"),
+        (8080, "tcp:8080, or use port"),
+    ],
+)
+def test_addresses_as_endpoints(written: object, instead: str) -> None:
+    """An address in place of an endpoint is answered with the endpoint, which is then valid."""
+    assert f"such as {instead}, got" in problem({"listen": written})
+    endpoint = instead.partition(",")[0]
+    assert load({"blobserve": {"listen": endpoint}}).listen == (endpoint,)
+
+
+def test_zero_in_place_of_a_duration() -> None:
+    """A zero where a duration must be positive is not answered with units."""
+    assert problem({"timeout": 0}) == "timeout: must be greater than zero"
+    assert problem({"blobSpace": {"gcInterval": 0}}).endswith("must be greater than zero")
 
 
 def test_repository_keys_are_canonical() -> None:

@@ -221,3 +221,20 @@ def test_digest_form() -> None:
     reference = Reference.parse("h.x/r:1").at(digest)
     assert str(reference) == f"h.x/r@{SHA256}"
     assert reference == Reference.parse(str(reference))
+
+
+@pytest.mark.parametrize(
+    ("written", "bare"),
+    [
+        ("https://r.example/team/site:v1", "r.example/team/site:v1"),
+        ("http://r.example:5000/a@sha256:0", "r.example:5000/a@sha256:0"),
+        ("docker://r.example/a", "r.example/a"),
+        ("oci:/r.example/a:v1", "r.example/a:v1"),
+    ],
+)
+def test_references_with_a_scheme(written: str, bare: str) -> None:
+    """A reference that begins with a scheme is refused with the reference to write."""
+    with pytest.raises(MalformedReference, match=f"leave out .*: write {bare}$"):
+        Reference.parse(written)
+    with pytest.raises(MalformedReference, match="leave out"):
+        split_path(f"{written}/index.html".encode())

@@ -180,7 +180,9 @@ DOCUMENTS: dict[str, tuple[bytes, str, int, str]] = {
         document(config=descriptor(NO_IMAGE), layers=[descriptor("text/plain")]),
         MANIFEST, 502, "it is an artifact",
     ),
-    "M13 of a type": (document(mediaType=f"{OCI[:-6]}artifact.manifest.v1+json"), "", 502, "withdrawn"),
+    "M13 of a type": (
+        document(mediaType=f"{OCI[:-6]}artifact.manifest.v1+json"), "", 502, "withdrawn",
+    ),
     "M13 encrypted": (
         document(layers=[descriptor(f"{LAYER_TYPE}+encrypted")]), "", 502, "encrypted layers",
     ),
