@@ -52,5 +52,7 @@ class Background:
 
 
 def _log_failure(failure: Failure) -> None:
-    if not failure.check(CancelledError):
+    if failure.check(OSError):  # The disk fails, and the next pass may succeed.
+        _log.warn("background work failed: {error}", error=failure.value)
+    elif not failure.check(CancelledError):
         _log.failure("background work failed", failure)

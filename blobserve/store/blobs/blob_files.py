@@ -5,6 +5,7 @@ Every function blocks, and may run in any thread. Leases and eviction are decide
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,6 +40,7 @@ class BlobFiles:
         :raises BlobDamaged: when its content has another size than recorded, or cannot be opened.
         """
         directory = self._location.blob(kept.digest)
+        self._location.check(directory)
         try:
             check(directory, kept.record)
             return ImageFilesystem.open(directory, kept.digest, self._limits)
@@ -53,10 +55,11 @@ class BlobFiles:
         :raises BlobDamaged: when the content cannot be read either.
         """
         directory = self._location.blob(kept.digest)
+        self._location.check(directory / "index")
         try:
             kept.record = rebuild(directory, kept.digest, kept.record.used, self._limits())
         except (BadImage, OSError) as error:
-            if isinstance(error, OSError) and not is_lost(error):
+            if isinstance(error, OSError) and not (is_lost(error) or _is_planted(error)):
                 raise
             raise BlobDamaged(str(kept.digest), "its index cannot be rebuilt") from error
         self._state.change(recorded(kept.record))
@@ -66,6 +69,7 @@ class BlobFiles:
         """Sync a blob to the disk, and mark it as durable."""
         with kept.files:
             if not kept.is_removed:
+                self._location.check(self._location.blob(kept.digest) / "content")
                 sync_blob(self._location.blob(kept.digest))
                 self._state.change(made_durable(kept.digest))
 
@@ -74,6 +78,7 @@ class BlobFiles:
         with kept.files:
             if kept.is_removed:
                 return None
+            self._location.check(self._location.blob(kept.digest) / "codings")
             return codings.begin(self._location.blob(kept.digest), is_needed)
 
     def remove(self, blobs: list[ReadyBlob]) -> None:
@@ -100,6 +105,8 @@ def check(directory: Path, record: Record) -> None:
     :raises BlobDamaged: when the content differs from the record.
     :raises IndexDamaged: when only the index does.
     """
+    if not _is_directory(directory):
+        raise BlobDamaged(str(record.digest), "its directory is missing, or a link or a file")
     if not has_size(directory / "content", record.content_size):
         raise BlobDamaged(str(record.digest), "its content has another size than recorded")
     check_index(directory / "index", record)
@@ -128,6 +135,18 @@ def has_size(path: Path, size: int) -> bool:
     except FileNotFoundError:
         return False
     return stat.S_ISREG(status.st_mode) and status.st_size == size
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _is_planted(error: OSError) -> bool:
+    """Return whether a file of a blob is a link or a directory, which another program put there."""
+    return error.errno in (errno.EISDIR, errno.ELOOP)
 
 
 def rebuild(directory: Path, digest: Digest, used: float, limits: Limits) -> Record:

@@ -80,6 +80,7 @@ class MergedIndexFiles:
         :raises BlobDamaged: when it differs from the record.
         """
         path = self._location.tree(kept.digest)
+        self._location.check(path)
         check_index(path, kept.record)
         return ImageFilesystem(IndexReader.open(path, kept.digest, self._limits), ())
 

@@ -9,6 +9,7 @@ file that is left behind has no effect.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -17,6 +18,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from twisted.logger import Logger
 
 from blobserve.errors import MalformedReference, SpaceUnusable
 from blobserve.names.digest import Digest
@@ -30,6 +33,17 @@ FURNITURE = 16 * BLOCK
 _DIRECTORIES = ("ingest", "blobs", "trees", "manifests")
 
 
+_log = Logger()
+
+
+class Misplaced(NotADirectoryError):
+    """A link or a file in the place of a directory of a blob space."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        self.path = path
+
+
 class SpaceDirectory:
     """The directory of one blob space. The constructor touches no file."""
 
@@ -38,6 +52,7 @@ class SpaceDirectory:
         self._ingest = root / "ingest"
         self._lock: OwnerLock | None = None
         self._undisposed: list[Path] = []
+        self._reported: set[tuple[Path, int]] = set()
 
     def take(self) -> None:
         """Become its owner: create missing directories, check the format, wipe `ingest`.
@@ -50,12 +65,16 @@ class SpaceDirectory:
             self._lock = OwnerLock(self.root)
             self._check_format()
             for name in _DIRECTORIES:
-                self._own_directory(self.root / name)
+                _make_directory(self.root / name)
             for path in list(self._ingest.iterdir()):
                 remove(path)
         except SpaceUnusable:
             self.leave()
             raise
+        except Misplaced as error:
+            self.leave()
+            problem = f"{error.path.relative_to(self.root)} is a link or a file: remove it"
+            raise SpaceUnusable(str(self.root), problem) from error
         except OSError as error:
             self.leave()
             raise SpaceUnusable(str(self.root), _remedy(error)) from error
@@ -87,6 +106,34 @@ class SpaceDirectory:
         except OSError:
             return False
 
+    def check(self, path: Path) -> None:
+        """Check that all directories above a path in the blob space are real, as far as they exist.
+
+        The first time that one is not, the log says so.
+
+        :raises Misplaced: when one is a link or a file. Nothing below it may be touched.
+        """
+        above = self.root
+        for name in path.relative_to(self.root).parts[:-1]:
+            above /= name
+            try:
+                status = above.lstat()
+            except FileNotFoundError:
+                return
+            if not stat.S_ISDIR(status.st_mode):
+                self._report(above, status.st_ino)
+                raise Misplaced(above)
+
+    def _report(self, path: Path, inode: int) -> None:
+        if (path, inode) not in self._reported:
+            self._reported.add((path, inode))
+            kind = "a link" if path.is_symlink() else "a file"
+            _log.error(
+                "{path} is {kind} in place of a directory of the blob space: remove it",
+                path=str(path),
+                kind=kind,
+            )
+
     def blob(self, digest: Digest) -> Path:
         """Return the path for the blob of this digest."""
         return self.root / "blobs" / digest.algorithm / digest.hex
@@ -113,6 +160,7 @@ class SpaceDirectory:
 
     def new_ingest(self) -> Path:
         """Make a new temporary directory, which the next start removes after a crash."""
+        self.check(self._ingest / "new")
         return Path(tempfile.mkdtemp(dir=self._ingest))
 
     def publish(self, made: Path, target: Path) -> None:
@@ -120,7 +168,8 @@ class SpaceDirectory:
 
         A file or directory that is already there is removed first.
         """
-        self._own_directory(target.parent)
+        self.check(target)
+        _make_directory(target.parent)
         self.discard(target)
         made.rename(target)
 
@@ -133,6 +182,7 @@ class SpaceDirectory:
     def dispose(self, away: Path) -> None:
         """Remove a path that was moved away; if that fails, `sweep` tries again."""
         try:
+            self.check(away)
             remove(away)
         except OSError:
             self._undisposed.append(away)
@@ -147,6 +197,8 @@ class SpaceDirectory:
         """Move `path` to `ingest` for removal; return its new path, or None if there was none."""
         # No directory is created for it: it must work on a full disk.
         away = self._ingest / secrets.token_hex(16)
+        self.check(path)
+        self.check(away)
         try:
             return path.rename(away)
         except FileNotFoundError:
@@ -180,12 +232,16 @@ class SpaceDirectory:
         write(self.root / "VERSION", FORMAT.encode() + b"\n")
         sync(self.root / "VERSION", self.root)
 
-    def _own_directory(self, path: Path) -> None:
-        with suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            problem = f"{path.relative_to(self.root)} is a link or a file: remove it"
-            raise SpaceUnusable(str(self.root), problem)
+
+def _make_directory(path: Path) -> None:
+    """Make a directory, unless it exists.
+
+    :raises Misplaced: when a link or a file has its name.
+    """
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise Misplaced(path)
 
 
 def _digests(directory: Path, is_kind: Callable[[int], bool]) -> Iterator[Digest]:

@@ -6,6 +6,7 @@ take at most a fixed share of the quota.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -70,12 +71,14 @@ class ManifestFiles:
     def read(self, digest: Digest) -> bytes | None:
         """Return a manifest's bytes; if they do not match the digest, remove it and return None."""
         path = self._location.manifest(digest)
+        self._location.check(path)
         try:
             content = read(path, self._limits().manifest_size)
         except FileNotFoundError:
             return None
         except OSError as error:
-            if not is_lost(error):
+            # A link or a directory in its place is damage, too.
+            if not is_lost(error) and error.errno not in (errno.ELOOP, errno.EISDIR):
                 raise
             content = b""
         if Digest.of(content, digest.algorithm) == digest:
