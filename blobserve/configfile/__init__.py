@@ -32,8 +32,7 @@ from blobserve.configfile.syntax import SyntaxNode, Unreadable, from_json, from_
 from blobserve.errors import ConfigError
 
 _NOTHING_SERVED = (
-    "repos: no repository is listed, sites has no site, and allowAnyRepo is false, "
-    "so every request gets 403"
+    "repos: no repository is listed and allowAnyRepo is false, so every request gets 403"
 )
 
 ConfigSource = Config | Mapping[str, Any] | str | os.PathLike[str]

@@ -19,7 +19,7 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IAddress
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, react
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
@@ -48,7 +48,10 @@ class Options(UsageOptions):
         " configuration. SIGTERM finishes the current responses and stops. The log goes to"
         " standard error, or to the file of twist's --log-file."
     )
-    optParameters = [["config", "c", None, "The configuration file, see etc/blobserve.yaml."]]  # noqa: N815, RUF012
+    optParameters = [  # noqa: N815, RUF012
+        ["config", "c", None, "The configuration file, see etc/blobserve.yaml."],
+        ["image", None, None, "With --check: also check the hosting rules of this image."],
+    ]
     optFlags = [  # noqa: N815, RUF012
         ["check", None, "Validate the configuration and exit."],
         ["verify", None, "Read and hash the whole blob space, print damage, and exit."],
@@ -63,6 +66,8 @@ class Options(UsageOptions):
         """Check that there is a configuration, and set the log observer of twist."""
         if not self["config"]:
             raise UsageError(_NO_CONFIG)
+        if self["image"] and not self["check"]:
+            raise UsageError("--image needs --check")
         twist: dict[str, Any] = self.parent or {}
         file: Any = twist.get("logFile", sys.stdout)
         self.log = LineLogObserver(sys.stderr if file is sys.stdout else file)
@@ -80,6 +85,8 @@ def makeService(options: Options) -> IService:
         for warning in config.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         print(f"{path}: valid")
+        if options["image"]:
+            _check_image(config, options["image"])
         raise SystemExit(0)
     if options["verify"]:
         _verify(config)
@@ -99,6 +106,26 @@ def _verify(config: Config) -> NoReturn:
         raise SystemExit(f"cannot verify: {error}") from error
     print("\n".join(lines))
     raise SystemExit(0 if is_good else 1)
+
+
+def _check_image(config: Config, image: str) -> NoReturn:
+    """Print the report about the hosting rules of an image, and exit: 0 if it has no problem."""
+    # Imported late: by now twist has installed the reactor of its options.
+    from blobserve.daemon.rule_check import rule_report
+
+    async def check(reactor: Any) -> None:
+        try:
+            report = await rule_report(reactor, config, image)
+        except BlobserveError as error:
+            print(f"cannot check {image}: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+        print("\n".join(report.summary))
+        for problem in report.problems:
+            print(problem, file=sys.stderr)
+        raise SystemExit(1 if report.problems else 0)
+
+    react(lambda reactor: Deferred.fromCoroutine(check(reactor)))
+    raise SystemExit(0)  # `react` has exited.
 
 
 def _configuration(path: Path) -> Config:
