@@ -170,7 +170,7 @@ class ImageTemplate:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether the image is the same for each label."""
+        """Return whether the image is the same for each label."""
         return self._fixed is not None
 
     @property
@@ -258,7 +258,7 @@ class Site:
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether the site has more than one host."""
+        """Return whether the site has more than one host."""
         return self.host.startswith("*")
 
 
