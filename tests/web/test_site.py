@@ -371,6 +371,24 @@ async def test_new_request_while_draining(tmp_path: Path) -> None:
         assert response.headers["connection"] == "close"
 
 
+@within(20)
+async def test_drain_ends_after_the_work_for_its_requests(
+    tmp_path: Path, failures: list[type[BaseException]]
+) -> None:
+    """When a drain ends, the work for aborted requests has ended too, and answers none of them."""
+    async with serving(tmp_path, FILES) as site:
+        gate = site.source.hold("resolve")
+        client = await site.connect()
+        client.send(GOOD)
+        while not gate.waiting:
+            await site.turn()
+        await site.site.drain(0)
+        await site.store.close()
+        assert await client.all() == b""
+        assert [served.status for served in site.log] == [499]
+        assert failures == []
+
+
 @within(240)
 async def test_drain_has_an_end(tmp_path: Path) -> None:
     """A response that does not finish in time is aborted and logged."""

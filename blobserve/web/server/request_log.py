@@ -90,7 +90,10 @@ class RequestLog:
         return record
 
     def idle(self) -> Deferred[None]:
-        """Return a Deferred that fires when no request is open."""
+        """Return a Deferred that fires when no request is open.
+
+        The work for the last request has then been cancelled if its client has left.
+        """
         waiter: Deferred[None] = Deferred(lambda cancelled: self._idle.remove(cancelled))
         self._idle.append(waiter)
         self._tell()
@@ -179,7 +182,10 @@ class RequestLog:
                 agent=fields.get(b"user-agent"),
             )
         )
-        self._tell()
+        if not self.open and self._idle:
+            # The handler of the request is notified of its end after this log. A waiter that closes
+            # the store at once would fail that handler, which would answer a lost connection.
+            self._reactor.callLater(0, self._tell)
 
     def _client(self, peer: str, fields: Fields) -> str:
         """Return the address of the client, which a trusted proxy may have forwarded."""
