@@ -24,6 +24,7 @@ from tests.support.parts.images import Image, Index, Layer, digest_of, tar_of, w
 from tests.support.parts.programs import free_port, program
 from tests.support.parts.registry import DockerRegistry
 from tests.support.parts.server import ROOT, Server
+from tests.support.slack import SLACK
 
 FILES = {"index.html": b"fine"}
 LISTEN = "tcp:0:interface=127.0.0.1"
@@ -67,8 +68,8 @@ def without_privileges() -> list[str]:
 
 
 def eventually(is_true: Callable[[], bool]) -> bool:
-    """Return whether a condition becomes true within ten seconds."""
-    for _ in range(200):
+    """Return whether a condition becomes true within a bounded time."""
+    for _ in range(int(200 * SLACK)):
         if is_true():
             return True
         time.sleep(0.05)  # the test waits for another process, and has no clock to advance

@@ -19,6 +19,7 @@ from blobserve.oci.http.endpoints import Routes
 from blobserve.oci.http.name_lookup import Names
 from blobserve.oci.registry.registry import Registry
 from blobserve.testing import InlineThreads, MadeImage
+from tests.support.slack import SLACK
 
 QUICK = Limits(connect_timeout=2.0, header_timeout=0.4, silence_timeout=0.4)
 """Limits with short time-outs."""
@@ -165,11 +166,11 @@ class Sink:
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait until `condition` holds, with a check every few milliseconds."""
+    """Wait until `condition` holds, at most `seconds` times `SLACK`."""
     from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
     from twisted.internet.task import deferLater
 
-    for _ in range(int(seconds / 0.01)):
+    for _ in range(int(seconds * SLACK / 0.01)):
         if condition():
             return
         await deferLater(reactor, 0.01)

@@ -9,13 +9,17 @@ from typing import Any
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from tests.support.slack import SLACK
+
 
 def within(seconds: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Any]:
-    """Make an `async def` a test on the running reactor that fails after `seconds`.
+    """Make an `async def` a test on the running reactor that fails after `seconds` times `SLACK`.
 
     The failure is certain even if the cancelled test ends normally, since some tests expect a
     CancelledError.
     """
+
+    limit = seconds * SLACK
 
     def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
         @functools.wraps(test)
@@ -31,13 +35,13 @@ def within(seconds: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]
                     timer.cancel()
                     ended.callback(result)  # type: ignore[arg-type]
                 else:
-                    ended.errback(TimeoutError(f"the test took more than {seconds:g} s"))
+                    ended.errback(TimeoutError(f"the test took more than {limit:g} s"))
 
             def give_up() -> None:
                 running.cancel()
                 end(None)
 
-            timer = reactor.callLater(seconds, give_up)
+            timer = reactor.callLater(limit, give_up)
             running = Deferred.fromCoroutine(test(*args, **kwargs))
             running.addBoth(end)
             return ended

@@ -29,6 +29,7 @@ from tests.support.parts.images import Image
 from tests.support.parts.programs import answers, end, free_port, program, wait_until
 from tests.support.parts.registry import DockerRegistry
 from tests.support.parts.server import ROOT, Server
+from tests.support.slack import SLACK
 from tests.support.turn_watch import LOGGED, slow_turns
 
 EXAMPLE = ROOT / "etc" / "example"
@@ -66,7 +67,7 @@ def configured(tmp_path: Path) -> Callable[[str], Path]:
 
 def eventually(is_true: Callable[[], bool]) -> bool:
     """Return whether a condition becomes true within a bounded time."""
-    for _ in range(200):
+    for _ in range(int(200 * SLACK)):
         if is_true():
             return True
         time.sleep(0.05)  # the test waits for another process, and has no clock to advance
