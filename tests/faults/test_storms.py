@@ -11,6 +11,7 @@ from pathlib import Path
 
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from blobserve.concurrency.singleflight import Call
 from blobserve.config import KIB, MIB, BlobSpaceRules
@@ -22,7 +23,7 @@ from blobserve.web.content.leased_body import SharedLease
 from tests.faults.scale import sized
 from tests.faults.storms import Storm, storming
 from tests.support.scripted_registry import Scripted, listening
-from tests.support.sites import Client, Response
+from tests.support.sites import Client
 from tests.support.source_fixtures import until
 from tests.support.spaces import names_in
 from tests.support.within import within
@@ -86,7 +87,14 @@ async def test_g09_g11_a_thousand_images_where_ten_fit(tmp_path: Path) -> None:
 
 # --- Clients that leave ---------------------------------------------------------------------------
 
+TRIES = 20
+"""The number of requests of a client that stays, if all but the last get a 503."""
+
 KINDS = (Deferred, Lease, BlobLease, Call, Ingest, SharedLease, Client)
+
+SPARE = 20
+"""The objects of one kind that may be more than before. Some objects live until the next of their
+kind; a leak grows with the number of clients."""
 
 
 class Crowd:
@@ -115,21 +123,39 @@ class Crowd:
         from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
 
         chance, n = self._chance, self._chance.randrange(len(self._history.names))
+        if chance.random() < 0.1:
+            await self._stay(n)
+            return
         client = await self.storm.door.connect()
         head = f"GET /{self._history.names[n]}/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        stays, whole = chance.random() < 0.1, chance.random() < 0.8
-        client.send(head.encode()[: None if stays or whole else chance.randrange(len(head))])
-        if not stays:
-            moment = chance.choice([0.0, chance.random() / 20, chance.random()])
-            with suppress(defer.TimeoutError):
-                await client.some(chance.randrange(1, MIB)).addTimeout(moment, reactor)
-            client.transport.abortConnection()
+        whole = chance.random() < 0.8
+        client.send(head.encode()[: None if whole else chance.randrange(len(head))])
+        # Some leave at any time, and some with a part of the answer, however slow the machine is.
+        moment = chance.choice([0.0, chance.random() / 20, chance.random(), None])
+        received = client.some(chance.randrange(1, MIB))
+        if moment is not None or not whole:
+            received.addTimeout(moment or 0.0, reactor)
+        with suppress(defer.TimeoutError):
+            await received
+        client.transport.abortConnection()
         raw = await client.all()
-        if stays:
-            answer = Response.parse(raw)
-            assert (answer.status, answer.body == content_of(n)) == (200, True)
-        self.stayed += stays
-        self.cut += not stays and 0 < len(raw) < MIB
+        self.cut += 0 < len(raw) < MIB
+
+    async def _stay(self, n: int) -> None:
+        """Request image `n` until it is served, and try again after a 503.
+
+        All pulls together need more than the blob space. Some give way to older ones, and some wait
+        for longer than the timeout on a slow machine.
+        """
+        from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+        for _ in range(TRIES):
+            answer = await self.storm.door.fetch(f"{self._history.names[n]}/a")
+            if answer.status != 503:
+                break
+            await deferLater(reactor, int(answer.headers["retry-after"]))
+        assert (answer.status, answer.body == content_of(n)) == (200, True)
+        self.stayed += 1
 
     async def gone(self) -> dict[str, int]:
         """Evict everything; return the numbers of descriptors and objects that are left."""
@@ -180,7 +206,8 @@ async def test_s09_clients_that_leave_a_pull(tmp_path: Path) -> None:
             before = await crowd.gone()
             await crowd.come(sized(1000, 10_000))
             after = await crowd.gone()
-            assert {kind: n for kind, n in after.items() if n > before[kind]} == {}
+            assert after.pop("descriptors") <= before.pop("descriptors")
+            assert {kind: n for kind, n in after.items() if n > before[kind] + SPARE} == {}
         assert crowd.stayed > 50
         assert crowd.cut > 50
         assert storm.counted("evictions_total") > 5 * FITS
