@@ -1,7 +1,7 @@
 """Generated rule files, each with URLs that match its rules or nearly match them.
 
-All choices come from a seed. The generator leaves out only lines whose meaning neither the
-documentation nor the hosts' parsers decide.
+All choices come from a seed. The generator leaves out a line only if neither the
+documentation nor the hosts' parsers decide what it means.
 """
 
 from __future__ import annotations
@@ -132,8 +132,12 @@ def _segment(random: Random, *, may_be_unencoded: bool = False) -> str:
 
 def _source(random: Random) -> str:
     """Return the source of a rule: static, with placeholders, with a splat, or with both."""
-    if random.random() < 0.06:
+    draw = random.random()
+    if draw < 0.06:
         return random.choice(("/", "/*", "/:x"))
+    if draw < 0.1:
+        # A splat takes as much as the rest of the pattern allows.
+        return random.choice(("/*-:x", "/*/b/:id", "/a/*b/:x", "/*a:year"))
     kind = random.choice(("static", "static", "splat", "placeholder", "both"))
     segments = [
         _segment(random, may_be_unencoded=True) for _ in range(random.choice((1, 1, 2, 2, 3)))
@@ -310,7 +314,8 @@ def _hit(random: Random, source: str) -> str:
         if name != "splat":
             path = path.replace(":" + name, _segment(random))
     rest = "/".join(_segment(random) for _ in range(random.choice((0, 1, 1, 2, 3))))
-    path = path.replace("*", random.choice((rest, rest, rest, rest + "/", "/" + rest)))
+    ends = (rest, rest, rest, rest + "/", "/" + rest, "a-b/b/b")
+    path = path.replace("*", random.choice(ends))
     return "".join(
         character if character.isascii() else _encoded(random, character) for character in path
     )

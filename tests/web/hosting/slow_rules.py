@@ -30,6 +30,7 @@ merged, a `Location` never begins with two slashes, and some header names cannot
 from __future__ import annotations
 
 import string
+from functools import lru_cache
 
 REDIRECTS = (301, 302, 303, 307, 308)
 STATIC_RULES = 2_000
@@ -239,6 +240,7 @@ def read_redirect(line: str, dialect: str) -> tuple[str, str, int, bool] | None:
     return source, target, status, forced
 
 
+@lru_cache(maxsize=1)
 def redirect_rules(text: str, dialect: str) -> list[tuple[str, str, int, bool]]:
     """Return the rules of a file, in the order in which they are tried."""
     read = []
@@ -323,6 +325,7 @@ def is_valid_name(name: str) -> bool:
     return is_token and name.lower() not in UNSETTABLE
 
 
+@lru_cache(maxsize=1)
 def header_blocks(text: str, dialect: str) -> list[tuple[str, list[str], list[tuple[str, str]]]]:
     """Return the blocks of a file: the path, the names to remove, the names and values to set."""
     blocks: list[tuple[str, list[str], list[tuple[str, str]]]] = []
