@@ -20,11 +20,13 @@ can be read beside the page that it comes from:
   with an exclamation mark.
 - "Custom headers" (Netlify): the same blocks, without `! Name`.
 
-The hosts' own parsers decide a few cases that no page describes: Cloudflare's detached names act
-before the values of their own block, the source's query and fragment are dropped, a query in the
-destination replaces the request's, and sources are percent-encoded. Netlify keeps the last place of
-an exact duplicate. blobserve adds: hexadecimal digits compare without case, blocks for one path are
-merged, a `Location` never begins with two slashes, and some header names cannot be set.
+The hosts' own parsers decide a few cases that no page describes. For Cloudflare, detached names act
+before the values of their own block, the query and fragment of a source are dropped, a query in the
+destination replaces the request's, sources are percent-encoded, and `/*` cannot lead to
+`/index.html`. Netlify keeps the last place of an exact duplicate, and matches a header path with
+and without its last slash. blobserve adds: hexadecimal digits are normalised (RFC 3986, section
+6.2.2.1), blocks for one path are merged, a `Location` never begins with two slashes, and some
+header names cannot be set.
 """
 
 from __future__ import annotations
@@ -166,20 +168,22 @@ def matched(pieces: list[tuple[str, str]], path: str) -> dict[str, str] | None:
     return None
 
 
-def values_of(source: str, path: str) -> dict[str, str] | None:
-    """Return the values of the source's names as the path spells them, if it matches."""
-    folded = matched(pieces_of(source), upper_hex(path))
-    if folded is None:
-        return None
-    # Each value of the folded path stands at one place, and has the same length in the path.
-    values = {}
-    at = 0
-    for kind, value in pieces_of(source):
-        length = len(value) if kind == "literal" else len(folded[value])
-        if kind != "literal":
-            values[value] = path[at : at + length]
-        at += length
-    return values
+def values_of(source: str, path: str, dialect: str) -> dict[str, str] | None:
+    """Return the values of the source's names, if it matches the path."""
+    for spelling in spellings_of(upper_hex(path), dialect):
+        values = matched(pieces_of(source), spelling)
+        if values is not None:
+            return values
+    return None
+
+
+def spellings_of(path: str, dialect: str) -> list[str]:
+    """Return the path, and for Netlify also the path with or without its last slash."""
+    if dialect == "cloudflare" or path == "/":
+        return [path]
+    if path.endswith("/"):
+        return [path, path[:-1]]
+    return [path, path + "/"]
 
 
 def filled(text: str, values: dict[str, str]) -> str:
@@ -204,7 +208,10 @@ def is_absolute(target: str) -> bool:
 
 
 def read_redirect(line: str, dialect: str) -> tuple[str, str, int, bool] | None:
-    """Return the source, destination, status and force of a line, or None for a wrong line."""
+    """Return the source, destination, status and force of a line, or None for a wrong line.
+
+    A forced rule applies although a file exists. For Cloudflare that is each rule.
+    """
     if len(line) > REDIRECT_LINE:
         return None
     words = words_of(line)
@@ -220,7 +227,7 @@ def read_redirect(line: str, dialect: str) -> tuple[str, str, int, bool] | None:
         return None
 
     code = words[2] if len(words) == 3 else {"cloudflare": "302", "netlify": "301"}[dialect]
-    forced = False
+    forced = dialect == "cloudflare"
     if dialect == "netlify" and code.endswith("!"):
         forced = True
         code = code[:-1]
@@ -234,8 +241,8 @@ def read_redirect(line: str, dialect: str) -> tuple[str, str, int, bool] | None:
     if status in (200, 404) and is_absolute(target):
         return None
     path_of_target = target.split("#")[0].split("?")[0]
-    is_loop = source == "/*" and path_of_target in ("/", "/index.html") and status == 200
-    if dialect == "cloudflare" and is_loop:
+    is_loop = path_of_target == "/index.html" or (path_of_target == "/" and status == 200)
+    if dialect == "cloudflare" and source == "/*" and is_loop:
         return None
     return source, target, status, forced
 
@@ -272,15 +279,6 @@ def redirect_rules(text: str, dialect: str) -> list[tuple[str, str, int, bool]]:
     return kept
 
 
-def spellings_of(path: str, dialect: str) -> list[str]:
-    """Return the path, and for Netlify also the path with or without its last slash."""
-    if dialect == "cloudflare" or path == "/":
-        return [path]
-    if path.endswith("/"):
-        return [path, path[:-1]]
-    return [path, path + "/"]
-
-
 def location_of(target: str, values: dict[str, str], query: str | None) -> str:
     """Return the destination with its placeholders filled and with a query."""
     before, hash_sign, fragment = target.partition("#")
@@ -290,10 +288,7 @@ def location_of(target: str, values: dict[str, str], query: str | None) -> str:
         location = filled(before, values)
     location += hash_sign + filled(fragment, values)
 
-    location = "".join(character for character in location if character >= " ")
-    if not is_absolute(target):
-        location = "/" + location.lstrip("/\\")
-    return location
+    return "".join(character for character in location if character >= " ")
 
 
 def redirect(
@@ -306,13 +301,19 @@ def redirect(
     """
     # A static rule above the first dynamic rule is tried first. That is the order of the file.
     for source, target, status, forced in redirect_rules(text, dialect):
-        for spelling in spellings_of(path, dialect):
-            values = values_of(source, spelling)
-            if values is None:
-                continue
-            if dialect == "netlify" and exists and not forced:
-                return None
-            return status, location_of(target, values, query), forced
+        values = values_of(source, path, dialect)
+        if values is None:
+            continue
+        if exists and not forced:
+            return None
+        location = location_of(target, values, query)
+        if status in (200, 404):
+            # A file has neither a query nor a fragment.
+            location = location.split("#")[0].split("?")[0]
+        elif not is_absolute(location):
+            # A browser takes two slashes, or a slash and a backslash, for another host.
+            location = "/" + location.lstrip("/\\")
+        return status, location, forced
     return None
 
 
@@ -328,7 +329,7 @@ def is_valid_name(name: str) -> bool:
 @lru_cache(maxsize=1)
 def header_blocks(text: str, dialect: str) -> list[tuple[str, list[str], list[tuple[str, str]]]]:
     """Return the blocks of a file: the path, the names to remove, the names and values to set."""
-    blocks: list[tuple[str, list[str], list[tuple[str, str]]]] = []
+    read: list[tuple[str, list[str], list[tuple[str, str]]]] = []
     block = None
     for line in lines_of(text):
         trimmed = trim(line)
@@ -339,12 +340,8 @@ def header_blocks(text: str, dialect: str) -> list[tuple[str, list[str], list[tu
             source = upper_hex(percent_encoded(trimmed))
             block = None
             if len(line) <= HEADER_LINE and is_valid_pattern(source):
-                same = [earlier for earlier in blocks if earlier[0] == source]
-                if same:
-                    block = same[0]
-                else:
-                    block = (source, [], [])
-                    blocks.append(block)
+                block = (source, [], [])
+                read.append(block)
             continue
         if trimmed.startswith(("http://", "https://")):
             block = None  # A pattern with a host cannot be matched by the path alone.
@@ -362,8 +359,26 @@ def header_blocks(text: str, dialect: str) -> list[tuple[str, list[str], list[tu
         if colon and trim(value) and is_valid_name(trim(name)):
             added.append((trim(name), trim(value)))
 
-    with_headers = [block for block in blocks if block[1] or block[2]]
-    return with_headers[:HEADER_RULES]
+    with_headers = [block for block in read if block[1] or block[2]]
+    return merged(with_headers)[:HEADER_RULES]
+
+
+def merged(
+    blocks: list[tuple[str, list[str], list[tuple[str, str]]]],
+) -> list[tuple[str, list[str], list[tuple[str, str]]]]:
+    """Return the blocks with all blocks for one path in the place of the first."""
+    sources: list[str] = []
+    for source, _, _ in blocks:
+        if source not in sources:
+            sources.append(source)
+    return [
+        (
+            source,
+            [name for other, names, _ in blocks if other == source for name in names],
+            [pair for other, _, pairs in blocks if other == source for pair in pairs],
+        )
+        for source in sources
+    ]
 
 
 def header_changes(text: str, dialect: str, path: str) -> tuple[set[str], list[tuple[str, str]]]:
@@ -371,7 +386,7 @@ def header_changes(text: str, dialect: str, path: str) -> tuple[set[str], list[t
     removed: set[str] = set()
     result: list[tuple[str, str]] = []
     for source, names, pairs in header_blocks(text, dialect):
-        values = values_of(source, path)
+        values = values_of(source, path, dialect)
         if values is None:
             continue
         removed.update(names)
