@@ -181,7 +181,7 @@ class Blobserve(Service):
         mount = Mount.of_image(Reference.parse(name))
         return MountedImage(self._site.images, lambda: mount)
 
-    def blob_for(self, reference: str, read_only: bool = False) -> Deferred[ImageLease]:
+    def blob_for(self, reference: str | Reference, read_only: bool = False) -> Deferred[ImageLease]:
         """Return a lease on an image, whose files can be read; pull the image if necessary.
 
         Waits for the start of the service, and as long as a pull takes; cancelling ends this wait
@@ -268,8 +268,8 @@ class Blobserve(Service):
             return Mount.to_host(site.redirect, site)
         return Mount.of_site(site, None)
 
-    async def _blob_for(self, reference: str, read_only: bool) -> ImageLease:
-        parsed = Reference.parse(reference)
+    async def _blob_for(self, reference: str | Reference, read_only: bool) -> ImageLease:
+        parsed = Reference.parse(reference) if isinstance(reference, str) else reference
         if self._starting is None:
             raise StoreClosed
         await self._start.wait()

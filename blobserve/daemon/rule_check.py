@@ -51,7 +51,7 @@ async def rule_report(reactor: Any, config: Config, image: str) -> RuleReport:
         if site.dialect == "none":
             summary.append(f"{site.key}: hostingDialect is none, so the two files have no effect")
             continue
-        files = await _files(reactor, config, site.rules, reference)
+        files = await _files(reactor, config, site, reference)
         for name in _RULE_FILES:
             if name not in files:
                 summary.append(f"{site.key}: no {name}")
@@ -94,14 +94,18 @@ def _sites(config: Config, repository: Repository) -> list[Site]:
 
 
 async def _files(
-    reactor: Any, config: Config, rules: RepositoryRules, reference: Reference
+    reactor: Any, config: Config, site: Site, reference: Reference
 ) -> dict[str, bytes]:
     """Return the contents of the rule files that the image has."""
+    rules = site.rules
+    by_path = {str(reference.repository): attrs.evolve(rules, pre_pull=())}
+    quiet = {site.key: attrs.evolve(site, is_pulled_at_start=False)}
+    scoped = reference.within(site.scope if site.image else "")
     alone = attrs.evolve(
         config,
         listen=(),
-        repos={str(reference.repository): attrs.evolve(rules, pre_pull=())},
-        sites={},
+        repos={} if site.image else by_path,
+        sites=quiet if site.image else {},
         access_log=AccessLogRules(format="off"),
         prometheus_addr=None,
         readiness_addr=None,
@@ -109,24 +113,27 @@ async def _files(
     try:
         with tempfile.TemporaryDirectory(prefix="blobserve-check-") as directory:
             space = BlobSpaceRules(Path(directory), config.blob_space.max_size)
-            return await _read(reactor, attrs.evolve(alone, blob_space=space), reference)
+            return await _read(reactor, attrs.evolve(alone, blob_space=space), rules, scoped)
     except BlobserveError:
         # As another user, the files that are made here could stop the server's next start.
         location = config.blob_space.location
         if location.is_dir() and location.stat().st_uid == os.geteuid():
             with suppress(BlobserveError):
-                return await _read(reactor, alone, reference, read_only=True)
+                return await _read(reactor, alone, rules, scoped, read_only=True)
         raise
 
 
 async def _read(
-    reactor: Any, config: Config, reference: Reference, read_only: bool = False
+    reactor: Any,
+    config: Config,
+    rules: RepositoryRules,
+    reference: Reference,
+    read_only: bool = False,
 ) -> dict[str, bytes]:
     service = Blobserve(reactor, config)
     service.startService()
     try:
-        with await service.blob_for(str(reference), read_only) as lease:
-            rules = config.repos[str(reference.repository)]
+        with await service.blob_for(reference, read_only) as lease:
             return await _contents(lease, rules.workdir)
     finally:
         await service.stopService()
