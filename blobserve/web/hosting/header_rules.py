@@ -57,7 +57,7 @@ class _Block:
     host: Pattern | None
     removed: set[bytes] = attrs.field(factory=set)
     values: dict[bytes, tuple[bytes, list[Template]]] = attrs.field(factory=dict)
-    """By name in lower case: the name as it is written first, and the values."""
+    """The values by name in lower case, with the spelling of the name in its first line."""
     has_lines: bool = False
     uses_names: bool = False
     """True if a value has a name that is replaced."""

@@ -57,7 +57,8 @@ class RuleMatch:
 
     With a redirect status, `location` is the value of ``Location``: a URL, or a path below the
     site that begins with one slash. With 200 it is the path of the file to serve, and with 404 the
-    path of the page to send; both are encoded and have no query.
+    path of the page to send; both are encoded and have no query. `is_forced` says that the rule
+    wins over an existing file, as all rules of Cloudflare do.
     """
 
     status: int
@@ -218,8 +219,9 @@ class _Accepted:
     def add(self, line: int, text: str) -> None:
         """Accept the rule of a line, or report why not."""
         source = text.split(None, 1)[0]
-        if self._is_beyond("*" in source or ":" in source):
-            self.problems.add(line, self.refusal("*" in source or ":" in source))
+        # So that thousands of rules beyond the limit cost little. A colon need not be a name.
+        if ":" not in source and self._is_beyond("*" in source):
+            self.problems.add(line, self.refusal("*" in source))
             return
         try:
             rule = _rule(line, text, self.dialect)
@@ -249,8 +251,12 @@ class _Accepted:
         return True
 
     def _key(self, rule: _Rule) -> bytes:
-        text = rule.pattern.text
-        return without_slash(text) if self.dialect == "netlify" else text
+        """Return the source in the form in which it is compared with others."""
+        return self._comparable(rule.pattern.text)
+
+    def _comparable(self, path: bytes) -> bytes:
+        """Return a path without a slash at its end if the dialect ignores that slash."""
+        return without_slash(path) if self.dialect == "netlify" else path
 
     def _is_repeated(self, rule: _Rule) -> bool:
         """Return whether the source is that of an earlier rule, and then report it."""
@@ -281,6 +287,14 @@ class _Accepted:
                 rule.line,
                 f"query and fragment of the source {quoted(source)} are ignored;"
                 " write only its path",
+            )
+        path = rule.target.path.text if rule.target.is_local else b""
+        is_own = self._comparable(path) == self._key(rule)
+        if is_own and not rule.pattern.names and rule.status in _REDIRECTS:
+            self.problems.add(
+                rule.line,
+                f"the rule redirects {quoted(source)} to itself, which is an endless loop;"
+                " remove it",
             )
         word = rule.target_word
         text = word if rule.target.is_local else word.partition("://")[2]

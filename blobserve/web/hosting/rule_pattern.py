@@ -137,7 +137,7 @@ class _Run:
 
 @attrs.frozen
 class Pattern:
-    """A pattern whose placeholders end at a delimiter. Created by `parse`."""
+    """A pattern with placeholders that end at a delimiter. Created by `parse`."""
 
     text: bytes
     names: tuple[bytes, ...]
