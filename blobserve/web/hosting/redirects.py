@@ -86,14 +86,14 @@ class _Rule:
             other.is_forced,
         )
 
-    def match(self, values: tuple[bytes, ...]) -> _Found | None:
+    def match(self, values: tuple[bytes, ...]) -> _Effect | None:
         """Return the effect with these captured values; None if it would not be safe."""
         named = dict(zip(self.pattern.names, values, strict=True))
         if self.status not in _REDIRECTS:
             file = self.target.file(named)
             if file is None:
                 return None
-            return _Found(RuleMatch(self.status, file, self.is_forced), False, b"")
+            return _Effect(RuleMatch(self.status, file, self.is_forced), False, b"")
         parts = self.target.url(named)
         if parts is None:
             return None
@@ -101,11 +101,11 @@ class _Rule:
         if len(url) + len(query) + len(fragment) > MAX_LOCATION:
             return None
         match = RuleMatch(self.status, url + query + fragment, self.is_forced)
-        return _Found(match, not query, fragment)
+        return _Effect(match, not query, fragment)
 
 
 @attrs.frozen
-class _Found:
+class _Effect:
     """A match before the request's query is added."""
 
     match: RuleMatch
@@ -134,7 +134,7 @@ class RedirectRules:
     """The number of rules that apply."""
     _existing_files_win: bool
     _index: RuleIndex[_Rule] = attrs.field(repr=False)
-    _memo: dict[bytes, _Found | None] = attrs.field(factory=dict, repr=False)
+    _memo: dict[bytes, _Effect | None] = attrs.field(factory=dict, repr=False)
 
     @classmethod
     def parse(cls, content: bytes, dialect: Dialect) -> RedirectRules:
@@ -143,7 +143,7 @@ class RedirectRules:
         This may take a second for the largest file that is read, so it runs off the reactor.
         """
         problems = ProblemList(FILE)
-        accepted = _Accepted(dialect, problems)
+        accepted = _RuleList(dialect, problems)
         for line, text in rule_lines(content, MAX_CHARACTERS, problems):
             if accepted.is_full:
                 problems.add(line, accepted.refusal(is_dynamic=True) + "; the rest is ignored")
@@ -178,7 +178,7 @@ class RedirectRules:
             return None
         return found.with_query(query)
 
-    def _matches(self, path: bytes) -> Iterator[_Found]:
+    def _matches(self, path: bytes) -> Iterator[_Effect]:
         for rule, values in self._index.matches(path):
             found = rule.match(values)
             if found is not None:
@@ -186,7 +186,7 @@ class RedirectRules:
 
 
 @attrs.define
-class _Accepted:
+class _RuleList:
     """The rules that are accepted so far, in order and by source, and their limits."""
 
     dialect: Dialect
