@@ -298,7 +298,7 @@ class _RuleList:
             )
         word = rule.target_word
         text = word if rule.target.is_local else word.partition("://")[2]
-        for name in unknown_names(text.encode(), rule.pattern.names):
+        for name in dict.fromkeys(unknown_names(text.encode(), rule.pattern.names)):
             self.problems.add(
                 rule.line,
                 f"the source captures no `:{name.decode()}`, so the target keeps this text;"
@@ -324,9 +324,9 @@ def _rule(line: int, text: str, dialect: Dialect) -> _Rule:
         path = target.path.text
         if path in _SINGLE_PAGES and (status == 200 or path != b"/"):
             raise PatternError(
-                f"the rule {quoted(f'/* {target_word} {status}')} is skipped, because it is an"
-                " endless loop at Cloudflare; remove it: a site without a top-level `404.html`"
-                " answers with `/index.html` anyway"
+                f"the rule {quoted(f'/* {target_word} {status}')} is skipped, because it can be an"
+                " endless loop; remove it: a site without a top-level `404.html` answers with"
+                " `/index.html` anyway"
             )
     return _Rule(line, pattern, target, target_word, status, is_forced)
 
