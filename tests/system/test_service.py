@@ -107,12 +107,15 @@ def moved(layout: Path, **tags: str) -> dict[str, Digest]:
 
 
 def image_of(service: Blobserve, reference: str) -> Digest | None:
-    """Return the digest of an image that is in the blob space; None if it is not there."""
-    lease = service._store.lease_at_once(Reference.parse(reference), read_only=True)
-    if lease is None:
-        return None
-    with lease:
-        return lease.digest
+    """Return the digest of an image of a site that the blob space has; None if it has none."""
+    scopes = {site.scope for site in service.config.sites.values()}
+    for scope in scopes:
+        known = Reference.parse(reference).within(scope)
+        lease = service._store.lease_at_once(known, read_only=True)
+        if lease is not None:
+            with lease:
+                return lease.digest
+    return None
 
 
 @within(60)
