@@ -1,18 +1,16 @@
 """Listings of directories without an index page, as HTML or JSON.
 
-Pure, except that the directory is read. The bytes depend only on the directory's entries and, for
-HTML, on the path of the URL, so they are the same on every replica. Directories come first; both
-directories and files are sorted by the bytes of their names. Bytes that are not UTF-8 are shown as
-``\\xNN``, and the link is exact. A listing is never immutable, because a later version of blobserve
-may format it differently.
+Pure, except that the directory is read. The bytes depend only on the directory's entries, on the
+view of a site and, for HTML, on the path of the URL, so they are the same on every replica.
+Directories come first; both directories and files are sorted by the bytes of their names, unless
+the view has another order. Bytes that are not UTF-8 are shown as ``\\xNN``, and the link is exact.
+A listing is never immutable, because a later version of blobserve may format it differently.
 """
 
 from __future__ import annotations
 
 import time
 from base64 import b64encode
-from collections.abc import Callable
-from html import escape
 from json.encoder import encode_basestring_ascii
 from urllib.parse import quote
 
@@ -26,6 +24,7 @@ from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.web.content.derived import DerivedContent
+from blobserve.web.content.listing_view import LISTING_STYLE, ListingView, as_html
 from blobserve.web.content.representation import Representation, Role, Variant
 from blobserve.web.http.caching import cache_control, content_location, vary
 from blobserve.web.http.conditional import Fields
@@ -41,30 +40,9 @@ _UNITS = (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30))
 # A second defence after escaping: a name that became markup could still do nothing. Without
 # allow-downloads, a click on a file that the browser cannot show would do nothing.
 _SANDBOX: Header = (b"Content-Security-Policy", b"sandbox allow-downloads")
+# The filter is a form.
+_SITE_SANDBOX: Header = (_SANDBOX[0], b"sandbox allow-downloads allow-forms")
 
-# Characters that change the direction of text, and could show txt.exe as exe.txt.
-_REORDERING = {
-    code: f"\\u{code:04x}"
-    for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem }
-h1 { font-size: 1.25rem; overflow-wrap: anywhere; margin: 0 }
-p { color: GrayText; margin: 0 0 1rem }
-table { border-collapse: collapse; width: 100% }
-th { text-align: left; font-weight: 600; border-bottom: 1px solid GrayText }
-th, td { padding: .2rem 1.5rem .2rem 0; vertical-align: baseline; white-space: nowrap }
-tbody tr:hover { background: color-mix(in srgb, GrayText 15%, transparent) }
-th:first-child, td:first-child { width: 100%; white-space: normal; overflow-wrap: anywhere }
-th:nth-child(2), td:nth-child(2) { text-align: right }
-td:nth-child(n + 2) { font-variant-numeric: tabular-nums }
-td:nth-child(4) { font: 12px ui-monospace, monospace; padding-right: 0 }
-a { text-decoration: none }
-a:hover, a:focus-visible { text-decoration: underline }
-@media (max-width: 60rem) { th:nth-child(4), td:nth-child(4) { display: none } }
-@media (max-width: 32rem) { th:nth-child(3), td:nth-child(3) { display: none } }
-"""
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -81,7 +59,7 @@ _PAGE = """<!doctype html>
 """
 _UP = '<tr><td><a href="../">../</a><td><td><td>\n'
 
-_Row = Callable[[bytes, Entry], str]
+_BY_PATH = ListingView("")
 
 
 @attrs.frozen
@@ -95,11 +73,13 @@ class ListingRecipe:
     path: bytes
     """For HTML, the path of the URL. The page of the root has no link to a parent directory."""
     most: int
+    view: ListingView | None = None
+    """The view of a listing on a site; None for a listing by path."""
 
     @property
     def size(self) -> int:
         """See `Recipe.size`."""
-        return len(self.path)
+        return len(self.path) + (self.view.size if self.view else 0)
 
     def fetched(self, entry: Entry) -> int:
         """See `Recipe.fetched`."""
@@ -107,27 +87,34 @@ class ListingRecipe:
 
     def make(self, filesystem: Filesystem, entry: Entry, content: bytes) -> DerivedContent:
         """See `Recipe.make`."""
-        directories: list[str] = []
-        files: list[str] = []
+        view = self.view or _BY_PATH
+        directories: list[tuple[int, str]] = []
+        files: list[tuple[int, str]] = []
         size = left = 0
         row = _object if self.is_json else _row
         for name, each in filesystem.entries(entry, self.most):
+            if not view.shows(name):
+                continue
             made = row(name, each)
             left += len(made)
             if left > LARGEST:
                 raise ListingTooLarge(shown(entry.path), f"{LARGEST // MIB} MiB")
-            (files if each.kind is EntryKind.FILE else directories).append(made)
+            rows = files if each.kind is EntryKind.FILE else directories
+            rows.append((view.sort_key(each), made))
             size += each.size
+        ordered = view.arranged(directories) + view.arranged(files)
         if self.is_json:
-            return DerivedContent.of(f"[{','.join(directories + files)}\n]\n".encode())
+            return DerivedContent.of(f"[{','.join(ordered)}\n]\n".encode())
         summary = f"{_counted(directories, 'director', 'y', 'ies')}, "
         summary += f"{_counted(files, 'file', '', 's')}, {_measure(size)}"
-        head = _PAGE.format(
-            title=escape(shown(self.path).translate(_REORDERING)), style=_STYLE, summary=summary
-        )
         return DerivedContent.of(
-            "".join([head, _UP if self.path else "", *directories, *files]).encode()
+            "".join([self._head(summary), _UP if self.path else "", *ordered]).encode()
         )
+
+    def _head(self, summary: str) -> str:
+        if self.view is not None:
+            return self.view.head(self.path, summary)
+        return _PAGE.format(title=f"/{as_html(self.path)}", style=LISTING_STYLE, summary=summary)
 
 
 @attrs.frozen
@@ -143,21 +130,30 @@ class Listing:
         kind = b"application/json" if self.recipe.is_json else b"text/html; charset=utf-8"
         control = cache_control(kind, is_immutable=False, rules=self.rules)
         policy: tuple[Header, ...] = ((b"Cache-Control", control), vary(b"Accept"))
+        view = self.recipe.view
         if not self.recipe.is_json:
-            policy += (_SANDBOX,)
-        policy += content_location(self.target, self.rules, image)
+            policy += (_SANDBOX if view is None else _SITE_SANDBOX,)
+        if view is None:
+            policy += content_location(self.target, self.rules, image)
         return Representation(variant, kind, Role.ASKED, None, policy)
 
 
-def listed(target: Target, rules: RepositoryRules, fields: Fields, most: int) -> Listing:
+def listed(
+    target: Target,
+    rules: RepositoryRules,
+    fields: Fields,
+    most: int,
+    view: ListingView | None = None,
+) -> Listing:
     """Return the listing for a request, in the form that it prefers: RFC 9110 §12.5.1.
 
-    The form is HTML unless the request prefers JSON, and also if it accepts neither.
+    The form is HTML unless the request prefers JSON, and also if it accepts neither. The `view` of
+    a listing on a site may ask for JSON too. Without a view, the listing is one by path.
     """
-    is_json = prefers_json(fields.get(b"accept", b""))
-    return Listing(
-        target, rules, ListingRecipe(is_json, b"" if is_json else target.path or b"", most)
-    )
+    if (view is not None and view.is_json) or prefers_json(fields.get(b"accept", b"")):
+        view = view and view.for_json
+        return Listing(target, rules, ListingRecipe(True, b"", most, view))
+    return Listing(target, rules, ListingRecipe(False, target.path or b"", most, view))
 
 
 def prefers_json(accept: bytes) -> bool:
@@ -193,7 +189,7 @@ def link(name: bytes, entry: Entry) -> str:
 
 def _row(name: bytes, entry: Entry) -> str:
     slash = "/" if entry.kind is EntryKind.DIRECTORY else ""
-    text = escape(shown(name)[1:].translate(_REORDERING))
+    text = as_html(name)
     modified = ""
     if entry.mtime:
         modified = time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.mtime))
@@ -235,5 +231,5 @@ def _measure(size: int) -> str:
     return f"{size / bytes_:.1f} {unit}"
 
 
-def _counted(rows: list[str], stem: str, one: str, many: str) -> str:
+def _counted(rows: list[tuple[int, str]], stem: str, one: str, many: str) -> str:
     return f"{len(rows)} {stem}{one if len(rows) == 1 else many}"

@@ -27,7 +27,7 @@ code { font-size: .875rem }
 """
 
 _POLICY = (
-    "default-src 'none'; base-uri 'none'; form-action 'none'; "
+    "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
     f"style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
 )
 
@@ -45,6 +45,7 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="robots" content="noindex">
+<link rel="icon" href="data:,">
 <title>{title} \u2013 {site}</title>
 <style>{style}</style>
 <main>

@@ -75,7 +75,7 @@ def test_every_page(page: bytes) -> None:
     assert not names & {"src", "style", "srcset"}
     assert not [name for name in names if name.startswith("on")]
     assert {tag for tag, _ in shown.elements} <= {
-        *("html", "meta", "title", "style", "main", "p", "h1", "a", "code", "progress")
+        *("html", "meta", "link", "title", "style", "main", "p", "h1", "a", "code", "progress")
     }
     assert b"url(" not in page
     assert b"@import" not in page
