@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobserve.web.hosting.header_changes import NO_CHANGES, HeaderChanges
 from blobserve.web.hosting.header_rules import MAX_ADDED, HeaderRules
 from blobserve.web.hosting.rule_lines import MAX_LINES, MAX_PROBLEMS, Dialect
+from blobserve.web.http.header_changes import NO_CHANGES, HeaderChanges
 
 DIALECTS: tuple[Dialect, ...] = ("cloudflare", "netlify")
 
