@@ -37,7 +37,7 @@ from blobserve.web.content.response_cache import (
 from blobserve.web.content.rewrite import RewriteRecipe, Variables, parse_variables
 from blobserve.web.content.selection import Selection, early_name, select
 from blobserve.web.content.site_fields import dressed
-from blobserve.web.content.site_lookup import Moved, SiteLookup
+from blobserve.web.content.site_lookup import Relocation, SiteLookup
 from blobserve.web.content.site_rules import ImageRules, SiteRules
 from blobserve.web.content.site_selection import Selected, select_on_site
 from blobserve.web.content.stable_names import StableNames
@@ -177,7 +177,7 @@ class Responder:
             selection = await self._select(shared, target, rules, variables, asked)
             if isinstance(selection, NeedsSlash):
                 return _redirect(target, target.with_slash(head.query))
-            if isinstance(selection, Moved):
+            if isinstance(selection, Relocation):
                 return _redirect(target, target.to(selection.path, head.query))
             if isinstance(selection, RuleMatch):
                 return _redirect(target, _location(selection, head), selection.status)

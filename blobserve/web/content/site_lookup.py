@@ -28,13 +28,13 @@ _MISSING = b"404.html"
 
 
 @attrs.frozen
-class Moved:
+class Relocation:
     """A page with another URL on the same site, by `path` from the site's root, not encoded."""
 
     path: bytes
 
 
-Found: TypeAlias = Page | Directory | NeedsSlash | Moved
+Found: TypeAlias = Page | Directory | NeedsSlash | Relocation
 
 
 @attrs.frozen
@@ -79,7 +79,7 @@ class SiteLookup:
                 return None
             return Directory(entry) if has_slash else NeedsSlash()
         if bare and has_slash != self._has_slash(is_index):
-            return Moved(bare) if has_slash else NeedsSlash()
+            return Relocation(bare) if has_slash else NeedsSlash()
         return page
 
     def page(self, path: bytes) -> Page | None:
@@ -129,7 +129,7 @@ class SiteLookup:
         # Something else may have the clean URL, such as a folder with an index.
         if last == _HTML or self.page(clean) != self._with_name(entry, clean, last):
             return page
-        return Moved(clean + b"/" if clean and self._has_slash(last == INDEX) else clean)
+        return Relocation(clean + b"/" if clean and self._has_slash(last == INDEX) else clean)
 
     def _with_name(self, entry: Entry, clean: bytes, last: bytes) -> Page:
         name = (clean + b"/" + INDEX).lstrip(b"/") if last == INDEX else clean + _HTML

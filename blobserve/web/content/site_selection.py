@@ -13,12 +13,12 @@ from blobserve.web.content.lookup import Directory, NeedsSlash, Page
 from blobserve.web.content.representation import Role
 from blobserve.web.content.rewrite import Edits, Variables, edits_for
 from blobserve.web.content.selection import Selection
-from blobserve.web.content.site_lookup import Moved, SiteLookup
+from blobserve.web.content.site_lookup import Relocation, SiteLookup
 from blobserve.web.content.site_rules import ImageRules
 from blobserve.web.hosting.redirects import RuleMatch
 from blobserve.web.http.target import Target, canonical
 
-Selected: TypeAlias = Selection | Directory | NeedsSlash | Moved | RuleMatch
+Selected: TypeAlias = Selection | Directory | NeedsSlash | Relocation | RuleMatch
 
 
 def select_on_site(
@@ -49,7 +49,7 @@ def _page(
     rules: ImageRules,
     query: bytes | None,
     is_navigation: bool,
-) -> Page | Directory | NeedsSlash | Moved | RuleMatch:
+) -> Page | Directory | NeedsSlash | Relocation | RuleMatch:
     path = target.path or b""
     match = None
     if rules.redirects is not None:
