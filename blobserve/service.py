@@ -26,7 +26,7 @@ from blobserve.concurrency.singleflight import Call
 from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Config
 from blobserve.configfile import ConfigSource, load
-from blobserve.errors import CannotOpen, ConfigError, StoreClosed
+from blobserve.errors import CannotOpen, ConfigError, SpaceUnusable, StoreClosed
 from blobserve.image_lease import ImageLease
 from blobserve.metrics import Metrics
 from blobserve.names.reference import Reference
@@ -139,6 +139,8 @@ class Blobserve(Service):
         self._starting: Deferred[None] | None = None
         self._is_serving = False
         self._end: Call[None] | None = None
+        self._lost = Call[None]()
+        self._space.when_lost = self._lose
 
     @property
     def config(self) -> Config:
@@ -215,6 +217,15 @@ class Blobserve(Service):
         """
         return self._start.wait()
 
+    def when_lost(self) -> Deferred[None]:
+        """Return a Deferred that fails when the blob space is lost while the service runs.
+
+        The service stops by itself then, so that it does not write over the files of another owner.
+
+        :raises SpaceUnusable: when another process owns the blob space, or another is in its place.
+        """
+        return self._lost.wait()
+
     def startService(self) -> None:
         """See `IService.startService`. Returns at once; see `when_started`."""
         super().startService()  # type: ignore[no-untyped-call]
@@ -276,6 +287,10 @@ class Blobserve(Service):
         lease = await self._store.blob_for(parsed, read_only)
         shared = SharedLease(lease, self._disk, self._reactor, math.inf)
         return ImageLease(shared, self._leases)
+
+    def _lose(self, error: SpaceUnusable) -> None:
+        self.stopService()
+        self._lost.fail(error)
 
     async def _begin(self) -> None:
         self._warn()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from blobserve.config import BlobSpaceRules, Limits
 from blobserve.store.blobs.fsck import Findings, audit
+from blobserve.store.disk.owner_lock import exposure
 
 _MOST_NAMED = 20
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -30,6 +31,8 @@ def _lines(rules: BlobSpaceRules, found: Findings) -> Iterator[str]:
     )
     yield from _named("damaged: ", found.damaged)
     yield from _named("note: ", found.notes)
+    if warning := exposure(rules.location):
+        yield f"warning: {warning}"
     yield from _named("unknown file, left alone: ", [str(path) for path in found.foreign])
     quota = "no quota" if rules.max_size is None else f"quota {_size(rules.max_size)}"
     yield f"uses {_size(found.taken)} on disk, counted as {_size(found.counted)} ({quota})"

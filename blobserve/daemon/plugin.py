@@ -31,6 +31,7 @@ from blobserve.configfile import load
 from blobserve.daemon.log_observer import LineLogObserver
 from blobserve.daemon.systemd import notify, watchdog_interval
 from blobserve.errors import BlobserveError, ConfigError, SpaceUnusable
+from blobserve.store.disk.owner_lock import exposure
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -84,6 +85,8 @@ def makeService(options: Options) -> IService:
     if options["check"]:
         for warning in config.warnings:
             print(f"warning: {warning}", file=sys.stderr)
+        if exposed := exposure(config.blob_space.location):
+            print(f"warning: {path}: blobSpace.location: {exposed}", file=sys.stderr)
         print(f"{path}: valid")
         if options["image"]:
             _check_image(config, options["image"])
@@ -160,6 +163,7 @@ class Daemon(MultiService):
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         started = self._blobserve.when_started()
         started.addCallbacks(lambda _: self._started(), self._failed)
+        self._blobserve.when_lost().addErrback(self._failed)
 
     def stopService(self) -> Deferred[Any]:
         """Notify systemd, and drain."""

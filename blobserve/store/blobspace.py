@@ -38,6 +38,7 @@ from blobserve.store.disk.metadata_db import (
     StoredReferences,
     WriteBehind,
 )
+from blobserve.store.disk.owner_lock import exposure
 from blobserve.store.ingest.early_files import EarlyFiles
 from blobserve.store.ingest.ingest import Ingest
 from blobserve.store.ingest.writer import BlobWriter
@@ -55,6 +56,7 @@ _log = Logger()
 _USES_DELAY = 60.0
 _REFERENCES_DELAY = 1.0
 _CLOSING = 10.0
+_HOLD_INTERVAL = 10.0
 
 
 class BlobSpace:
@@ -118,6 +120,10 @@ class BlobSpace:
         self._unready: set[Digest] = set()
         self._ingests: set[Ingest] = set()
         self._reclaiming: LoopingCall | None = None
+        self._holding = LoopingCall(lambda: background.do(self._hold()))
+        self._holding.clock = reactor
+        self.when_lost: Callable[[SpaceUnusable], object] = lambda _: None
+        """Called when another owner has taken it, or another directory is in its place."""
         self._closed = False
         metrics.size.set_function(lambda: self.size)
         metrics.bound.set_function(lambda: self.bound or 0)
@@ -147,6 +153,10 @@ class BlobSpace:
         except (OSError, sqlite3.Error) as error:
             await self.close()
             raise SpaceUnusable(str(self._rules.location), f"it cannot be read: {error}") from error
+        self._holding.start(_HOLD_INTERVAL, now=False)
+        warning = await self._disk.run(exposure, self._rules.location)
+        if warning is not None:
+            _log.warn("blobSpace.location: {warning}", warning=warning)
         await self.reclaim()
         await self.blobs.open_recent()
         self._reclaim_regularly(now=False)
@@ -162,6 +172,8 @@ class BlobSpace:
         self._closed = True
         if self._reclaiming is not None:
             self._reclaiming.stop()
+        if self._holding.running:
+            self._holding.stop()
         for ingest in list(self._ingests):
             self._background.do(ingest.give_up(StoreClosed()))
         self._background.do(self.blobs.coding_queue.close())
@@ -291,6 +303,15 @@ class BlobSpace:
             await scratch.discard()
             raise
         return scratch
+
+    async def _hold(self) -> None:
+        """Check the ownership. Without it nothing may be written."""
+        try:
+            await self._disk.run(self._location.hold)
+        except SpaceUnusable as error:
+            if not self._closed:
+                _log.critical("{error}", error=error)
+                self.when_lost(error)
 
     async def _discard(self, directory: Path, size: int) -> None:
         await self._background.to_the_end(partial(self._location.discard, directory))

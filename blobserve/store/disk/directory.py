@@ -3,14 +3,12 @@
 Blocking. File names are never made from the content of an image, and no link below the location is
 followed. Foreign files are left alone and not counted, except in `ingest`, which is wiped.
 
-A blob space has one owner at a time. The kernel releases the lock when the process ends, so a lock
-file that is left behind has no effect.
+A blob space has one owner at a time, see `blobserve.store.disk.owner_lock`.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import stat
@@ -24,6 +22,7 @@ from twisted.logger import Logger
 from blobserve.errors import MalformedReference, SpaceUnusable
 from blobserve.names.digest import Digest
 from blobserve.store.disk.files import BLOCK, read, remove, sync, write
+from blobserve.store.disk.owner_lock import OwnerLock
 
 FORMAT = "1"
 
@@ -84,6 +83,16 @@ class SpaceDirectory:
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
+
+    def hold(self) -> None:
+        """Check that it is still the owner, and make a lock file again that was removed.
+
+        A blob space that is away, as an unmounted disk is, may come back.
+
+        :raises SpaceUnusable: when it has another owner, or is another directory.
+        """
+        if self._lock is not None:
+            self._lock.hold()
 
     def look(self) -> None:
         """Become its owner without touching any file but the lock.
@@ -265,37 +274,3 @@ def _remedy(error: OSError) -> str:
             "this user may not write to it: change its owner or choose another blobSpace.location"
         )
     return f"it cannot be used: {error.strerror or error}"
-
-
-class OwnerLock:
-    """The lock of a blob space, held from its construction until `release`.
-
-    :raises SpaceUnusable: when another owner, in this process or another, holds it.
-    """
-
-    def __init__(self, location: Path) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(location / "lock", flags, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
-            problem = (
-                f"already used by process {owner or '(unknown)'}: stop it or choose another"
-                " blobSpace.location"
-            )
-            raise SpaceUnusable(str(location), problem) from error
-        except OSError:
-            os.close(self._fd)
-            raise
-        # The process id is for the message above only, so a full disk is no error.
-        with suppress(OSError):
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
-
-    def release(self) -> None:
-        """Release the lock; call it once."""
-        # Closing is not enough: a process that was just forked has the descriptor, too.
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        os.close(self._fd)
