@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import subprocess
 from pathlib import Path
@@ -39,6 +40,25 @@ def analyze(*arguments: str | Path) -> str:
 def test_the_units_are_understood(units: list[Path]) -> None:
     """systemd understands every line of the shipped units."""
     assert analyze("verify", "--man=no", *units) == ""
+
+
+@pytest.mark.parametrize("choice", ["IPAddressDeny", "MemoryMax", "TasksMax"])
+def test_the_choices_are_understood(units: list[Path], choice: str) -> None:
+    """Each commented choice of the service is off, and systemd understands it when it is on."""
+    service = units[0].read_text()
+    [line] = re.findall(rf"^#?{choice}=.*$", service, re.MULTILINE)
+    assert line.startswith("#")
+    units[0].write_text(service.replace(line, line[1:]))
+    assert analyze("verify", "--man=no", *units) == ""
+
+
+def test_link_local_addresses_can_be_denied() -> None:
+    """The commented IPAddressDeny has the link-local networks of IPv4 and IPv6, and no other."""
+    [networks] = re.findall(r"^#IPAddressDeny=(.*)$", (ETC / "blobserve.service").read_text(), re.M)
+    found = [ipaddress.ip_network(each) for each in networks.split()]
+    assert all(each.is_link_local for each in found)
+    assert ipaddress.ip_address("169.254.169.254") in found[0]
+    assert {each.version for each in found} == {4, 6}
 
 
 def test_the_service_is_hardened(units: list[Path]) -> None:
