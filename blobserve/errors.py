@@ -48,8 +48,9 @@ class ImageNotFound(NotFound):
         text = f"no such image: {self.reference}"
         if self.names:
             text += f"; its source has {', '.join(self.names)}"
-        if self.names and self.more:
-            text += f" and {self.more} more"
+            text += f" and {self.more} more" if self.more else ""
+        elif self.more:
+            text += f"; its source has {self.more} other names"
         return text
 
 

@@ -152,7 +152,8 @@ class ImageNames:
                 images.setdefault(name, set()).add(str(entry.image.digest))
         if not images:
             count = len(self._all)
-            return ((f"{count} images without a name",) if count > 1 else ()), 0
+            counted = {0: "no image", 1: "one image without a name"}
+            return (counted.get(count, f"{count} images without a name"),), 0
         shown = [name for name in images if _is_presentable(str(name))][:_SHOWN]
         texts = [
             f"{name} ({len(images[name])} images)" if len(images[name]) > 1 else str(name)

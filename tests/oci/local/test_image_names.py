@@ -181,8 +181,8 @@ def test_one_image_twice() -> None:
         (index(*[(each, named(each)) for each in "abcdefgh"]), list("abcde"), 3),
         (index(("a", named("<b>\n")), ("b", named("x" * 500)), ("c", named("ü"))), [], 3),
         (index(("a", {}), ("b", {})), ["2 images without a name"], 0),
-        (index(("a", {})), [], 0),
-        (index(), [], 0),
+        (index(("a", {})), ["one image without a name"], 0),
+        (index(), ["no image"], 0),
     ],
 )
 def test_description(listed: ImageIndex, names: list[str], more: int) -> None:

@@ -90,3 +90,18 @@ def test_unexpected() -> None:
     assert text(refusal(ZeroDivisionError("secret"), "the-id")) == (
         "internal error; see request the-id in the server log\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "said"),
+    [
+        ((), 0, ""),
+        (("v1",), 0, "; its source has v1"),
+        (("v1", "v2"), 3, "; its source has v1, v2 and 3 more"),
+        ((), 3, "; its source has 3 other names"),
+    ],
+)
+def test_names_of_a_local_source(names: tuple[str, ...], more: int, said: str) -> None:
+    """A 404 of a local source says which names it has, or how many if they cannot be shown."""
+    error = errors.ImageNotFound("a.example/b:v9", names, more)
+    assert str(error) == f"no such image: a.example/b:v9{said}"
