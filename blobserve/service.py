@@ -37,6 +37,7 @@ from blobserve.prepull import PrePull
 from blobserve.socket_activation import by_index
 from blobserve.store.blobspace import BlobSpace
 from blobserve.store.refstore import RefStore
+from blobserve.store.unpacker import Unpacker
 from blobserve.web.content.leased_body import SharedLease
 from blobserve.web.health import Readiness, metrics_site, probe_site
 from blobserve.web.http.mount import NOWHERE, Mount
@@ -88,7 +89,6 @@ class Blobserve(Service):
         self._names = asking(NAME_THREADS, "blobserve-names")
         self._unlisted_names = asking(UNLISTED_NAME_THREADS, "blobserve-unlisted-names")
         threads = SourceThreads(self._disk, self._credentials, self._names, self._unlisted_names)
-        self._sources = Sources(reactor, config, threads, self.metrics)
         self._space = BlobSpace(
             reactor,
             config.blob_space,
@@ -98,6 +98,8 @@ class Blobserve(Service):
             self._disk,
             time.time,
         )
+        unpacker = Unpacker(self._space, lambda: self._config.limits, reactor)
+        self._sources = Sources(reactor, config, threads, self.metrics, unpacker.unpack)
         self._store = RefStore(
             self._space,
             self._sources.for_repository,
@@ -328,6 +330,7 @@ class Blobserve(Service):
             lambda: _stop_listening(self._ports),
             self._drain,
             self._release_leases,
+            self._sources.close_files,
             self._space.close,
             self._sources.close,
             self._close_own_ports,

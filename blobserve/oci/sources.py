@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.logger import Logger
 
+from blobserve.concurrency.background import Background
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config, LocalSource, RegistryRules
 from blobserve.errors import BlobserveError, NotFound
@@ -31,6 +32,7 @@ from blobserve.oci.local.directory import LayoutDirectory, LayoutFiles
 from blobserve.oci.local.docker_archive import DockerArchive
 from blobserve.oci.local.layout import Layout
 from blobserve.oci.local.oci_archive import OciArchive
+from blobserve.oci.local.unpacking import Unpack
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.registry.registry import Registry
 from blobserve.oci.source import Document, RefreshResult, Source
@@ -61,9 +63,17 @@ class Sources:
     """All sources of one service."""
 
     def __init__(
-        self, reactor: IReactorTime, config: Config, threads: SourceThreads, metrics: Metrics
+        self,
+        reactor: IReactorTime,
+        config: Config,
+        threads: SourceThreads,
+        metrics: Metrics,
+        unpack: Unpack | None = None,
     ) -> None:
+        """`unpack` is for local archives that are compressed as a whole."""
         self._reactor = reactor
+        self._unpack = unpack
+        self._closing = Background(threads.disk)
         self._threads = threads
         self._disk = threads.disk
         names = Names(reactor, threads.names)
@@ -98,7 +108,8 @@ class Sources:
         if config.limits != self._config.limits:
             sources = set()
         # An archive can take long to index, so unchanged ones are kept.
-        self._files = {each: files for each, files in self._files.items() if each in sources}
+        for each in self._files.keys() - sources:
+            self._closing.do(self._files.pop(each).close())
         self._config = config
 
     def for_repository(self, repository: Repository) -> Source:
@@ -127,6 +138,13 @@ class Sources:
             name: {"last": answer.text, "secondsAgo": round(now - answer.time, 1)}
             for name, answer in sorted(answers.items())
         }
+
+    async def close_files(self) -> None:
+        """Close all local files; remove what was made of them from the blob space."""
+        for files in self._files.values():
+            self._closing.do(files.close())
+        self._files.clear()
+        await self._closing.quiet()
 
     async def close(self) -> None:
         """Close all connections, and kill running credential helpers."""
@@ -165,8 +183,10 @@ class Sources:
     def _opened(self, source: LocalSource) -> LayoutFiles:
         if source.form == "oci":
             return LayoutDirectory(source.path)
-        make = OciArchive if source.form == "oci-archive" else DockerArchive
-        return make(source.path, self._disk, self._config.limits)
+        limits = self._config.limits
+        if source.form == "oci-archive":
+            return OciArchive(source.path, self._disk, limits, unpack=self._unpack)
+        return DockerArchive(source.path, self._disk, limits, self._unpack)
 
     def _registry(self, host: str, is_listed: bool) -> Registry:
         rules = self._config.registries.get(host, RegistryRules())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.task import Clock
 
 from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Limits
@@ -16,12 +18,14 @@ from blobserve.oci.local.directory import LayoutDirectory
 from blobserve.oci.local.docker_archive import DockerArchive
 from blobserve.oci.local.layout import Layout
 from blobserve.oci.local.oci_archive import OciArchive
+from blobserve.store.unpacker import Unpacker
 from blobserve.testing import MadeImage, MemorySource
 from tests.oci.source_contract import SourceContract
 from tests.support.parts.archives import packed, saved_of_old
 from tests.support.parts.images import write_layout
 from tests.support.scripted_registry import listening
 from tests.support.source_fixtures import RigImage, registry_at
+from tests.support.spaces import opened
 
 SITE = Reference.parse("registry.example/team/site:v1")
 
@@ -127,3 +131,22 @@ class TestDockerArchive(Kept):
         archive.write_bytes(saved_of_old({"site:v1": layers}))
         async with self.threads() as threads:
             yield Layout(DockerArchive(archive, threads, Limits()), threads), SITE
+
+
+class TestCompressedArchive(Kept):
+    """A layout in a tar file that is compressed as a whole."""
+
+    @asynccontextmanager
+    async def holding(self, image: MadeImage) -> AsyncIterator[Any]:
+        """See `SourceContract.holding`."""
+        layout = write_layout(self.directory / "layout", {"v1": RigImage.of(image)})
+        archive = self.directory / "archive.tar.gz"
+        archive.write_bytes(gzip.compress(packed(layout), 1))
+        async with (
+            self.threads() as threads,
+            opened(self.directory / "space", None, threads) as space,
+        ):
+            unpack = Unpacker(space, Limits, Clock()).unpack
+            files = OciArchive(archive, threads, Limits(), unpack=unpack)
+            yield Layout(files, threads), SITE
+            await files.close()

@@ -48,7 +48,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "blobspace",
         "refs",
         "lazy",
-        "lease",
+        "lease unpacker",
         "pull",
         "refstore",
     ),

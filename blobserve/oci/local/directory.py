@@ -40,6 +40,10 @@ class LayoutFiles(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Remove unpacked bytes. Reads may fail after that. Idempotent."""
+        ...
+
 
 @attrs.frozen
 class LayoutDirectory:
@@ -59,6 +63,9 @@ class LayoutDirectory:
         """See `LayoutFiles.read`."""
         with opened(self.path / path) as (descriptor, status):
             return read_at(descriptor, offset, length), status.st_size
+
+    async def close(self) -> None:
+        """See `LayoutFiles.close`."""
 
 
 @contextmanager

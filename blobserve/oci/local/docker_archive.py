@@ -21,6 +21,7 @@ from blobserve.errors import RegistryBusy, RegistryFailed
 from blobserve.names.digest import Digest
 from blobserve.oci.local.image_names import REF_NAME, ImageName
 from blobserve.oci.local.oci_archive import ArchiveContents, OciArchive
+from blobserve.oci.local.unpacking import Unpack
 from blobserve.oci.manifest import INDEX_TYPES, MANIFEST_TYPES
 from blobserve.oci.strict_json import parse_list, parse_object
 from blobserve.tar.members import ArchiveMember
@@ -73,8 +74,11 @@ class DockerArchive:
 
     name = _NAME
 
-    def __init__(self, path: Path, threads: Threads, limits: Limits) -> None:
-        self._archive = OciArchive(path, threads, limits, _NAME)
+    def __init__(
+        self, path: Path, threads: Threads, limits: Limits, unpack: Unpack | None = None
+    ) -> None:
+        """See `OciArchive`."""
+        self._archive = OciArchive(path, threads, limits, _NAME, unpack)
         self._threads = threads
         self._limits = limits
         self._made: _DerivedLayout | None = None
@@ -103,6 +107,10 @@ class DockerArchive:
         if isinstance(held, bytes):
             return held[offset : offset + length], len(held)
         return self._archive.read_part(made.contents, held, offset, length), held.size
+
+    async def close(self) -> None:
+        """See `LayoutFiles.close`."""
+        await self._archive.close()
 
     def _known(self) -> _DerivedLayout:
         if self._made is None:
