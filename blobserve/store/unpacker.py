@@ -96,7 +96,7 @@ class Unpacker:
 
     async def _fill(self, path: Path, scratch: Scratch, read: Read) -> int:
         """Unpack into a new file; return its size."""
-        run, unpacking, size = scratch.threads.run, _Unpacking(read), 0
+        run, unpacking, size = scratch.threads.run, _ArchiveStream(read), 0
         limit = self._limits().unpacked_size
         most = self._space.bound if limit is None else limit
         await run(path.touch, 0o600)
@@ -115,7 +115,7 @@ class Unpacker:
         return size
 
 
-class _Unpacking:
+class _ArchiveStream:
     """An archive that is being unpacked, for one job at a time."""
 
     def __init__(self, read: Read) -> None:

@@ -36,7 +36,7 @@ class ArchiveContents:
 
 
 @attrs.frozen
-class _Compressed:
+class _CompressedVersion:
     """A version of the archive that must be unpacked."""
 
     identity: tuple[int, ...]
@@ -80,7 +80,7 @@ class OciArchive:
                 found = await self._threads.run(self._look, known)
                 if found is not known:
                     await self._discard(known)
-                if isinstance(found, _Compressed):
+                if isinstance(found, _CompressedVersion):
                     found = await self._unpacked(found.identity)
             except RegistryFailed:
                 await self._discard(known)
@@ -185,7 +185,7 @@ class OciArchive:
         except OSError as error:
             raise RegistryFailed(self.name, "it cannot be read") from error
 
-    def _look(self, known: ArchiveContents | None) -> ArchiveContents | _Compressed:
+    def _look(self, known: ArchiveContents | None) -> ArchiveContents | _CompressedVersion:
         try:
             with opened(self._path) as (descriptor, status):
                 identity = _identity(status)
@@ -193,7 +193,7 @@ class OciArchive:
                     return known
                 read = partial(read_at, descriptor)
                 if self._unpack is not None and is_compressed(read(0, BLOCK)):
-                    return _Compressed(identity)
+                    return _CompressedVersion(identity)
                 return ArchiveContents(identity, Members.read(read, status.st_size, self._limits))
         except FileNotFoundError as error:
             raise RegistryFailed(self.name, "there is no such file") from error
