@@ -241,6 +241,17 @@ class ImageChannel(http.HTTPChannel):
         """See `LineReceiver.lineLengthExceeded`."""
         self._refuse(self._check.too_long())
 
+    def rawDataReceived(self, data: bytes) -> None:
+        """See `LineReceiver.rawDataReceived`. Stop reading while much data waits to be parsed.
+
+        Twisted does not stop while the transport is full. A client that sends requests and reads no
+        response could then fill the memory.
+        """
+        super().rawDataReceived(data)
+        if sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize:
+            # The end of the current request resumes it.
+            self._networkProducer.pauseProducing()
+
     def _respondToBadRequestAndDisconnect(self) -> None:
         # For requests that pass our check and that Twisted refuses.
         self._refuse(BadRequest("malformed request"))

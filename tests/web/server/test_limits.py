@@ -572,6 +572,35 @@ async def test_requests_of_one_client_through_a_proxy(tmp_path: Path) -> None:
         assert (await again.some(200)).startswith(b"HTTP/1.1 200 OK")
 
 
+@within(60)
+async def test_a_client_that_sends_requests_and_reads_nothing(tmp_path: Path) -> None:
+    """While a client reads no response, the server reads few of its next requests into memory.
+
+    When it reads, all of them are answered.
+    """
+    entries, count = {"d/" + f"{n:0200}": b"" for n in range(5_000)}, 200
+    async with serving(tmp_path, {**FILES, **entries}) as site:
+        site.rule(listing=True)
+        client = await site.connect()
+        client.transport.pauseProducing()
+        client.send(f"GET /{TAG}/d/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await until(lambda: site.site.channels)
+        [channel] = site.site.channels
+        channel.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        client.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        await until(lambda: channel._waitingForTransport)
+        pad = b"X-Pad: " + b"x" * 8000 + b"\r\n\r\n"
+        client.send(GOOD.replace(b"\r\n\r\n", b"\r\n" + pad) * count)
+        reading = lambda: channel.transport in site.reactor.getReaders()  # noqa: E731
+        sent = lambda: not (client.transport.dataBuffer or client.transport._tempDataBuffer)  # noqa: E731
+        await until(lambda: sent() or not reading())
+        await deferLater(site.reactor, 0.1)
+        assert sum(map(len, channel._dataBuffer)) < 200_000
+        client.transport.resumeProducing()
+        client.send(GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert (await client.all()).count(b"\r\n\r\ncontent") == count + 1
+
+
 @within(20)
 async def test_a_client_leaves_before_its_refusal_is_sent(tmp_path: Path) -> None:
     """Refusals that a client no longer waits for leave nothing behind."""

@@ -29,9 +29,14 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from blobserve.concurrency.threads import OwnThreads
+from blobserve.config import Config
 from blobserve.errors import BlobDamaged
+from blobserve.metrics import Metrics
 from blobserve.web.http.conditional import Range
 from blobserve.web.http.response import Answer, BytesBody
+from blobserve.web.server.bounded_site import BoundedSite
+from blobserve.web.server.channel import ImageChannel
+from blobserve.web.server.connection_limits import ConnectionLimits
 from blobserve.web.server.send import PIECE
 from blobserve.web.server.sendfile import TURN
 from blobserve.web.server.slow_clients import unacknowledged
@@ -198,7 +203,11 @@ async def test_behind_a_flood(tmp_path: Path) -> None:
         answers = [Answer(200, (), body), *[Answer(200, (), BytesBody(b"small"))] * 3_001]
 
         def listen(reactor: Any, site: Site) -> Any:
-            return on_tcp(reactor, Site(Floods(cast("Sends", site.resource)), reactor=reactor))
+            floods = Floods(cast("Sends", site.resource))
+            connections: ConnectionLimits[ImageChannel] = ConnectionLimits(
+                Config, reactor, Metrics()
+            )
+            return on_tcp(reactor, BoundedSite(floods, reactor, Config, connections))
 
         async with sending(*answers, listen=listen) as (site, port):
             client = await connected(port)
