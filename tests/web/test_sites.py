@@ -293,6 +293,19 @@ async def test_hashed_names_are_immutable(tmp_path: Path) -> None:
 
 
 @within(20)
+async def test_a_listing_of_a_site(tmp_path: Path) -> None:
+    """A listing names the site, and its order and filter come from the URL."""
+    async with hosting(tmp_path, APP, {f"{HOST}/p": TAG}, listing=True, workdir="/empty") as it:
+        listed = await get(it, "/?sort=size&filter=x")
+        text = listed.body.decode()
+        assert (listed.status, HOST in text, "x.txt" in text) == (200, True, True)
+        assert "registry.example" not in text + str(listed.headers)
+        assert b"x.txt" not in (await get(it, "/?filter=y")).body
+        as_json = await get(it, "/?format=json")
+        assert as_json.headers["content-type"] == "application/json"
+
+
+@within(20)
 async def test_no_response_of_a_site_is_immutable_by_its_reference(tmp_path: Path) -> None:
     """A site under a digest or an immutable tag may get another image later."""
     async with hosting(tmp_path, APP, immutableTags=["v*"], contentLocation=True) as it:

@@ -35,7 +35,7 @@ _DIRECTORIES = ("ingest", "blobs", "trees", "manifests")
 _log = Logger()
 
 
-class Misplaced(NotADirectoryError):
+class WrongDirectory(NotADirectoryError):
     """A link or a file in the place of a directory of a blob space."""
 
     def __init__(self, path: Path) -> None:
@@ -70,7 +70,7 @@ class SpaceDirectory:
         except SpaceUnusable:
             self.leave()
             raise
-        except Misplaced as error:
+        except WrongDirectory as error:
             self.leave()
             problem = f"{error.path.relative_to(self.root)} is a link or a file: remove it"
             raise SpaceUnusable(str(self.root), problem) from error
@@ -120,7 +120,7 @@ class SpaceDirectory:
 
         The first time that one is not, the log says so.
 
-        :raises Misplaced: when one is a link or a file. Nothing below it may be touched.
+        :raises WrongDirectory: when one is a link or a file. Nothing below it may be touched.
         """
         above = self.root
         for name in path.relative_to(self.root).parts[:-1]:
@@ -131,7 +131,7 @@ class SpaceDirectory:
                 return
             if not stat.S_ISDIR(status.st_mode):
                 self._report(above, status.st_ino)
-                raise Misplaced(above)
+                raise WrongDirectory(above)
 
     def _report(self, path: Path, inode: int) -> None:
         if (path, inode) not in self._reported:
@@ -245,12 +245,12 @@ class SpaceDirectory:
 def _make_directory(path: Path) -> None:
     """Make a directory, unless it exists.
 
-    :raises Misplaced: when a link or a file has its name.
+    :raises WrongDirectory: when a link or a file has its name.
     """
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     if not stat.S_ISDIR(path.lstat().st_mode):
-        raise Misplaced(path)
+        raise WrongDirectory(path)
 
 
 def _digests(directory: Path, is_kind: Callable[[int], bool]) -> Iterator[Digest]:

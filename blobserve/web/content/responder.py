@@ -25,6 +25,7 @@ from blobserve.web.content.derived import DerivedCache
 from blobserve.web.content.early_body import early_answer
 from blobserve.web.content.leased_body import Checks, FileBody, SharedLease, too_slow
 from blobserve.web.content.listing import listed
+from blobserve.web.content.listing_view import ListingView
 from blobserve.web.content.lookup import Directory, NeedsSlash
 from blobserve.web.content.representation import Representation, Role, Variant
 from blobserve.web.content.response_cache import (
@@ -36,7 +37,7 @@ from blobserve.web.content.response_cache import (
 )
 from blobserve.web.content.rewrite import RewriteRecipe, Variables, parse_variables
 from blobserve.web.content.selection import Selection, early_name, select
-from blobserve.web.content.site_fields import dressed
+from blobserve.web.content.site_fields import dressed, site_name
 from blobserve.web.content.site_lookup import Relocation, SiteLookup
 from blobserve.web.content.site_rules import ImageRules, SiteRules
 from blobserve.web.content.site_selection import Selected, select_on_site
@@ -247,7 +248,10 @@ class Responder:
         asked: RequestContext,
     ) -> tuple[Representation, Body]:
         limit = self._config().limits.listing_entries
-        listing = listed(target, rules, asked.head.fields, limit)
+        head, view = asked.head, None
+        if head.mount.site is not None:
+            view = ListingView.parse(site_name(head), head.root, head.query)
+        listing = listed(target, rules, head.fields, limit, view)
         derived = await self.derived.get(shared, directory.entry, listing.recipe)
         shown = listing.represented(derived.variant, shared.lease.digest)
         return shown, BytesBody(derived.content)

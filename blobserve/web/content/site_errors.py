@@ -9,12 +9,11 @@ from __future__ import annotations
 import attrs
 
 from blobserve.errors import PullTimeout, QueueFull
-from blobserve.web.hosting.pages import error_page, error_text, preparing_page
+from blobserve.web.content.site_fields import site_name
+from blobserve.web.hosting.pages import HEADERS, error_page, error_text, preparing_page
 from blobserve.web.http.request_head import RequestHead
-from blobserve.web.http.response import Answer, BytesBody, Header
+from blobserve.web.http.response import Answer, BytesBody
 from blobserve.web.http.status import UNAVAILABLE_TEXT, refusal
-
-_HTML: Header = (b"Content-Type", b"text/html; charset=utf-8")
 
 
 def refusal_on_site(error: Exception, request_id: str, head: RequestHead) -> Answer:
@@ -26,11 +25,10 @@ def refusal_on_site(error: Exception, request_id: str, head: RequestHead) -> Ans
         if answer.status != 503:
             text = error_text(answer.status, shown_id)
         return attrs.evolve(answer, body=BytesBody(text))
-    site = head.mount.host or head.fields.get(b"host", b"").decode("ascii", "replace")
     if isinstance(error, PullTimeout | QueueFull):
-        page = preparing_page(site)
+        page = preparing_page(site_name(head))
     else:
-        home = head.prefix.decode("ascii", "replace") + "/"
-        page = error_page(answer.status, site, home, shown_id)
-    headers = tuple(each for each in answer.headers if each[0] != b"Content-Type")
-    return attrs.evolve(answer, headers=(_HTML, *headers), body=BytesBody(page))
+        page = error_page(answer.status, site_name(head), head.root, shown_id)
+    names = {name for name, _ in HEADERS}
+    headers = (*HEADERS, *(each for each in answer.headers if each[0] not in names))
+    return attrs.evolve(answer, headers=headers, body=BytesBody(page))

@@ -190,6 +190,11 @@ class RequestHead:
         return self.mount.target(self.path, self.target)
 
     @property
+    def root(self) -> str:
+        """The path of the root of the mount, as in URLs; it begins and ends with a slash."""
+        return self.prefix.decode("ascii", "replace") + "/"
+
+    @property
     def is_websocket(self) -> bool:
         """Return whether the request asks for an upgrade to WebSocket, RFC 6455 §4.1."""
         upgrade = self.fields.get(b"upgrade")
