@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from blobserve.config import Config, ImageTemplate, RepositoryRules, Site
-from blobserve.configfile import image_names, scalars
+from blobserve.configfile import habits, image_names, scalars
 from blobserve.configfile.schema import (
     ConfigValue,
     InvalidValue,
@@ -218,6 +218,10 @@ def _image(value: ConfigValue) -> ImageTemplate:
         # The shortest label decides whether any label makes a valid tag.
         reference = Reference.parse(written.replace(_LABEL, "a"))
     except MalformedReference as error:
+        if variable := habits.names_variable(written):
+            raise value.wrong(
+                f"{variable.partition(':')[0]}: write the reference itself"
+            ) from error
         raise value.wrong(error.problem) from error
     tag = name.rpartition(":")[2] if found else reference.tag
     return ImageTemplate(reference.repository, tag, reference.digest)
@@ -243,7 +247,7 @@ def _fallback(value: ConfigValue) -> str | None:
     if value.node.kind == "boolean" and not value.node.value:
         return None
     if value.node.kind != "text":
-        raise value.expected("path of a file that begins with /, or false")
+        raise value.expected("path of a page, such as /index.html, or false")
     return image_names.page(value)
 
 

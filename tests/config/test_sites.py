@@ -378,10 +378,15 @@ def test_images_that_are_impossible(key: str, image: Any, said: str) -> None:
         ),
         ({"image": REFERENCE, "cleanUrls": "yes"}, "expected true or false"),
         ({"image": REFERENCE, "prePull": ["v1"]}, "prePull: expected true or false, got list"),
-        ({"image": REFERENCE, "fallback": True}, "expected path of a file that begins with /, or"),
+        ("r.example/$TEAM/site:v1", "$TEAM is not expanded: write the reference itself"),
+        ("https://r.example/site:v1", "leave out https://: write r.example/site:v1"),
+        (
+            {"image": REFERENCE, "fallback": True},
+            "expected path of a page, such as /index.html, or false",
+        ),
         (
             {"image": REFERENCE, "fallback": "index.html"},
-            "expected path of a file that begins with",
+            "expected path of a page, such as /index.html",
         ),
         ({"redirect": "https://b.example"}, "expected a host alone"),
         ({"redirect": "b.example/x"}, "expected a host alone"),
