@@ -1,18 +1,20 @@
 """Generated rule files, each with URLs that match its rules or nearly match them.
 
-All choices come from a seed. The generator leaves out a line only if neither the
-documentation nor the hosts' parsers decide what it means.
+All choices come from a seed. The generator leaves out lines that neither the documentation nor the
+hosts' parsers explain.
 """
 
 from __future__ import annotations
 
 from random import Random
+from typing import Literal
 
 from attrs import frozen
 
 from tests.web.hosting.slow_rules import header_blocks, read_redirect, trim
 
-DIALECTS = ("cloudflare", "netlify")
+Dialect = Literal["cloudflare", "netlify"]
+DIALECTS: tuple[Dialect, ...] = ("cloudflare", "netlify")
 
 SEGMENTS = (
     "a",
@@ -48,6 +50,8 @@ WRONG_LINES = (
     "/a no-slash",
     "/a ftp://other.example/",
     "/a mailto:me@example.com",
+    "/a //other.example/b",
+    "/a /\\other.example/b",
     "https://site.example/a /b",
     "/a/*/b/* /c/:splat",
     "/a/:x/:x /c/:x",
@@ -110,7 +114,7 @@ class Request:
 class RuleFile:
     """The text of a rule file, and requests for a site with it."""
 
-    dialect: str
+    dialect: Dialect
     text: str
     requests: tuple[Request, ...]
 
@@ -184,7 +188,7 @@ def _target(random: Random, source: str) -> str:
         target = random.choice(("https://other.example", "http://other.example:8080")) + target
     if random.random() < 0.2:
         value = ":" + random.choice(names) if names and random.random() < 0.6 else "1"
-        target += random.choice((f"?q={value}", f"?a={value}&b=é", f"?u=/x/{value}"))
+        target += random.choice((f"?q={value}", f"?a={value}&b=é", f"?u=/x/{value}", "?"))
     if random.random() < 0.15:
         target += random.choice(("#top", "#/route", "#:splat", "#a?b"))
     return target
@@ -213,15 +217,20 @@ def _redirect_line(random: Random, dialect: str, earlier: list[str]) -> str:
     while dialect == "netlify" and _differ_by_slash(source, target):
         # Netlify's page only says that a rule cannot add or remove a slash.
         target = _target(random, source)
-    if random.random() < 0.04:
+    draw = random.random()
+    if draw < 0.04:
         source, target = "/*", random.choice(("/index.html", "/"))
+    elif draw < 0.07:
+        source, target = "/files/*", random.choice(("/:splat", "/b/:splat", "/_headers"))
     earlier.append(source)
     written = source
     if dialect == "cloudflare" and random.random() < 0.06:
         written += random.choice(("?old=1", "#part", "?a#b"))
+    if random.random() < 0.03 and len(written) > 1:
+        written = written[1:]
     between = random.choice((" ", " ", "  ", "\t", " \t "))
     line = between.join(part for part in (written, target, _code(random, dialect)) if part)
-    if dialect == "cloudflare" and random.random() < 0.03:
+    if random.random() < 0.05:
         line += random.choice((" # comment", " #comment"))
     return line
 
@@ -267,7 +276,11 @@ def _without_undecided_repeats(lines: list[str]) -> list[str]:
     rules = [read_redirect(trim(line), "netlify") for line in lines]
     kept = []
     for at, (line, rule) in enumerate(zip(lines, rules, strict=True)):
-        for_source = [other for other in rules if other and rule and other[0] == rule[0]]
+        for_source = [
+            other
+            for other in rules
+            if other and rule and other[0].rstrip("/") == rule[0].rstrip("/")
+        ]
         is_repeated = rule in rules[:at]
         if not is_repeated or all(other == rule for other in for_source):
             kept.append(line)
@@ -338,7 +351,15 @@ def _requests(random: Random, sources: list[str]) -> tuple[Request, ...]:
     for source in random.sample(sources, min(len(sources), 3)):
         path = _hit(random, source)
         paths += [path, _near(random, path)]
-    return tuple(Request(path, random.choice(QUERIES), random.random() < 0.3) for path in paths)
+    return tuple(
+        Request(
+            path,
+            random.choice(QUERIES),
+            # The hosts have no files where a rewrite of `/files/*` may not lead.
+            exists=random.random() < 0.3 and not path.startswith("/files/"),
+        )
+        for path in paths
+    )
 
 
 def _hit(random: Random, source: str) -> str:
@@ -350,6 +371,8 @@ def _hit(random: Random, source: str) -> str:
     rest = "/".join(_segment(random) for _ in range(random.choice((0, 1, 1, 2, 3))))
     ends = (rest, rest, rest, rest + "/", "/" + rest, "a-b/b/b")
     path = path.replace("*", random.choice(ends))
+    if path.startswith("/files/") and random.random() < 0.5:
+        path = "/files/" + random.choice(("_redirects", "%5fheaders", "%2e%2e/a", "a/_headers"))
     return "".join(
         character if character.isascii() else _encoded(random, character) for character in path
     )

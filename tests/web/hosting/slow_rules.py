@@ -15,24 +15,29 @@ can be read beside the page that it comes from:
   each name once; a value ends at a slash.
 - "Redirect options" (Netlify): 301 as the default; the codes 200 and 404; a rule matches with and
   without a slash at the end of the path; the query of the request is passed on.
-- "Redirects and rewrites" (Netlify): the first matching rule counts, from top to bottom.
+- "Redirects and rewrites" (Netlify): the first matching rule counts, from top to bottom; an older
+  version of the page has comments at the end of a rule.
 - "Rewrites and proxies", section "Shadowing" (Netlify): an existing file wins unless the code ends
   with an exclamation mark.
 - "Custom headers" (Netlify): the same blocks, without `! Name`.
 
 The hosts' own parsers decide a few cases that no page describes. For Cloudflare, detached names act
 before the values of their own block, the query and fragment of a source are dropped, a query in the
-destination replaces the request's, sources are percent-encoded, and `/*` cannot lead to
-`/index.html`. Netlify keeps the last place of an exact duplicate, and matches a header path with
-and without its last slash. blobserve adds: hexadecimal digits are normalised (RFC 3986, section
-6.2.2.1), blocks for one path are merged, a `Location` never begins with two slashes, and some
-header names cannot be set.
+destination replaces the request's, sources are percent-encoded and get a slash in front, `/*`
+cannot lead to `/index.html`, and below the first dynamic rule each rule counts as dynamic. Netlify
+keeps the last place of an exact duplicate, and matches a header path with and without its last
+slash.
+
+blobserve adds: hexadecimal digits are normalised (RFC 3986, section 6.2.2.1), blocks for one path
+are merged, a `Location` never begins with two slashes, no rule leads up with `..`, a rewrite
+reaches neither rule file, and some header names cannot be set.
 """
 
 from __future__ import annotations
 
 import string
 from functools import lru_cache
+from urllib.parse import unquote
 
 REDIRECTS = (301, 302, 303, 307, 308)
 STATIC_RULES = 2_000
@@ -207,6 +212,14 @@ def is_absolute(target: str) -> bool:
     return target.startswith(("http://", "https://"))
 
 
+def without_comment(words: list[str]) -> list[str]:
+    """Return the words before the first one that begins with a number sign."""
+    for at, word in enumerate(words):
+        if word.startswith("#"):
+            return words[:at]
+    return words
+
+
 def read_redirect(line: str, dialect: str) -> tuple[str, str, int, bool] | None:
     """Return the source, destination, status and force of a line, or None for a wrong line.
 
@@ -215,15 +228,21 @@ def read_redirect(line: str, dialect: str) -> tuple[str, str, int, bool] | None:
     if len(line) > REDIRECT_LINE:
         return None
     words = words_of(line)
+    if dialect == "netlify":
+        words = without_comment(words)
     if len(words) not in (2, 3):
         return None
 
     source = upper_hex(percent_encoded(words[0].split("#")[0].split("?")[0]))
+    if dialect == "cloudflare" and not source.startswith("/") and not is_absolute(source):
+        source = "/" + source
     if not is_valid_pattern(source):
         return None
 
     target = percent_encoded(words[1])
     if not target.startswith("/") and not is_absolute(target):
+        return None
+    if target.startswith(("//", "/\\")):
         return None
 
     code = words[2] if len(words) == 3 else {"cloudflare": "302", "netlify": "301"}[dialect]
@@ -241,6 +260,8 @@ def read_redirect(line: str, dialect: str) -> tuple[str, str, int, bool] | None:
     if status in (200, 404) and is_absolute(target):
         return None
     path_of_target = target.split("#")[0].split("?")[0]
+    if status in (200, 404) and is_rule_file(path_of_target):
+        return None
     is_loop = path_of_target == "/index.html" or (path_of_target == "/" and status == 200)
     if dialect == "cloudflare" and source == "/*" and is_loop:
         return None
@@ -267,7 +288,7 @@ def redirect_rules(text: str, dialect: str) -> list[tuple[str, str, int, bool]]:
         source = rule[0]
         if source in [earlier[0] for earlier in kept]:
             continue
-        if is_static(source):
+        if is_static(source) and (dialect == "netlify" or dynamic == 0):
             static += 1
             if static > STATIC_RULES:
                 continue
@@ -279,13 +300,24 @@ def redirect_rules(text: str, dialect: str) -> list[tuple[str, str, int, bool]]:
     return kept
 
 
+def is_rule_file(path: str) -> bool:
+    """Return whether the path is that of one of the two rule files."""
+    return unquote(path).strip("/") in ("_redirects", "_headers")
+
+
+def leads_up(location: str) -> bool:
+    """Return whether the location has a segment that leads out of its directory."""
+    path = location.split("#")[0].split("?")[0]
+    return ".." in unquote(path).split("/")
+
+
 def location_of(target: str, values: dict[str, str], query: str | None) -> str:
     """Return the destination with its placeholders filled and with a query."""
     before, hash_sign, fragment = target.partition("#")
-    if "?" not in before and query:
-        location = filled(before, values) + "?" + query
-    else:
-        location = filled(before, values)
+    path, _, own_query = before.partition("?")
+    location = filled(path, values)
+    if own_query or query:
+        location += "?" + (filled(own_query, values) or query or "")
     location += hash_sign + filled(fragment, values)
 
     return "".join(character for character in location if character >= " ")
@@ -310,9 +342,13 @@ def redirect(
         if status in (200, 404):
             # A file has neither a query nor a fragment.
             location = location.split("#")[0].split("?")[0]
+            if is_rule_file(location):
+                continue
         elif not is_absolute(location):
             # A browser takes two slashes, or a slash and a backslash, for another host.
             location = "/" + location.lstrip("/\\")
+        if leads_up(location):
+            continue
         return status, location, forced
     return None
 
@@ -330,7 +366,7 @@ def is_valid_name(name: str) -> bool:
 def header_blocks(text: str, dialect: str) -> list[tuple[str, list[str], list[tuple[str, str]]]]:
     """Return the blocks of a file: the path, the names to remove, the names and values to set."""
     read: list[tuple[str, list[str], list[tuple[str, str]]]] = []
-    block = None
+    block: tuple[str, list[str], list[tuple[str, str]]] | None = None
     for line in lines_of(text):
         trimmed = trim(line)
         if not trimmed or trimmed.startswith("#"):
