@@ -124,6 +124,9 @@ def test_netlify(rules: str, path: str, expected: tuple[int, str] | None) -> Non
         ("/b/* /2\n/b/c /3\n/:p/c /1", "/b/c", "/2"),
         ("/b/d/* /2\n/b/c /3\n/:p/c /1", "/b/c", "/3"),
         ("/b/d/* /2\n/:p/c /1\n/b/c /3", "/b/c", "/1"),
+        ("/b/* /1\n/* /2", "/b/c", "/1"),
+        ("/* /2\n/b/* /1", "/b/c", "/2"),
+        ("/b/:x/d /3\n/:p/c /2\n/b/* /1\n/* /0", "/b/c", "/2"),
     ],
 )
 def test_the_order_of_the_file_counts(
@@ -410,6 +413,9 @@ TARGETS += ["/a?b=:splat", "/a#:splat", "/%2:splat", "/x/../:splat"]
 @example(b"\\evil.example", "/:splat", "cloudflare", None)
 @example(b"%09/evil.example", "/:splat", "cloudflare", None)
 @example(b"./%2fevil.example", "/:splat", "netlify", None)
+@example(b"x/../y", "/:splat", "cloudflare", None)
+@example(b"x%2f%2E%2e%5cy", "/:splat", "cloudflare", None)
+@example(b"./y", "/.:splat", "cloudflare", None)
 def test_redirects_are_safe(
     tail: bytes, target: str, dialect: Dialect, query: bytes | None
 ) -> None:
