@@ -207,7 +207,7 @@ class Responder:
             return select(shared.lease, target, rules, variables)
         lookup = SiteLookup(shared.lease, head.mount.site)
         image_rules = await self._site_rules.get(shared, lookup)
-        asked.changes = image_rules.changes(b"/" + target.raw)
+        asked.changes = image_rules.changes(b"/" + target.raw, head.mount.host)
         return self._select_on_site(lookup, target, image_rules, variables, head)
 
     def _select_on_site(
@@ -278,7 +278,7 @@ class Responder:
             lookup = SiteLookup(lease, head.mount.site)
             image_rules = self._site_rules.cached(lookup)
             if image_rules is not None:
-                changes = image_rules.changes(b"/" + target.raw)
+                changes = image_rules.changes(b"/" + target.raw, head.mount.host)
                 selection = self._select_on_site(lookup, target, image_rules, None, head)
         elif rules is not None:
             selection = select(lease, target, rules, None)

@@ -39,9 +39,12 @@ class ImageRules:
     redirects: RedirectRules | None
     headers: HeaderRules | None
 
-    def changes(self, path: bytes) -> HeaderChanges | None:
-        """Return the changes to the header fields of a path, as in the URL."""
-        return None if self.headers is None else self.headers.changes(path)
+    def changes(self, path: bytes, host: str) -> HeaderChanges | None:
+        """Return the changes to the header fields of a path, as in the URL.
+
+        :param host: the host of the site; empty if any host leads to it.
+        """
+        return None if self.headers is None else self.headers.changes(path, host.encode())
 
     @property
     def problems(self) -> tuple[RuleProblem, ...]:

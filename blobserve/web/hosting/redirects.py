@@ -311,9 +311,8 @@ def _rule(line: int, text: str, dialect: Dialect) -> _Rule:
 
     :raises PatternError: if the line is wrong or not supported.
     """
-    words = text.split()
-    if dialect == "netlify":
-        words = _without_comment(words)
+    # A target cannot begin with a number sign in Netlify's grammar.
+    words = _without_comment(text.split(), 1 if dialect == "netlify" else 2)
     source_word, target_word, status_word = _words(words, dialect)
     pattern = _source(source_word, dialect)
     status, is_forced = _status(status_word, dialect)
@@ -331,10 +330,10 @@ def _rule(line: int, text: str, dialect: Dialect) -> _Rule:
     return _Rule(line, pattern, target, target_word, status, is_forced)
 
 
-def _without_comment(words: list[str]) -> list[str]:
-    """Return the words before a comment at the end of a line."""
-    for number, word in enumerate(words[1:], 1):
-        if word.startswith("#"):
+def _without_comment(words: list[str], first: int) -> list[str]:
+    """Return the words before a comment, which begins at the word `first` or later."""
+    for number, word in enumerate(words):
+        if number >= first and word.startswith("#"):
             return words[:number]
     return words
 

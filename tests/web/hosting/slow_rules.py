@@ -228,8 +228,8 @@ def read_redirect(line: str, dialect: str) -> tuple[str, str, int, bool] | None:
     if len(line) > REDIRECT_LINE:
         return None
     words = words_of(line)
-    if dialect == "netlify":
-        words = without_comment(words)
+    kept = 0 if dialect == "netlify" else 2
+    words = words[:kept] + without_comment(words[kept:])
     if len(words) not in (2, 3):
         return None
 

@@ -268,7 +268,6 @@ def test_wrong_lines(line: str, report: str, dialect: Dialect) -> None:
     [
         ("/a /b 301!", "cloudflare", "write `301`"),
         ("/a /b 404", "cloudflare", "`404.html`"),
-        ("/a /b 301 # why", "cloudflare", "line of its own"),
         ("a /b", "netlify", "write `/a`"),
         ("/store id=:id /blog/:id 301", "netlify", "rules see no query"),
         ("/a en /b 301", "netlify", "before the target"),
