@@ -9,8 +9,9 @@ from functools import partial
 
 from blobserve.concurrency.thread_pipe import ThreadPipe
 from blobserve.config import KIB, MIB
+from tests.support.slack import SLACK
 
-WITHIN = 20
+WITHIN = 20 * SLACK
 PIECE = bytes(256 * KIB)
 
 

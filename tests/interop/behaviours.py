@@ -19,12 +19,13 @@ from tests.support.parts.programs import own_directory
 from tests.support.parts.registry import Registry, htpasswd
 from tests.support.parts.server import Response, Server
 from tests.support.parts.tokens import TokenEndpoint
+from tests.support.slack import SLACK
 
 PAGE, NEXT_PAGE = b"<h1>one</h1>", b"<h1>two</h1>"
 LARGE = random.Random(20).randbytes(20_000_000)
 IMAGE = Image.of({"index.html": PAGE})
 USER = "reader:correct horse"
-PATIENCE = 30.0
+PATIENCE = 30.0 * SLACK
 """The time in seconds in which a change must show."""
 
 

@@ -38,6 +38,7 @@ from blobserve.store.refs.image import Image, ImageReader
 from blobserve.store.refs.reference_table import ReferenceTable
 from blobserve.store.space.ready_blobs import MOST_OPEN
 from blobserve.testing import MadeImage, MemorySource, make_image, make_index
+from tests.support.slack import SLACK
 from tests.support.stores import OTHER, SITE, Stand, an_image, content, now, standing
 from tests.support.within import within
 
@@ -447,7 +448,7 @@ async def test_with_real_threads(tmp_path: Path) -> None:
             await deferLater(reactor, 0.1)
             closing_at = reactor.seconds()
             await stand.store.close()
-            assert reactor.seconds() - closing_at < 1
+            assert reactor.seconds() - closing_at < SLACK
             for wait in waits:
                 with pytest.raises(StoreClosed):
                     await wait

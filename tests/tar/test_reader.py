@@ -31,6 +31,7 @@ from tests.support.layers import (
     record,
     tar,
 )
+from tests.support.slack import SLACK
 
 
 def read(stream: bytes, limits: Limits = Limits(), step: int | None = None) -> list[Member]:  # noqa: B008
@@ -196,7 +197,7 @@ def test_pax_takes_linear_time() -> None:
     records = record(b"k", b"v") * (2**20 // 6)
     before = time.process_time()
     parse_pax(records)
-    assert time.process_time() - before < 5
+    assert time.process_time() - before < 5 * SLACK
 
 
 @pytest.mark.parametrize("stream", [b"", bytes(BLOCK), END, bytes(50 * BLOCK)])

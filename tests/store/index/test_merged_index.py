@@ -29,6 +29,7 @@ from tests.support.parts.chroot import in_chroot
 from tests.support.parts.images import Image, Layer
 from tests.support.parts.programs import own_directory
 from tests.support.parts.umoci import umoci_unpacked
+from tests.support.slack import SLACK
 from tests.traps.cases_merged import MERGED, OPAQUE, Merged
 
 UNPACKED_OTHERWISE = (
@@ -199,7 +200,7 @@ def test_whiteouts_cost_the_same_each(tmp_path: Path, first: list[Entry]) -> Non
     )
     before = time.process_time()
     make_tree(tmp_path / "tree", blobs)
-    assert time.process_time() - before < 10
+    assert time.process_time() - before < 10 * SLACK
 
 
 def test_links_among_whiteouts_cost_the_same_each(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_links_among_whiteouts_cost_the_same_each(tmp_path: Path) -> None:
     blobs = extracted(tmp_path, [[File(b"d/%d/x" % n) for n in range(count)], upper])
     before = time.process_time()
     make_tree(tmp_path / "tree", blobs)
-    assert time.process_time() - before < 10
+    assert time.process_time() - before < 10 * SLACK
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "version", "application", "gone", "noise"])

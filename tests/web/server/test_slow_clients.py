@@ -172,7 +172,7 @@ async def is_slow_at(
     return False
 
 
-@within(30)
+@within(60)
 @pytest.mark.parametrize("kind", [FileBody, ReadableBody])
 async def test_by_what_a_socket_has_taken(tmp_path: Path, kind: type[FileBody]) -> None:
     """The measure is the number of bytes that the client's TCP accepts."""
