@@ -149,13 +149,15 @@ class Client:
         wire = _VerbatimAgent(self._agent if proxy is None else self._through(proxy), request)
         headers = self._headers(request, proxy)
         response = await self._answer(wire.send(self._reactor, headers), origin)
+        located = partial(self.located, origin)
+        answer = Response(response, origin, request.url, self._reactor, self._limits, located)
         if proxy is not None and response.code == PROXY_AUTHENTICATION_REQUIRED:
+            await answer.discard()
             raise self._failed(refusal(proxy, response.code, origin.authority).problem)
         labels = (request.method.lower(), status_label(response.code))
         self._metrics.client_requests.labels(*labels).inc()
         self._metrics.client_duration.labels(*labels).observe(self._reactor.seconds() - begun)
-        located = partial(self.located, origin)
-        return Response(response, origin, request.url, self._reactor, self._limits, located)
+        return answer
 
     def _through(self, proxy: Proxy) -> IAgent:
         if proxy not in self._by_proxy:

@@ -21,7 +21,7 @@ from tests.oci.http.test_tls import Authority
 from tests.support.parts.programs import free_port
 from tests.support.parts.proxies import Proxy as RunningProxy
 from tests.support.parts.proxies import Squid, Tinyproxy
-from tests.support.scripted_registry import Scripted, cut, listening, redirect, status
+from tests.support.scripted_registry import Answer, Scripted, cut, listening, redirect, status
 from tests.support.services import Running, configured
 from tests.support.services import running as service
 from tests.support.source_fixtures import until
@@ -364,6 +364,21 @@ async def test_plain_http_through_a_proxy(
             said = (await page(server, tagged)).decode()
         assert f'its proxy (registries."{registry.host}".proxy) asks for a user' in said
         assert len(registry.requests) == len(asked)
+
+
+@within(60)
+async def test_a_refusal_of_a_proxy_leaves_no_connection(tmp_path: Path) -> None:
+    """After a proxy of plain HTTP has asked for a password, its connection is closed."""
+    async with listening() as proxy, outside() as registry:
+        proxy.always("GET", lambda *_: Answer(407, body=bytes(16 << 20)))
+        proxied = {"insecure": True, "proxy": f"http://{proxy.host}"}
+        own = {"repos": {f"{registry.host}/*": {}}, "registries": {registry.host: proxied}}
+        async with service(configured(tmp_path, own)) as server:
+            for n in range(3):
+                said = (await page(server, f"{registry.host}/team/site:v{n}")).decode()
+                assert "asks for a user" in said
+            assert (len(proxy.requests), registry.requests) == (3, [])
+        await until(lambda: not proxy.connections)
 
 
 @within(60)
