@@ -11,8 +11,10 @@ import resource
 import signal
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import attrs
 from twisted.application.service import IService, MultiService
@@ -34,6 +36,10 @@ from blobserve.errors import BlobserveError, ConfigError, SpaceUnusable
 from blobserve.store.disk.owner_lock import exposure
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_MOST_SITES = 5
+"""Sites with a URL in the output of a start."""
 
 _NO_CONFIG = "Name the configuration: --config FILE"
 
@@ -231,13 +237,36 @@ def _raise_descriptor_limit() -> None:
 
 
 def announcement(config: Config, addresses: list[IAddress]) -> list[str]:
-    """Return the lines to print after the start: the addresses, and the URL of a page."""
-    lines = [f"blobserve: listening on {_authority(each) or each}" for each in addresses]
-    pages = [f"{key}:{rules.pre_pull[0]}/" for key, rules in config.repos.items() if rules.pre_pull]
-    hosts = [host for each in addresses if (host := _authority(each))]
-    if pages and hosts:
-        lines.append(f"blobserve: http://{hosts[0]}/{pages[0]}")
-    return lines
+    """Return the lines to print after the start: the addresses, and URLs of pages.
+
+    The sites come first. A page by path follows if a repository has a tag that is pulled at start.
+    """
+    lines = [f"listening on {_authority(each) or each}" for each in addresses]
+    found = [(index, host) for index, each in enumerate(addresses) if (host := _authority(each))]
+    if found:
+        index, authority = found[0]
+        # One description can have several sockets of systemd. Their scheme is not known.
+        is_tls = len(config.listen) == len(addresses) and config.listen[index].startswith("ssl:")
+        lines += _pages(config, "https" if is_tls else "http", authority)
+    return [f"blobserve: {line}" for line in lines]
+
+
+def _pages(config: Config, scheme: str, authority: str) -> list[str]:
+    """Return URLs of pages, on a server with this host and port."""
+    _, _, port = authority.rpartition(":")
+    end = "" if port == _DEFAULT_PORTS[scheme] else f":{port}"
+    here = authority.removesuffix(f":{port}") + end
+    # The host of a preview depends on a tag, and a site with `redirect` has no page.
+    sites = [
+        f"{scheme}://{here if each.host == '*' else each.host + end}{quote(each.prefix)}/"
+        for each in config.sites.values()
+        if each.image and not each.host.startswith("*.")
+    ]
+    shown = sites[:_MOST_SITES]
+    if len(sites) > _MOST_SITES:
+        shown.append(f"and {len(sites) - _MOST_SITES} more sites")
+    by_path = (f"{key}:{each.pre_pull[0]}" for key, each in config.repos.items() if each.pre_pull)
+    return shown + [f"{scheme}://{here}/{name}/" for name in islice(by_path, 1)]
 
 
 def _authority(address: IAddress) -> str | None:

@@ -19,7 +19,7 @@ async function ask() {
   answer.replaceChildren();
   row("Status", `${response.status} ${response.statusText}`);
   row("Size", `${size} bytes`);
-  for (const name of ["ETag", "Content-Type", "Cache-Control", "Content-Location"]) {
+  for (const name of ["ETag", "Content-Type", "Cache-Control", "X-Frame-Options"]) {
     const value = response.headers.get(name);
     if (value !== null) row(name, value);
   }
@@ -38,7 +38,7 @@ async function ask() {
       second = await askAgain();
     }
     outcome.textContent =
-      second.status === 304 ? "304: not changed, not sent again." : `${second.status}: sent anew.`;
+      second.status === 304 ? "304: not changed, and not sent again." : `${second.status}: sent again.`;
   };
 }
 

@@ -20,10 +20,13 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
 
 from blobserve.config import Config, RepositoryRules
+from blobserve.configfile import load
 from blobserve.daemon.plugin import announcement
 from tests.support.parts.images import Image
 from tests.support.parts.programs import answers, end, free_port, program, wait_until
@@ -210,10 +213,57 @@ def test_what_is_announced() -> None:
     assert announcement(config, addresses) == [
         "blobserve: listening on 127.0.0.1:80",
         "blobserve: listening on [::1]:81",
-        "blobserve: http://127.0.0.1:80/r.example/x:v1/",
+        "blobserve: http://127.0.0.1/r.example/x:v1/",
     ]
+    assert announcement(config, addresses[1:])[-1] == "blobserve: http://[::1]:81/r.example/x:v1/"
     assert len(announcement(config, [UNIXAddress(b"/run/b.sock")])) == 1
     assert len(announcement(Config(), addresses)) == 2
+
+
+def announced(sites: dict[str, object], listen: str, *addresses: IAddress) -> list[str]:
+    """Return the URLs that a start announces, and further lines."""
+    config = attrs.evolve(load({"blobserve": {"sites": sites}}), listen=(listen,))
+    lines = announcement(config, list(addresses))
+    return [line.removeprefix("blobserve: ") for line in lines[len(addresses) :]]
+
+
+def test_sites_are_announced() -> None:
+    """The URL of each site that has one host is announced, five at most."""
+    image = "r.example/x:v1"
+    address = IPv4Address("TCP", "127.0.0.1", 8080)
+    sites: dict[str, object] = {
+        "App.Example.com": image,
+        "www.example.com": {"redirect": "app.example.com"},
+        "*.preview.example.com": "r.example/x:{1}",
+        "example.com/größe a": image,
+        "*": image,
+        "*/docs": image,
+    }
+    assert announced(sites, "tcp:0", address) == [
+        "http://app.example.com:8080/",
+        "http://example.com:8080/gr%C3%B6%C3%9Fe%20a/",
+        "http://127.0.0.1:8080/",
+        "http://127.0.0.1:8080/docs/",
+    ]
+    many: dict[str, object] = {f"s{n}.example.com": image for n in range(7)}
+    assert announced(many, "tcp:0", address)[4:] == [
+        "http://s4.example.com:8080/",
+        "and 2 more sites",
+    ]
+    assert announced(sites, "unix:x", UNIXAddress(b"x")) == []
+
+
+def test_the_scheme_and_port_that_are_announced() -> None:
+    """The announced URLs have the scheme of the endpoint, and no default port."""
+    site: dict[str, object] = {"app.example.com": "r.example/x:v1"}
+    for listen, port, url in (
+        ("tcp:80", 80, "http://app.example.com/"),
+        ("tcp:443", 443, "http://app.example.com:443/"),
+        ("ssl:443", 443, "https://app.example.com/"),
+        ("ssl:8443", 8443, "https://app.example.com:8443/"),
+    ):
+        for host in (IPv4Address("TCP", "0.0.0.0", port), IPv6Address("TCP", "::", port)):
+            assert announced(site, listen, host) == [url]
 
 
 def test_the_originals_configuration_runs(tmp_path: Path) -> None:
