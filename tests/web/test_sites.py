@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -144,7 +145,10 @@ async def test_previews(tmp_path: Path) -> None:
         assert "x-robots-tag" not in (await get(it, "/")).headers
         for label in ("v2", "-x", "v1.v1", "x" * 129):
             answer = await get(it, "/", f"{label}.preview.example.com", **NAVIGATION)
-            assert answer.status == 404
+            assert (answer.status, answer.headers.get("x-robots-tag")) == (
+                404,
+                None if label == "v1.v1" else "noindex",
+            )
             assert b"registry.example" not in answer.body
 
 
@@ -361,6 +365,26 @@ async def test_rules_below_a_prefix(tmp_path: Path) -> None:
     async with hosting(tmp_path, RULED, more) as it:
         assert await seen(it, "/base/old", "example.org") == (302, "/base/new")
         assert await seen(it, "/base/moved/a", "example.org") == (301, "/base/docs/a")
+
+
+@within(20)
+async def test_listings_leave_the_rule_files_out(tmp_path: Path) -> None:
+    """A listing does not show the two files of a site, but files of their names elsewhere."""
+    link = Link("../_headers")
+    deep = {"a/_headers": b"x", "a/b.txt": b"x", "a/link.txt": link}
+    files: Files = {"_headers": HEADERS, "c.txt": b"x", **deep}
+    more = {"plain.example.com": {"image": TAG, "hostingDialect": "none", "listing": True}}
+    async with hosting(tmp_path, files, more, listing=True) as it:
+
+        async def names(path: str, host: str = HOST) -> list[str]:
+            listed = (await get(it, f"{path}?format=json", host)).body
+            return [each["name"] for each in json.loads(listed)]
+
+        assert await names("/") == ["a", "c.txt"]
+        assert b"_headers" not in (await get(it, "/")).body
+        assert await names("/a/") == ["_headers", "b.txt"]
+        assert (await get(it, "/a/_headers")).body == b"x"
+        assert await names("/", "plain.example.com") == ["a", "_headers", "c.txt"]
 
 
 @within(20)

@@ -93,7 +93,7 @@ class ListingRecipe:
         size = left = 0
         row = _object if self.is_json else _row
         for name, each in filesystem.entries(entry, self.most):
-            if not view.shows(name):
+            if not view.shows(name, each):
                 continue
             made = row(name, each)
             left += len(made)

@@ -104,9 +104,13 @@ class ListingView:
     """A part of the names that are shown, in any case; all if empty."""
     is_json: bool = False
     """True if the URL asks for JSON, whatever the request accepts."""
+    hidden: frozenset[bytes] = frozenset()
+    """Paths in the image that are not served, and so not listed."""
 
     @classmethod
-    def parse(cls, site: str, base: str, query: bytes | None) -> ListingView:
+    def parse(
+        cls, site: str, base: str, query: bytes | None, hidden: frozenset[bytes] = frozenset()
+    ) -> ListingView:
         """Return the view for the query of a URL. Faults in the query are ignored."""
         try:
             pairs = parse_qsl((query or b"").decode("latin-1"), max_num_fields=_MOST_FIELDS)
@@ -116,20 +120,23 @@ class ListingView:
         sort = _SORTS.get(fields.get("sort", ""), "name")
         order: Order = "desc" if fields.get("order") == "desc" else "asc"
         part = fields.get("filter", "")[:LONGEST_FILTER]
-        return cls(site, base, sort, order, part, fields.get("format") == "json")
+        return cls(site, base, sort, order, part, fields.get("format") == "json", hidden)
 
     @property
     def size(self) -> int:
         """The size of the texts in bytes, at most."""
-        return 4 * (len(self.site) + len(self.base) + len(self.filter))
+        texts = 4 * (len(self.site) + len(self.base) + len(self.filter))
+        return texts + sum(map(len, self.hidden))
 
     @property
     def for_json(self) -> ListingView:
         """The same view without the facts that only the page shows."""
         return attrs.evolve(self, site="", base="/", is_json=True)
 
-    def shows(self, name: bytes) -> bool:
-        """Return whether the filter lets a name through."""
+    def shows(self, name: bytes, entry: Entry) -> bool:
+        """Return whether an entry is listed under a name."""
+        if entry.path in self.hidden:
+            return False
         return not self.filter or self.filter.casefold() in shown(name)[1:].casefold()
 
     def sort_key(self, entry: Entry) -> int:

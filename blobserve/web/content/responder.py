@@ -250,7 +250,8 @@ class Responder:
         limit = self._config().limits.listing_entries
         head, view = asked.head, None
         if head.mount.site is not None:
-            view = ListingView.parse(site_name(head), head.root, head.query)
+            hidden = SiteLookup(shared.lease, head.mount.site).hidden
+            view = ListingView.parse(site_name(head), head.root, head.query, hidden)
         listing = listed(target, rules, head.fields, limit, view)
         derived = await self.derived.get(shared, directory.entry, listing.recipe)
         shown = listing.represented(derived.variant, shared.lease.digest)

@@ -55,6 +55,11 @@ class SiteLookup:
         redirects, headers = (self._entry(name, EntryKind.FILE) for name in RULE_FILES)
         return redirects, headers
 
+    @property
+    def hidden(self) -> frozenset[bytes]:
+        """The paths in the image of the files that are never served."""
+        return frozenset(entry.path for entry in self.rule_files() if entry is not None)
+
     def find(self, target: Target, is_navigation: bool) -> Found:
         """Find the file, directory or redirect for `target`.
 
@@ -179,6 +184,5 @@ class SiteLookup:
 
     def _may_serve(self, entry: Entry) -> bool:
         """Return whether an entry is no rule file, also when a link leads to it."""
-        if entry.path.rpartition(b"/")[2] not in RULE_FILES:
-            return True
-        return all(rules is None or entry.path != rules.path for rules in self.rule_files())
+        is_named_so = entry.path.rpartition(b"/")[2] in RULE_FILES
+        return not is_named_so or entry.path not in self.hidden

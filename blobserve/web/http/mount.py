@@ -89,4 +89,4 @@ BY_PATH = Mount("")
 """All images: the URLs name them."""
 
 NOWHERE = Mount("nowhere", site=Site("", ""), detour=Detour(404))
-"""A path of a site's host that no site has, or a preview whose label cannot be a tag."""
+"""A path of a site's host that no site has, or a preview with a label that cannot be a tag."""

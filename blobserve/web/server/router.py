@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
+import attrs
+
 from blobserve.config import Config, Network
 from blobserve.errors import NotFound
 from blobserve.web.hosting.host_table import HostRedirect, HostTable, PrefixSlash, SiteMatch
@@ -74,7 +76,7 @@ class Router:
             try:
                 mount = Mount.of_site(found.site, found.label)
             except NotFound:
-                mount = NOWHERE
+                mount = attrs.evolve(NOWHERE, is_preview=found.label is not None)
             if len(self._mounts) >= _MOST_MOUNTS:
                 self._mounts.clear()
             self._mounts[key] = mount
