@@ -24,7 +24,16 @@ from tests.system.test_embedding_images import get, listening, the_reactor
 
 TAG = "blobserve.example/site:v1"
 TEXT = (ROOT / "docs" / "embedding.md").read_text()
-USED = {"mount", "application", "protected", "front_page", "announce", "fetch", "Readers"}
+USED = {
+    "mount",
+    "application",
+    "on_two_hosts",
+    "protected",
+    "front_page",
+    "announce",
+    "fetch",
+    "Readers",
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +113,43 @@ async def test_the_klein_application(example: dict[str, Any], tmp_path: Path) ->
         code, fields, _ = await get(f"{host}/docs/docs")
         assert (code, fields["location"]) == (301, "./docs/")
         assert (await get(f"{host}/docs/docs/"))[0] == 200
+
+
+@within(60)
+async def test_a_configured_site(example: dict[str, Any], tmp_path: Path) -> None:
+    """A configured site answers below a child as at its host, and follows a reload."""
+    async with mounted(example, tmp_path) as (images, root):
+        with_site = configured(tmp_path / "cache")
+        source = {"source": f"oci:{EXAMPLE}"}
+        with_site["blobserve"]["sites"] = {
+            "app.example.com": TAG,
+            "example.com/docs": {"image": TAG, "workdir": "/docs", "fallback": False, **source},
+        }
+        images.reload(with_site)
+        example["on_two_hosts"](images, root)
+        root.putChild(b"deep", images.site("example.com/docs"))
+        async with listening(root) as host:
+            code, fields, page = await get(f"{host}/shop/")
+            assert (code, b"<html" in page, fields["x-frame-options"]) == (200, True, "DENY")
+            for path, location in (
+                ("shop", "./shop/"),
+                ("shop?q", "./shop/?q"),
+                ("shop/docs", "./docs/"),
+                ("shop/about", "/shop/docs/"),
+                ("deep", "./deep/"),
+            ):
+                code, fields, _ = await get(f"{host}/{path}")
+                assert (code, fields["location"]) == (301, location)
+            code, _, text = await get(f"{host}/shop/no/such/page")
+            assert (code, b"There is no page at this address." in text) == (404, True)
+            assert b"How this site answers" in (await get(f"{host}/deep/sites/"))[2]
+            assert (await get(f"{host}/deep/app.js"))[0] == 404
+            code, _, page = await get(f"{host}/images/", Host="app.example.com")
+            assert (code, b"<html" in page) == (200, True)
+            images.reload(configured(tmp_path / "cache"))
+            assert (await get(f"{host}/shop/"))[0] == 404
+            images.reload(with_site)
+            assert (await get(f"{host}/shop/"))[0] == 200
 
 
 @within(60)

@@ -133,6 +133,14 @@ async def test_the_form_by_path(tmp_path: Path) -> None:
         assert await seen(it, f"/{TAG}/docs/", "x.example") == (200, "docs")
         assert await seen(it, "/docs/", "x.example") == (200, "docs")
         assert await seen(it, f"/{REPOSITORY}x:v1/docs/", "x.example") == (200, "home")
+        for any_other, outside in (
+            ({"*": {"redirect": HOST}, HOST: TAG}, (308, f"//{HOST}/app.js")),
+            ({"*/p": TAG}, (404, "This site has no page at this address.\n")),
+        ):
+            it.config = attrs.evolve(it.config, sites=sites(**any_other))
+            assert await seen(it, f"/{TAG}/docs/", "x.example") == (200, "docs")
+            assert await seen(it, f"/{TAG}", "x.example") == (301, "./site:v1/")
+            assert await seen(it, "/app.js", "x.example") == outside
 
 
 @within(20)

@@ -33,7 +33,9 @@ def select_on_site(
 
     :raises PathNotFound: when there is no such file, and no page for missing files.
     """
-    page = _page(lookup, target, rules, query, is_navigation)
+    if target.path is None:  # below another resource, at its place without the slash
+        return NeedsSlash()
+    page = _page(lookup, target, target.path, rules, query, is_navigation)
     if not isinstance(page, Page):
         return page
     site_rules = lookup.site.rules
@@ -46,11 +48,11 @@ def select_on_site(
 def _page(
     lookup: SiteLookup,
     target: Target,
+    path: bytes,
     rules: ImageRules,
     query: bytes | None,
     is_navigation: bool,
 ) -> Page | Directory | NeedsSlash | Relocation | RuleMatch:
-    path = target.path or b""
     match = None
     if rules.redirects is not None:
         match = rules.redirects.match(b"/" + target.raw, query, lambda: _exists(lookup, path))

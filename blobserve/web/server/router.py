@@ -12,7 +12,13 @@ import attrs
 
 from blobserve.config import Config, Network
 from blobserve.errors import NotFound
-from blobserve.web.hosting.host_table import HostRedirect, HostTable, PrefixSlash, SiteMatch
+from blobserve.web.hosting.host_table import (
+    HostRedirect,
+    HostTable,
+    PrefixSlash,
+    SiteMatch,
+    UnknownPath,
+)
 from blobserve.web.http.conditional import Fields
 from blobserve.web.http.mount import BY_PATH, NOWHERE, Detour, Mount
 from blobserve.web.http.target import Target
@@ -52,9 +58,10 @@ class Router:
         found = self._table.find(authority, path or b"/")
         if found is None:
             return BY_PATH, path
+        matched = found.host if isinstance(found, UnknownPath) else found.site.host
+        if matched == "*" and _names_image(path, config):
+            return BY_PATH, path
         if isinstance(found, SiteMatch):
-            if found.site.host == "*" and _names_image(path, config):
-                return BY_PATH, path
             return self._mount(found), found.rest
         if isinstance(found, HostRedirect):
             return Mount.to_host(found.host, found.site), path
