@@ -10,7 +10,7 @@ run := $(PYTHON) -m
 
 # `fast` leaves out the tests of these folders and these files: they start other programs, wait, or try
 # many cases.
-slow_folders := traps|faults|interop|regressions|system|store/(blobs|lazy|pull)
+slow_folders := apps|traps|faults|interop|regressions|system|store/(blobs|lazy|pull)
 slow_files := archives|blob_download|blobspace_model|challenge|coding_queue|early_files|early_serve \
 	extractor|fast_path|fsck_report|lazy_serve|listing|lookup|merged_index|merged_indexes|refstore \
 	sendfile|slow_clients|slow_turns|tags

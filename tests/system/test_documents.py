@@ -19,6 +19,7 @@ PAGES = sorted(
     path.relative_to(ROOT)
     for folder in ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "tests/**/*.md", "etc/**/*.md")
     for path in ROOT.glob(folder)
+    if "testdata" not in path.relative_to(ROOT).parts
 )
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import attrs
 import pytest
 
 from tests.support.parts.programs import end, ordinary_user, program
+from tests.support.slack import SLACK
 
 _FLAGS = [
     "--headless",
@@ -30,6 +32,17 @@ _FLAGS = [
 
 Event = dict[str, Any]
 
+SHOWS_WITHIN = 15.0 * SLACK
+"""The time in seconds in which a page must come to the state that a test waits for."""
+
+_WAITING = """(async () => {
+  const condition = () => { try { return %s; } catch { return false; } };
+  for (const end = Date.now() + %d; !condition(); )
+    if (Date.now() > end) return false;
+    else await new Promise((resolve) => setTimeout(resolve, 20));
+  return true;
+})()"""
+
 
 @attrs.define
 class Page:
@@ -37,6 +50,8 @@ class Page:
 
     answers: dict[str, int] = attrs.field(factory=dict)
     """Statuses by URL."""
+    fields: dict[str, dict[str, str]] = attrs.field(factory=dict)
+    """Header fields by URL, with names in lower case."""
     problems: list[str] = attrs.field(factory=list)
     """Failed requests, exceptions, and errors in the page's log."""
     loaded: bool = False
@@ -47,6 +62,9 @@ class Page:
         if name == "Network.responseReceived":
             answer = what["response"]
             self.answers[answer["url"]] = answer["status"]
+            self.fields[answer["url"]] = {
+                name.lower(): value for name, value in answer["headers"].items()
+            }
             if answer["status"] >= 400:
                 self.problems.append(f"{answer['status']} {answer['url']}")
         elif name == "Network.loadingFailed":
@@ -62,9 +80,11 @@ class Page:
 class Browser:
     """A running Chromium with one page; calls block, for a minute at most."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, flags: Sequence[str] = ()) -> None:
+        """Prepare a browser with its files in `directory`; `flags` are added to the usual ones."""
         self.page = Page()
         self._directory = directory
+        self._flags = [*_FLAGS, *flags]
         self._process: subprocess.Popen[bytes] | None = None
         self._asked = 0
         self._unread = b""
@@ -75,7 +95,7 @@ class Browser:
         self._receive, write = os.pipe()
         # The protocol uses descriptors 3 and 4, which may be open in this process.
         shell = f'exec "$@" 3<&{read} 4>&{write} {read}<&- {write}>&-'
-        browser = [program("chromium"), *_FLAGS, f"--user-data-dir={self._directory}/profile"]
+        browser = [program("chromium"), *self._flags, f"--user-data-dir={self._directory}/profile"]
         with (self._directory / "output").open("wb") as output:
             self._process = subprocess.Popen(
                 ["bash", "-c", shell, "bash", *browser],
@@ -108,10 +128,15 @@ class Browser:
 
     def open(self, url: str) -> None:
         """Open `url` and wait until the page and its resources have loaded."""
-        self.page = Page()
-        self._ask("Page.navigate", url=url)
-        while not self.page.loaded:
-            self._next()
+        self._load("Page.navigate", url=url)
+
+    def reload(self) -> None:
+        """Load the current URL again, and wait as `open` does."""
+        self._load("Page.reload")
+
+    def shows(self, condition: str) -> bool:
+        """Return whether a JavaScript expression in the page becomes true within a bounded time."""
+        return bool(self.run(_WAITING % (condition, 1000 * SHOWS_WITHIN)))
 
     def run(self, script: str) -> Any:
         """Evaluate a JavaScript expression in the page, and wait for its promise."""
@@ -121,6 +146,12 @@ class Browser:
         if "exceptionDetails" in answer:
             pytest.fail(f"{script}: {answer['exceptionDetails']}", pytrace=False)
         return answer["result"].get("value")
+
+    def _load(self, method: str, **parameters: object) -> None:
+        self.page = Page()
+        self._ask(method, **parameters)
+        while not self.page.loaded:
+            self._next()
 
     def _ask(self, method: str, **parameters: object) -> Event:
         self._asked += 1

@@ -1,0 +1,167 @@
+"""An application of Vite and React with a browser router."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.apps.hosted import FOR_EVER, RULES, Hosted, caching, hosted
+from tests.support.parts.images import files_below
+from tests.support.parts.npm import build, installed
+
+BRANCHES = ("live", "pr-7")
+SITES = ("http://app.example.com", "http://netlify.example.com")
+Builds = dict[str, dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    """The files that Vite builds, by branch."""
+    tree = installed("vite-react", tmp_path_factory.mktemp("apps"))
+    found = {}
+    for branch in BRANCHES:
+        build(tree, {"VITE_BRANCH": branch})
+        found[branch] = files_below(tree / "dist")
+    return found
+
+
+@pytest.fixture(scope="module")
+def app(builds: Builds) -> Iterator[Hosted]:
+    """The application in both dialects, and its previews."""
+    sites = {
+        "app.example.com": "live",
+        "netlify.example.com": {"image": "live", "hostingDialect": "netlify"},
+        "*.preview.example.com": "{1}",
+    }
+    with hosted(builds, sites) as it:
+        yield it
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_root_and_routes(app: Hosted, site: str) -> None:
+    """The application starts at the root of its host, and its router changes the URL."""
+    app.browser.open(f"{site}/")
+    assert app.heading("Home of live")
+    assert app.browser.shows("document.getElementById('cart').naturalWidth > 0")
+    app.click("a[href='/users/jane.doe']")
+    assert app.heading("User jane.doe")
+    assert app.location() == f"{site}/users/jane.doe"
+    assert app.browser.page.problems == []
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(
+    ("route", "heading"),
+    [
+        ("/users/anna", "User anna"),
+        ("/users/jane.doe", "User jane.doe"),
+        ("/users/Ren%C3%A9e?tab=1#top", "User Renée"),
+        ("/report", "Report: 42"),
+        ("/no/such/route", "No such route"),
+    ],
+)
+def test_deep_links(app: Hosted, site: str, route: str, heading: str) -> None:
+    """A route opens by its URL, and again when the page is reloaded."""
+    for load in (lambda: app.browser.open(site + route), app.browser.reload):
+        load()
+        assert app.heading(heading)
+        assert app.location() == site + route
+        assert app.browser.page.answers[site + route.partition("#")[0]] == 200
+        assert app.browser.page.problems == []
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_lazy_chunk(app: Hosted, builds: Builds, site: str) -> None:
+    """A route loads its own script, style and worker when it is first shown."""
+    lazy = {
+        f"{site}/{name}"
+        for name in builds["live"]
+        if name.startswith(("assets/Report-", "assets/sum-")) and not name.endswith(".map")
+    }
+    app.browser.open(f"{site}/")
+    assert app.heading("Home")
+    assert len(lazy) == 3
+    assert not lazy & app.browser.page.answers.keys()
+    app.click("a[href='/report']")
+    assert app.heading("Report: 42")
+    color = "getComputedStyle(document.querySelector('h1')).color"
+    assert app.browser.run(color) == "rgb(0, 128, 0)"
+    assert {name for name in lazy if "sum-" not in name} <= app.browser.page.answers.keys()
+    assert app.browser.page.problems == []
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_redirect_rules(app: Hosted, site: str) -> None:
+    """Rules of `_redirects` lead old addresses to routes."""
+    app.browser.open(f"{site}/old?from=mail")
+    assert app.heading("Report: 42")
+    assert app.location() == f"{site}/report?from=mail"
+    app.browser.open(f"{site}/people/jane.doe")
+    assert app.heading("User jane.doe")
+    assert app.location() == f"{site}/users/jane.doe"
+    assert app.browser.page.problems == []
+    old, people = app.fetch(f"{site}/old"), app.fetch(f"{site}/people/x")
+    assert (old.status, old.headers["Location"]) == (301, "/report")
+    assert (people.status, people.headers["Location"]) == (302, "/users/x")
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_header_rules(app: Hosted, site: str) -> None:
+    """Rules of `_headers` add fields to pages and files, and the browser obeys them."""
+    app.browser.open(f"{site}/users/anna")
+    assert app.heading("User anna")
+    fields = app.browser.page.fields
+    [script] = [url for url in fields if "/assets/index-" in url and url.endswith(".js")]
+    assert fields[f"{site}/users/anna"]["x-frame-options"] == "DENY"
+    assert fields[script]["access-control-allow-origin"] == "*"
+    assert "access-control-allow-origin" not in fields[f"{site}/users/anna"]
+    assert app.browser.page.problems == []
+    app.browser.run(
+        "document.head.append(Object.assign(document.createElement('script'), "
+        "{ text: 'window.inline = true' }))"
+    )
+    assert app.browser.run("window.inline === undefined")
+
+
+def test_missing_files(app: Hosted) -> None:
+    """Without `404.html`, a missing file is 404 at Cloudflare; the rule of Netlify covers it."""
+    missing = "/assets/index-B0dqCkY2.js"
+    assert app.fetch(SITES[0] + missing).status == 404
+    answer = app.fetch(SITES[1] + missing)
+    assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache")
+    app.browser.open(f"{SITES[0]}/")
+    status = app.browser.run(f"fetch('{missing}').then((answer) => answer.status)")
+    assert status == 404
+
+
+def test_a_preview(app: Hosted) -> None:
+    """A branch is a site at its own host, and is not indexed."""
+    site = "http://pr-7.preview.example.com"
+    app.browser.open(f"{site}/")
+    assert app.heading("Home of pr-7")
+    assert app.browser.page.fields[f"{site}/"]["x-robots-tag"] == "noindex"
+    app.browser.open(f"{site}/report")
+    assert app.heading("Report: 42")
+    app.browser.reload()
+    assert app.heading("Report: 42")
+    assert app.browser.page.problems == []
+    app.browser.open("http://pr-8.preview.example.com/")
+    assert list(app.browser.page.answers.values()) == [404]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_file(app: Hosted, builds: Builds, site: str) -> None:
+    """The files are those of the build; names with a hash are immutable, and no others.
+
+    One of the six names has a hash that could be words.
+    """
+    found = caching(app, f"{site}/", builds["live"])
+    hashed = {n for n in found if n.startswith("assets/") and not n.endswith(".js.map")}
+    immutable = {name for name, value in found.items() if value == FOR_EVER}
+    assert immutable <= hashed
+    assert (len(hashed), len(immutable)) == (6, 5)
+    assert any(name.startswith("assets/index-") and name.endswith(".js") for name in immutable)
+    assert found["index.html"] == "no-cache"
+    for name in RULES:
+        assert app.fetch(f"{site}/{name}").body != builds["live"][name]

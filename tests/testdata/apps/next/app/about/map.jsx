@@ -1,0 +1,3 @@
+export default function Map() {
+  return <p id="map">A map from a lazy chunk</p>;
+}
