@@ -1,0 +1,183 @@
+"""A how-to page that is followed: its files are written and its commands run, in order."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from tests.support.parts.programs import answers, end, give_away, ordinary_user, wait_until
+from tests.support.parts.server import ROOT
+
+HOW_TO = ROOT / "docs" / "how-to"
+_PIECE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_NAME = re.compile(r"`([^`\s]+)`:\s*\Z")
+_SERVER = re.compile(r"twist blobserve --config (\S+)\n")
+_COMMAND_TIME = 60
+
+
+@attrs.frozen
+class Block:
+    """A block of a page."""
+
+    language: str
+    text: str
+    name: str
+    """The file that the line in front names, such as ```Containerfile`:``; else ""."""
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """Yield the blocks of a page, in order."""
+    for found in _PIECE.finditer(page):
+        named = _NAME.search(page, 0, found.start())
+        yield Block(found["language"], found["text"], named[1] if named else "")
+
+
+class Follower:
+    """A reader who follows a page to the letter, in a directory of the ordinary user.
+
+    Only the names in `replaced` differ: they are replaced wherever the page has them. `settings`
+    are merged into each configuration of blobserve, to keep it on loopback.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        page: str,
+        replaced: Mapping[str, str],
+        settings: Mapping[str, Any],
+        port: int,
+        insecure: str = "",
+    ) -> None:
+        """Prepare the programs that the page runs.
+
+        :param port: the port on which blobserve listens.
+        :param insecure: the registry that container tools may use without TLS.
+        """
+        self.directory, self.port = directory, port
+        text = (HOW_TO / page).read_text()
+        for old, new in replaced.items():
+            assert old in text, f"{page} does not name {old}"
+            text = text.replace(old, new)
+        self.blocks = list(blocks(text))
+        self._settings = settings
+        self._server: subprocess.Popen[bytes] | None = None
+        self.output = directory / "output"
+        """The log and the access log of the server."""
+        programs = directory / "bin"
+        programs.mkdir()
+        twist = programs / "twist"
+        twist.write_text(f'#!/bin/sh\nexec {sys.executable} -m twisted "$@"\n')
+        twist.chmod(0o755)
+        registries = f'[[registry]]\nlocation = "{insecure}"\ninsecure = true\n'
+        self.write(".config/containers/registries.conf", registries)
+        self.environment = {
+            **os.environ,
+            "HOME": str(directory),
+            "XDG_RUNTIME_DIR": str(directory),
+            "XDG_CACHE_HOME": str(directory / "cache"),
+            "PATH": os.pathsep.join([str(programs), os.environ["PATH"], "/usr/sbin", "/sbin"]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
+            "STORAGE_DRIVER": "vfs",
+            "BUILDAH_ISOLATION": "chroot",
+        }
+
+    def stop(self) -> None:
+        """Stop the server, if it runs."""
+        if self._server is not None:
+            end(self._server)
+            self._server = None
+
+    def follow(self, omitted: str = r"\Z\A") -> None:
+        """Follow all blocks of the page, except those in which a pattern is found."""
+        for block in self.blocks:
+            if not re.search(omitted, block.text):
+                self.do(block)
+
+    def do(self, block: Block) -> None:
+        """Write the file of a block, start its server, or run its commands."""
+        if block.name == "blobserve.yaml":
+            self.write(block.name, yaml.safe_dump(self._on_loopback(yaml.safe_load(block.text))))
+        elif block.name:
+            self.write(block.name, block.text)
+        elif block.language == "console":
+            self._compare(block.text)
+        elif block.language == "sh":
+            if server := _SERVER.fullmatch(block.text):
+                self._serve(server[1])
+            else:
+                self.shell(block.text)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file that the ordinary user owns."""
+        file = self.directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        for made in (file, *file.parents):
+            if made.is_relative_to(self.directory):
+                give_away(made)
+
+    def shell(self, script: str) -> str:
+        """Run commands in the directory; return their standard output.
+
+        :raises AssertionError: if one of them fails.
+        """
+        done = self._run(["bash", "-euo", "pipefail", "-c", script], subprocess.PIPE)
+        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _compare(self, session: str) -> None:
+        """Run each command of a console session, and compare the text that it prints."""
+        for step in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
+            command, _, expected = step.partition("\n")
+            printed = self._run(["bash", "-c", command], subprocess.STDOUT).stdout
+            pattern = re.escape(expected).replace(re.escape("..."), ".*")
+            text = f"$ {command}\n{printed}(expected)\n{expected}"
+            assert re.fullmatch(pattern, printed.replace("\r", "")), text
+
+    def _run(self, command: list[str], errors: int) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, as the ordinary user unless it runs blobserve.
+
+        The ordinary user may not be able to read this checkout.
+        """
+        return subprocess.run(
+            command,
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            timeout=_COMMAND_TIME,
+            check=False,
+            **({} if "twist" in command[-1] else ordinary_user()),
+        )
+
+    def _serve(self, config: str) -> None:
+        self.stop()
+        with self.output.open("ab") as output:
+            self._server = subprocess.Popen(
+                ["twist", "blobserve", "--config", config],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        wait_until(lambda: answers(self.port), self._server, self.output)
+
+    def _on_loopback(self, document: dict[str, Any]) -> dict[str, Any]:
+        own = document["blobserve"]
+        own.pop("port", None)
+        own["listen"] = f"tcp:{self.port}:interface=127.0.0.1"
+        own.update(self._settings)
+        return document
