@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import yaml
 
-from tests.support.parts.programs import answers, end, give_away, ordinary_user, wait_until
+from tests.support.parts.programs import Part, answers, end, give_away, ordinary_user, wait_until
 from tests.support.parts.server import ROOT
 
 HOW_TO = ROOT / "docs" / "how-to"
@@ -69,7 +70,8 @@ class Follower:
         self.blocks = list(blocks(text))
         self._settings = settings
         self._server: subprocess.Popen[bytes] | None = None
-        self.output = directory / "output"
+        self._parts: list[Part] = []
+        self.output = directory / "server.log"
         """The log and the access log of the server."""
         programs = directory / "bin"
         programs.mkdir()
@@ -92,10 +94,25 @@ class Follower:
         }
 
     def stop(self) -> None:
-        """Stop the server, if it runs."""
+        """Stop all that was started."""
+        for part in self._parts:
+            part.stop()
+        self._parts.clear()
         if self._server is not None:
             end(self._server)
             self._server = None
+
+    def start(self, command: Sequence[str], port: int) -> None:
+        """Start another program as the ordinary user, and wait until it listens on `port`."""
+        part = Part(command, self.directory)
+        self._parts.append(part)
+        part.start(lambda: answers(port))
+
+    def restart(self) -> None:
+        """Start the server again, with an empty blob space."""
+        self.stop()
+        shutil.rmtree(self.directory / "cache")
+        self._serve("blobserve.yaml")
 
     def follow(self, omitted: str = r"\Z\A") -> None:
         """Follow all blocks of the page, except those in which a pattern is found."""
@@ -119,7 +136,7 @@ class Follower:
 
     def write(self, name: str, text: str) -> None:
         """Write a file that the ordinary user owns."""
-        file = self.directory / name
+        file = self.directory / name.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
         for made in (file, *file.parents):

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.support.followed_page import Follower
+from blobserve.names.host import canonical_host
+from blobserve.names.reference import Reference
+from tests.support.followed_page import HOW_TO, Follower
+from tests.support.parts.authority import Authority
+from tests.support.parts.images import Image
+from tests.support.parts.nginx import Nginx
 from tests.support.parts.programs import free_port, own_directory
 from tests.support.parts.registry import DockerRegistry
+from tests.support.parts.umoci import umoci_layout
 
 BUILT = {
     "index.html": '<!doctype html>\n<html lang="en">\n  <head>\n    <title>shop</title>\n'
@@ -43,7 +54,13 @@ def following(registry: DockerRegistry) -> Iterator[Following]:
 
         def follow(page: str, replaced: Mapping[str, str]) -> Follower:
             directory, port = stack.enter_context(own_directory()), free_port()
-            names = {"registry.example.com": registry.host, "localhost:8080": f"localhost:{port}"}
+            names = {
+                "registry.example.com": registry.host,
+                "localhost:8080": f"localhost:{port}",
+                "127.0.0.1:8080": f"127.0.0.1:{port}",
+            }
+            text = (HOW_TO / page).read_text()
+            names = {old: new for old, new in names.items() if old in text}
             settings = {"registries": {registry.host: {"insecure": True}}}
             follower = Follower(
                 directory, page, {**names, **replaced}, settings, port, registry.host
@@ -64,3 +81,198 @@ def test_host_a_vite_app(following: Following, tool: str) -> None:
         replaced["podman"] = "buildah"
     reader = following("host-a-vite-app.md", replaced)
     reader.follow(omitted="npm|podman" if tool == "umoci" else "npm|umoci|    app.example.com:\n")
+
+
+def test_nginx_images(following: Following, registry: DockerRegistry) -> None:
+    """An image that is built from nginx is served like nginx does, without its other files.
+
+    The base image has the folders and files of the published one that matter here.
+    """
+    base = [
+        ("/", {"etc/os-release": b"the base system\n", "index.html": b"not the site\n"}),
+        ("/usr/share/nginx/html", {"index.html": b"nginx\n", "50x.html": b"nginx\n"}),
+    ]
+    with own_directory() as directory:
+        layout = umoci_layout(directory, *base)
+        registry.copy(f"oci:{layout}:made", "library/nginx:stable")
+    names = {"docker.io/library": f"{registry.host}/library", "team/shop": "team/shop-nginx"}
+    reader = following("nginx-images.md", names)
+    [config] = [block for block in reader.blocks if block.language == "nginx"]
+    reader.write("nginx.conf", config.text)
+    # A reader builds the image twice: at the beginning, and after the two files were written.
+    page = iter(reader.blocks)
+    for block in page:
+        if block.name == "dist/_redirects":
+            break
+        reader.do(block)
+    reader.do(block)
+    reader.do(next(page))
+    [build] = [block for block in reader.blocks if "podman build" in block.text]
+    reader.do(build)
+    reader.restart()
+    for block in page:
+        reader.do(block)
+
+    with own_directory() as directory, ExitStack() as stack:
+        inner = config.text.strip().removeprefix("server {").removesuffix("}")
+        inner = inner.replace("listen 80;", "").replace(
+            "/usr/share/nginx/html", f"{directory}/html"
+        )
+        shutil.copytree(
+            reader.directory / "dist", directory / "html", copy_function=shutil.copyfile
+        )
+        nginx = Nginx(directory, inner)
+        stack.callback(nginx.stop)
+        nginx.start()
+        for path in ("", "old", "new", "index.html", "assets/index-D_6Ay_gG.js", "a/deep/link"):
+            print_answer = (
+                f"curl -s -D - -H 'Host: app.example.com' http://127.0.0.1:%d/{path} |"
+                " tr -d '\\r' | sed 's,http://app.example.com[:0-9]*,,' |"
+                " grep -i -e ^HTTP -e '^location:' -e '^x-frame' -e '<title>shop'"
+            )
+            by_nginx = reader.shell(print_answer % nginx.port)
+            if path == "old":  # nginx adds the field to files only
+                by_nginx += "X-Frame-Options: DENY\n"
+            assert sorted(by_nginx.split("\n")) == sorted(
+                reader.shell(print_answer % reader.port).split("\n")
+            )
+
+
+def test_previews_per_branch(following: Following) -> None:
+    """A branch is served at its own name after its CI job."""
+    reader = following("previews-per-branch.md", {"team/shop": "team/shop-preview"})
+    [workflow] = [block for block in reader.blocks if block.name.endswith("preview.yml")]
+    reader.write("Containerfile", "FROM scratch\nCOPY dist/ /\n")
+    for block in reader.blocks:
+        if "no-such-branch" in block.text:
+            job = yaml.safe_load(workflow.text)["jobs"]["preview"]
+            assert job["env"]["BRANCH"] == "${{ github.ref_name }}"
+            reader.environment["BRANCH"] = "feature/cart"
+            [build] = [step["run"] for step in job["steps"] if "build -t" in step.get("run", "")]
+            assert reader.shell(build).endswith("https://feature-cart.preview.example.net/\n")
+        reader.do(block)
+
+
+@pytest.mark.parametrize(
+    ("branch", "tag"),
+    [
+        ("main", "main"),
+        ("--release_1.2--", "release-1-2"),
+        ("Übung/ß", "bung"),
+        ("xn--a", "xn-a"),
+        ("x" * 62 + "/" + "y" * 9, "x" * 62),
+    ],
+)
+def test_tags_of_branches(following: Following, branch: str, tag: str) -> None:
+    """The script for tags of branches prints a label of a host that is a tag too."""
+    reader = following("previews-per-branch.md", {})
+    [script] = [block for block in reader.blocks if block.name == "preview-tag.sh"]
+    reader.do(script)
+    assert reader.shell(f"sh preview-tag.sh '{branch}'") == tag + "\n"
+    assert Reference.parse(f"registry.example.com/team/shop:{tag}").tag == tag
+    assert canonical_host(f"{tag}.preview.example.net").partition(".")[0] == tag
+
+
+# --- TLS in front ---------------------------------------------------------------------------------
+
+LARGE = bytes(range(256)) * (24 << 12)
+SCRIPT = "assets/index-D_6Ay_gG.js"
+SEEN = "^HTTP|^(etag|vary|cache-control|content-(encoding|length|range|type)):"
+
+
+def caddy(reader: Follower, plain: int, tls: int) -> Path:
+    """Start Caddy with the page's configuration; return the certificate of its authority.
+
+    The options in front of it keep Caddy on loopback, with an authority of its own.
+    """
+    written = (reader.directory / "Caddyfile").read_text()
+    ports = f"default_bind 127.0.0.1\nhttp_port {plain}\nhttps_port {tls}\n"
+    options = f"{{\nadmin off\n{ports}local_certs\nskip_install_trust\n}}\n"
+    reader.write("Caddyfile", options + written)
+    reader.start(["caddy", "run", "--adapter", "caddyfile", "--config", "Caddyfile"], tls)
+    return reader.directory / ".local/share/caddy/pki/authorities/local/root.crt"
+
+
+def nginx(reader: Follower, plain: int, tls: int) -> Path:
+    """Start nginx with the page's configuration, beside defaults like those of Debian."""
+    reader.write("temp/empty", "")
+    temp = " ".join(
+        f"{kind}_temp_path temp/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    own = "access_log off; gzip on; gzip_types *; include etc/nginx/conf.d/*.conf;"
+    main = "daemon off; master_process off; pid nginx.pid; error_log error.log;"
+    reader.write("nginx.conf", f"{main}\nevents {{}}\nhttp {{ {temp} {own} }}\n")
+    prefix = str(reader.directory)
+    reader.start(["nginx", "-p", prefix, "-e", "error.log", "-c", f"{prefix}/nginx.conf"], tls)
+    return reader.directory / "authority.pem"
+
+
+def haproxy(reader: Follower, plain: int, tls: int) -> Path:
+    """Start HAProxy with the page's configuration."""
+    reader.start(["haproxy", "-db", "-f", "etc/haproxy/haproxy.cfg"], tls)
+    return reader.directory / "authority.pem"
+
+
+@pytest.mark.parametrize("proxy", [caddy, nginx, haproxy], ids=lambda each: each.__name__)
+def test_tls_in_front(
+    following: Following, registry: DockerRegistry, proxy: Callable[[Follower, int, int], Path]
+) -> None:
+    """A server in front passes on names, addresses, codings and large files as the page says."""
+    plain, tls = free_port(), free_port()
+    on_loopback = {
+        "listen 80;": f"listen 127.0.0.1:{plain};",
+        "listen 443 ": f"listen 127.0.0.1:{tls} ",
+        "bind :80": f"bind 127.0.0.1:{plain}",
+        "bind :443": f"bind 127.0.0.1:{tls}",
+        "/etc/ssl/app.example.com/": "",
+        "    user haproxy\n    group haproxy\n": "",  # it runs as the ordinary user already
+    }
+    reader = following("tls-in-front.md", {"team/shop": "team/shop-tls", **on_loopback})
+    files = {name: content.encode() for name, content in BUILT.items()}
+    registry.push(Image.of({**files, "large.bin": LARGE}), "team/shop-tls:v1")
+    authority = Authority.make(reader.directory)
+    pem = authority.pem("app.example.com").read_text()
+    for name in ("fullchain.pem", "privkey.pem", "haproxy.pem"):
+        reader.write(name, pem)
+        reader.write(f"etc/nginx/conf.d/{name}", pem)  # nginx looks beside its configuration
+    authority.write(reader.directory / "authority.pem")
+
+    for block in reader.blocks:
+        if block.language == "console":
+            trusted = proxy(reader, plain, tls)
+            to = "connect-to = app.example.com:{}:127.0.0.1:{}\n"
+            lines = to.format(80, plain) + to.format(443, tls)
+            reader.write(".curlrc", f"cacert = {trusted}\n{lines}")
+            # Caddy makes its certificates after it has begun to listen.
+            reader.shell("until curl -s -o /dev/null https://app.example.com/; do sleep 0.1; done")
+        reader.do(block)
+
+    def seen(url: str, coding: str) -> list[str]:
+        field = f"-H 'Accept-Encoding: {coding}'" if coding else ""
+        curl = f"curl -s -D - -o /dev/null -H 'Host: app.example.com' {field}"
+        lines = reader.shell(f"{curl} {url}/{SCRIPT} | grep -iE '{SEEN}'").lower().splitlines()
+        return sorted(re.sub(r"^http/\S+ (\d+).*", r"\1", line) for line in lines)
+
+    direct = f"http://127.0.0.1:{reader.port}"
+    for coding in ("gzip", "zstd"):  # are made in the background
+        compressed = (
+            f"curl -s -D - -o /dev/null -H 'Host: app.example.com' -H 'Accept-Encoding: {coding}'"
+        )
+        reader.shell(
+            f"until {compressed} {direct}/{SCRIPT} | grep -qi content-enc; do sleep 0.1; done"
+        )
+    for coding in ("", "identity", "gzip", "zstd, gzip"):
+        assert seen("https://app.example.com", coding) == seen(direct, coding), coding
+
+    read = "curl -s --limit-rate 48M https://app.example.com/large.bin | sha256sum"
+    assert reader.shell(read).split()[0] == hashlib.sha256(LARGE).hexdigest()
+    if proxy is nginx:
+        assert "temporary file" not in (reader.directory / "error.log").read_text()
+
+    forged = "-H 'X-Forwarded-For: 203.0.113.9' -H 'X-Forwarded-Host: other.example.com'"
+    curl = f"curl -s --interface 127.0.0.2 {forged}"
+    assert "<title>shop</title>" in reader.shell(f"{curl} https://app.example.com/?forged")
+    reader.stop()
+    [line] = [line for line in reader.output.read_text().splitlines() if "?forged" in line]
+    assert line.startswith("127.0.0.2 ")
