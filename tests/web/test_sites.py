@@ -121,6 +121,27 @@ async def test_forwarded_hosts_of_trusted_proxies(tmp_path: Path) -> None:
 
 
 @within(20)
+async def test_the_host_that_a_page_names(tmp_path: Path) -> None:
+    """A page of a site for any host names the host that chose the site."""
+    files = {"docs/x.txt": b"x"}
+    more = {"*": {"image": TAG, "listing": True}}
+    async with hosting(tmp_path, files, more) as it:
+        proxies = load({"blobserve": {"trustedProxies": ["127.0.0.0/8"]}}).trusted_proxies
+        it.config = attrs.evolve(it.config, trusted_proxies=proxies)
+        forwarded = {**NAVIGATION, "X-Forwarded-Host": "outer.example:8443"}
+        for path in ("/docs/", "/nope"):
+            for target, host, fields, name in (
+                (path, "inner.example", NAVIGATION, b"inner.example"),
+                (path, "inner.example", forwarded, b"outer.example"),
+                (f"http://target.example{path}", "inner.example", NAVIGATION, b"target.example"),
+            ):
+                body = (await it.fetch(target, "GET", fields, host)).body
+                assert name in body
+                assert (b"inner" in body) is (name == b"inner.example")
+                assert b"8443" not in body
+
+
+@within(20)
 async def test_the_form_by_path(tmp_path: Path) -> None:
     """A host without a site uses the form by path; ``*`` gives way to repositories of `repos`."""
     async with hosting(tmp_path, APP) as it:

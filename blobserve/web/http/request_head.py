@@ -175,6 +175,8 @@ class RequestHead:
     """The result of the function `selector`."""
     mount: Mount = BY_PATH
     """The mount that the path is relative to."""
+    authority: bytes | None = None
+    """The host that the client asked for, maybe with a port; None if ``Host`` has it."""
 
     @property
     def prefix(self) -> bytes:

@@ -50,12 +50,7 @@ class Router:
             self._follow(config)
         if self._table is None:
             return BY_PATH, path
-        if authority is None:
-            authority = fields.get(b"host", b"")
-        if b"x-forwarded-host" in fields and is_trusted(peer, config.trusted_proxies):
-            # The first member is the host that the client asked for.
-            authority = fields[b"x-forwarded-host"].partition(b",")[0].strip(b" \t")
-        found = self._table.find(authority, path or b"/")
+        found = self._table.find(self.authority(fields, peer, authority), path or b"/")
         if found is None:
             return BY_PATH, path
         matched = found.host if isinstance(found, UnknownPath) else found.site.host
@@ -70,6 +65,14 @@ class Router:
             last = path.rpartition(b"/")[2]
             return Mount.moved(Detour(301, b"./" + last + b"/"), found.site), path
         return NOWHERE, path
+
+    def authority(self, fields: Fields, peer: str, authority: bytes | None = None) -> bytes:
+        """Return the host that the client asked for, maybe with a port. See `route`."""
+        proxies = self._config().trusted_proxies
+        if b"x-forwarded-host" in fields and is_trusted(peer, proxies):
+            # The first member is that of the proxy next to the client.
+            return fields[b"x-forwarded-host"].partition(b",")[0].strip(b" \t")
+        return fields.get(b"host", b"") if authority is None else authority
 
     def _follow(self, config: Config) -> None:
         self._used = config
