@@ -7,6 +7,7 @@ The four ``http_*`` families keep the names and the lower-case method labels of 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
 from math import inf
@@ -180,11 +181,11 @@ class Tally(Collector):
 
     def __init__(self, name: str, documentation: str, label: str) -> None:
         self._name, self._documentation, self._label = name, documentation, label
-        self._counts: dict[str, int] = {}
+        self._counts: defaultdict[str, int] = defaultdict(int)
 
     def count(self, value: str) -> None:
         """Add one to the count of this label value."""
-        self._counts[value] = self._counts.get(value, 0) + 1
+        self._counts[value] += 1
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector.collect`."""

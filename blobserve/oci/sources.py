@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 import attrs
@@ -28,14 +28,13 @@ from blobserve.names.reference import Reference, Repository
 from blobserve.oci.credentials.keychain import Keychain, SharedKeychain
 from blobserve.oci.http.endpoints import Routes
 from blobserve.oci.http.name_lookup import Names
-from blobserve.oci.local.directory import LayoutDirectory, LayoutFiles
-from blobserve.oci.local.docker_archive import DockerArchive
-from blobserve.oci.local.layout import Layout
-from blobserve.oci.local.oci_archive import OciArchive
 from blobserve.oci.local.unpacking import Unpack
 from blobserve.oci.manifest import Descriptor
 from blobserve.oci.registry.registry import Registry
 from blobserve.oci.source import Document, RefreshResult, Source
+
+if TYPE_CHECKING:
+    from blobserve.oci.local.directory import LayoutFiles
 
 _log = Logger()
 
@@ -116,6 +115,9 @@ class Sources:
         """Return the source of a repository; unlisted ones get no credentials."""
         rules = self._config.pull_rules_for(repository)
         if rules is not None and rules.source is not None:
+            # Imported late: many servers have no local images.
+            from blobserve.oci.local.layout import Layout
+
             return Layout(self._files_of(rules.source), self._disk, self._config.limits)
         if rules is not None and rules.listed:
             known = self._of_listed(repository.registry)
@@ -181,6 +183,10 @@ class Sources:
         return files
 
     def _opened(self, source: LocalSource) -> LayoutFiles:
+        from blobserve.oci.local.directory import LayoutDirectory
+        from blobserve.oci.local.docker_archive import DockerArchive
+        from blobserve.oci.local.oci_archive import OciArchive
+
         if source.form == "oci":
             return LayoutDirectory(source.path)
         limits = self._config.limits

@@ -172,6 +172,22 @@ def test_importing_installs_no_reactor(module: str) -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
 
 
+def test_a_start_imports_no_rare_parts() -> None:
+    """A service starts without the parts that most servers do not need."""
+    rare = [
+        "brotli",
+        "blobserve.oci.local",
+        "blobserve.store.blobs.sibling_decoder",
+        "blobserve.store.lazy.toc.entries",
+        "blobserve.web.content.listing",
+    ]
+    program = (
+        "import sys, blobserve.daemon.plugin, blobserve.service;"
+        f"sys.exit(any(name in sys.modules for name in {rare!r}))"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
 def test_the_public_names_install_no_reactor() -> None:
     """The names that the package exports to applications install no reactor."""
     program = (

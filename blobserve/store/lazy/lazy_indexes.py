@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
@@ -27,11 +27,11 @@ from blobserve.store.lazy.availability import FirstNames
 from blobserve.store.lazy.chunk_cache import ChunkCache, Chunks
 from blobserve.store.lazy.lazy_index import LazyIndex
 from blobserve.store.lazy.lazy_layer import LazyLayer
-from blobserve.store.lazy.toc.index_builder import EntrySource, build_index
 from blobserve.store.lazy.toc.location import TocDescriptor, TocLocation
-from blobserve.store.lazy.toc.search import TocSearch
-from blobserve.store.lazy.toc.stream import WholeToc
 from blobserve.store.space.scratch import Scratch
+
+if TYPE_CHECKING:
+    from blobserve.store.lazy.toc.index_builder import EntrySource
 
 _log = Logger()
 
@@ -151,6 +151,10 @@ class LazyIndexes:
             tail_start = max(0, layer.size - TAIL)
             tail = await read(tail_start, layer.size - tail_start)
             place = promise.found(tail, layer, self._limits())
+        # Imported late, like `build_index`: most layers have no table.
+        from blobserve.store.lazy.toc.search import TocSearch
+        from blobserve.store.lazy.toc.stream import WholeToc
+
         packed = await self._packed(place, tail, tail_start, read)
         if names := first_names.take():
             # An error shows again below, when the whole table is read.
@@ -189,6 +193,8 @@ class LazyIndexes:
     async def _built(
         self, scratch: Scratch, layer: Descriptor, source: Callable[[], EntrySource]
     ) -> LazyIndex:
+        from blobserve.store.lazy.toc.index_builder import build_index
+
         run, limits = scratch.threads.run, self._limits
         steps = build_index(scratch.directory, source, limits(), lambda: scratch.size)
 

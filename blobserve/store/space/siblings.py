@@ -20,7 +20,6 @@ from blobserve.errors import BlobDamaged, BlobserveError, StoreClosed
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
 from blobserve.store.blobs.blob import BlobLease, ReadyBlob
-from blobserve.store.blobs.sibling_decoder import compare
 from blobserve.store.index.entry import Entry
 from blobserve.store.space.quota import Allocator
 from blobserve.store.space.stepped_job import SteppedJob
@@ -121,6 +120,9 @@ class Siblings:
         self._pair = None
 
     async def _decode(self, pair: _Pair, question: _Question, blob: BlobLease) -> None:
+        # Imported late: most servers never need the decoders.
+        from blobserve.store.blobs.sibling_decoder import compare
+
         work = self._work = SteppedJob(question.blob.digest, self._allocator, self._threads)
         self._allocator.enter(work, gives_way=True)
         try:

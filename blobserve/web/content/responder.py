@@ -24,7 +24,6 @@ from blobserve.store.refstore import RefStore
 from blobserve.web.content.derived import DerivedCache
 from blobserve.web.content.early_body import early_answer
 from blobserve.web.content.leased_body import Checks, FileBody, SharedLease, too_slow
-from blobserve.web.content.listing import listed
 from blobserve.web.content.listing_view import ListingView
 from blobserve.web.content.lookup import Directory, NeedsSlash
 from blobserve.web.content.representation import Representation, Role, Variant
@@ -93,18 +92,22 @@ class Responder:
         rules = asked.rules or self._rules_of(asked.head)
         return answer if rules is None else answer.with_rules(rules)
 
-    def from_memory(self, head: RequestHead) -> CachedResponse | None:
+    def from_memory(self, head: RequestHead, now: float) -> CachedResponse | None:
         """Return the response to a GET or HEAD if that needs no waiting.
 
         None also for redirects and errors, which `get` handles.
+
+        :param now: the time by the reactor's clock.
         """
         if head.selector is None or head.mount.detour is not None:
             return None
-        key = (head.mount.name, head.path, head.selector)
-        cached = self._responses.get(key)
-        if cached is not None or self._responses.is_too_large(key):
-            return cached
-        return self._new_response(head, key)
+        key = head.mount.name, head.path, head.selector
+        cached = self.cached_response(key, now)
+        return self.new_response(head, key) if cached is None else cached
+
+    def cached_response(self, key: Key, now: float) -> CachedResponse | None:
+        """Return the cached response for `key`, at the time `now` of the reactor's clock."""
+        return self._responses.get(key, now)
 
     async def read_rules(self, reference: Reference) -> None:
         """Read the hosting rules of a READY image for each site that has it."""
@@ -129,8 +132,9 @@ class Responder:
         head, config = asked.head, self._config()
         if head.mount.detour is not None:
             return _detour(head.mount.detour, head)
-        asked.deadline = self._reactor.seconds() + config.timeout
-        cached = self.from_memory(head)
+        now = self._reactor.seconds()
+        asked.deadline = now + config.timeout
+        cached = self.from_memory(head, now)
         if cached is not None:
             asked.rules, asked.changes = cached.rules, cached.changes
             asked.cache, asked.digest = cached.result, cached.image
@@ -247,6 +251,9 @@ class Responder:
         rules: RepositoryRules,
         asked: RequestContext,
     ) -> tuple[Representation, Body]:
+        # Imported late: listings are off by default.
+        from blobserve.web.content.listing import listed
+
         limit = self._config().limits.listing_entries
         head, view = asked.head, None
         if head.mount.site is not None:
@@ -257,8 +264,10 @@ class Responder:
         shown = listing.represented(derived.variant, shared.lease.digest)
         return shown, BytesBody(derived.content)
 
-    def _new_response(self, head: RequestHead, key: Key) -> CachedResponse | None:
+    def new_response(self, head: RequestHead, key: Key) -> CachedResponse | None:
         """Return the same response as `get` if it is a small file in memory, and cache it."""
+        if self._responses.is_too_large(key):
+            return None
         try:
             target = head.parse_target()
             self._check_depth(target)

@@ -25,6 +25,7 @@ from blobserve.web.content.site_fields import dressed
 from blobserve.web.http.conditional import ALL, UNCHANGED, Fields, Verdict
 from blobserve.web.http.header_changes import HeaderChanges
 from blobserve.web.http.mount import Mount
+from blobserve.web.http.request_head import FieldBlock
 from blobserve.web.http.response import Answer, BytesBody, ResponseHead
 
 LARGEST = 64 * 1024
@@ -54,14 +55,20 @@ class CachedResponse:
     mount: Mount
     changes: HeaderChanges | None
     """The changes that the site's ``_headers`` make."""
-    touch: Callable[[], None] = attrs.field(init=False, repr=False)
-    """Counts a use of the image. See `RefStore.touch_for`."""
+    digest: str = attrs.field(init=False)
+    """The text of `image`."""
+    touch: Callable[[], None] | None = attrs.field(init=False, default=None, repr=False)
+    """Counts a use of the image, see `RefStore.touch_for`; None until it is needed."""
     result: Result = "hit"
     _valid_from: float = 0.0
     _valid_until: float = 0.0
     _valid_switches: int = 0
     _all: ResponseHead | None = None
     _unchanged: ResponseHead | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Set the attributes that depend on others."""
+        self.digest = str(self.image)
 
     def is_valid(self, now: float, switches: int) -> bool:
         """Return whether the response is valid without another lease of its image.
@@ -75,13 +82,14 @@ class CachedResponse:
     def renew(self, lease: Lease, now: float, switches: int) -> None:
         """Renew the validity by a lease that was just granted."""
         self._valid_switches = switches
+        self.touch = None
         self.result = "stale" if lease.result == "stale" else "hit"
         self._valid_from = now
         self._valid_until = min(now + _VALID_SECONDS, lease.trusted_until)
 
-    def respond(self, method: bytes, fields: Fields) -> tuple[int, ResponseHead, bytes]:
+    def respond(self, method: bytes, block: FieldBlock) -> tuple[int, ResponseHead, bytes]:
         """Return the status, the head and the body of the response to a GET or HEAD."""
-        verdict = self.shown.judge(method, fields)
+        verdict = self.shown.judge(method, block.fields) if block.is_conditional else ALL
         if verdict is UNCHANGED:
             if self._unchanged is None:
                 self._unchanged = self._head(verdict)
@@ -142,11 +150,15 @@ class ResponseCache:
         if len(self._too_large) > _MOST_TOO_LARGE:
             self._too_large.popitem(last=False)
 
-    def get(self, key: Key) -> CachedResponse | None:
-        """Return the response for `key` if it is cached and still valid. Counts as a use."""
-        if self._config_used is not self._config():
+    def get(self, key: Key, now: float) -> CachedResponse | None:
+        """Return the response for `key` if it is cached and still valid. Counts as a use.
+
+        :param now: the time by the reactor's clock.
+        """
+        config = self._config()
+        if self._config_used is not config:
             self.flush()
-            self._config_used = self._config()
+            self._config_used = config
         switches = self._store.references.switches
         if self._switches != switches:
             self._too_large.clear()
@@ -154,8 +166,10 @@ class ResponseCache:
         cached = self._entries.get(key)
         if cached is None:
             return None
-        if cached.content is not None and cached.is_valid(self._clock.seconds(), switches):
+        if cached.content is not None and cached.is_valid(now, switches):
             self._with_body.move_to_end(key)
+            if cached.touch is None:
+                cached.touch = self._store.touch_for(cached.reference)
             cached.touch()
         elif not self._is_revalidated(key, cached):
             self._remove(key)
@@ -186,7 +200,8 @@ class ResponseCache:
             return False
         with lease:
             self._renew(cached, lease)
-            if lease.digest != cached.image:
+            # Usually it is the same object. Comparing two takes ten times as long.
+            if lease.digest is not cached.image and lease.digest != cached.image:
                 return False
             if cached.content is None and cached.source is not None:
                 cached.content = read_whole(lease, cached.source)
@@ -195,7 +210,6 @@ class ResponseCache:
 
     def _renew(self, cached: CachedResponse, lease: Lease) -> None:
         cached.renew(lease, self._clock.seconds(), self._store.references.switches)
-        cached.touch = self._store.touch_for(cached.reference)
 
     def _add_body(self, key: Key, cached: CachedResponse) -> None:
         if cached.content is None:

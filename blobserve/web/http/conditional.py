@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 
 import attrs
-from werkzeug.http import parse_date
 
 Fields = Mapping[bytes, bytes]
 
@@ -155,8 +156,12 @@ def _entity_tags(value: bytes) -> Iterator[bytes]:
 
 def _date(value: bytes | None) -> int | None:
     """Parse an HTTP-date in any of its three forms, RFC 9110 §5.6.7, to seconds since the epoch."""
-    # If there are two dates, `parse_date` would return the first one.
+    # If there are two dates, the parser would return the first one.
     if value is None or value.count(b",") > 1:
         return None
-    date = parse_date(value.decode("ascii", "replace"))
-    return None if date is None else int(date.timestamp())
+    try:
+        date = parsedate_to_datetime(value.decode("ascii", "replace"))
+    except (TypeError, ValueError):
+        return None
+    # The asctime form names no zone.
+    return int((date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp())

@@ -160,6 +160,48 @@ def _listed(value: bytes) -> set[bytes]:
     return {each.strip(b" \t").lower() for each in value.split(b",")}
 
 
+@attrs.define  # and not frozen: many requests need a new one
+class RequestLine:
+    """The parts of the request line of a plain request."""
+
+    method: bytes
+    target: bytes
+    """The request target as the client sent it."""
+    path: bytes
+    """The whole path of the URL, not decoded, with its leading slash."""
+    query: bytes | None
+
+
+@attrs.define  # and not frozen: many requests need a new one
+class FieldBlock:
+    """The header fields of a request, with the values that the fast path takes from them.
+
+    Requests with equal fields share one, so that the values are looked up once.
+    """
+
+    fields: Fields
+    selector: tuple[bytes, ...]
+    """The result of the function `selector`."""
+    is_conditional: bool
+    """Whether a field is a condition or asks for a range."""
+    referer: bytes | None
+    agent: bytes | None
+    forwarded: bytes | None
+    """The value of ``X-Forwarded-For``."""
+
+    @classmethod
+    def of(cls, fields: Fields, chosen: tuple[bytes, ...]) -> FieldBlock:
+        """Return the block with these fields; `chosen` is their `selector`."""
+        return cls(
+            fields,
+            chosen,
+            not fields.keys().isdisjoint(_CONDITIONS),
+            fields.get(b"referer"),
+            fields.get(b"user-agent"),
+            fields.get(b"x-forwarded-for"),
+        )
+
+
 @attrs.define  # and not frozen: one is made for every request
 class RequestHead:
     """A request's head, as far as the response depends on it."""

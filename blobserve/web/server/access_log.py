@@ -30,6 +30,8 @@ from blobserve.config import AccessLogRules, Network
 
 _FLUSH_AFTER = 1.0
 _FLUSH_AT = 256 * 1024
+_FILE_FLUSH_AT = 64 * 1024
+"""The same for a file: a larger piece would no longer be in the cache of the processor."""
 _MOST_WAITING = 4 * 1024 * 1024
 _LAST_WAIT = 2.0
 """Seconds that remain for writing the last lines before a file is closed."""
@@ -39,6 +41,7 @@ _STANDARD_OUTPUT = 1
 _UNSAFE = re.compile(rb"[^ !#-\[\]-~]")
 _ESCAPES = {byte: f"\\x{byte:02x}" for byte in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0x100))}
 _WORD = re.compile(r"[!#-\[\]-~]+")
+_THREE_WORDS = re.compile(rb"[!#-\[\]-~]+(?: [!#-\[\]-~]+){2}")
 _NO_ZONE = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 
@@ -65,9 +68,11 @@ class LogRecord:
 class AccessLog:
     """The access log in the file of `rules`; lines are passed on after at most a second.
 
-    One thread of `threads` writes at a time, so that a pipe without a reader or a hanging disk
-    blocks nothing else. At most 4 MiB wait to be written, and further lines are lost. The counter
-    `lost` counts lost lines. The server log reports the start and the end of a loss.
+    A regular file is written in the reactor's thread: that takes microseconds, and a thread would
+    cost more. Pipes and devices are written by one thread of `threads` at a time, so that a pipe
+    without a reader blocks nothing else. At most 4 MiB wait to be written, and further lines are
+    lost. The counter `lost` counts lost lines. The server log reports the start and the end of a
+    loss.
     """
 
     _log = Logger()
@@ -81,6 +86,7 @@ class AccessLog:
         self._counter = lost
         self._line = _json_line if rules.format == "json" else _text_line
         self._output: _Output | None = None
+        self._flush_at = _FLUSH_AT
         self._lines: list[str] = []
         self._size = 0
         self._flush_later: IDelayedCall | None = None
@@ -97,7 +103,7 @@ class AccessLog:
         :raises OSError: when the file cannot be opened.
         """
         if self._rules.format != "off":
-            self._output = _Output.open(self._rules.file)
+            self._use(_Output.open(self._rules.file))
 
     def write(self, served: LogRecord) -> None:
         """Add a line. Never raises: a line that cannot be written is lost."""
@@ -107,7 +113,7 @@ class AccessLog:
             line = self._line(served)
             self._lines.append(line)
             self._size += len(line)
-            if self._size >= _FLUSH_AT:
+            if self._size >= self._flush_at:
                 self._flush()
             elif self._flush_later is None:
                 self._flush_later = self._reactor.callLater(_FLUSH_AFTER, self._flush)
@@ -127,7 +133,7 @@ class AccessLog:
             )
             return
         self._finish(self._output)
-        self._output = opened
+        self._use(opened)
 
     def close(self) -> Deferred[None]:
         """Write the remaining lines, for at most two seconds, and close the file. Idempotent.
@@ -145,6 +151,10 @@ class AccessLog:
             self._writing.addCallback(lambda _: ended.callback(None))
         return ended
 
+    def _use(self, output: _Output) -> None:
+        self._output = output
+        self._flush_at = _FILE_FLUSH_AT if output.is_regular else _FLUSH_AT
+
     def _flush(self) -> None:
         later, self._flush_later = self._flush_later, None
         if later is not None and later.active():
@@ -154,13 +164,18 @@ class AccessLog:
         if self._output is None or not (lines or self._output.torn):
             return
         text = "".join(lines).encode("ascii", "backslashreplace")
-        if self._waiting_size + len(text) > _MOST_WAITING:
+        if self._output.is_regular:
+            self._note(*self._output.put(text), is_last=not self._waiting)
+        elif self._waiting_size + len(text) > _MOST_WAITING:
             self._note_loss(len(lines), "the output is too slow")
         else:
             self._hand_over(self._output, text)
 
     def _finish(self, output: _Output) -> None:
         """Close an output after its waiting texts are written, or after `_LAST_WAIT` seconds."""
+        if output.is_regular:
+            self._release(output)
+            return
         output.patience = self._reactor.callLater(_LAST_WAIT, output.give_up)
         self._hand_over(output, None)
 
@@ -180,13 +195,7 @@ class AccessLog:
             else:
                 lost, error = await self._threads.run(output.put, text)
                 self._waiting_size -= len(text)
-                if error is not None:
-                    self._note_loss(lost, error)
-                elif len(self._waiting) == 1 and self._lost is not None:
-                    self._log.warn(
-                        "access log: writing again, {lost} lines were lost", lost=self._lost
-                    )
-                    self._lost = None
+                self._note(lost, error, is_last=len(self._waiting) == 1)
             self._waiting.popleft()
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -199,6 +208,14 @@ class AccessLog:
             output.close()
         except OSError as error:
             self._log.error("access log: cannot close: {error}", error=error)
+
+    def _note(self, lost: int, error: Exception | None, is_last: bool) -> None:
+        """Report the result of `_Output.put`; `is_last` if no other text waits to be written."""
+        if error is not None:
+            self._note_loss(lost, error)
+        elif is_last and self._lost is not None:
+            self._log.warn("access log: writing again, {lost} lines were lost", lost=self._lost)
+            self._lost = None
 
     def _note_loss(self, lines: int, reason: object) -> None:
         """Count lost lines, and log an error when they are the first ones."""
@@ -335,11 +352,14 @@ def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | 
 
 def _text_line(served: LogRecord) -> str:
     """Return a line in the combined format of common web servers, with five more fields."""
+    name = served.request_id
+    if not _WORD.fullmatch(name):
+        name = _word(name)
     return (
         f"{_words(served.address)} - - [{_clock_time(int(served.time))}]"
         f' "{_request_line(served.method, served.target, served.version)}"'
         f" {served.status} {served.sent} {_quoted(served.referer, served.agent)}"
-        f" {served.duration:.6f} {_words(served.cache, served.digest)} {_word(served.request_id)}\n"
+        f" {served.duration:.6f} {_words(served.cache, served.digest)} {name}\n"
     )
 
 
@@ -361,6 +381,10 @@ def _clock_time(second: int) -> str:
 
 @lru_cache(maxsize=512)
 def _request_line(*parts: bytes) -> str:
+    """Return three parts for one quoted field."""
+    line = b" ".join(parts)
+    if _THREE_WORDS.fullmatch(line):
+        return line.decode("ascii")
     return " ".join(map(_part, parts))
 
 
@@ -388,6 +412,7 @@ def _part(text: bytes) -> str:
     return _safe(text).replace(" ", "\\x20") or "-"
 
 
+@lru_cache(maxsize=512)
 def _safe(text: bytes) -> str:
     decoded = text.decode("latin-1")
     # Translation takes longer than the rest of a line, and is rarely needed.

@@ -26,6 +26,7 @@ from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, Head
 from blobserve.web.http.response import Answer
 from blobserve.web.http.target import WHOLE_SERVER, authority_of, origin_form
 from blobserve.web.server.connection_limits import ConnectionLimits
+from blobserve.web.server.fast_path import is_between_requests
 from blobserve.web.server.request_log import peer_of
 from blobserve.web.server.send import whole
 from blobserve.web.server.timeouts import ConnectionTimeouts
@@ -155,6 +156,9 @@ class ImageChannel(http.HTTPChannel):
         self._has_said_all = True
         if self._is_refused:
             self.close()
+        elif not (self._held or self._busyReceiving) and is_between_requests(self):
+            # As transports do for other protocols. Closing takes another reactor iteration.
+            self.transport.connectionLost(connectionDone)
         else:
             self._end_if_answered()
 

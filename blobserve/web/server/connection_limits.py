@@ -11,6 +11,7 @@ import math
 import resource
 from collections import defaultdict
 from collections.abc import Callable
+from functools import lru_cache
 from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
@@ -209,6 +210,7 @@ class ConnectionLimits(Generic[M]):
         return connection in self.open and connection not in self._leaving and connection.is_spare
 
 
+@lru_cache(maxsize=512)  # The same clients connect again, and parsing takes 20 microseconds.
 def network_of(address: str) -> bytes | None:
     """Return the key of a client: an IPv4 address, or the /64 network of an IPv6 address.
 

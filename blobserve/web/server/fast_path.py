@@ -18,13 +18,15 @@ from twisted.web.http import datetimeToString
 
 from blobserve.config import Config
 from blobserve.web.content.responder import Responder
-from blobserve.web.http.conditional import Fields
+from blobserve.web.http.mount import BY_PATH
 from blobserve.web.http.request_head import (
     MAX_FIELDS,
     MAX_LINE,
     MAX_SIZE,
     TOKEN,
+    FieldBlock,
     RequestHead,
+    RequestLine,
     selector,
 )
 from blobserve.web.http.target import is_host
@@ -74,9 +76,9 @@ class FastPath:
         self._config = config
         self._accounts = accounts
         self._clock = clock
-        # An offset to the clock, since asking for the time of day at each request takes longer.
-        self._compared_at, self._offset = -1, 0.0
-        self._second, self._date = 0, b""
+        # The clock's times between which this offset to the time of day and this date are used.
+        self._from = self._until = self._offset = 0.0
+        self._date = b""
 
     def answer(self, channel: Any, data: bytes) -> bool:
         """Answer `data` if it is one plain request with a response in memory.
@@ -85,56 +87,73 @@ class FastPath:
         """
         if self.is_shut or data[-4:] != _END or not is_between_requests(channel):
             return False
-        head = parse(data)
         config = self._config()
-        if head is None or not config.hot_path:
+        if not config.hot_path:
             return False
+        start, _, rest = data.partition(b"\r\n")
+        line = _known_line(start) if len(start) <= _MEMORISED else _line(start)
+        if line is None or len(data) > MAX_SIZE:
+            return False
+        block = _known_block(rest) if len(rest) <= _MEMORISED else _block(rest)
+        if block is None:
+            return False
+        mount, path = BY_PATH, line.path
         if config.sites:
-            head.mount, head.path = self._router.route(head.fields, channel.peer, head.path)
-        ready = self._files.from_memory(head)
+            mount, path = self._router.route(block.fields, channel.peer, path)
+            if mount.detour is not None:
+                return False
+        key = mount.name, path, block.selector
+        now = self._clock.seconds()
+        ready = self._files.cached_response(key, now)
+        if ready is None:
+            head = RequestHead(
+                line.method, line.target, path, line.query, block.fields, block.selector, mount
+            )
+            ready = self._files.new_response(head, key)
         if ready is None:
             return False
-        now = channel.active_at = self._clock.seconds()
-        status, answer, body = ready.respond(head.method, head.fields)
-        if int(now) != self._compared_at:
-            self._compared_at, self._offset = int(now), self._wall() - now
-        wall = now + self._offset
-        date = self._date if int(wall) == self._second else self._now(wall)
-        _write(channel.transport, b"".join((answer.before, date, answer.after, body)))
-        self._accounts.answered(channel.peer, head, ready, status, len(body), now, wall)
+        channel.active_at = now
+        status, answer, body = ready.respond(line.method, block)
+        if not self._from <= now < self._until:
+            self._compare_clocks(now)
+        content = b"".join((answer.before, self._date, answer.after, body))
+        transport = channel.transport
+        try:
+            # At once, without waiting for the reactor.
+            sent = transport.socket.send(content)
+        except OSError:
+            # The buffer is full or the client has left; the transport handles both.
+            sent = 0
+        if sent < len(content):
+            transport.write(content[sent:])
+        received = now + self._offset
+        self._accounts.answered(
+            channel.peer, line, block, ready, status, len(body), now, received, config
+        )
         return True
 
-    def _now(self, seconds: float) -> bytes:
-        """Return the value of ``Date``, and cache it for this second."""
-        self._second, self._date = int(seconds), datetimeToString(seconds)
-        return self._date
+    def _compare_clocks(self, now: float) -> None:
+        """Set the date, and the offset of the time of day, until the end of this second.
+
+        Asking for both at each request would take longer.
+        """
+        wall = self._wall()
+        self._date, self._offset = datetimeToString(wall), wall - now
+        self._from, self._until = now, now + 1 - wall % 1
 
 
-def parse(data: bytes) -> RequestHead | None:
-    """Parse the head of one plain GET or HEAD; None for anything else.
-
-    :param data: all received bytes, which end with an empty line.
-    """
-    line, _, block = data.partition(b"\r\n")
-    target = _known_target(line) if len(line) <= _MEMORISED else _target(line)
-    if target is None or len(data) > MAX_SIZE:
-        return None
-    plain = _known_fields(block) if len(block) <= _MEMORISED else _fields(block)
-    return None if plain is None else RequestHead(*target, *plain)
-
-
-def _target(line: bytes) -> tuple[bytes, bytes, bytes, bytes | None] | None:
-    """Return the method, target, path and query of a plain request line, else None."""
+def _line(line: bytes) -> RequestLine | None:
+    """Return the parts of a plain request line, else None."""
     found = _REQUEST_LINE.fullmatch(line)
     if found is None or len(line) > MAX_LINE:
         return None
     method, target = found.groups()
     path, mark, query = target.partition(b"?")
-    return method, target, path, query if mark else None
+    return RequestLine(method, target, path, query if mark else None)
 
 
-def _fields(block: bytes) -> tuple[Fields, tuple[bytes, ...]] | None:
-    """Return the header fields and the `selector` of a plain request, else None.
+def _block(block: bytes) -> FieldBlock | None:
+    """Return the header fields of a plain request, else None.
 
     :param block: the field lines, with the empty line at their end.
     """
@@ -148,18 +167,18 @@ def _fields(block: bytes) -> tuple[Fields, tuple[bytes, ...]] | None:
         if name in fields:  # two Host fields become an invalid one
             value = b"%s, %s" % (fields[name], value)
         fields[name] = value
-    if len(lines) > MAX_FIELDS or not _NOT_PLAIN.isdisjoint(fields):
+    if len(lines) > MAX_FIELDS or not fields.keys().isdisjoint(_NOT_PLAIN):
         return None
     if fields.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
     chosen = selector(fields)
     if chosen is None or not is_host(fields.get(b"host", b"/")):
         return None
-    return fields, chosen
+    return FieldBlock.of(fields, chosen)
 
 
-_known_target = lru_cache(1024)(_target)
-_known_fields = lru_cache(1024)(_fields)
+_known_line = lru_cache(1024)(_line)
+_known_block = lru_cache(1024)(_block)
 
 
 def is_between_requests(channel: Any) -> bool:
@@ -181,14 +200,3 @@ def is_between_requests(channel: Any) -> bool:
         and not transport.disconnecting
         and not transport._writeDisconnecting
     )
-
-
-def _write(transport: Any, data: bytes) -> None:
-    """Write to the socket at once, without waiting for the reactor."""
-    try:
-        sent = transport.socket.send(data)
-    except OSError:
-        # The buffer is full or the client has left; the transport handles both.
-        sent = 0
-    if sent < len(data):
-        transport.write(data[sent:])

@@ -324,6 +324,33 @@ def test_a_log_with_a_descriptor_that_takes_nothing(tmp_path: Path, said: list[s
     assert said[-1] == "access log: writing again, 2 lines were lost"
 
 
+class NoThreads:
+    """Threads that run no job."""
+
+    def run(self, f: Any, *args: Any, **kwargs: Any) -> Any:
+        """See `Threads.run`."""
+        raise AssertionError("a job for a thread")
+
+    def soon(self, f: Any) -> None:
+        """See `Threads.soon`."""
+        raise AssertionError("a job of a thread")
+
+
+def test_a_file_is_written_without_threads(tmp_path: Path, said: list[str]) -> None:
+    """A regular file gets its lines in the reactor's thread, in pieces of 64 KiB."""
+    clock, path = Clock(), tmp_path / "access.log"
+    log = access_log(str(path), clock, threads=NoThreads())
+    log.open()
+    log.write(attrs.evolve(SERVED, target=b"x" * 65_536))
+    assert path.stat().st_size > 65_536
+    log.write(SERVED)
+    log.reopen()
+    log.write(SERVED)
+    assert log.close().called
+    assert len(path.read_text().splitlines()) == 3
+    assert said == []
+
+
 def lost_lines(metrics: Metrics) -> float:
     """How many lines were lost."""
     name = "blobserve_access_log_lost_lines_total"
@@ -408,6 +435,7 @@ async def test_a_pipe_that_is_never_read(tmp_path: Path, said: list[str]) -> Non
     log.write(attrs.evolve(SERVED, request_id="1"))
     await until(lambda: path.exists() and path.stat().st_size > 0)
     assert ids(path.read_bytes().splitlines(keepends=True)) == [1]
+    await until(lambda: lost_lines(metrics) > 0)
     assert 70 <= lost_lines(metrics) <= 90
     path.unlink()
     os.mkfifo(path)

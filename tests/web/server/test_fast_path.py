@@ -17,6 +17,7 @@ import pytest
 import pytest_twisted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone
 from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
@@ -197,6 +198,17 @@ def tags(pair: Pair, path: str) -> set[bytes]:
             for sent, _over in pair.exchange([head.encode()]):
                 found |= set(_ETAG.findall(sent))
     return found
+
+
+@pytest.mark.parametrize("received", [b"", b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_a_client_that_closes_between_requests(pair: Pair, received: bytes) -> None:
+    """A connection is released as soon as its client closes it, if no request is under way."""
+    connection = Connection(pair.reactor, pair.hot)
+    if received:
+        connection.receive(received)
+    connection.transport.readConnectionLost(Failure(ConnectionDone()))
+    assert connection.channel.lost.called
+    assert connection.channel not in pair.hot.channels
 
 
 def spelled(name: str) -> st.SearchStrategy[str]:
