@@ -183,15 +183,18 @@ class Sources:
         return files
 
     def _opened(self, source: LocalSource) -> LayoutFiles:
-        from blobserve.oci.local.directory import LayoutDirectory
-        from blobserve.oci.local.docker_archive import DockerArchive
-        from blobserve.oci.local.oci_archive import OciArchive
-
-        if source.form == "oci":
-            return LayoutDirectory(source.path)
+        # Imported when they are needed, for a quick start.
         limits = self._config.limits
+        if source.form == "oci":
+            from blobserve.oci.local.directory import LayoutDirectory
+
+            return LayoutDirectory(source.path)
         if source.form == "oci-archive":
+            from blobserve.oci.local.oci_archive import OciArchive
+
             return OciArchive(source.path, self._disk, limits, unpack=self._unpack)
+        from blobserve.oci.local.docker_archive import DockerArchive
+
         return DockerArchive(source.path, self._disk, limits, self._unpack)
 
     def _registry(self, host: str, is_listed: bool) -> Registry:

@@ -68,6 +68,7 @@ class ImageResource(Resource):
         self.request_log = RequestLog(config, reactor, metrics, access_log, wall)
         self.responder = Responder(store, config, reactor, disk, wall)
         self.router = Router(config)
+        self._config = config
         self.pace = SlowClients(
             lambda: config().limits.client_minimum_rate, reactor, metrics.slow_clients
         )
@@ -105,6 +106,8 @@ class ImageResource(Resource):
     def routed(self, request: Request) -> RequestHead:
         """Return the head of a request, with the mount that its host and path lead to."""
         head = head_of(request)
+        if not self._config().sites:
+            return head
         authority = getattr(request, "authority", None)
         peer = peer_of(request.client)
         head.mount, head.path = self.router.route(head.fields, peer, head.path, authority)

@@ -88,7 +88,8 @@ class Responder:
 
     def with_rules(self, answer: Answer, asked: RequestContext) -> Answer:
         """Return the answer with the header fields of the rules of its repository or site."""
-        answer = dressed(answer, asked.changes, asked.head.mount)
+        if asked.head.mount.site is not None:
+            answer = dressed(answer, asked.changes, asked.head.mount)
         rules = asked.rules or self._rules_of(asked.head)
         return answer if rules is None else answer.with_rules(rules)
 

@@ -114,7 +114,9 @@ class CachedResponse:
 
     def _answer(self, verdict: Verdict) -> Answer:
         answer = self.shown.answer_to(verdict, BytesBody(self.content or b""))
-        return dressed(answer, self.changes, self.mount).with_rules(self.rules)
+        if self.mount.site is not None:
+            answer = dressed(answer, self.changes, self.mount)
+        return answer.with_rules(self.rules)
 
 
 def read_whole(lease: Lease, entry: Entry) -> bytes | None:
