@@ -12,6 +12,7 @@ import attrs
 import pytest
 from twisted.logger import capturedLogs
 
+from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Site
 from blobserve.configfile import load
 from tests.support.parts.images import Files, Link
@@ -461,6 +462,33 @@ async def test_wrong_lines_are_logged_once(tmp_path: Path) -> None:
                 assert await seen(it, "/a") == (302, "/b")
     lines = [(each["file"], each["line"]) for each in events if "problem" in each]
     assert lines == [("_redirects", 2)]
+
+
+@within(20)
+async def test_wrong_lines_of_several_sites_are_logged_once(tmp_path: Path) -> None:
+    """A wrong line of an image is logged once for each dialect of the sites that serve it."""
+    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+    rules = {**APP, "_redirects": b"/a /b\nnonsense\n"}
+    named = {
+        HOST: TAG,
+        "example.com/docs": TAG,
+        "netlify.example.com": {"image": TAG, "hostingDialect": "netlify"},
+        "plain.example.com": {"image": TAG, "hostingDialect": "none"},
+    }
+    found = load({"blobserve": {"sites": named}}).sites
+    disk = OwnThreads(reactor, 1, "disk")
+    disk.start()
+    with capturedLogs() as events:
+        async with serving(tmp_path, rules, disk=disk, sites=found, repos={}) as it:
+            assert (await get(it, "/", "plain.example.com")).status == 200
+            # As when the image becomes READY: one site after another.
+            await it.site.images.responder.read_rules(found[HOST].reference())
+            assert await seen(it, "/a") == (302, "/b")
+            assert await seen(it, "/docs/a", "example.com") == (302, "/docs/b")
+            assert await seen(it, "/a", "netlify.example.com") == (301, "/b")
+    disk.stop()
+    assert [each["site"] for each in events if "problem" in each] == [HOST, "netlify.example.com"]
 
 
 # --- Errors ---------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class ImageRules:
 
 NO_RULES = ImageRules(None, None)
 
+_Files = tuple[Entry | None, Entry | None]
 _Key = tuple[Dialect, bytes | None, bytes | None]
 
 
@@ -84,11 +85,15 @@ class SiteRules:
         if cached is not None:
             return cached
         reading = self._reading.get(key) or self._reading.start(
-            key,
-            lambda _: _read(shared, key[0], *files),
-            lambda rules: self._add(key, rules, lookup.site.key),
+            key, lambda _: self._read(shared, key, files, lookup.site.key)
         )
         return await reading.wait()
+
+    async def _read(self, shared: SharedLease, key: _Key, files: _Files, site: str) -> ImageRules:
+        rules = await _read(shared, key[0], *files)
+        # Before the waiters go on: they may ask for the same rules at once, for another site.
+        self._add(key, rules, site)
+        return rules
 
     def _get(self, key: _Key) -> ImageRules | None:
         cached = self._cached.get(key)
