@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -10,28 +11,37 @@ from tests.apps.hosted import FOR_EVER, RULES, Hosted, caching, hosted
 from tests.support.parts.images import files_below
 from tests.support.parts.npm import build, installed
 
-BRANCHES = ("live", "pr-7")
-SITES = ("http://app.example.com", "http://netlify.example.com")
+BUILDS = {
+    "live": {"VITE_BRANCH": "live"},
+    "prefixed": {"VITE_BRANCH": "live", "SITE_BASE": "/shop/"},
+    "pr-7": {"VITE_BRANCH": "pr-7"},
+}
+SITES = {
+    "http://app.example.com": "live",
+    "http://netlify.example.com": "live",
+    "http://www.example.com/shop": "prefixed",
+}
 Builds = dict[str, dict[str, bytes]]
 
 
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
-    """The files that Vite builds, by branch."""
+    """The files that Vite builds, by tag."""
     tree = installed("vite-react", tmp_path_factory.mktemp("apps"))
     found = {}
-    for branch in BRANCHES:
-        build(tree, {"VITE_BRANCH": branch})
-        found[branch] = files_below(tree / "dist")
+    for tag, environment in BUILDS.items():
+        build(tree, environment)
+        found[tag] = files_below(tree / "dist")
     return found
 
 
 @pytest.fixture(scope="module")
 def app(builds: Builds) -> Iterator[Hosted]:
-    """The application in both dialects, and its previews."""
+    """The application in both dialects, below a prefix, and its previews."""
     sites = {
         "app.example.com": "live",
         "netlify.example.com": {"image": "live", "hostingDialect": "netlify"},
+        "www.example.com/shop": "prefixed",
         "*.preview.example.com": "{1}",
     }
     with hosted(builds, sites) as it:
@@ -40,11 +50,11 @@ def app(builds: Builds) -> Iterator[Hosted]:
 
 @pytest.mark.parametrize("site", SITES)
 def test_root_and_routes(app: Hosted, site: str) -> None:
-    """The application starts at the root of its host, and its router changes the URL."""
+    """The application starts at the root of its site, and its router changes the URL."""
     app.browser.open(f"{site}/")
     assert app.heading("Home of live")
     assert app.browser.shows("document.getElementById('cart').naturalWidth > 0")
-    app.click("a[href='/users/jane.doe']")
+    app.click("a[href$='/users/jane.doe']")
     assert app.heading("User jane.doe")
     assert app.location() == f"{site}/users/jane.doe"
     assert app.browser.page.problems == []
@@ -76,14 +86,14 @@ def test_a_lazy_chunk(app: Hosted, builds: Builds, site: str) -> None:
     """A route loads its own script, style and worker when it is first shown."""
     lazy = {
         f"{site}/{name}"
-        for name in builds["live"]
+        for name in builds[SITES[site]]
         if name.startswith(("assets/Report-", "assets/sum-")) and not name.endswith(".map")
     }
     app.browser.open(f"{site}/")
     assert app.heading("Home")
     assert len(lazy) == 3
     assert not lazy & app.browser.page.answers.keys()
-    app.click("a[href='/report']")
+    app.click("a[href$='/report']")
     assert app.heading("Report: 42")
     color = "getComputedStyle(document.querySelector('h1')).color"
     assert app.browser.run(color) == "rgb(0, 128, 0)"
@@ -102,8 +112,9 @@ def test_redirect_rules(app: Hosted, site: str) -> None:
     assert app.location() == f"{site}/users/jane.doe"
     assert app.browser.page.problems == []
     old, people = app.fetch(f"{site}/old"), app.fetch(f"{site}/people/x")
-    assert (old.status, old.headers["Location"]) == (301, "/report")
-    assert (people.status, people.headers["Location"]) == (302, "/users/x")
+    prefix = urlsplit(site).path
+    assert (old.status, old.headers["Location"]) == (301, f"{prefix}/report")
+    assert (people.status, people.headers["Location"]) == (302, f"{prefix}/users/x")
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -124,30 +135,28 @@ def test_header_rules(app: Hosted, site: str) -> None:
     assert app.browser.run("window.inline === undefined")
 
 
-def test_missing_files(app: Hosted) -> None:
-    """Without `404.html`, a missing file is 404 at Cloudflare; the rule of Netlify covers it."""
-    missing = "/assets/index-B0dqCkY2.js"
-    assert app.fetch(SITES[0] + missing).status == 404
-    answer = app.fetch(SITES[1] + missing)
-    assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache")
-    app.browser.open(f"{SITES[0]}/")
-    status = app.browser.run(f"fetch('{missing}').then((answer) => answer.status)")
-    assert status == 404
-
-
-def test_a_preview(app: Hosted) -> None:
-    """A branch is a site at its own host, and is not indexed."""
-    site = "http://pr-7.preview.example.com"
+@pytest.mark.parametrize("site", SITES)
+def test_missing_files(app: Hosted, builds: Builds, site: str) -> None:
+    """A missing script is 404, but in the dialect of Netlify its rule for all paths applies."""
+    missing = f"{site}/assets/index-B0dqCkY2.js"
+    answer = app.fetch(missing)
+    if "netlify" in site:
+        assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache")
+        assert answer.body == builds["live"]["index.html"]
+    else:
+        assert (answer.status, answer.headers["Cache-Control"]) == (404, "no-store")
     app.browser.open(f"{site}/")
-    assert app.heading("Home of pr-7")
-    assert app.browser.page.fields[f"{site}/"]["x-robots-tag"] == "noindex"
-    app.browser.open(f"{site}/report")
-    assert app.heading("Report: 42")
-    app.browser.reload()
-    assert app.heading("Report: 42")
-    assert app.browser.page.problems == []
-    app.browser.open("http://pr-8.preview.example.com/")
-    assert list(app.browser.page.answers.values()) == [404]
+    status = app.browser.run(f"fetch('{missing}').then((answer) => answer.status)")
+    assert status == answer.status
+
+
+def test_the_rule_for_all_paths(app: Hosted) -> None:
+    """The rule `/* /index.html 200` is reported in the dialect of Cloudflare alone."""
+    lines = app.server.output.read_text().splitlines()
+    [report] = [line for line in lines if "_redirects:4" in line]
+    assert "the rule `/* /index.html 200` is skipped" in report
+    assert "netlify" not in report
+    assert not any("_headers:" in line for line in lines)
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -156,7 +165,7 @@ def test_every_file(app: Hosted, builds: Builds, site: str) -> None:
 
     One of the six names has a hash that could be words.
     """
-    found = caching(app, f"{site}/", builds["live"])
+    found = caching(app, f"{site}/", builds[SITES[site]])
     hashed = {n for n in found if n.startswith("assets/") and not n.endswith(".js.map")}
     immutable = {name for name, value in found.items() if value == FOR_EVER}
     assert immutable <= hashed
@@ -164,4 +173,4 @@ def test_every_file(app: Hosted, builds: Builds, site: str) -> None:
     assert any(name.startswith("assets/index-") and name.endswith(".js") for name in immutable)
     assert found["index.html"] == "no-cache"
     for name in RULES:
-        assert app.fetch(f"{site}/{name}").body != builds["live"][name]
+        assert app.fetch(f"{site}/{name}").body != builds[SITES[site]][name]

@@ -11,7 +11,7 @@ function User() {
 }
 
 createRoot(document.getElementById("root")).render(
-  <BrowserRouter>
+  <BrowserRouter basename={import.meta.env.BASE_URL}>
     <nav>
       <img id="cart" src={cart} alt="" />
       <Link to="/">Home</Link> <Link to="/users/jane.doe">Jane</Link> <Link to="/report">Report</Link>

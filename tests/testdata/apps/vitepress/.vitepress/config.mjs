@@ -2,9 +2,8 @@ import { defineConfig } from "vitepress";
 
 export default defineConfig({
   title: "Manual",
-  base: process.env.SITE_BASE ?? "/",
   cleanUrls: true,
-  head: [["link", { rel: "icon", href: `${process.env.SITE_BASE ?? "/"}favicon.svg` }]],
+  head: [["link", { rel: "icon", href: "/favicon.svg" }]],
   themeConfig: {
     search: { provider: "local" },
     sidebar: [
