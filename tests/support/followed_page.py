@@ -55,11 +55,13 @@ class Follower:
         replaced: Mapping[str, str],
         settings: Mapping[str, Any],
         port: int,
-        insecure: str = "",
+        cache: Path,
+        insecure: str,
     ) -> None:
         """Prepare the programs that the page runs.
 
         :param port: the port on which blobserve listens.
+        :param cache: the directory for the blob space, owned by the user of this process.
         :param insecure: the registry that container tools may use without TLS.
         """
         self.directory, self.port = directory, port
@@ -84,7 +86,7 @@ class Follower:
             **os.environ,
             "HOME": str(directory),
             "XDG_RUNTIME_DIR": str(directory),
-            "XDG_CACHE_HOME": str(directory / "cache"),
+            "XDG_CACHE_HOME": str(cache),
             "PATH": os.pathsep.join([str(programs), os.environ["PATH"], "/usr/sbin", "/sbin"]),
             "PYTHONPATH": os.pathsep.join(
                 [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -111,7 +113,7 @@ class Follower:
     def restart(self) -> None:
         """Start the server again, with an empty blob space."""
         self.stop()
-        shutil.rmtree(self.directory / "cache")
+        shutil.rmtree(self.environment["XDG_CACHE_HOME"])
         self._serve("blobserve.yaml")
 
     def follow(self, omitted: str = r"\Z\A") -> None:
@@ -121,13 +123,19 @@ class Follower:
                 self.do(block)
 
     def do(self, block: Block) -> None:
-        """Write the file of a block, start its server, or run its commands."""
+        """Write the file of a block, start its server, or run its commands.
+
+        YAML without a name is an entry of ``sites``, and is checked.
+        """
         if block.name == "blobserve.yaml":
             self.write(block.name, yaml.safe_dump(self._on_loopback(yaml.safe_load(block.text))))
         elif block.name:
             self.write(block.name, block.text)
         elif block.language == "console":
             self._compare(block.text)
+        elif block.language == "yaml":
+            self.write("part.yaml", f"blobserve:\n  sites:\n{block.text}")
+            self.shell("twist blobserve --config part.yaml --check")
         elif block.language == "sh":
             if server := _SERVER.fullmatch(block.text):
                 self._serve(server[1])
