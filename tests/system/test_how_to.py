@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import attrs
 import pytest
 import yaml
 
@@ -290,3 +291,13 @@ def test_hosting_rules(following: Following, page: str) -> None:
     reader = following(page, {"team/shop": f"team/{page.partition('.')[0]}"})
     reader.write("Containerfile", "FROM scratch\nCOPY dist/ /\n")
     reader.follow()
+    for block in reader.blocks:
+        if "headers: {Referrer-Policy: no-referrer}" in block.text:
+            text = f"blobserve:\n  sites:\n{block.text}"
+            reader.do(attrs.evolve(block, name="blobserve.yaml", text=text))
+            reader.restart()
+            policy = reader.shell(
+                f"curl -sI -H 'Host: app.example.com' http://localhost:{reader.port}/ |"
+                " grep -i ^referrer"
+            )
+            assert policy.strip() == "Referrer-Policy: no-referrer"
