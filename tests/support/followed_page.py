@@ -16,12 +16,13 @@ import yaml
 
 from tests.support.parts.programs import Part, answers, end, give_away, ordinary_user, wait_until
 from tests.support.parts.server import ROOT
+from tests.support.slack import SLACK
 
 HOW_TO = ROOT / "docs" / "how-to"
 _PIECE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"`([^`\s]+)`:\s*\Z")
 _SERVER = re.compile(r"twist blobserve --config (\S+)\n")
-_COMMAND_TIME = 60
+_COMMAND_TIME = 60 * SLACK
 
 
 @attrs.frozen

@@ -63,7 +63,7 @@ def following(registry: DockerRegistry, tmp_path: Path) -> Iterator[Following]:
             }
             text = (HOW_TO / page).read_text()
             names = {old: new for old, new in names.items() if old in text}
-            settings = {"registries": {registry.host: {"insecure": True}}}
+            settings = {"registries": {registry.host: {"insecure": True}}, "timeout": "60s"}
             cache = tmp_path / "cache"
             names |= replaced
             follower = Follower(directory, page, names, settings, port, cache, registry.host)
