@@ -24,6 +24,9 @@ _NAME = re.compile(r"`([^`\s]+)`:\s*\Z")
 _SERVER = re.compile(r"twist blobserve --config (\S+)\n")
 _COMMAND_TIME = 60 * SLACK
 
+CURL_OPTIONS = f"max-time = {_COMMAND_TIME / 2}\n"
+"""Options for each curl of a page: it ends before the time of its command."""
+
 
 @attrs.frozen
 class Block:
@@ -83,6 +86,7 @@ class Follower:
         twist.chmod(0o755)
         registries = f'[[registry]]\nlocation = "{insecure}"\ninsecure = true\n'
         self.write(".config/containers/registries.conf", registries)
+        self.write(".curlrc", CURL_OPTIONS)
         self.environment = {
             **os.environ,
             "HOME": str(directory),

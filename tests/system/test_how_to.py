@@ -15,7 +15,7 @@ import yaml
 
 from blobserve.names.host import canonical_host
 from blobserve.names.reference import Reference
-from tests.support.followed_page import HOW_TO, Follower
+from tests.support.followed_page import CURL_OPTIONS, HOW_TO, Follower
 from tests.support.parts.authority import Authority
 from tests.support.parts.images import Image
 from tests.support.parts.nginx import Nginx
@@ -244,7 +244,7 @@ def test_tls_in_front(
             trusted = proxy(reader, plain, tls)
             to = "connect-to = app.example.com:{}:127.0.0.1:{}\n"
             lines = to.format(80, plain) + to.format(443, tls)
-            reader.write(".curlrc", f"cacert = {trusted}\n{lines}")
+            reader.write(".curlrc", f"{CURL_OPTIONS}cacert = {trusted}\n{lines}")
             # Caddy makes its certificates after it has begun to listen.
             reader.shell("until curl -s -o /dev/null https://app.example.com/; do sleep 0.1; done")
         reader.do(block)
