@@ -176,10 +176,12 @@ def test_a_start_imports_no_rare_parts() -> None:
     """A service starts without the parts that most servers do not need."""
     rare = [
         "brotli",
-        "blobserve.oci.local",
+        "blobserve.oci.local.layout",
         "blobserve.store.blobs.sibling_decoder",
         "blobserve.store.lazy.toc.entries",
         "blobserve.web.content.listing",
+        "blobserve.web.hosting.header_rules",
+        "blobserve.web.hosting.redirects",
     ]
     program = (
         "import sys, blobserve.daemon.plugin, blobserve.service;"

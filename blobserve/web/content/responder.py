@@ -24,7 +24,6 @@ from blobserve.store.refstore import RefStore
 from blobserve.web.content.derived import DerivedCache
 from blobserve.web.content.early_body import early_answer
 from blobserve.web.content.leased_body import Checks, FileBody, SharedLease, too_slow
-from blobserve.web.content.listing_view import ListingView
 from blobserve.web.content.lookup import Directory, NeedsSlash
 from blobserve.web.content.representation import Representation, Role, Variant
 from blobserve.web.content.response_cache import (
@@ -42,7 +41,7 @@ from blobserve.web.content.site_rules import ImageRules, SiteRules
 from blobserve.web.content.site_selection import Selected, select_on_site
 from blobserve.web.content.stable_names import StableNames
 from blobserve.web.content.variants import choose
-from blobserve.web.hosting.redirects import RuleMatch
+from blobserve.web.hosting.rule_match import RuleMatch
 from blobserve.web.http.caching import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.http.conditional import Fields
 from blobserve.web.http.mount import Detour
@@ -254,6 +253,7 @@ class Responder:
     ) -> tuple[Representation, Body]:
         # Imported late: listings are off by default.
         from blobserve.web.content.listing import listed
+        from blobserve.web.content.listing_view import ListingView
 
         limit = self._config().limits.listing_entries
         head, view = asked.head, None

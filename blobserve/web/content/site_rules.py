@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import attrs
 from twisted.logger import Logger
@@ -19,10 +19,12 @@ from blobserve.concurrency.singleflight import SingleFlight
 from blobserve.store.index.entry import Entry
 from blobserve.web.content.leased_body import SharedLease
 from blobserve.web.content.site_lookup import SiteLookup
-from blobserve.web.hosting.header_rules import HeaderRules
-from blobserve.web.hosting.redirects import RedirectRules
-from blobserve.web.hosting.rule_lines import MAX_BYTES, Dialect, RuleProblem
 from blobserve.web.http.header_changes import HeaderChanges
+
+if TYPE_CHECKING:
+    from blobserve.web.hosting.header_rules import HeaderRules
+    from blobserve.web.hosting.redirects import RedirectRules
+    from blobserve.web.hosting.rule_lines import Dialect, RuleProblem
 
 _log = Logger()
 
@@ -57,7 +59,7 @@ class ImageRules:
 NO_RULES = ImageRules(None, None)
 
 _Files = tuple[Entry | None, Entry | None]
-_Key = tuple[Dialect, bytes | None, bytes | None]
+_Key: TypeAlias = "tuple[Dialect, bytes | None, bytes | None]"
 
 
 class SiteRules:
@@ -123,6 +125,10 @@ def _key(lookup: SiteLookup, redirects: Entry | None, headers: Entry | None) -> 
 async def _read(
     shared: SharedLease, dialect: Dialect, redirects: Entry | None, headers: Entry | None
 ) -> ImageRules:
+    # Imported late: most images have no rules.
+    from blobserve.web.hosting.header_rules import HeaderRules
+    from blobserve.web.hosting.redirects import RedirectRules
+
     # The request that started the reading may end before the requests that wait for it.
     shared.acquire()
     try:
@@ -141,6 +147,8 @@ async def _parsed(
         return None
     if not entry.size:
         return parse(b"")
+    from blobserve.web.hosting.rule_lines import MAX_BYTES
+
     with closing(shared.lease.filesystem.file(entry)) as file:
         # One byte more, so that `parse` reports a file that is too large.
         return await file.apply(parse, min(entry.size, MAX_BYTES + 1), shared)

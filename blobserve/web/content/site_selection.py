@@ -15,7 +15,7 @@ from blobserve.web.content.rewrite import Edits, Variables, edits_for
 from blobserve.web.content.selection import Selection
 from blobserve.web.content.site_lookup import Relocation, SiteLookup
 from blobserve.web.content.site_rules import ImageRules
-from blobserve.web.hosting.redirects import RuleMatch
+from blobserve.web.hosting.rule_match import RuleMatch
 from blobserve.web.http.target import Target, canonical
 
 Selected: TypeAlias = Selection | Directory | NeedsSlash | Relocation | RuleMatch

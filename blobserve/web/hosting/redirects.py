@@ -22,6 +22,7 @@ from blobserve.web.hosting.rule_lines import (
     quoted,
     rule_lines,
 )
+from blobserve.web.hosting.rule_match import RuleMatch
 from blobserve.web.hosting.rule_pattern import (
     Pattern,
     PatternError,
@@ -49,21 +50,6 @@ _DEFAULT_STATUS = {"cloudflare": 302, "netlify": 301}
 _STATUS = re.compile(r"([0-9]{3})(!?)")
 _CONDITIONS = ("country", "language", "cookie", "role")
 _SINGLE_PAGES = (b"/index.html", b"/index", b"/")
-
-
-@attrs.frozen
-class RuleMatch:
-    """The effect of a rule on a request.
-
-    With a redirect status, `location` is the value of ``Location``: a URL, or a path below the
-    site that begins with one slash. With 200 it is the path of the file to serve, and with 404 the
-    path of the page to send; both are encoded and have no query. `is_forced` says that the rule
-    wins over an existing file, as all rules of Cloudflare do.
-    """
-
-    status: int
-    location: bytes
-    is_forced: bool
 
 
 @attrs.frozen
