@@ -111,8 +111,7 @@ class ImageResource(Resource):
         authority = getattr(request, "authority", None)
         peer = peer_of(request.client)
         head.mount, head.path = self.router.route(head.fields, peer, head.path, authority)
-        if head.mount.site is not None:
-            head.authority = self.router.authority(head.fields, peer, authority)
+        head.authority = self.router.authority(head.fields, peer, authority)
         return head
 
     def _render(self, request: Request, head: RequestHead) -> int:

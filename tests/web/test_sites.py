@@ -142,6 +142,33 @@ async def test_the_host_that_a_page_names(tmp_path: Path) -> None:
                 assert b"8443" not in body
 
 
+@pytest.mark.parametrize("hot_path", [True, False])
+@within(20)
+async def test_the_host_in_the_log(tmp_path: Path, hot_path: bool) -> None:
+    """The access log has the host that the client asked for, on the fast path too."""
+    forwarded = {"X-Forwarded-Host": "outer.example, inner.example", "X-Forwarded-For": "192.0.2.7"}
+    async with hosting(tmp_path, APP, {"*": TAG}) as it:
+        proxies = load({"blobserve": {"trustedProxies": ["127.0.0.0/8"]}}).trusted_proxies
+        for trusted, fields, target, expected in (
+            ((), {}, "/", b"APP.example.com:80"),
+            ((), forwarded, "/", b"APP.example.com:80"),
+            (proxies, forwarded, "/", b"outer.example"),
+            (proxies, forwarded, "/nope.js", b"outer.example"),
+            (proxies, {}, "http://target.example/", b"target.example"),
+        ):
+            it.config = attrs.evolve(it.config, trusted_proxies=trusted, hot_path=hot_path)
+            it.log.clear()
+            for _ in range(3):
+                await it.fetch(target, "GET", fields, "APP.example.com:80")
+            assert [each.host for each in it.log] == [expected] * 3
+        it.log.clear()
+        await it.fetch("/", "GET", {}, "bad host")
+        client = await it.connect()
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        await client.all()
+        assert [(each.status, each.host) for each in it.log] == [(400, None), (200, None)]
+
+
 @within(20)
 async def test_the_form_by_path(tmp_path: Path) -> None:
     """A host without a site uses the form by path; ``*`` gives way to repositories of `repos`."""

@@ -16,8 +16,7 @@ _NO_INDEX: Header = (b"X-Robots-Tag", b"noindex")
 
 def site_name(head: RequestHead) -> str:
     """Return the name of a site for its visitors: its host, or the host that was asked for."""
-    asked = head.fields.get(b"host", b"") if head.authority is None else head.authority
-    return head.mount.host or host_of(asked)
+    return head.mount.host or host_of(head.asked_host or b"")
 
 
 def dressed(answer: Answer, changes: HeaderChanges | None, mount: Mount) -> Answer:

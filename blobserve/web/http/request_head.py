@@ -155,6 +155,15 @@ def selector(fields: Fields) -> tuple[bytes, ...] | None:
     return None if b"if-range" in fields else ()
 
 
+def forwarded_host(fields: Fields) -> bytes | None:
+    """Return the host in ``X-Forwarded-Host``, for a trusted proxy; None without that field.
+
+    The first member is that of the proxy next to the client.
+    """
+    value = fields.get(b"x-forwarded-host")
+    return None if value is None else value.partition(b",")[0].strip(b" \t")
+
+
 def _listed(value: bytes) -> set[bytes]:
     """Return the members of a list of tokens, in lower case."""
     return {each.strip(b" \t").lower() for each in value.split(b",")}
@@ -188,6 +197,9 @@ class FieldBlock:
     agent: bytes | None
     forwarded: bytes | None
     """The value of ``X-Forwarded-For``."""
+    host: bytes | None
+    forwarded_host: bytes | None
+    """The result of the function `forwarded_host`."""
 
     @classmethod
     def of(cls, fields: Fields, chosen: tuple[bytes, ...]) -> FieldBlock:
@@ -199,6 +211,8 @@ class FieldBlock:
             fields.get(b"referer"),
             fields.get(b"user-agent"),
             fields.get(b"x-forwarded-for"),
+            fields.get(b"host"),
+            forwarded_host(fields),
         )
 
 
@@ -218,7 +232,7 @@ class RequestHead:
     mount: Mount = BY_PATH
     """The mount that the path is relative to."""
     authority: bytes | None = None
-    """The host that the client asked for, maybe with a port; None if ``Host`` has it."""
+    """The host that the client asked for, maybe with a port; None if it is that of ``Host``."""
 
     @property
     def prefix(self) -> bytes:
@@ -237,6 +251,11 @@ class RequestHead:
     def root(self) -> str:
         """The path of the root of the mount, as in URLs; it begins and ends with a slash."""
         return self.prefix.decode("ascii", "replace") + "/"
+
+    @property
+    def asked_host(self) -> bytes | None:
+        """The host that the client asked for, maybe with a port; None if there is none."""
+        return self.fields.get(b"host") if self.authority is None else self.authority or None
 
     @property
     def is_websocket(self) -> bool:

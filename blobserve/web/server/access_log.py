@@ -27,6 +27,7 @@ from twisted.logger import Logger
 
 from blobserve.concurrency.threads import Threads
 from blobserve.config import AccessLogRules, Network
+from blobserve.web.hosting.host_table import host_of
 
 _FLUSH_AFTER = 1.0
 _FLUSH_AT = 256 * 1024
@@ -63,6 +64,8 @@ class LogRecord:
     request_id: str
     referer: bytes | None
     agent: bytes | None
+    host: bytes | None = None
+    """The host that the client asked for, maybe with a port. Only lines of JSON show it."""
 
 
 class AccessLog:
@@ -328,6 +331,12 @@ def client_address(peer: str, forwarded: Sequence[bytes], trusted: Sequence[Netw
     return peer
 
 
+@lru_cache(1024)
+def is_trusted(peer: str, proxies: tuple[Network, ...]) -> bool:
+    """Return whether a peer is a trusted proxy."""
+    return is_within(peer, proxies)
+
+
 def is_within(address: str, networks: Sequence[Network]) -> bool:
     """Return whether `address` is an address in one of these networks."""
     parsed = parse_address(address)
@@ -368,6 +377,7 @@ def _json_line(served: LogRecord) -> str:
         name: value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
         for name, value in attrs.asdict(served).items()
     }
+    fields["host"] = _host(served.host) if served.host else None
     return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
@@ -377,6 +387,12 @@ def _clock_time(second: int) -> str:
 
 
 # Escaped fields are cached, because clients repeat them. Otherwise a line would take twice as long.
+
+
+@lru_cache(maxsize=512)
+def _host(authority: bytes) -> str | None:
+    """Return a host as sites are compared; None if it is no host name."""
+    return host_of(authority) or None
 
 
 @lru_cache(maxsize=512)

@@ -22,7 +22,12 @@ from blobserve.web.content.response_cache import CachedResponse
 from blobserve.web.http.conditional import Fields
 from blobserve.web.http.request_head import FieldBlock, HeadCheck, RequestContext, RequestLine
 from blobserve.web.http.response import Answer
-from blobserve.web.server.access_log import LogRecord, client_address, parse_address
+from blobserve.web.server.access_log import (
+    LogRecord,
+    client_address,
+    is_trusted,
+    parse_address,
+)
 from blobserve.web.server.send import abort
 
 ABORTED = 499
@@ -141,6 +146,9 @@ class RequestLog:
         :param started: its start by the reactor's clock.
         :param received: its start as time of day, in seconds since 1970.
         """
+        host = block.host
+        if block.forwarded_host is not None and is_trusted(peer, config.trusted_proxies):
+            host = block.forwarded_host
         if block.forwarded and config.trusted_proxies:
             peer = client_address(peer, [block.forwarded], config.trusted_proxies)
         method, duration = line.method, self._reactor.seconds() - started
@@ -161,6 +169,7 @@ class RequestLog:
                 next(self.ids),
                 block.referer,
                 block.agent,
+                host,
             )
         )
 
@@ -185,6 +194,7 @@ class RequestLog:
                 request_id=record.request_id,
                 referer=fields.get(b"referer"),
                 agent=fields.get(b"user-agent"),
+                host=head.asked_host,
             )
         )
         if not self.open and self._idle:

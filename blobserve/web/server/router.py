@@ -6,11 +6,10 @@ Pure. Hosts that match no site use the URLs that name their images.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import attrs
 
-from blobserve.config import Config, Network
+from blobserve.config import Config
 from blobserve.errors import NotFound
 from blobserve.web.hosting.host_table import (
     HostRedirect,
@@ -21,8 +20,9 @@ from blobserve.web.hosting.host_table import (
 )
 from blobserve.web.http.conditional import Fields
 from blobserve.web.http.mount import BY_PATH, NOWHERE, Detour, Mount
+from blobserve.web.http.request_head import forwarded_host
 from blobserve.web.http.target import Target
-from blobserve.web.server.access_log import is_within
+from blobserve.web.server.access_log import is_trusted
 
 _MOST_MOUNTS = 4096
 """Previews whose mounts are remembered. Clients choose their labels."""
@@ -68,10 +68,9 @@ class Router:
 
     def authority(self, fields: Fields, peer: str, authority: bytes | None = None) -> bytes:
         """Return the host that the client asked for, maybe with a port. See `route`."""
-        proxies = self._config().trusted_proxies
-        if b"x-forwarded-host" in fields and is_trusted(peer, proxies):
-            # The first member is that of the proxy next to the client.
-            return fields[b"x-forwarded-host"].partition(b",")[0].strip(b" \t")
+        forwarded = forwarded_host(fields)
+        if forwarded is not None and is_trusted(peer, self._config().trusted_proxies):
+            return forwarded
         return fields.get(b"host", b"") if authority is None else authority
 
     def _follow(self, config: Config) -> None:
@@ -91,12 +90,6 @@ class Router:
                 self._mounts.clear()
             self._mounts[key] = mount
         return mount
-
-
-@lru_cache(1024)
-def is_trusted(peer: str, proxies: tuple[Network, ...]) -> bool:
-    """Return whether a peer is a trusted proxy."""
-    return is_within(peer, proxies)
 
 
 def _names_image(path: bytes, config: Config) -> bool:

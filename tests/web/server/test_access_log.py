@@ -49,6 +49,7 @@ SERVED = LogRecord(
     request_id="id-1",
     referer=None,
     agent=b"curl/8",
+    host=b"app.example.com",
 )
 
 
@@ -97,7 +98,26 @@ def test_a_line_of_json(tmp_path: Path) -> None:
     [line] = stand.lines()
     expected = attrs.asdict(SERVED) | {"agent": '"\\xff\n', "digest": None}
     expected |= {"method": "GET", "target": "/r.example/x:v1/a?b=c", "version": "HTTP/1.1"}
-    assert json.loads(line) == expected
+    assert json.loads(line) == expected | {"host": "app.example.com"}
+
+
+def test_hosts_in_json(tmp_path: Path) -> None:
+    """The host in a JSON line has the form in which sites are compared."""
+    stand = Stand(tmp_path, "json")
+    hosts = (b"APP.example.com.:80", b"[::1]:80", b"127.0.0.1", b"", None, b":80", b"\xff", b"a b")
+    for host in hosts:
+        stand.log.write(attrs.evolve(SERVED, host=host))
+    stand.log.close()
+    assert [json.loads(line)["host"] for line in stand.lines()] == [
+        "app.example.com",
+        "[::1]",
+        "127.0.0.1",
+        None,
+        None,
+        None,
+        None,
+        "a b",
+    ]
 
 
 def test_a_log_that_is_off(tmp_path: Path) -> None:
@@ -141,6 +161,7 @@ odd_text = odd.map(lambda each: each.decode("utf-8", "surrogateescape")) | st.te
             "version": odd,
             "referer": st.none() | odd,
             "agent": st.none() | odd,
+            "host": st.none() | odd,
             "address": odd_text,
             "cache": st.none() | odd_text,
             "digest": st.none() | odd_text,
