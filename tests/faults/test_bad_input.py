@@ -119,7 +119,7 @@ prometheusAddr: 9500
     ("text", "said"),
     [
         (b"", [": the key blobserve is missing"]),
-        (b"port: 80\n", [":1: the key blobserve is missing", ":1: port: this key belongs under b"]),
+        (b"port: 80\n", [":1: port: this key belongs under blobserve"]),
         (b"blobserve:\n", [":1: blobserve: expected mapping, got nothing"]),
         (b"- blobserve\n", [":1: expected mapping, got list"]),
         (b"blobserve:\n\tport: 1\n", [":2: not YAML: a tab; indent with spaces"]),
