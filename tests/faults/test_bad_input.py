@@ -119,7 +119,7 @@ prometheusAddr: 9500
     ("text", "said"),
     [
         (b"", [": the key blobserve is missing"]),
-        (b"port: 80\n", [":1: port: this key belongs under blobserve"]),
+        (b"port: 80\n", [":1: port: this key belongs under b", ":1: the key blobserve is missing"]),
         (b"blobserve:\n", [":1: blobserve: expected mapping, got nothing"]),
         (b"- blobserve\n", [":1: expected mapping, got list"]),
         (b"blobserve:\n\tport: 1\n", [":2: not YAML: a tab; indent with spaces"]),
@@ -349,7 +349,11 @@ def test_urls_that_name_no_image(serve: Callable[..., Server]) -> None:
         ("/alpine:3/", "alpine:3/", NO_REPOSITORY),
         ("/alpine", "alpine", NO_HOST),
         ("/alpine:latest/index.html", "alpine:latest/index.html", NO_HOST),
-        ("/https://b.example/site:v1/", "https:/b.example/site", NO_HOST),
+        (
+            "/https://b.example/site:v1/",
+            "https:/b.example/site:v1",
+            "leave out https:/: write b.example/site:v1",
+        ),
         ("/b.example/site", "b.example/site", NO_TAG),
         ("/b.example/site/app.js", "b.example/site/app.js", NO_TAG),
         ("/b.example/Site:v1/", "b.example/Site", REPOSITORY_FORM),
