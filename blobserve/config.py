@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 import attrs
 
+from blobserve.errors import MalformedReference
 from blobserve.names.digest import Digest
 from blobserve.names.platform import Platform
 from blobserve.names.proxy import Proxy
@@ -309,6 +310,22 @@ class AccessLogRules:
 
 
 @attrs.frozen
+class WebhookRules:
+    """The places where registries post their notifications.
+
+    Without `secret_file` there is none. Without `listen` and `path`, only the resource of an
+    embedding application takes notifications.
+    """
+
+    listen: tuple[str, ...] = ()
+    """Twisted server endpoint descriptions of listeners for notifications alone."""
+    path: str | None = None
+    """The path on the main listeners, at every host; it has no slash at the end."""
+    secret_file: Path | None = None
+    """The file with the secrets, one a line."""
+
+
+@attrs.frozen
 class Address:
     """A TCP address to listen on; an empty host means all interfaces."""
 
@@ -337,6 +354,7 @@ class Config:
     limits: Limits = Limits()
     trusted_proxies: tuple[Network, ...] = ()
     access_log: AccessLogRules = AccessLogRules()
+    webhooks: WebhookRules = WebhookRules()
     docker_auth: Path | None = None
     prometheus_addr: Address | None = None
     readiness_addr: Address | None = None
@@ -347,6 +365,14 @@ class Config:
     """The rules of the repositories of sites, by repository with scope. See `Site.scope`."""
     _hosted: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
     """The repositories of sites."""
+    _registries: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
+    """Every registry that the configuration names."""
+    _scoped: Mapping[str, tuple[Repository, ...]] = attrs.field(init=False, eq=False, repr=False)
+    """The repositories of sites with their scopes, by repository."""
+    _expected: Mapping[Repository, tuple[Reference, ...]] = attrs.field(
+        init=False, eq=False, repr=False
+    )
+    """The references that `expected_images` returns."""
 
     @_scopes.default
     def _(self) -> Mapping[Repository, RepositoryRules]:
@@ -362,6 +388,28 @@ class Config:
     @_hosted.default
     def _(self) -> frozenset[str]:
         return frozenset(str(repository) for repository in self._scopes)
+
+    @_registries.default
+    def _(self) -> frozenset[str]:
+        named = (*self.repos, *self._hosted)
+        return frozenset((*self.registries, *(key.partition("/")[0] for key in named)))
+
+    @_scoped.default
+    def _(self) -> Mapping[str, tuple[Repository, ...]]:
+        found: dict[str, tuple[Repository, ...]] = {}
+        for repository in self._scopes:
+            found[str(repository)] = (*found.get(str(repository), ()), repository)
+        return found
+
+    @_expected.default
+    def _(self) -> Mapping[Repository, tuple[Reference, ...]]:
+        fixed = {
+            site.reference() for site in self.sites.values() if site.image and site.image.is_fixed
+        }
+        found: dict[Repository, tuple[Reference, ...]] = {}
+        for reference in fixed | self.kept_images:
+            found[reference.repository] = (*found.get(reference.repository, ()), reference)
+        return found
 
     def rules_for(self, repository: Repository) -> RepositoryRules | None:
         """Return the rules of a repository that is named in a URL; None: it is forbidden.
@@ -381,6 +429,27 @@ class Config:
         nothing may be pulled.
         """
         return self._scopes.get(repository) if repository.scope else self.rules_for(repository)
+
+    def repositories_at(self, path: str, registry: str | None = None) -> tuple[Repository, ...]:
+        """Return the repositories, in each scope, that have this path at a named registry.
+
+        :param path: the path as the registry writes it.
+        :param registry: the only registry to look at; None: every one.
+        """
+        found: list[Repository] = []
+        for host in self._registries if registry is None else self._registries & {registry}:
+            try:
+                repository = Repository.parse(f"{host}/{path}")
+            except MalformedReference:
+                continue
+            if self.rules_for(repository) is not None:
+                found.append(repository)
+            found.extend(self._scoped.get(str(repository), ()))
+        return tuple(found)
+
+    def expected_images(self, repository: Repository) -> tuple[Reference, ...]:
+        """Return the images of a repository that the configuration names one by one."""
+        return self._expected.get(repository, ())
 
     @property
     def kept_images(self) -> set[Reference]:

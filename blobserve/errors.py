@@ -394,6 +394,26 @@ class MethodNotAllowed(BadRequest):
     """A method that files do not support."""
 
 
+class PostOnly(MethodNotAllowed):
+    """A method other than POST at the place of webhooks."""
+
+
+class NotAuthorized(BadRequest):
+    """A notification without a valid secret."""
+
+
+class LengthRequired(BadRequest):
+    """A request body without ``Content-Length``."""
+
+
+class BodyTooLarge(BadRequest):
+    """A request body that is longer than the limit."""
+
+
+class BodyTooSlow(HeadTooSlow):
+    """A request body that was not complete in time."""
+
+
 @attrs.define(slots=False)
 class ConfigError(BlobserveError):
     """A configuration that cannot be used; each problem has its file, line and key."""

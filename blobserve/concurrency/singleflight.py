@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -104,12 +104,22 @@ class SingleFlight(Generic[K, T]):
         """`doing` makes a `Do` for each call, so that many waiters of one delay no other call."""
         self._doing = doing
         self._calls: dict[K, tuple[Call[T], Deferred[None]]] = {}
+        self._ends: dict[K, Call[None]] = {}
         self._closed_by: BlobserveError | None = None
 
     def get(self, key: K) -> Call[T] | None:
         """Return the call in progress for `key`."""
         found = self._calls.get(key)
         return found[0] if found else None
+
+    def ended(self, key: K) -> Deferred[None]:
+        """Return a Deferred that fires when no work for `key` is in progress.
+
+        The work may go on after its call has an outcome.
+        """
+        if key not in self._calls:
+            return succeed(None)
+        return self._ends.setdefault(key, Call()).wait()
 
     def start(
         self,
@@ -137,6 +147,8 @@ class SingleFlight(Generic[K, T]):
             else:
                 call.succeed(outcome)
                 do(lambda: after(outcome))
+            if key in self._ends:
+                self._ends.pop(key).succeed(None)
 
         work_ended = Deferred.fromCoroutine(work(call))
         self._calls[key] = call, cast("Deferred[None]", work_ended)

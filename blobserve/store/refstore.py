@@ -7,7 +7,7 @@ this module decides which request waits for which of them. HTTP is not known her
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import cast
@@ -22,7 +22,7 @@ from blobserve.concurrency.singleflight import Call, own
 from blobserve.config import Limits, RepositoryRules
 from blobserve.errors import Forbidden, NotCached, SpaceContended, StoreClosed
 from blobserve.metrics import Metrics
-from blobserve.names.reference import Reference
+from blobserve.names.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace, Readable
 from blobserve.store.ingest.early_files import EarlyFile, sooner
 from blobserve.store.lazy.availability import LazyImage
@@ -30,6 +30,7 @@ from blobserve.store.lease import Lease, Result
 from blobserve.store.pull.confirmations import Confirmations
 from blobserve.store.pull.prepull_timers import PrePullTimers
 from blobserve.store.pull.pulls import Provider, Pulls
+from blobserve.store.pull.pushes import Pushes
 from blobserve.store.pull.revalidation import Revalidations
 from blobserve.store.refs.freshness import PATIENCE, Freshness, TagState
 from blobserve.store.refs.image import ImageReader
@@ -84,6 +85,7 @@ class RefStore:
         self._pre_pulls = PrePullTimers(
             space, self.references, self._pulls, self._revalidations, reactor
         )
+        self._pushes = Pushes(self.references, self._pulls, self._revalidations, reactor)
         self._reload_queue = FairQueue(reactor)
         self._closed = False
 
@@ -168,6 +170,15 @@ class RefStore:
         """
         return Deferred.fromCoroutine(self._pre_pulls.add(_plain(reference)))
 
+    def announce(
+        self,
+        repositories: Collection[Repository],
+        tags: Collection[str] | None,
+        expected: Iterable[Reference],
+    ) -> int:
+        """Look up tags that a registry says were pushed. See `Pushes.announce`."""
+        return self._pushes.announce(repositories, tags, [_plain(each) for each in expected])
+
     def reload(self) -> None:
         """Follow rules that have changed."""
         self._pulls.missing.clear()
@@ -179,6 +190,7 @@ class RefStore:
         """Fail every wait with `StoreClosed`, abandon every pull, wipe their ingest. Idempotent."""
         self._closed = True
         self._pre_pulls.close()
+        await self._pushes.close()
         parts = (self._revalidations, self._confirmations, self._pulls)
         await gatherResults([Deferred.fromCoroutine(each.close()) for each in parts])
 

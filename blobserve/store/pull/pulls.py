@@ -105,6 +105,10 @@ class Pulls:
         """Return the pull of `reference` that is under way."""
         return self._calls.get(reference)
 
+    def ended(self, reference: Reference) -> Deferred[None]:
+        """Return a Deferred that fires when no pull of `reference` is under way."""
+        return self._calls.ended(reference)
+
     def start(
         self, reference: Reference, wanted: TagState | None, rules: RepositoryRules
     ) -> Call[Readable]:

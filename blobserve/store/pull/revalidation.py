@@ -7,6 +7,7 @@ known digest serves on.
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -53,6 +54,10 @@ class Revalidations:
                 known.reference, lambda call: self._revalidate(known, rules, call)
             )
         return call
+
+    def ended(self, reference: Reference) -> Deferred[None]:
+        """Return a Deferred that fires when no look-up of a tag, with its pull, is under way."""
+        return self._calls.ended(reference)
 
     async def close(self) -> None:
         """Fail every wait and cancel every look-up."""

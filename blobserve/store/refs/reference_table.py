@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 from twisted.internet.defer import maybeDeferred
@@ -283,6 +283,11 @@ class NegativeCache:
             return error
         del self._found[reference]
         return None
+
+    def forget(self, repositories: Collection[Repository]) -> None:
+        """Forget the answers for these repositories, because an image was pushed."""
+        for reference in [each for each in self._found if each.repository in repositories]:
+            del self._found[reference]
 
     def clear(self) -> None:
         """Forget all answers, because the configuration has changed."""
