@@ -114,6 +114,12 @@ class Metrics:
             "Bytes of tables of contents and chunks received.",
             registry=registry,
         )
+        self.notifications = Counter(
+            "blobserve_notifications_total",
+            "Notifications of registries: accepted, unmatched, ignored or refused.",
+            ["result"],
+            registry=registry,
+        )
         self.size = Gauge(
             "blobserve_size_bytes",
             "Bytes of the blob space, reservations included.",

@@ -21,6 +21,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import Logger
 from twisted.web.resource import IResource
+from twisted.web.server import Site
 
 from blobserve.concurrency.singleflight import Call
 from blobserve.concurrency.threads import OwnThreads
@@ -44,6 +45,9 @@ from blobserve.web.http.mount import NOWHERE, Mount
 from blobserve.web.resource import MountedImage
 from blobserve.web.server.access_log import AccessLog
 from blobserve.web.site import make_site
+from blobserve.web.webhooks.admission import Admission, HookGate
+from blobserve.web.webhooks.resource import PushReceiver, WebhookResource, WebhookSite
+from blobserve.web.webhooks.secrets import SecretFile
 
 _DISK_THREADS = 4
 
@@ -54,6 +58,7 @@ _NEEDS_RESTART = {
     "limits.parallelDownloads": "limits.parallel_downloads",
     "limits.parallelChunkReads": "limits.parallel_chunk_reads",
     "accessLog": "access_log",
+    "webhooks.listen": "webhooks.listen",
     "prometheusAddr": "prometheus_addr",
     "readinessProbeAddr": "readiness_addr",
 }
@@ -122,6 +127,23 @@ class Blobserve(Service):
             self._access_log,
             time.time,
         )
+        self._secret_file = SecretFile(self._disk, reactor)
+        self._admission = Admission(
+            lambda: self._secret_file.secrets, lambda: self._config, self.metrics, reactor
+        )
+        self._site.take_webhooks(
+            self._webhooks(HookGate(self._admission, self._admission.place, is_whole=False))
+        )
+        everywhere = HookGate(self._admission, tuple, is_whole=True)
+        self.webhooks = self._webhooks(everywhere)
+        """The resource that takes notifications of registries, for an application to mount."""
+        self._hook_site = WebhookSite(
+            self.webhooks,
+            self._site.request_log,
+            lambda: self._config,
+            reactor,
+            self.metrics,
+        )
         # Hosting rules apply from the moment of a switch, so they are read before a request comes.
         self._store.references.on_switch(
             lambda tag, old, new: self._site.images.responder.read_rules(tag)
@@ -135,6 +157,7 @@ class Blobserve(Service):
         )
         self._ports: list[IListeningPort] = []
         self._own_ports: list[IListeningPort] = []
+        self._hook_ports: list[IListeningPort] = []
         self._pre_pull = PrePull(self._store)
         self._leases: set[ImageLease] = set()
         self._start = Call[None]()
@@ -163,6 +186,11 @@ class Blobserve(Service):
     def probe_addresses(self) -> list[IAddress]:
         """The addresses of metrics and probes, in this order, as far as configured."""
         return [port.getHost() for port in self._own_ports]
+
+    @property
+    def webhook_addresses(self) -> list[IAddress]:
+        """The addresses of the listeners for notifications alone."""
+        return [port.getHost() for port in self._hook_ports]
 
     def site(self, name: str) -> IResource:
         """Return a resource for one site or one image, with its root at the place of the resource.
@@ -263,9 +291,10 @@ class Blobserve(Service):
         self._space.reconfigure(new.blob_space)
         self._warn()
         self._sources.reload(new)
-        for site in (self._site, *self._own_sites):
+        for site in (self._site, self._hook_site, *self._own_sites):
             site.flush()
         if self._is_serving:
+            self._secret_file.follow(new.webhooks.secret_file)
             self._store.reload()
             Deferred.fromCoroutine(self._pre_pull.follow(self._config))
 
@@ -312,13 +341,27 @@ class Blobserve(Service):
                 self._own_ports.append(port)
         await self._space.open()
         await self._store.open()
-        for description in self._config.listen:
-            with _opening("listen", description):
-                for each in by_index(description):
-                    endpoint = serverFromString(self._reactor, each)
-                    self._ports.append(await endpoint.listen(self._site))
+        await self._secret_file.follow(self._config.webhooks.secret_file)
+        await self._listen("listen", self._config.listen, self._site, self._ports)
+        await self._listen(
+            "webhooks.listen", self._config.webhooks.listen, self._hook_site, self._hook_ports
+        )
         self._is_serving = True
         self._readiness.listening(Deferred.fromCoroutine(self._pre_pull.follow(self._config)))
+
+    async def _listen(
+        self, key: str, descriptions: Sequence[str], site: Site, ports: list[IListeningPort]
+    ) -> None:
+        """Let a site listen at all endpoints of a configuration key."""
+        for description in descriptions:
+            with _opening(key, description):
+                for each in by_index(description):
+                    endpoint = serverFromString(self._reactor, each)
+                    ports.append(await endpoint.listen(site))
+
+    def _webhooks(self, gate: HookGate) -> WebhookResource:
+        receiver = PushReceiver(self._store, lambda: self._config)
+        return WebhookResource(receiver, gate, self._site.request_log, self._site.images.pace)
 
     async def _release(self) -> None:
         if self._starting is None:
@@ -327,7 +370,8 @@ class Blobserve(Service):
         self._starting.cancel()
         self._readiness.draining()
         steps: Sequence[Callable[[], Coroutine[Deferred[Any], Any, None]]] = (
-            lambda: _stop_listening(self._ports),
+            lambda: _stop_listening((*self._hook_ports, *self._ports)),
+            self._end_webhooks,
             self._drain,
             self._release_leases,
             self._sources.close_files,
@@ -341,6 +385,10 @@ class Blobserve(Service):
             # A failed step does not stop the others: a running thread would keep the process alive.
             releasing = Deferred.fromCoroutine(step())
             await releasing.addErrback(lambda why: _log.failure("cannot stop cleanly", failure=why))
+
+    async def _end_webhooks(self) -> None:
+        self._secret_file.stop()
+        self._hook_site.close()
 
     async def _close_own_ports(self) -> None:
         await _stop_listening(self._own_ports)

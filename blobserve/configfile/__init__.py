@@ -16,7 +16,7 @@ import attrs
 
 from blobserve import config
 from blobserve.config import Config, Limits, RepositoryRules
-from blobserve.configfile import image_names, scalars, sites
+from blobserve.configfile import image_names, scalars, sites, webhooks
 from blobserve.configfile.schema import (
     ConfigDocument,
     ConfigValue,
@@ -224,6 +224,12 @@ _BLOB_SPACE: Keys = {
     "verifyOnRead": ("verify_on_read", scalars.flag),
 }
 
+_WEBHOOKS: Keys = {
+    "listen": ("listen", scalars.endpoints),
+    "path": ("path", webhooks.place),
+    "secretFile": ("secret_file", webhooks.secret_file),
+}
+
 _ACCESS_LOG: Keys = {
     "format": ("format", scalars.one_of("text", "json", "off")),
     "file": ("file", scalars.log_file),
@@ -246,6 +252,7 @@ _OWN: Keys = {
     ),
     "blobSpace": ("blob_space", made(config.BlobSpaceRules, _BLOB_SPACE)),
     "limits": ("limits", made(Limits, _LIMITS)),
+    "webhooks": ("webhooks", webhooks.rules(_WEBHOOKS)),
     "trustedProxies": ("trusted_proxies", each(scalars.network)),
 }
 

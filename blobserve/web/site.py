@@ -24,6 +24,7 @@ from blobserve.web.server.connection_limits import ConnectionLimits
 from blobserve.web.server.fast_path import FastPath
 from blobserve.web.server.request_log import LogWriter
 from blobserve.web.server.send import send
+from blobserve.web.webhooks.resource import WebhookResource, refused_head
 
 
 def make_site(
@@ -55,6 +56,7 @@ class ImageSite(BoundedSite):
         metrics: Metrics,
     ) -> None:
         super().__init__(resource, reactor, config, ConnectionLimits(config, reactor, metrics))
+        self._hooks: WebhookResource | None = None
         self.images = resource
         metrics.connections.set_function(lambda: len(self.connections.open))
         self.request_log = resource.request_log
@@ -65,17 +67,26 @@ class ImageSite(BoundedSite):
 
     def refused(self, peer: str, head: HeadCheck, error: BlobserveError) -> Answer:
         """See `ServedSite.refused`."""
+        if self._hooks is not None:
+            return refused_head(self.request_log, self._hooks.gate, peer, head, error)
         request_id = next(self.request_log.ids)
         answer = refusal(error, request_id)
         self.request_log.refused(peer, head, answer, request_id)
         return answer
+
+    def take_webhooks(self, hooks: WebhookResource) -> None:
+        """Let `hooks` answer the requests at its place, before all sites."""
+        self._hooks = hooks
+        self.body_gate = hooks.gate
 
     def getResourceFor(self, request: Request) -> IResource:
         """See `Site.getResourceFor`."""
         try:
             self.connections.enter(request)
         except TooManyConnections as error:
-            return RefusedRequest(self.images, error)
+            return RefusedRequest(self.images, error, self._hooks)
+        if self._hooks is not None and self._hooks.gate.below(request.path) is not None:
+            return self._hooks
         return self.images
 
     def flush(self) -> None:
@@ -94,6 +105,8 @@ class ImageSite(BoundedSite):
         for channel in list(self.channels):
             if channel.is_idle:
                 channel.loseConnection()
+            elif channel.is_in_body:
+                channel.abort()  # The sender of a notification repeats it.
             elif channel.requests:  # not if received data has not been parsed yet
                 channel.persistent = False
         return Deferred.fromCoroutine(self._drain(timeout))
@@ -119,14 +132,22 @@ class RefusedRequest(Resource):
 
     isLeaf = True  # noqa: N815
 
-    def __init__(self, images: ImageResource, reason: BlobserveError) -> None:
+    def __init__(
+        self,
+        images: ImageResource,
+        reason: BlobserveError,
+        hooks: WebhookResource | None = None,
+    ) -> None:
         super().__init__()
         self._images = images
         self._reason = reason
+        self._hooks = hooks
 
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
         asked = RequestContext(self._images.routed(request))
+        if self._hooks is not None:
+            asked.head.target = self._hooks.gate.masked(asked.head.target)
         record = self._images.request_log.begin(request, asked)
         answer = self._images.refusal(self._reason, record.request_id, asked.head)
         answer = self._images.responder.with_rules(answer, asked)

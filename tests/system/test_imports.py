@@ -53,7 +53,15 @@ ORDER: dict[str, tuple[str, ...]] = {
         "refstore",
     ),
     "blobserve.store.lazy": ("toc", "*"),
-    "blobserve.web": ("http", "hosting", "content", "server", "health resource", "site"),
+    "blobserve.web": (
+        "http",
+        "hosting",
+        "content",
+        "server",
+        "health resource",
+        "webhooks",
+        "site",
+    ),
 }
 """The parts of each folder, the lowest first; parts of one line do not import each other."""
 

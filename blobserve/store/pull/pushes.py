@@ -143,7 +143,7 @@ class Pushes:
         following = Deferred.fromCoroutine(self._follow(reference, watch))
         watch.following = following
 
-        def end(outcome: None | Failure) -> None:
+        def end(outcome: Failure | None) -> None:
             del self._watches[reference]
             if isinstance(outcome, Failure) and not outcome.check(StoreClosed, CancelledError):
                 _log.failure("cannot follow a push of {tag}", outcome, tag=str(reference))

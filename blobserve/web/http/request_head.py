@@ -1,7 +1,8 @@
 """Request heads: checked line by line before Twisted parses them, and as values after that.
 
 Pure. `HeadCheck` is stricter than RFC 9112 requires, because two servers that repair malformed
-heads differently can disagree about the end of a request. Requests with a body are refused.
+heads differently can disagree about the end of a request. Requests with a body are refused, except
+notifications of registries.
 `RequestHead` has the parts of a head that the response depends on.
 """
 
@@ -9,12 +10,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import (
     BadRequest,
+    BlobserveError,
     HeadTooLarge,
     MethodNotAllowed,
     TargetTooLong,
@@ -33,6 +37,11 @@ MAX_SIZE = 32 * 1024
 """The largest head in bytes, line ends included."""
 MAX_FIELDS = 100
 
+_LENGTH_DIGITS = 19
+"""Digits of a Content-Length that are read; more of them are no possible size."""
+
+_CREDENTIALS = (b"authorization", b"x-hub-signature-256")
+
 TOKEN = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 """The regular expression of a field name or a method, RFC 9110 §5.6.2."""
 
@@ -40,10 +49,39 @@ _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]+) HTTP/([0-9])\.([0-9])")
 _FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
 
 
+class BodyPermit(Protocol):
+    """The permission to receive the body of one request."""
+
+    def begin(self, too_late: Callable[[BlobserveError], None]) -> None:
+        """Start the time for the body; call `too_late` with an error at its end."""
+        ...
+
+    def end(self) -> None:
+        """Note that the body is complete, or that no more of it will come. Idempotent."""
+        ...
+
+
+class BodyGate(Protocol):
+    """The decision which requests may have a body."""
+
+    def admit(self, head: HeadCheck) -> BodyPermit | None:
+        """Permit the body that a complete head announces; None: there is no place for bodies.
+
+        :raises BlobserveError: when the request is refused for another reason.
+        """
+        ...
+
+
 class HeadCheck:
     """A check of the lines of one request head, up to the first problem."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: BodyGate | None = None) -> None:
+        """Without `gate`, requests with a body are refused."""
+        self.permit: BodyPermit | None = None
+        """The permission for the body, after the last line of a head that announces one."""
+        self.credentials: dict[bytes, bytes] = {}
+        """The fields that authorize a notification, with names in lower case."""
+        self._gate = gate
         self.method = self.target = self.version = b""
         self.is_open = False
         """True after the first line, even if that was an empty line before the request line."""
@@ -52,6 +90,11 @@ class HeadCheck:
         self._hosts: list[bytes] = []
         self._length: bytes | None = None
         self._is_coded = False
+
+    @property
+    def length(self) -> int | None:
+        """The size of the body in bytes; None if it is not announced."""
+        return None if self._length is None else int(self._length[:_LENGTH_DIGITS])
 
     @property
     def first_line(self) -> bytes:
@@ -113,7 +156,11 @@ class HeadCheck:
         elif name == b"content-length":
             if self._length is not None or not value.isdigit():
                 raise BadRequest("malformed Content-Length")
-            self._length = value
+            self._length = value.lstrip(b"0") or b"0"
+        elif self._gate is not None and name in _CREDENTIALS:
+            if name in self.credentials:
+                raise BadRequest("a credential must not come twice")
+            self.credentials[name] = value
 
     def _end(self) -> None:
         if len(self._hosts) > 1 or (self.version == b"HTTP/1.1" and not self._hosts):
@@ -122,10 +169,13 @@ class HeadCheck:
             raise BadRequest("malformed Host")
         if self._is_coded and self._length is not None:
             raise BadRequest("Content-Length and Transfer-Encoding exclude each other")
-        if self._is_coded or (self._length or b"0").strip(b"0"):
+        if self._is_coded or (self._length or b"0") != b"0":
             if self.method in (b"GET", b"HEAD", b"OPTIONS"):
                 raise BadRequest(f"a {self.method.decode()} request must not have a body")
-            raise MethodNotAllowed(f"not allowed: {self.method.decode()}")
+            if self._gate is not None:
+                self.permit = self._gate.admit(self)
+            if self.permit is None:
+                raise MethodNotAllowed(f"not allowed: {self.method.decode()}")
 
 
 VARIABLES = INLINE_VARIABLES.lower()

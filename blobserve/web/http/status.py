@@ -11,12 +11,16 @@ import math
 from blobserve.errors import (
     BadRequest,
     BlobserveError,
+    BodyTooLarge,
     Forbidden,
     HeadTooLarge,
     HeadTooSlow,
+    LengthRequired,
     MethodNotAllowed,
     NoSpace,
+    NotAuthorized,
     NotFound,
+    PostOnly,
     TargetTooLong,
     TemporarilyUnavailable,
     UpstreamError,
@@ -39,6 +43,9 @@ _STATUSES: tuple[tuple[type[BlobserveError], int], ...] = (
     (UpstreamError, 502),
     (TemporarilyUnavailable, 503),
     (NoSpace, 507),
+    (NotAuthorized, 401),
+    (LengthRequired, 411),
+    (BodyTooLarge, 413),
     (MethodNotAllowed, 405),
     (HeadTooSlow, 408),
     (TargetTooLong, 414),
@@ -59,7 +66,10 @@ def refusal(error: Exception, request_id: str, is_navigation: bool = False) -> A
         refresh = [(b"Refresh", _REFRESH_SECONDS)] if is_navigation else []
         return plain(status, UNAVAILABLE_TEXT, (b"Retry-After", b"%d" % seconds), *refresh)
     if isinstance(error, MethodNotAllowed):
-        return plain(status, f"{error}\n", ALLOW)
+        allow = (b"Allow", b"POST") if isinstance(error, PostOnly) else ALLOW
+        return plain(status, f"{error}\n", allow)
+    if isinstance(error, NotAuthorized):
+        return plain(status, f"{error}\n", (b"WWW-Authenticate", b"Bearer"))
     if status == 500:
         return plain(status, f"internal error; see request {request_id} in the server log\n")
     return plain(status, f"{error}\n")

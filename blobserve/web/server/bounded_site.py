@@ -15,7 +15,7 @@ from twisted.web.server import Site
 from blobserve.concurrency.fair_queue import FairQueue
 from blobserve.config import Config, Limits
 from blobserve.errors import BlobserveError
-from blobserve.web.http.request_head import HeadCheck
+from blobserve.web.http.request_head import BodyGate, HeadCheck
 from blobserve.web.http.response import Answer
 from blobserve.web.http.status import refusal
 from blobserve.web.server.channel import ImageChannel, ImageRequest, Shortcut
@@ -35,7 +35,7 @@ class _NoShortcut:
 class BoundedSite(Site):
     """A site with timeouts and limits for its connections. See `ServedSite`.
 
-    It refuses requests with a body, and parses no forms.
+    It refuses requests with a body, unless `body_gate` permits it, and parses no forms.
     """
 
     protocol = ImageChannel  # type: ignore[assignment]  # it never switches to HTTP/2
@@ -55,6 +55,7 @@ class BoundedSite(Site):
         self.fair_queue = FairQueue(reactor)
         """The queue of received data that the fast path has not answered."""
         self.is_draining = False
+        self.body_gate: BodyGate | None = None
         self.fast_path: Shortcut = _NoShortcut()
         self._config = config
 

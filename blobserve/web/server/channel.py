@@ -22,7 +22,7 @@ from zope.interface import implementer
 from blobserve.concurrency.fair_queue import FairQueue
 from blobserve.config import Limits
 from blobserve.errors import BadRequest, BlobserveError, HeadTooSlow, TooManyConnections
-from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, HeadCheck
+from blobserve.web.http.request_head import MAX_FIELDS, MAX_LINE, MAX_SIZE, BodyGate, HeadCheck
 from blobserve.web.http.response import Answer
 from blobserve.web.http.target import WHOLE_SERVER, authority_of, origin_form
 from blobserve.web.server.connection_limits import ConnectionLimits
@@ -51,6 +51,8 @@ class ServedSite(Protocol):
     fair_queue: FairQueue
     """The queue of received data that `fast_path` has not answered."""
     is_draining: bool
+    body_gate: BodyGate | None
+    """The decision which requests may have a body; None: none may."""
 
     @property
     def connections(self) -> ConnectionLimits[ImageChannel]:
@@ -77,8 +79,11 @@ class ImageRequest(Request):
     authority: bytes | None = None
     """The host and port of a target in absolute form."""
 
+    channel: ImageChannel
+
     def process(self) -> None:
-        """See `Request.process`."""
+        """See `Request.process`. The body is complete."""
+        self.channel.body_ended()
         self.authority = authority_of(self.uri)
         self.uri = origin_form(self.method, self.uri)
         # Twisted itself answers the path ``*``, and that would be neither counted nor logged.
@@ -103,6 +108,8 @@ class ImageChannel(http.HTTPChannel):
     def __init__(self) -> None:
         super().__init__()
         self._check = HeadCheck()
+        self._body: HeadCheck | None = None
+        """The head of the request that is being received with its body."""
         self._is_refused = False
         self._has_said_all = False
         self._held = b""
@@ -136,6 +143,7 @@ class ImageChannel(http.HTTPChannel):
         if isinstance(self.transport, TLSMemoryBIOProtocol):
             keep_half_open(self.transport, self.readConnectionLost)
         site = self.site
+        self._check = HeadCheck(site.body_gate)
         self._patience = ConnectionTimeouts(self, site.limits, site.reactor)
         self._patience.begin()
         self.since = self.active_at
@@ -147,6 +155,7 @@ class ImageChannel(http.HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See `IProtocol.connectionLost`."""
         self._patience.end()
+        self.body_ended()
         self.site.connections.lost(self)
         super().connectionLost(reason)
         self.lost.callback(None)
@@ -231,13 +240,16 @@ class ImageChannel(http.HTTPChannel):
         is_first = not self._check.has_begun
         try:
             self._check.line(line)
-        except BadRequest as error:
+        except BlobserveError as error:
             self._refuse(error)
             return
         if line and is_first:
             line = self._check.first_line
         elif not line and not is_first:
-            self._check = HeadCheck()
+            if self._check.permit is not None:
+                self._body = self._check
+                self._check.permit.begin(self._refuse)
+            self._check = HeadCheck(self.site.body_gate)
             self._patience.head_ended()
         super().lineReceived(line)
 
@@ -282,6 +294,17 @@ class ImageChannel(http.HTTPChannel):
         """See `TimedConnection.head_missed`."""
         self._refuse(HeadTooSlow("the request head took too long"))
 
+    @property
+    def is_in_body(self) -> bool:
+        """Return whether the body of a request is incomplete."""
+        return self._body is not None
+
+    def body_ended(self) -> None:
+        """Note that the body of a request is complete, or that no more of it will come."""
+        body, self._body = self._body, None
+        if body is not None and body.permit is not None:
+            body.permit.end()
+
     def close(self) -> None:
         """See `LimitedConnection.close`."""
         self._patience.leave()
@@ -293,8 +316,10 @@ class ImageChannel(http.HTTPChannel):
 
     def _refuse(self, error: BlobserveError) -> None:
         self._is_refused = True
-        answer = self.site.refused(self.peer, self._check, error)
-        self.transport.writeSequence(whole(answer, self._check.method))
+        head = self._body or self._check
+        self.body_ended()
+        answer = self.site.refused(self.peer, head, error)
+        self.transport.writeSequence(whole(answer, head.method))
         self._close_softly()
 
     def _close_softly(self) -> None:
