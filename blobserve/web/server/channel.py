@@ -214,6 +214,8 @@ class ImageChannel(http.HTTPChannel):
 
     def _read(self, data: bytes) -> None:
         super().dataReceived(data)
+        if self._busyReceiving:
+            return  # This is the data after a body: the outer call is still splitting it.
         self._look_at_rest()
         self._end_if_answered()
 

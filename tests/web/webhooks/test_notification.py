@@ -59,7 +59,11 @@ def github(action: str = "published", key: str = "package", **own: object) -> di
 def hub(tag: str | None = "live") -> dict[str, Any]:
     """Return a notification of Docker Hub."""
     data = {"pusher": "ci", "pushed_at": 1.5e9, **({} if tag is None else {"tag": tag})}
-    return {"callback_url": "https://x", "push_data": data, "repository": {"repo_name": "team/shop"}}
+    return {
+        "callback_url": "https://x",
+        "push_data": data,
+        "repository": {"repo_name": "team/shop"},
+    }
 
 
 def quay(updated: object) -> dict[str, Any]:
