@@ -1,8 +1,8 @@
 """Pushes: tags that a registry has announced are looked up at once.
 
 A notification is a hint. Only the registry's own answer to a look-up moves a tag. A registry may
-send the notification before it has written the tag, so a look-up that finds nothing new is repeated
-after the times of `PAUSES`.
+send the notification before it has written the tag, so the first look-up waits for a moment, and one
+that finds nothing new is repeated after the times of `PAUSES`.
 
 Notifications for one tag are merged, and none is lost: one that comes while a look-up runs causes
 another look-up after it.
@@ -25,6 +25,9 @@ from blobserve.store.pull.pulls import Pulls
 from blobserve.store.pull.revalidation import Revalidations
 from blobserve.store.refs.freshness import moves
 from blobserve.store.refs.reference_table import ReferenceTable
+
+SETTLE = 0.03
+"""Seconds before the first look-up. Most registries write the tag in this time."""
 
 PAUSES = (0.2, 0.3, 1.5)
 """Seconds before each repetition: 0.2, 0.5 and 2 seconds after the first look-up."""
@@ -152,6 +155,7 @@ class Pushes:
 
     async def _follow(self, reference: Reference, watch: _Watch) -> None:
         step = failures = 0
+        await self._wait(SETTLE)
         while True:
             begun, watch.is_covered = self._reactor.seconds(), True
             found = await self._look(reference, watch)

@@ -11,6 +11,7 @@ import pytest_twisted
 from blobserve.config import RepositoryRules
 from blobserve.errors import NotFound, RegistryBusy, RegistryFailed, StoreClosed
 from blobserve.names.reference import Reference, Repository
+from blobserve.store.pull.pushes import SETTLE
 from tests.support.stores import OTHER, SITE, Stand, an_image, standing
 
 V2 = Reference.tagged(SITE.repository, "v2")
@@ -18,8 +19,10 @@ DOWN = RegistryFailed("registry.example", "connection refused")
 
 
 def announce(stand: Stand, *tags: str, expected: tuple[Reference, ...] = ()) -> int:
-    """Announce a push of tags of the site; without tags, of any tag."""
-    return stand.store.announce({SITE.repository}, tags or None, expected)
+    """Announce a push of tags of the site, or of any tag; go on to the first look-up."""
+    count = stand.store.announce({SITE.repository}, tags or None, expected)
+    stand.clock.advance(SETTLE)
+    return count
 
 
 def look_ups(stand: Stand) -> int:
@@ -138,8 +141,8 @@ async def test_flood(tmp_path: Path) -> None:
         stand.source.push(SITE, an_image("one"))
         await stand.read()
         for _ in range(1000):
-            announce(stand, "v1")
-            announce(stand)
+            stand.store.announce({SITE.repository}, ["v1"], ())
+            stand.store.announce({SITE.repository}, None, ())
             stand.clock.advance(0.001)
         assert 4 <= look_ups(stand) <= 6
         assert len(stand.store._pushes._watches) == 1
@@ -246,6 +249,7 @@ async def test_all_scopes(tmp_path: Path) -> None:
             stand.source.push(reference, an_image("two"))
         both: set[Repository] = {SITE.repository, scoped.repository}
         assert stand.store.announce(both, ["v1"], ()) == 2
+        stand.clock.advance(SETTLE)
         assert await stand.read(SITE, read_only=True) == b"two"
         assert await stand.read(scoped, read_only=True) == b"two"
 

@@ -82,10 +82,10 @@ class Registry:
         repository, _, tag = name.partition(":")
         children = image.images if isinstance(image, Index) else ()
         for blob in image.blobs:
-            self._put_blob(repository, blob)
+            self.put_blob(repository, blob)
         for each in children:
-            self._put_manifest(repository, each.digest, each)
-        self._put_manifest(repository, tag, image)
+            self.put_manifest(repository, each.digest, each)
+        self.put_manifest(repository, tag, image)
         self._looked = self._part.output.stat().st_size
         return image.digest
 
@@ -104,7 +104,8 @@ class Registry:
     def _skopeo(self, *arguments: str) -> None:
         run(["skopeo", "--insecure-policy", "copy", "--quiet", *arguments], self.directory)
 
-    def _put_blob(self, repository: str, content: bytes) -> None:
+    def put_blob(self, repository: str, content: bytes) -> None:
+        """Upload a blob, without credentials."""
         begin = Request(f"http://{self.host}/v2/{repository}/blobs/uploads/", method="POST")
         with urlopen(begin, timeout=30) as begun:
             location = begun.headers["Location"]
@@ -113,7 +114,8 @@ class Registry:
         upload = {"Content-Type": "application/octet-stream"}
         urlopen(Request(target, content, upload, method="PUT"), timeout=30).close()
 
-    def _put_manifest(self, repository: str, name: str, image: Image | Index) -> None:
+    def put_manifest(self, repository: str, name: str, image: Image | Index) -> None:
+        """Upload a manifest by tag or digest; return when the registry has answered 201."""
         target = f"http://{self.host}/v2/{repository}/manifests/{name}"
         kind = {"Content-Type": image.media_type}
         urlopen(Request(target, image.manifest, kind, method="PUT"), timeout=30).close()
