@@ -1,10 +1,10 @@
 """From a push to the first new byte, with a webhook, against a cold pull of the same layer.
 
 Run in the checkout as ``python -m benchmarks.push_to_live [ROUNDS]``, with the test extra and
-docker-registry installed. Each round pushes an image with a new layer. One server serves its tag and
-gets the registry's notification; its time runs from the registry's 201 to the manifest until the
-first byte of a new response. Another server, which has never seen the layer, pulls it because of a
-request; its time runs from the request. The two take turns to be first.
+docker-registry installed. Each round pushes an image with a new layer. One server serves its tag
+and gets the registry's notification; its time runs from the registry's 201 to the manifest until
+the first byte of a new response. Another server, which has never seen the layer, pulls it because
+of a request; its time runs from the request. The two take turns to be first.
 """
 
 from __future__ import annotations

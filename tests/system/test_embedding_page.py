@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+import treq
 import yaml
 from klein import Klein
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
@@ -16,6 +18,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
+from blobserve.config import WebhookRules
 from tests.support.parts.images import Image, write_layout
 from tests.support.parts.server import ROOT
 from tests.support.within import within
@@ -31,6 +34,7 @@ USED = {
     "protected",
     "front_page",
     "announce",
+    "mount_webhooks",
     "fetch",
     "Readers",
 }
@@ -150,6 +154,27 @@ async def test_a_configured_site(example: dict[str, Any], tmp_path: Path) -> Non
             assert (await get(f"{host}/shop/"))[0] == 404
             images.reload(with_site)
             assert (await get(f"{host}/shop/"))[0] == 200
+
+
+@within(60)
+async def test_mounting_webhooks(example: dict[str, Any], tmp_path: Path) -> None:
+    """The example of webhooks takes notifications with the secret, at a place of its choice."""
+    secret = tmp_path / "secret"
+    secret.write_text("geheim")
+    secret.chmod(0o600)
+    async with mounted(example, tmp_path) as (images, root):
+        example["mount_webhooks"](images, root)
+        rules = WebhookRules(secret_file=secret)
+        images.reload(attrs.evolve(images.config, webhooks=rules))
+        statuses = []
+        async with listening(root) as host:
+            while statuses[-1:] != [202]:  # until the file has been read
+                answer = await treq.post(f"{host}/hooks/geheim", b"{}")
+                statuses.append(answer.code)
+                await answer.content()
+            answer = await treq.post(f"{host}/hooks/wrong", b"{}")
+            assert answer.code == 401
+            await answer.content()
 
 
 @within(60)

@@ -208,6 +208,7 @@ async def test_a_reload_changes_the_bound(tmp_path: Path) -> None:
         ({"blobSpace": {"location": "/x"}}, {}, "blobSpace.location"),
         ({"limits": {"parallelDownloads": 3}}, {}, "limits.parallelDownloads"),
         ({"limits": {"parallelChunkReads": 3}}, {}, "limits.parallelChunkReads"),
+        ({"webhooks": {"listen": "tcp:1", "secretFile": "s"}}, {}, "webhooks.listen"),
         ({}, {"accessLog": {"format": "json"}}, "accessLog"),
         ({}, {"prometheusAddr": "127.0.0.1:0"}, "prometheusAddr"),
         ({}, {"readinessProbeAddr": "127.0.0.1:0"}, "readinessProbeAddr"),

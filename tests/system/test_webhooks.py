@@ -95,7 +95,7 @@ def test_pushes(pair: MakePair, kind: str) -> None:
 
 
 def test_sites(pair: MakePair) -> None:
-    """A site whose tag did not exist at the start is live soon after its first push, and its next."""
+    """A site with a tag that did not exist at the start is live soon after each push to it."""
     registry, server = pair(
         "listen",
         lambda host: {
@@ -124,4 +124,3 @@ def test_after_an_outage(pair: MakePair) -> None:
     registry.push(page("two"), "team/shop:live")
     server.start()
     assert serves(server, target, "two", seconds=20)
-

@@ -1,8 +1,8 @@
 """Pushes: tags that a registry has announced are looked up at once.
 
 A notification is a hint. Only the registry's own answer to a look-up moves a tag. A registry may
-send the notification before it has written the tag, so the first look-up waits for a moment, and one
-that finds nothing new is repeated after the times of `PAUSES`.
+send the notification before it has written the tag, so the first look-up waits for a moment, and
+one that finds nothing new is repeated after the times of `PAUSES`.
 
 Notifications for one tag are merged, and none is lost: one that comes while a look-up runs causes
 another look-up after it.
@@ -50,7 +50,7 @@ _AT_ONCE = 10
 _log = Logger()
 
 
-class _Found(enum.Enum):
+class _LookUp(enum.Enum):
     """The outcome of one look-up."""
 
     NEW = enum.auto()
@@ -159,14 +159,14 @@ class Pushes:
         while True:
             begun, watch.is_covered = self._reactor.seconds(), True
             found = await self._look(reference, watch)
-            if found is _Found.NOTHING:
+            if found is _LookUp.NOTHING:
                 return
-            failures = failures + 1 if found is _Found.FAILED else 0
+            failures = failures + 1 if found is _LookUp.FAILED else 0
             if not watch.is_covered:
                 step = 0
             elif failures > _MOST_FAILURES or (
                 # With several notifications, the new image may not be that of the last one.
-                found is _Found.NEW and watch.notifications == 1
+                found is _LookUp.NEW and watch.notifications == 1
             ):
                 return
             elif failures:
@@ -197,18 +197,18 @@ class Pushes:
             wait: Deferred[None] = Deferred()
             await _woken(wait, self._reactor.callLater(seconds, wait.callback, None))
 
-    async def _look(self, reference: Reference, watch: _Watch) -> _Found:
+    async def _look(self, reference: Reference, watch: _Watch) -> _LookUp:
         """Look a reference up, after any look-up or pull of it that began before."""
         await self._revalidations.ended(reference)
         await self._pulls.ended(reference)
         rules = self._known.rules(reference.repository)
         if rules is None:
-            return _Found.NOTHING
+            return _LookUp.NOTHING
         known = await self._known.recall(reference, rules)
         if known is None:
             return await self._pulled(reference)
         if not moves(reference, rules):
-            return _Found.NOTHING
+            return _LookUp.NOTHING
         await self._turns.acquire()
         begun = self._reactor.seconds()
         try:
@@ -219,30 +219,30 @@ class Pushes:
         await self._revalidations.ended(reference)
         now = self._known.get(reference)
         if now is None:
-            return _Found.SAME
+            return _LookUp.SAME
         if now.digest != known.digest:
-            return _Found.NEW
+            return _LookUp.NEW
         if now.failures:
-            return _Found.FAILED
+            return _LookUp.FAILED
         # A pull that a request has started meanwhile keeps the look-up from following the tag.
         watch.is_covered = watch.is_covered and now.checked >= begun
-        return _Found.SAME
+        return _LookUp.SAME
 
-    async def _pulled(self, reference: Reference) -> _Found:
+    async def _pulled(self, reference: Reference) -> _LookUp:
         """Pull an image that the store does not know."""
         rules = self._known.rules(reference.repository)
         if rules is None:
-            return _Found.NOTHING
+            return _LookUp.NOTHING
         try:
             pull = self._pulls.get(reference) or self._pulls.start(reference, None, rules)
             await pull.wait(urgent=False)
         except StoreClosed:
             raise
         except ImageNotFound:
-            return _Found.SAME
+            return _LookUp.SAME
         except BlobserveError:
-            return _Found.FAILED
-        return _Found.NEW
+            return _LookUp.FAILED
+        return _LookUp.NEW
 
 
 async def _woken(sleep: Deferred[None], timer: IDelayedCall) -> None:

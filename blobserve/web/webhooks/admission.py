@@ -30,7 +30,7 @@ from blobserve.metrics import Metrics
 from blobserve.web.http.conditional import Fields
 from blobserve.web.http.request_head import HeadCheck
 from blobserve.web.http.target import origin_form
-from blobserve.web.webhooks.secrets import Credentials, Secrets
+from blobserve.web.webhooks.secrets import HookCredentials, Secrets
 
 MOST_BYTES = 1 << 20
 """The largest body."""
@@ -39,7 +39,7 @@ _MOST_BODIES = 64
 """Bodies that are received at a time on all listeners."""
 
 _MOST_SIGNED = 16
-"""Those among them that only a signature authorizes, which nobody has checked before the end."""
+"""The bodies among them with a signature that is not checked before their end."""
 
 _LOG_EVERY = 60.0
 """Seconds between two lines of the log about refused notifications."""
@@ -100,7 +100,7 @@ class Admission:
 
         :raises NotAuthorized: when none is valid.
         """
-        shown = Credentials.of(fields, last_segment)
+        shown = HookCredentials.of(fields, last_segment)
         if self._secrets().has_any(shown.words):
             return True
         if shown.signature is not None:
@@ -121,7 +121,7 @@ class Admission:
         if length > MOST_BYTES:
             raise BodyTooLarge(f"a notification has at most {MOST_BYTES} bytes")
 
-    def permit(self, is_authorized: bool) -> Body:
+    def permit(self, is_authorized: bool) -> IncomingBody:
         """Return the permission to receive one more body.
 
         :raises TooManyConnections: when too many are being received.
@@ -131,7 +131,7 @@ class Admission:
             raise TooManyConnections
         self._bodies[is_authorized] += 1
         seconds = self._config().limits.client_head_timeout
-        return Body(self._reactor, seconds, lambda: self._bodies.subtract([is_authorized]))
+        return IncomingBody(self._reactor, seconds, lambda: self._bodies.subtract([is_authorized]))
 
     def count(self, result: Result) -> None:
         """Count a notification."""
@@ -147,7 +147,7 @@ class Admission:
         if now - self._logged_at < _LOG_EVERY:
             return
         _log.warn(
-            "webhooks: refused {count} notifications, the last one from {peer}: {error}",
+            "webhooks: refused notifications: {count}, the last one from {peer}: {error}",
             count=self._unlogged,
             peer=peer,
             error=str(error),
@@ -165,7 +165,7 @@ def _result_of(error: BlobserveError) -> Result:
     return "busy" if isinstance(error, TemporarilyUnavailable) else "malformed"
 
 
-class Body:
+class IncomingBody:
     """The permission to receive one body. See `BodyPermit`."""
 
     def __init__(
@@ -215,7 +215,7 @@ class HookGate:
         segments = segments_of(path)
         return segments[len(place) :] if segments[: len(place)] == place else None
 
-    def admit(self, head: HeadCheck) -> Body | None:
+    def admit(self, head: HeadCheck) -> IncomingBody | None:
         """See `BodyGate.admit`."""
         target = origin_form(head.method, head.target)
         below = self.below(target.partition(b"?")[0])

@@ -28,7 +28,7 @@ _log = Logger()
 
 
 @attrs.frozen
-class Credentials:
+class HookCredentials:
     """The credentials that a request shows."""
 
     words: tuple[bytes, ...] = attrs.field(repr=False)
@@ -37,7 +37,7 @@ class Credentials:
     """The hexadecimal HMAC of the body, if the request has one."""
 
     @classmethod
-    def of(cls, fields: Fields, last_segment: bytes) -> Credentials:
+    def of(cls, fields: Fields, last_segment: bytes) -> HookCredentials:
         """Return the credentials in the header fields and at the end of the path."""
         words = [last_segment] if last_segment else []
         authorization = fields.get(b"authorization", b"").strip()

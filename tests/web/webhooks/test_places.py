@@ -158,7 +158,7 @@ async def test_credentials(tmp_path: Path, kind: str) -> None:
 @KINDS
 @pytest_twisted.ensureDeferred
 async def test_answers(tmp_path: Path, kind: str) -> None:
-    """What is no JSON is 400; all other bodies are 202 with one text, for unknown pushes too."""
+    """A body that is not JSON is 400; all others are 202 with one text, also unknown pushes."""
     unknown = json.loads(json.dumps(PUSH).replace("team/shop", "team/unknown"))
     async with serving(tmp_path, kind) as place:
         for body, below, status, result in [
@@ -214,7 +214,7 @@ async def test_before_the_body(tmp_path: Path, kind: str) -> None:
 @KINDS
 @pytest_twisted.ensureDeferred
 async def test_largest(tmp_path: Path, kind: str) -> None:
-    """A body of one MiB is read, whatever it weighs; one more byte is 413."""
+    """A body of one MiB is read; one more byte is 413."""
     async with serving(tmp_path, kind) as place:
         body = json.dumps({"x": ""}).encode()
         body = body[:-2] + b"x" * (MOST_BYTES - len(body)) + body[-2:]

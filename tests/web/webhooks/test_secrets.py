@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from blobserve.configfile.secret_file import read_secrets
 from blobserve.testing import InlineThreads
-from blobserve.web.webhooks.secrets import Credentials, SecretFile, Secrets
+from blobserve.web.webhooks.secrets import HookCredentials, SecretFile, Secrets
 
 
 def signed(secret: bytes, body: bytes) -> bytes:
@@ -39,7 +39,7 @@ def signed(secret: bytes, body: bytes) -> bytes:
 )
 def test_words(authorization: bytes, segment: bytes, valid: bool) -> None:
     """A bearer token, a bare Authorization and the last segment may each be a secret."""
-    shown = Credentials.of({b"authorization": authorization}, segment)
+    shown = HookCredentials.of({b"authorization": authorization}, segment)
     assert Secrets([b"one", b"two"]).has_any(shown.words) is valid
     assert shown.signature is None
     assert not Secrets().has_any(shown.words)
@@ -60,7 +60,7 @@ def test_words(authorization: bytes, segment: bytes, valid: bool) -> None:
 )
 def test_signature(value: bytes, valid: bool | None) -> None:
     """The signature is the HMAC-SHA256 of the body under one of the secrets."""
-    shown = Credentials.of({b"x-hub-signature-256": value}, b"")
+    shown = HookCredentials.of({b"x-hub-signature-256": value}, b"")
     assert (shown.signature is None) is (valid is None)
     if shown.signature is not None:
         assert Secrets([b"one", b"two"]).has_signed(shown.signature, b"body") is valid
@@ -68,9 +68,11 @@ def test_signature(value: bytes, valid: bool | None) -> None:
 
 def test_nothing_shown() -> None:
     """Neither secrets nor credentials appear when objects are printed."""
-    shown = Credentials.of({b"authorization": b"geheim", b"x-hub-signature-256": b"sha256=ab"}, b"")
+    shown = HookCredentials.of(
+        {b"authorization": b"geheim", b"x-hub-signature-256": b"sha256=ab"}, b""
+    )
     assert "geheim" not in repr(shown)
-    assert "ab" not in repr(shown).replace("Credentials", "")
+    assert "ab" not in repr(shown).replace("HookCredentials", "")
     assert "geheim" not in repr(Secrets([b"geheim"]))
 
 
