@@ -115,12 +115,14 @@ class Pushes:
         """
         if self._closed:
             raise StoreClosed
-        self._pulls.missing.forget(repositories)
+        missing = self._pulls.missing
         if tags is None:
             found = {tag for tag in self._known.tags() if tag.repository in repositories}
+            missing.forget(each for each in missing.names() if each.repository in repositories)
         else:
-            named = (Reference(each, tag) for each in repositories for tag in tags)
+            named = [Reference(each, tag) for each in repositories for tag in tags]
             found = {reference for reference in named if self._known.get(reference)}
+            missing.forget(named)
         for reference in expected:
             if tags is None or reference.tag is None or reference.tag in tags:
                 found.add(reference)
@@ -129,12 +131,22 @@ class Pushes:
         return len(found)
 
     async def close(self) -> None:
-        """Stop all look-ups that wait for their time."""
+        """Stop all look-ups that wait for their time; the next start does them instead."""
         self._closed = True
+        for reference in self._watches:
+            self._distrust(reference)
         following = [each.following for each in self._watches.values() if each.following]
         for each in following:
             each.cancel()
         await DeferredList(following)
+
+    def _distrust(self, reference: Reference) -> None:
+        """Make a tag old, also in the blob space."""
+        known, rules = self._known.get(reference), self._known.rules(reference.repository)
+        if known is not None and rules is not None:
+            before = self._reactor.seconds() - 2 * rules.tag_max_age - 1
+            old = min(known.checked, before)
+            self._known.update(known, lambda each: attrs.evolve(each, checked=old))
 
     def _notify(self, reference: Reference) -> None:
         watch = self._watches.get(reference)

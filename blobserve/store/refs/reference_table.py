@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 
 import attrs
 from twisted.internet.defer import maybeDeferred
@@ -284,10 +284,14 @@ class NegativeCache:
         del self._found[reference]
         return None
 
-    def forget(self, repositories: Collection[Repository]) -> None:
-        """Forget the answers for these repositories, because an image was pushed."""
-        for reference in [each for each in self._found if each.repository in repositories]:
-            del self._found[reference]
+    def names(self) -> list[Reference]:
+        """Return all references that were missing."""
+        return list(self._found)
+
+    def forget(self, references: Iterable[Reference]) -> None:
+        """Forget the answers for these references, because they may have been pushed."""
+        for reference in references:
+            self._found.pop(reference, None)
 
     def clear(self) -> None:
         """Forget all answers, because the configuration has changed."""

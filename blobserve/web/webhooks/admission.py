@@ -210,8 +210,10 @@ class HookGate:
         :param path: the path of a URL, not decoded.
         """
         place = self._place()
-        if not self.admission.is_on or not (place or self._is_whole):
+        if not (place or self._is_whole) or not self.admission.is_on:
             return None
+        if place and place[0] not in path and b"%" not in path:
+            return None  # at once, because every request for a file comes here
         segments = segments_of(path)
         return segments[len(place) :] if segments[: len(place)] == place else None
 

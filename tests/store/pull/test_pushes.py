@@ -309,6 +309,18 @@ async def test_bounded_at_once(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_restart(tmp_path: Path) -> None:
+    """A notification that a stop leaves unfinished counts after the next start."""
+    async with standing(tmp_path) as stand:
+        stand.source.push(SITE, an_image("one"))
+        await stand.read()
+        announce(stand, "v1")
+    async with standing(tmp_path, stand.source) as again:
+        again.source.push(SITE, an_image("two"))
+        assert await again.read() == b"two"
+
+
+@pytest_twisted.ensureDeferred
 async def test_close(tmp_path: Path) -> None:
     """A store that closes stops all repetitions, and takes no further notification."""
     async with standing(tmp_path) as stand:

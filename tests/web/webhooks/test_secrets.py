@@ -68,11 +68,10 @@ def test_signature(value: bytes, valid: bool | None) -> None:
 
 def test_nothing_shown() -> None:
     """Neither secrets nor credentials appear when objects are printed."""
-    shown = HookCredentials.of(
-        {b"authorization": b"geheim", b"x-hub-signature-256": b"sha256=ab"}, b""
-    )
+    fields = {b"authorization": b"geheim", b"x-hub-signature-256": b"sha256=0815"}
+    shown = HookCredentials.of(fields, b"")
     assert "geheim" not in repr(shown)
-    assert "ab" not in repr(shown).replace("HookCredentials", "")
+    assert "0815" not in repr(shown)
     assert "geheim" not in repr(Secrets([b"geheim"]))
 
 
