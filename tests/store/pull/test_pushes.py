@@ -315,7 +315,7 @@ async def test_restart(tmp_path: Path) -> None:
         stand.source.push(SITE, an_image("one"))
         await stand.read()
         announce(stand, "v1")
-    async with standing(tmp_path, stand.source) as again:
+    async with standing(tmp_path, stand.source, stand.clock) as again:
         again.source.push(SITE, an_image("two"))
         assert await again.read() == b"two"
 
