@@ -28,6 +28,9 @@ BACKLOG = 1024
 DEFAULT_LISTEN = (f"tcp:8080:backlog={BACKLOG}",)
 """The endpoints of `twist blobserve` when its configuration has none."""
 
+MOST_VERSIONS = 100
+"""The largest `KeepVersions.count`."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -102,6 +105,27 @@ class FileType:
 
 
 @attrs.frozen
+class KeepVersions:
+    """The earlier versions of a tag that stay reachable. See docs/reference/versions.md."""
+
+    count: int = 10
+    """The number of versions, besides the current one; 0 turns it off."""
+    seconds: float = 7 * 86400.0
+    """The time for which a version is kept after the tag has left it."""
+    paths: tuple[str, ...] | None = None
+    """Globs of the files that earlier versions may answer with.
+
+    None: files below the folders of bundlers, and those of ``immutablePaths``.
+    """
+
+    def wider(self, other: KeepVersions | None) -> KeepVersions:
+        """Return the values that keep all versions that either of the two keeps."""
+        if other is None:
+            return self
+        return KeepVersions(max(self.count, other.count), max(self.seconds, other.seconds))
+
+
+@attrs.frozen
 class RepositoryRules:
     """The configuration of one repository, or of all that match one key."""
 
@@ -133,6 +157,18 @@ class RepositoryRules:
     """Whether a file such as ``app.js.br`` in the image is served as a coding of ``app.js``."""
     source: LocalSource | None = None
     """Local images to serve instead of those of the registry."""
+    keep_versions: KeepVersions | None = None
+    """The earlier versions that stay reachable; None: the configuration names none."""
+    version_header: bool = False
+    """Whether ``X-Deployment-Id`` of a request chooses among the versions."""
+    version_cookie: bool = False
+    """Whether the cookie ``__vdpl`` chooses among the versions."""
+
+    @property
+    def versions(self) -> KeepVersions | None:
+        """The earlier versions that stay reachable; None if there are none."""
+        keep = self.keep_versions
+        return keep if keep is not None and keep.count else None
 
     def is_immutable_tag(self, tag: str) -> bool:
         """Return whether the configuration promises that this tag never moves."""
@@ -253,7 +289,7 @@ class Site:
         return not self.image.is_fixed or self.reference() == reference
 
     @property
-    def kept_versions(self) -> tuple[str, ...]:
+    def pulled_versions(self) -> tuple[str, ...]:
         """The tag or digest that is pulled at start and kept fresh, if any."""
         return (self.image.version,) if self.image and self.is_pulled_at_start else ()
 
@@ -381,8 +417,13 @@ class Config:
             if site.image is not None:
                 scoped = site.image.repository.within(site.scope)
                 kept = found[scoped].pre_pull if scoped in found else ()
-                versions = tuple(sorted({*kept, *site.kept_versions}))
-                found[scoped] = attrs.evolve(site.rules, pre_pull=versions)
+                versions = tuple(sorted({*kept, *site.pulled_versions}))
+                keep = site.rules.versions
+                if scoped in found and keep is not None:
+                    keep = keep.wider(found[scoped].keep_versions)
+                elif scoped in found:
+                    keep = found[scoped].keep_versions
+                found[scoped] = attrs.evolve(site.rules, pre_pull=versions, keep_versions=keep)
         return found
 
     @_hosted.default
@@ -451,10 +492,37 @@ class Config:
         """Return the images of a repository that the configuration names one by one."""
         return self._expected.get(repository, ())
 
+    def tags_named(self, name: str) -> set[Reference]:
+        """Return the tags that a site key, or a reference by tag, stands for.
+
+        The tag of a reference stands for itself, and for the same tag in the scope of each site.
+
+        :raises MalformedReference: when it is no site with one tag, and no reference by tag.
+        """
+        site = self.sites.get(name)
+        if site is not None:
+            if site.image is None or site.image.tag is None or site.image.digest is not None:
+                raise MalformedReference(name, "this site has no tag")
+            if not site.image.is_fixed:
+                raise MalformedReference(name, "this site has an image for each label; name a tag")
+            return {site.reference()}
+        reference = Reference.parse(name)
+        if reference.tag is None or reference.digest is not None:
+            raise MalformedReference(name, "a reference by tag is needed")
+        plain = str(reference.repository)
+        found = {
+            attrs.evolve(reference, repository=scoped)
+            for scoped in self._scopes
+            if str(scoped) == plain
+        }
+        if self.rules_for(reference.repository) is not None:
+            found.add(reference)
+        return found
+
     @property
     def kept_images(self) -> set[Reference]:
         """The images that are pulled at start and kept fresh without requests."""
-        of_sites = {site.reference() for site in self.sites.values() if site.kept_versions}
+        of_sites = {site.reference() for site in self.sites.values() if site.pulled_versions}
         return of_sites | {
             Reference(Repository.parse(key), tag)
             for key, rules in self.repos.items()

@@ -80,6 +80,14 @@ class PlatformNotFound(NotFound):
 
 
 @attrs.define(slots=False)
+class VersionPurged(ImageNotFound):
+    """The operator has purged this image: it is not served from its repository any more."""
+
+    def __str__(self) -> str:
+        return f"purged: {self.reference}"
+
+
+@attrs.define(slots=False)
 class BlobNotFound(NotFound):
     """The manifest names a layer that the registry does not have."""
 

@@ -91,6 +91,12 @@ class _Repository:
 def _repository(value: ConfigValue, key: str) -> _Repository:
     own = attributes(value, _REPOSITORY)
     rules = RepositoryRules(key=key, **own)
+    if rules.versions is None:
+        for name in ("versionHeader", "versionCookie"):
+            member = value.members().get(name)
+            if member is not None and scalars.flag(member):
+                problem = "has no effect on URLs of this repository without keepVersions"
+                value.document.warnings.append(member.message(problem))
     if rules.pre_pull and key.endswith("/*"):
         raise value.wrong("prePull needs a single repository, but this key matches many")
     return _Repository(rules, "immutable_paths" in own)
@@ -98,6 +104,24 @@ def _repository(value: ConfigValue, key: str) -> _Repository:
 
 def _headers(value: ConfigValue) -> tuple[tuple[str, str], ...]:
     return tuple(by_name(image_names.header_name, image_names.header_value)(value).items())
+
+
+def _keep_versions(value: ConfigValue) -> config.KeepVersions:
+    """Return the earlier versions to keep; false keeps none."""
+    if value.node.kind == "boolean" and not value.node.value:
+        return config.KeepVersions(count=0)
+    if value.node.kind != "mapping":
+        raise value.expected("mapping such as {count: 10, for: 7d}, or false")
+    return config.KeepVersions(**attributes(value, _KEEP_VERSIONS))
+
+
+def _version_count(value: ConfigValue) -> int:
+    """Return the number of versions to keep; 0 keeps none."""
+    number = value.node.value
+    is_whole = value.node.kind == "number" and isinstance(number, int)
+    if not is_whole or not 0 <= number <= config.MOST_VERSIONS:
+        raise value.expected(f"whole number from 0 to {config.MOST_VERSIONS}")
+    return int(number)
 
 
 def _types(value: ConfigValue) -> tuple[config.FileType, ...]:
@@ -181,6 +205,12 @@ _FILE_TYPE: Keys = {
     "coding": ("coding", scalars.one_of("br", "gzip", "zstd")),
 }
 
+_KEEP_VERSIONS: Keys = {
+    "count": ("count", _version_count),
+    "for": ("seconds", scalars.positive_duration),
+    "paths": ("paths", each(image_names.path_glob)),
+}
+
 _REPOSITORY: Keys = {
     "prePull": ("pre_pull", each(image_names.tag)),
     "workdir": ("workdir", image_names.workdir),
@@ -207,6 +237,9 @@ _REPOSITORY: Keys = {
     "codings": ("codings", each(scalars.one_of("zstd", "gzip"))),
     "precompressed": ("precompressed", scalars.flag),
     "source": ("source", scalars.source),
+    "keepVersions": ("keep_versions", _keep_versions),
+    "versionHeader": ("version_header", scalars.flag),
+    "versionCookie": ("version_cookie", scalars.flag),
 }
 
 _REGISTRY: Keys = {

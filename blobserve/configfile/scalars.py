@@ -18,8 +18,17 @@ from blobserve.configfile.habits import expands_variable
 from blobserve.configfile.schema import ConfigValue, Parser, each
 from blobserve.names.proxy import Proxy
 
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+", re.ASCII)
+_SECONDS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h|d))+", re.ASCII)
 _DURATION_PART = re.compile(r"([\d.]+)([a-zµ]+)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?))?B?", re.ASCII)
 _MAPPED = 96  # Prefix bits of an IPv4-mapped IPv6 address, RFC 4291 §2.5.5.2.

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from blobserve.config import Config, ImageTemplate, RepositoryRules, Site
+from blobserve.config import Config, ImageTemplate, KeepVersions, RepositoryRules, Site
 from blobserve.configfile import habits, image_names, scalars
 from blobserve.configfile.schema import (
     ConfigValue,
@@ -105,6 +105,8 @@ def _site(entry: SiteEntry, listed: Config, has_immutable_paths: frozenset[str])
     inherited = listed.rules_for(image.repository) or RepositoryRules(key=str(image.repository))
     of_rules = {field.name for field in attrs.fields(RepositoryRules)}
     rules = attrs.evolve(inherited, **{name: own.pop(name) for name in of_rules & own.keys()})
+    if rules.keep_versions is None:
+        rules = attrs.evolve(rules, keep_versions=KeepVersions())
     is_off = "fallback" in entry.own and entry.own["fallback"] is None
     is_configured = "immutable_paths" in entry.own or inherited.key in has_immutable_paths
     site = Site(
@@ -188,6 +190,11 @@ def _entry(value: ConfigValue, key: str, keys: Keys) -> SiteEntry:
         raise value.wrong("the key image or redirect is missing")
     if key and "image" in own:
         _check_image(members.get("image", value), own["image"], key)
+        keep = own.get("keep_versions")
+        for name in ("versionHeader", "versionCookie") if keep and not keep.count else ():
+            if name in members and scalars.flag(members[name]):
+                problem = "has no effect, because keepVersions is off"
+                value.document.warnings.append(members[name].message(problem))
         if key.startswith("*") and own.get("is_pulled_at_start"):
             raise members["prePull"].wrong("a site with a wildcard cannot be pulled at start")
     return SiteEntry(value, key, own)

@@ -8,7 +8,7 @@ recovery at start, and the metadata database. References and registries are not 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from blobserve.store.disk.metadata_db import (
     Change,
     MetadataDb,
     StoredReferences,
+    StoredRows,
     WriteBehind,
 )
 from blobserve.store.disk.owner_lock import exposure
@@ -115,8 +116,11 @@ class BlobSpace:
         """The digests of references; loaded by `open`."""
         self.provenance = Provenance(self._remembered, wall)
         """The repositories through which content was verified; loaded by `open`."""
+        self.rows = StoredRows(self._remembered)
+        """Rows of the metadata database about tags; loaded by `open`."""
         self.early = EarlyFiles(metrics)
         """Files of layers that are being ingested."""
+        self._kept_roots: Callable[[], Iterable[Digest]] = tuple
         self._unready: set[Digest] = set()
         self._ingests: set[Ingest] = set()
         self._reclaiming: LoopingCall | None = None
@@ -272,11 +276,27 @@ class BlobSpace:
         """
         self.blobs.lru.current = digests
 
+    def mark_kept(
+        self, blobs: Mapping[Digest, float], roots: Callable[[], Iterable[Digest]]
+    ) -> None:
+        """Set the blobs of earlier versions of tags, and a callback that returns their images.
+
+        `blobs` is read at each eviction. It has the time when the newest version with a blob
+        ended: see `BlobLru.kept`. `roots` is called when manifests are removed.
+        """
+        self.blobs.lru.kept = blobs
+        self._kept_roots = roots
+
+    async def flush(self) -> None:
+        """Write what is known about references now; return when it is written."""
+        await self._remembered.flush()
+
     async def reclaim(self) -> None:
         """Evict down to the quota, and remove manifests that nothing needs."""
         await self._disk.run(self._location.sweep)
         await self.blobs.allocator.shrink()
-        await self.manifests.reclaim(digest for _, digest, _ in self.references.all())
+        roots = {digest for _, digest, _ in self.references.all()}
+        await self.manifests.reclaim(roots.union(self._kept_roots()))
 
     async def reserve(self, size: int) -> None:
         """Reserve bytes for a write beside a blob, and evict other blobs if necessary.
@@ -323,6 +343,7 @@ class BlobSpace:
         merged = await self._background.to_the_end(self._merged_files.survey)
         self.references.load(await self._background.to_the_end(self._state.references))
         self.provenance.load(await self._background.to_the_end(self._state.provenance))
+        await self._background.to_the_end(partial(self.rows.load, self._state))
         if found.doubtful:
             _log.info("verifying {n} blobs", n=len(found.doubtful))
         examined = await gatherResults(

@@ -15,13 +15,15 @@ from typing import cast
 import attrs
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from blobserve.concurrency.fair_queue import FairQueue
 from blobserve.concurrency.singleflight import Call, own
 from blobserve.config import Limits, RepositoryRules
-from blobserve.errors import Forbidden, NotCached, SpaceContended, StoreClosed
+from blobserve.errors import Forbidden, NotCached, SpaceContended, StoreClosed, VersionPurged
 from blobserve.metrics import Metrics
+from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
 from blobserve.store.blobspace import BlobSpace, Readable
 from blobserve.store.ingest.early_files import EarlyFile, sooner
@@ -32,10 +34,17 @@ from blobserve.store.pull.prepull_timers import PrePullTimers
 from blobserve.store.pull.pulls import Provider, Pulls
 from blobserve.store.pull.pushes import Pushes
 from blobserve.store.pull.revalidation import Revalidations
+from blobserve.store.pull.version_leases import VersionLeases
 from blobserve.store.refs.freshness import PATIENCE, Freshness, TagState
 from blobserve.store.refs.image import ImageReader
+from blobserve.store.refs.pins import TagsNamed
 from blobserve.store.refs.reference_table import ReferenceTable, Rules
 from blobserve.store.space.provenance import Access
+
+_log = Logger()
+
+_TRIM_INTERVAL = 3600.0
+"""Seconds after which earlier versions are checked for their age at the latest."""
 
 _SHARE = 0.8
 """The share of a request's timeout that a look-up may take; the rest is for the known image."""
@@ -66,14 +75,18 @@ class RefStore:
         metrics: Metrics,
         limits: Callable[[], Limits],
         wall: Callable[[], float] | None = None,
+        tags_named: TagsNamed = lambda name: (),
     ) -> None:
         """`provider` is asked for a repository's source anew at each pull, `rules` at each call.
 
         `wall` returns the time of day, in seconds since 1970, for the stored ages of tags. The
-        default is the reactor's clock.
+        default is the reactor's clock. `tags_named` returns the tags that a name of a pin stands
+        for.
         """
         now, images = wall or reactor.seconds, ImageReader(space, limits)
-        self.references = ReferenceTable(space, images, rules, lambda: now() - reactor.seconds())
+        self.references = ReferenceTable(
+            space, images, rules, lambda: now() - reactor.seconds(), now, tags_named
+        )
         """The known state of every reference."""
         self._space = space
         self._rules = rules
@@ -86,12 +99,18 @@ class RefStore:
             space, self.references, self._pulls, self._revalidations, reactor
         )
         self._pushes = Pushes(self.references, self._pulls, self._revalidations, reactor)
+        self._version_leases = VersionLeases(
+            space, self.references, self._pulls, reactor, self._lease_of_version
+        )
+        self._trim_later: IDelayedCall | None = None
+        self._wall = now
         self._reload_queue = FairQueue(reactor)
         self._closed = False
 
     async def open(self) -> None:
         """Load the references of the blob space, which is open."""
         await self.references.load()
+        self._trim_versions()
 
     def blob_for(self, reference: Reference, read_only: bool = False) -> Deferred[Lease]:
         """Return a lease on the image that `reference` names, and pull it if necessary.
@@ -131,6 +150,8 @@ class RefStore:
         rules, known = self._rules(reference.repository), self.references.get(reference)
         if self._closed or rules is None or known is None or known.image is None:
             return None
+        if self.references.purges.covers(reference.repository, known.digest):
+            return None
         if not known.image.suits(rules):
             return None
         if not known.is_proved(rules) and not self._confirmations.may_serve(
@@ -146,6 +167,78 @@ class RefStore:
         if freshness is Freshness.AGEING and not read_only:
             self._revalidations.look_up(known, rules)
         return self._lease(image, known, Ask(reference, rules, None, read_only, now), "hit")
+
+    def version_at_once(self, tag: Reference, digest: Digest) -> Lease | None:
+        """Return a lease on an earlier version of a tag if that needs no waiting; else None."""
+        return self.lease_at_once(tag.at(digest), read_only=True)
+
+    async def version(self, tag: Reference, digest: Digest) -> Lease | None:
+        """Return a lease on an earlier version of a tag; None if it cannot be read now.
+
+        No request waits for a source. A version that is damaged is pulled again by its digest in
+        the background.
+        """
+        return await self._version_leases.lease(tag, digest)
+
+    async def pin(self, name: str, digest: Digest) -> None:
+        """Serve this image for all tags that a name stands for, until `unpin`.
+
+        It is pulled by its digest first, unless it is READY. After that the tags switch, and their
+        sources are not asked any more. Return when the pin is stored.
+
+        :raises MalformedReference: when the name stands for no tag.
+        :raises VersionPurged: when the image was purged.
+        :raises BlobserveError: when it cannot be pulled.
+        """
+        tags = self._tags_named(name)
+        leases = [await self.blob_for(tag.at(digest)) for tag in tags]
+        try:
+            self.references.pins.set(name, digest)
+            self.references.follow_pins()
+        finally:
+            for lease in leases:
+                lease.release()
+        await self._space.flush()
+
+    async def unpin(self, name: str) -> bool:
+        """End the pin of a name; return whether there was one.
+
+        Its tags are looked up again, and serve the pinned image until the answer has come.
+        """
+        was_pinned = self.references.pins.remove(name)
+        self.references.follow_pins()
+        for tag in self._tags_named(name) if was_pinned else ():
+            known, rules = self.references.get(tag), self._rules(tag.repository)
+            if known is not None and rules is not None and not known.is_pinned:
+                self._revalidations.look_up(known, rules)
+        await self._space.flush()
+        return was_pinned
+
+    async def purge(self, repository: Repository, digest: Digest) -> None:
+        """Make an image unreachable through a repository, at once and for ever.
+
+        Pins of it are removed. A tag that serves it answers that there is no such image, until it
+        moves or is pinned to another one. Return when that is stored.
+        """
+        pins, plain = self.references.pins, str(repository)
+        is_known = self.references.purge(repository, digest)
+        for tag, pinned in list(pins.tags.items()):
+            if pinned == digest and str(tag.repository) == plain:
+                for name in [each for each in pins.names if tag in self._tags_named(each)]:
+                    pins.remove(name)
+        self.references.follow_pins()
+        _log.info("{digest} is purged from {repository}", digest=str(digest), repository=plain)
+        if not is_known:
+            _log.warn("no tag of {repository} has served {digest}", repository=plain, digest=digest)
+        for tag in self.references.tags():
+            known = self.references.get(tag)
+            if known and known.digest == digest and str(tag.repository) == plain:
+                _log.warn(
+                    "{tag} serves the purged {digest}, so it is 404 until it moves or is pinned",
+                    tag=str(tag),
+                    digest=str(digest),
+                )
+        await self._space.flush()
 
     def touch_for(self, reference: Reference) -> Callable[[], None]:
         """Return a cheap callback that counts a use of the image that `reference` names now.
@@ -182,6 +275,9 @@ class RefStore:
     def reload(self) -> None:
         """Follow rules that have changed."""
         self._pulls.missing.clear()
+        self.references.pins.resolve()
+        self.references.follow_pins()
+        self._trim_versions()
         for tag in self.references.tags():  # There may be thousands.
             self._reload_queue.do(partial(self.references.mark, tag))
         self._pre_pulls.reload()
@@ -189,6 +285,8 @@ class RefStore:
     async def close(self) -> None:
         """Fail every wait with `StoreClosed`, abandon every pull, wipe their ingest. Idempotent."""
         self._closed = True
+        if self._trim_later is not None and self._trim_later.active():
+            self._trim_later.cancel()
         self._pre_pulls.close()
         await self._pushes.close()
         parts = (self._revalidations, self._confirmations, self._pulls)
@@ -239,7 +337,11 @@ class RefStore:
         if self._closed:
             raise StoreClosed
         known = self.references.get(ask.reference)
-        if known is None or known.image is None or not known.may_serve(ask.rules):
+        if known is None:
+            return None
+        if self.references.purges.covers(ask.reference.repository, known.digest):
+            raise VersionPurged(str(ask.reference))
+        if known.image is None or not known.may_serve(ask.rules):
             return None
         image = await self._space.images.mount(known.image.digests)
         if image is None:
@@ -250,6 +352,8 @@ class RefStore:
 
     async def _pulled(self, ask: Ask) -> Lease | EarlyFile:
         """Start or join a pull; return the first lease or early file that it gives."""
+        if self.references.purges.covers(ask.reference.repository, ask.reference.digest):
+            raise VersionPurged(str(ask.reference))
         result: Result = "wait"
         pull = self._pulls.get(ask.reference)
         if pull is None:
@@ -292,6 +396,25 @@ class RefStore:
         lease = self._lease(image, lazy.known, ask, result)
         lease.trusted_until = 0.0  # The next request asks again: the image may be READY.
         return lease
+
+    def _tags_named(self, name: str) -> Iterable[Reference]:
+        return self.references.pins.tags_named(name)
+
+    def _lease_of_version(self, image: Readable, known: TagState, rules: RepositoryRules) -> Lease:
+        ask = Ask(known.reference, rules, None, True, self._reactor.seconds())
+        return self._lease(image, known, ask, "hit")
+
+    def _trim_versions(self) -> None:
+        """Drop the versions that are too old, and do so again when the next one is."""
+        if self._trim_later is not None and self._trim_later.active():
+            self._trim_later.cancel()
+        versions = self.references.versions
+        versions.trim()
+        end = versions.next_end()
+        delay = _TRIM_INTERVAL if end is None else end - self._wall()
+        self._trim_later = self._reactor.callLater(
+            min(max(delay, 1.0), _TRIM_INTERVAL), self._trim_versions
+        )
 
     def _lease(self, image: Readable, known: TagState, ask: Ask, result: Result) -> Lease:
         if self._closed:

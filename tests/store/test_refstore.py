@@ -693,7 +693,7 @@ async def test_many_tags_cost_a_pull_nothing(tmp_path: Path) -> None:
         asked.clear()
         image = Image(an_image().digest, an_image().layers[:1], 1, None, ())
         known.learn(TagState(SITE, image.digest, 0, image))
-        assert asked == [SITE.repository]
+        assert set(asked) == {SITE.repository}
 
 
 @pytest_twisted.ensureDeferred

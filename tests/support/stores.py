@@ -117,6 +117,7 @@ async def standing(
         metrics,
         lambda: limits,
         wall,
+        lambda name: {Reference.parse(name)},
     )
     if not pulls_behind:
         source.hold("fetch")

@@ -57,6 +57,17 @@ CREATE TABLE IF NOT EXISTS provenance (
     digest TEXT NOT NULL, repository TEXT NOT NULL, access INTEGER NOT NULL, recorded REAL NOT NULL,
     PRIMARY KEY (digest, repository, access)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS versions (
+    reference TEXT NOT NULL, digest TEXT NOT NULL, ended REAL NOT NULL,
+    PRIMARY KEY (reference, digest)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pins (
+    name TEXT PRIMARY KEY, digest TEXT NOT NULL, since REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS purges (
+    digest TEXT NOT NULL, repository TEXT NOT NULL, recorded REAL NOT NULL,
+    PRIMARY KEY (digest, repository)
+) WITHOUT ROWID;
 """
 
 
@@ -137,6 +148,31 @@ def provenance_removed(digest: Digest, repository: str, access: int) -> Change:
     return f"DELETE FROM provenance WHERE {condition}", (str(digest), repository, int(access))
 
 
+def version_put(reference: str, digest: Digest, ended: float) -> Change:
+    """Store an earlier version of a tag, and when the tag left it."""
+    return "REPLACE INTO versions VALUES (?, ?, ?)", (reference, str(digest), ended)
+
+
+def version_removed(reference: str, digest: Digest) -> Change:
+    """Delete an earlier version of a tag."""
+    return "DELETE FROM versions WHERE reference = ? AND digest = ?", (reference, str(digest))
+
+
+def pin_put(name: str, digest: Digest, since: float) -> Change:
+    """Store the pin of a site or tag."""
+    return "REPLACE INTO pins VALUES (?, ?, ?)", (name, str(digest), since)
+
+
+def pin_removed(name: str) -> Change:
+    """Delete the pin of a site or tag."""
+    return "DELETE FROM pins WHERE name = ?", (name,)
+
+
+def purge_put(digest: Digest, repository: str, recorded: float) -> Change:
+    """Store that an image was purged from a repository."""
+    return "REPLACE INTO purges VALUES (?, ?, ?)", (str(digest), repository, recorded)
+
+
 class MetadataDb:
     """The metadata database. Every method blocks; once it is open, any thread may call them."""
 
@@ -190,6 +226,21 @@ class MetadataDb:
         """Return digest, repository and access of every entry, the oldest first."""
         query = "SELECT digest, repository, access FROM provenance ORDER BY recorded"
         return [(digest, repository, access) for digest, repository, access in self._rows(query)]
+
+    def versions(self) -> list[tuple[Digest, str, float]]:
+        """Return digest, reference and end of every earlier version, the newest first."""
+        query = "SELECT digest, reference, ended FROM versions ORDER BY ended DESC"
+        return [(digest, reference, ended) for digest, reference, ended in self._rows(query)]
+
+    def pins(self) -> list[tuple[Digest, str]]:
+        """Return digest and name of every pin, the oldest first."""
+        query = "SELECT digest, name FROM pins ORDER BY since"
+        return [(digest, name) for digest, name in self._rows(query)]
+
+    def purges(self) -> list[tuple[Digest, str]]:
+        """Return digest and repository of every purge."""
+        query = "SELECT digest, repository FROM purges"
+        return [(digest, repository) for digest, repository in self._rows(query)]
 
     def change(self, *changes: Change) -> None:
         """Make these changes, and measure the file.
@@ -302,6 +353,27 @@ class WriteBehind:
     def _write_pending(self) -> Deferred[None]:
         changes, self._pending = list(self._pending.values()), {}
         return Deferred.fromCoroutine(self._write(changes))  # type: ignore[arg-type]
+
+
+class StoredRows:
+    """The rows about earlier versions, pins and purges: read once, and written a little later."""
+
+    def __init__(self, behind: WriteBehind) -> None:
+        self._behind = behind
+        self.versions: list[tuple[Digest, str, float]] = []
+        """See `MetadataDb.versions`; as they were when the blob space was opened."""
+        self.pins: list[tuple[Digest, str]] = []
+        """See `MetadataDb.pins`."""
+        self.purges: list[tuple[Digest, str]] = []
+        """See `MetadataDb.purges`."""
+
+    def load(self, state: MetadataDb) -> None:
+        """Read all rows. Blocks."""
+        self.versions, self.pins, self.purges = state.versions(), state.pins(), state.purges()
+
+    def put(self, key: Hashable, change: Change) -> None:
+        """Schedule a change; of several with one key, only the last is written."""
+        self._behind.put(key, change)
 
 
 class StoredReferences:

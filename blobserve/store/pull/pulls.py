@@ -28,6 +28,7 @@ from blobserve.errors import (
     RegistryRefused,
     SpaceContended,
     StoreClosed,
+    VersionPurged,
 )
 from blobserve.metrics import Metrics
 from blobserve.names.digest import Digest
@@ -174,9 +175,13 @@ class Pulls:
             source = self._provider(reference.repository)
             pull = _Pull(reference, rules, source, call, Access.needed(rules))
             self._running[reference] = pull
+            if wanted is not None and wanted.is_pinned:
+                return await self._image(pull, wanted)
             if wanted is not None and reference.tag is not None:
                 try:
                     return await self._image(pull, wanted)
+                except VersionPurged:
+                    raise
                 except (ImageNotFound, BlobNotFound) as lost:
                     _log.info("{lost}; resolving the tag anew", lost=lost)
                     self._known.disprove(wanted)
@@ -188,7 +193,8 @@ class Pulls:
                     self.missing.note(reference, error)
             elif isinstance(error, (NotFound, RegistryRefused)):
                 self._known.disprove(wanted)
-                if isinstance(error, ImageNotFound) and self._known.is_current(wanted):
+                is_lost = isinstance(error, ImageNotFound) and not wanted.is_pinned
+                if is_lost and self._known.is_current(wanted):
                     self._known.forget(reference)
             raise
         finally:
@@ -204,6 +210,8 @@ class Pulls:
         reference = pull.reference
         target = reference.at(wanted.digest) if wanted else reference
         image, documents = await self._known.images.read(target, pull.rules, pull.source)
+        if any(self._known.purges.covers(reference.repository, each.digest) for each in documents):
+            raise VersionPurged(str(reference))
         known = wanted or TagState(reference, image.digest, self._reactor.seconds())
         # No more than the source has shown, or shows with this pull.
         known = attrs.evolve(known, image=image, access=pull.access)

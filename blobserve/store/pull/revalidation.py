@@ -81,10 +81,14 @@ class Revalidations:
                 timer.cancel()
 
     async def _follow(self, known: TagState, rules: RepositoryRules, call: Call[None]) -> None:
+        if known.is_pinned:
+            return
         source = self._provider(known.reference.repository)
         answer = await source.refresh(known.reference, known.digest)
         now = self._reactor.seconds()
-        if answer.digest == known.digest:
+        repository = known.reference.repository
+        if answer.digest == known.digest or self._known.purges.covers(repository, answer.digest):
+            # A tag does not move to an image that was purged.
             self._known.update(known, lambda each: each.confirmed(now, answer.pause))
         elif self._known.is_current(known) and not self._pulls.get(known.reference):
             moved = TagState(known.reference, answer.digest, now, quiet_until=now + answer.pause)

@@ -52,6 +52,8 @@ class TagState:
     """The number of look-ups, or pulls of the new digest, that have failed in a row."""
     access: Access = Access.NONE
     """How far the repository has shown that all of the image is its own; see `Provenance`."""
+    is_pinned: bool = False
+    """Whether it is not looked up, because it is pinned to this digest."""
     confirm_after: float = 0.0
     """When the next confirmation is due; 0 before the first one. See `Confirmations`."""
 
@@ -71,7 +73,7 @@ class TagState:
         """Return whether to look it up. See docs/reference/tags.md."""
         # A clock that was set back makes the age negative: look it up.
         age, most = now - self.checked, rules.tag_max_age
-        if not moves(self.reference, rules) or (age >= 0 and now < self.quiet_until):
+        if not self._moves(rules) or (age >= 0 and now < self.quiet_until):
             return Freshness.TRUSTED
         if not most or not 0 <= age <= 2 * most:
             return Freshness.OLD
@@ -79,18 +81,23 @@ class TagState:
 
     def trusted_until(self, rules: RepositoryRules) -> float:
         """Return when `freshness` is no longer `TRUSTED`, if it is now."""
-        if not moves(self.reference, rules):
+        if not self._moves(rules):
             return math.inf
         return max(self.checked + rules.tag_max_age, self.quiet_until)
 
     def is_stale(self, rules: RepositoryRules, asked: float) -> bool:
         """Return whether the digest was older than `tagMaxAge` when the request came."""
-        return moves(self.reference, rules) and self.checked < asked - rules.tag_max_age
+        return self._moves(rules) and self.checked < asked - rules.tag_max_age
 
     def interval(self, rules: RepositoryRules, now: float) -> float:
         """Return the seconds until it is looked up again without a request."""
         due = max(self.checked + rules.tag_max_age, self.quiet_until)
+        if self.is_pinned:
+            due = now + max(rules.tag_max_age, _RETRY_CEILING)
         return max(due - now, _LEAST_INTERVAL)
+
+    def _moves(self, rules: RepositoryRules) -> bool:
+        return not self.is_pinned and moves(self.reference, rules)
 
     def confirmed(self, now: float, pause: float) -> TagState:
         """Return the state after the registry has said that the tag has not moved."""

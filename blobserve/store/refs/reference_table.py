@@ -1,7 +1,8 @@
 """The known state of every reference, in memory and in the blob space across restarts.
 
 Each image is also known by its digest, so a digest that a tag once had needs no registry. Sources
-are not known here.
+are not known here. A tag that switches leaves an earlier version behind, see `Versions`. A pinned
+tag does not switch.
 
 `CurrentParts` counts the layers and merged indexes that tags serve now. Eviction takes them after
 all others.
@@ -31,6 +32,8 @@ from blobserve.store.blobspace import BlobSpace
 from blobserve.store.disk.metadata_db import MOST_REFERENCES
 from blobserve.store.refs.freshness import TagState
 from blobserve.store.refs.image import Image, ImageReader
+from blobserve.store.refs.pins import Pins, TagsNamed
+from blobserve.store.refs.versions import Purges, Version, Versions
 from blobserve.store.space.merged_indexes import parts_of
 from blobserve.store.space.provenance import Access
 
@@ -45,6 +48,10 @@ It may return an awaitable, and is not waited for.
 """
 
 
+_NEVER = -1e12
+"""The time of the last check of a reference that its source has not been asked about."""
+
+
 class ReferenceTable:
     """The only place that switches a tag to another digest."""
 
@@ -54,22 +61,39 @@ class ReferenceTable:
         images: ImageReader,
         rules: Rules,
         wall_ahead: Callable[[], float] = lambda: 0.0,
+        wall: Callable[[], float] = lambda: 0.0,
+        tags_named: TagsNamed = lambda name: (),
     ) -> None:
         """`wall_ahead` returns the time of day minus the reactor's clock, in seconds.
 
-        Times in memory are of the reactor's clock; stored times are times of day.
+        Times in memory are of the reactor's clock; stored times are times of day, as `wall` returns
+        them.
         """
         self.images = images
         self.rules = rules
         """The current rules of a repository; None if it is not allowed."""
         self.switches = 0
-        """How often a reference has switched to another digest, or has been forgotten."""
+        """How often a reference has switched to another digest, or has been forgotten.
+
+        Changes of the earlier versions, and purges, count as well.
+        """
+        self.versions = Versions(space.rows, rules, wall)
+        """The earlier versions of tags."""
+        self.pins = Pins(space.rows, tags_named, wall)
+        """The tags that do not switch."""
+        self.purges = Purges(space.rows, wall)
+        """The images that are not served."""
+        self._version_watchers: dict[object, Callable[[Reference], object]] = {}
         self._wall_ahead = wall_ahead
+        self._now = wall
         self._space = space
         self._known: dict[Reference, TagState] = {}
         self._current = CurrentParts()
         self._watchers: dict[object, OnSwitch] = {}
         space.mark_current(self._current)
+        space.mark_kept(self.versions.parts, self._kept_roots)
+        space.blobs.on_evicted = self.versions.evicted
+        self.versions.on_change = self._versions_changed
 
     async def load(self) -> None:
         """Load the references of the blob space, and read the images that tags serve.
@@ -91,10 +115,18 @@ class ReferenceTable:
             key = known.digest, reference.repository
             if key[::-1] in tagged and not self._space.provenance.covers(*key, Access.LISTED):
                 self._known[reference] = attrs.evolve(known, access=Access.REMEMBERED)
+        self.purges.load()
+        self.pins.load()
+        self.versions.load()
+        self.follow_pins()
         for reference in self.tags():
             rules = self.rules(reference.repository)
             if rules is not None:
                 await self.recall(reference, rules)
+        for tag in self.versions.tags():
+            rules = self.rules(tag.repository)
+            for version in self.versions.of(tag) if rules else ():
+                await self.recall_version(tag, version.digest)
 
     def on_switch(self, callback: OnSwitch) -> Callable[[], None]:
         """Call `callback` at each switch of a tag, when its new image is READY.
@@ -108,6 +140,10 @@ class ReferenceTable:
             self._watchers.pop(key, None)
 
         return remove
+
+    def on_versions(self, callback: Callable[[Reference], object]) -> None:
+        """Call `callback` with each tag that has other earlier versions than before."""
+        self._version_watchers[object()] = callback
 
     def get(self, reference: Reference) -> TagState | None:
         """Return the known state of `reference`; counts as a use of it."""
@@ -140,30 +176,110 @@ class ReferenceTable:
         self.update(known, lambda each: attrs.evolve(each, image=image, access=access))
         return self._known.get(reference)
 
+    async def recall_version(self, tag: Reference, digest: Digest) -> TagState | None:
+        """Return the known state of an earlier version of a tag. See `recall`."""
+        exact, rules = tag.at(digest), self.rules(tag.repository)
+        if rules is None:
+            return None
+        if exact not in self._known:
+            # It was not used for long, so it was forgotten, but the version is still wanted.
+            self._put(TagState(exact, digest, _NEVER))
+        known = await self.recall(exact, rules)
+        if known is not None and known.image is not None:
+            self.versions.describe(tag, digest, parts_of(known.image.digests))
+        return known
+
+    def recheck_version(self, tag: Reference) -> None:
+        """Note that an earlier version of a tag can be read again."""
+        self._versions_changed(tag)
+
+    def follow_pins(self) -> None:
+        """Let every pinned tag, and every tag that is no longer pinned, follow its pin.
+
+        A pinned image that is not READY is pulled when the tag is next requested.
+        """
+        for tag, digest in list(self.pins.tags.items()):
+            known, exact = self._known.get(tag), self._known.get(tag.at(digest))
+            if known is None or known.digest != digest:
+                image, access = (exact.image, exact.access) if exact else (None, Access.NONE)
+                self._switch(TagState(tag, digest, _NEVER, image, access=access))
+        for tag in self.tags():
+            known = self._known[tag]
+            if known.is_pinned and tag not in self.pins.tags:
+                # It is looked up at the next request.
+                self._put(attrs.evolve(known, is_pinned=False, checked=_NEVER, quiet_until=_NEVER))
+            elif not known.is_pinned and tag in self.pins.tags:
+                self._put(attrs.evolve(known, is_pinned=True))
+
+    def purge(self, repository: Repository, digest: Digest) -> bool:
+        """Make an image unreachable through a repository; return whether it was known there.
+
+        The manifests that it lists become unreachable as well.
+        """
+        digests = self._space.manifests.below(digest)
+        self.purges.add(repository, digests)
+        found = False
+        for tag in self.versions.tags():
+            if str(tag.repository) == str(repository) and self.versions.has(tag, digest):
+                self.versions.drop(tag, digest)
+                found = True
+        for reference in list(self._known):
+            if str(reference.repository) != str(repository):
+                continue
+            if reference.tag is None and reference.digest in digests:
+                self.forget(reference)
+                found = True
+        self.switches += 1
+        return found
+
     def learn(self, known: TagState) -> None:
-        """Switch a reference to a new state; its image is READY."""
+        """Switch a reference to a new state; its image is READY.
+
+        A tag that is pinned to another image stays as it is.
+        """
         exact, image = known.reference.at(known.digest), known.image
         if exact not in self._known and image is not None:
             for warning in image.warnings:
                 _log.warn("{image} {warning}", image=str(exact), warning=warning)
-        switched: list[tuple[Reference, Digest | None]] = []
-        for reference in {exact, known.reference}:
+        for reference in sorted({exact, known.reference}, key=lambda each: each.tag is not None):
             learned = attrs.evolve(known, reference=reference)
             if self.is_current(learned):
                 self.update(
                     learned, lambda present: attrs.evolve(present, image=image, access=known.access)
                 )
-                continue
-            former = self._known.get(reference)
-            if reference.tag is not None:
-                switched.append((reference, former.digest if former else None))
-            if former is not None:
-                self.switches += 1
-            elif len(self._known) >= MOST_REFERENCES:
-                self.forget(next(iter(self._known)))  # the longest unused
-            self._put(learned)
-        for tag, before in switched:
-            self._tell(tag, before, known.digest)
+            elif not self.pins.forbids(reference, known.digest):
+                self._switch(learned)
+
+    def _switch(self, known: TagState) -> None:
+        reference = known.reference
+        former = self._known.get(reference)
+        if former is not None:
+            self.switches += 1
+        elif len(self._known) >= MOST_REFERENCES:
+            self._forget_one()
+        if reference.tag is None:
+            self._put(attrs.evolve(known, is_pinned=False))
+            return
+        self._put(attrs.evolve(known, is_pinned=reference in self.pins.tags))
+        left = None
+        if former is not None and not self.purges.covers(reference.repository, former.digest):
+            parts = parts_of(former.image.digests) if former.image else ()
+            left = Version(former.digest, self._now(), parts)
+        self.versions.replaced(reference, left, known.digest)
+        self._tell(reference, former.digest if former else None, known.digest)
+
+    def _forget_one(self) -> None:
+        """Forget the reference that was not used for longest, except pinned tags."""
+        self.forget(next(each for each in self._known if each not in self.pins.tags))
+
+    def _kept_roots(self) -> set[Digest]:
+        """Return the images whose manifests must stay, besides those of references."""
+        return self.versions.digests()
+
+    def _versions_changed(self, tag: Reference) -> None:
+        self.switches += 1
+        for watcher in list(self._version_watchers.values()):
+            watcher(tag)
 
     def is_current(self, known: TagState) -> bool:
         """Return whether the reference has neither been switched nor forgotten since."""
@@ -181,6 +297,9 @@ class ReferenceTable:
             self.switches += 1
             self._current.serves(reference, ())
             self._space.references.forget(reference.key)
+            pinned = self.pins.get(reference)
+            if pinned is not None:
+                self._put(TagState(reference, pinned, _NEVER, is_pinned=True))
 
     def disprove(self, known: TagState) -> None:
         """Forget a reference that its source has denied, and its digest if only tags vouch for it.

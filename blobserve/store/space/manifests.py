@@ -188,6 +188,11 @@ class Manifests:
             return None
         return Document(digest, stored.media_type, content)
 
+    def below(self, digest: Digest) -> set[Digest]:
+        """Return a manifest and all manifests that it lists, as far as they are known."""
+        stored = self._needed([digest])
+        return {digest, *stored, *(each for one in stored for each in self._stored[one].children)}
+
     async def reclaim(self, roots: Iterable[Digest]) -> None:
         """Remove manifests that no root needs, neither now nor at the previous call.
 

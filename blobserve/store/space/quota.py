@@ -61,6 +61,8 @@ class BlobLru:
     def __init__(self) -> None:
         self.current: Container[Digest] = ()
         """The blobs that a tag currently serves, which are evicted last."""
+        self.kept: Mapping[Digest, float] = {}
+        """The blobs of earlier versions of tags, with the time when the newest one ended."""
         self.size = 0
         """The bytes that all of them take."""
         self._blobs: OrderedDict[Digest, ReadyBlob] = OrderedDict()
@@ -133,19 +135,32 @@ class BlobLru:
     def victims(self, size: int) -> list[ReadyBlob]:
         """Return the blobs to evict for `size` bytes; all without a lease if they are too few.
 
-        Blobs that no tag serves come first, then those in `current`. In both groups the least
-        recently used come first.
+        Blobs that no tag serves or keeps come first, the least recently used before the others.
+        Then come those of `kept`, the oldest version first. Those in `current` are the last.
         """
         self._apply_touches(self._blobs)
         victims: list[ReadyBlob] = []
-        for is_current in (False, True):
-            for blob in self:
-                if size <= 0:
-                    return victims
-                if not blob.leases and (blob.digest in self.current) is is_current:
-                    victims.append(blob)
-                    size -= blob.size
+        for blob in self._in_order():
+            if size <= 0:
+                break
+            victims.append(blob)
+            size -= blob.size
         return victims
+
+    def _in_order(self) -> Iterator[ReadyBlob]:
+        """Yield all blobs without a lease, in the order of eviction."""
+        kept, current = list[ReadyBlob](), list[ReadyBlob]()
+        for blob in self:
+            if blob.leases:
+                continue
+            if blob.digest in self.current:
+                current.append(blob)
+            elif blob.digest in self.kept:
+                kept.append(blob)
+            else:
+                yield blob
+        yield from sorted(kept, key=lambda each: self.kept[each.digest])
+        yield from current
 
     def _apply_touches(self, blobs: Mapping[Digest, ReadyBlob]) -> None:
         for blob in [each for each in blobs.values() if each.is_touched]:

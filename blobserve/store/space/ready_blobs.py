@@ -72,6 +72,8 @@ class ReadyBlobs:
         """
         self.is_verifying = False
         """Whether files are checked before they are first read (`verifyOnRead`)."""
+        self.on_evicted: Callable[[list[Digest]], object] = lambda digests: None
+        """Called with the digests of blobs that are being evicted."""
         self.lru = BlobLru()
         self.allocator = Allocator(quota, self.lru, self.evict)
         self.coding_queue = CodingQueue(
@@ -171,6 +173,7 @@ class ReadyBlobs:
         if not blobs:
             return
         self._metrics.evictions.inc(len(blobs))
+        self.on_evicted([blob.digest for blob in blobs])
         await self._remove(blobs)
 
     async def wait_removed(self, digest: Digest) -> None:
