@@ -27,9 +27,10 @@ from blobserve.concurrency.singleflight import Call
 from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Config
 from blobserve.configfile import ConfigSource, load
-from blobserve.errors import CannotOpen, ConfigError, SpaceUnusable, StoreClosed
+from blobserve.errors import CannotOpen, ConfigError, Forbidden, SpaceUnusable, StoreClosed
 from blobserve.image_lease import ImageLease
 from blobserve.metrics import Metrics
+from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
 from blobserve.oci.credentials.keychain import CREDENTIAL_THREADS
 from blobserve.oci.http.name_lookup import NAME_THREADS, UNLISTED_NAME_THREADS
@@ -113,6 +114,7 @@ class Blobserve(Service):
             self.metrics,
             lambda: self._config.limits,
             time.time,
+            lambda name: self._config.tags_named(name),
         )
         self._logging = OwnThreads(reactor, 1, "blobserve-log")
         self._access_log = AccessLog(
@@ -148,8 +150,15 @@ class Blobserve(Service):
         self._store.references.on_switch(
             lambda tag, old, new: self._site.images.responder.read_rules(tag)
         )
+        self._store.references.on_versions(self._site.images.responder.versions_changed)
         self._readiness = Readiness(
-            reactor, config.blob_space.location, self._disk, self._sources.health
+            reactor,
+            config.blob_space.location,
+            self._disk,
+            self._sources.health,
+            lambda: {
+                name: str(pinned) for name, pinned in self._store.references.pins.names.items()
+            },
         )
         self._own_sites = (
             metrics_site(self.metrics, lambda: self._config, reactor),
@@ -238,6 +247,49 @@ class Blobserve(Service):
             lambda tag, old, new: callback(str(tag), None if old is None else str(old), str(new))
         )
 
+    def pin(self, name: str, digest: str) -> Deferred[None]:
+        """Serve an image for a site or a tag, whatever its registry says, until `unpin`.
+
+        An earlier version that is kept needs no registry, and serves at once; any other image of
+        the repository is pulled first. The pin survives restarts. The Deferred fires when the image
+        is served and the pin is stored. See docs/reference/versions.md.
+
+        :param name: a key of ``sites`` with an image by tag, or a reference by tag. The pin of a
+            reference is also a pin of all sites with that tag.
+        :param digest: the digest of the image, such as ``sha256:...``.
+        :raises MalformedReference: when `name` or `digest` is none.
+        :raises Forbidden: when the configuration has neither a site nor a repository of this name.
+        :raises VersionPurged: when the image was purged.
+        :raises NotFound: when there is no such image.
+        :raises StoreClosed: when the service is not started, or stops.
+        :raises BlobserveError: when the image cannot be pulled in another way.
+        """
+        return Deferred.fromCoroutine(self._pin(name, digest))
+
+    def unpin(self, name: str) -> Deferred[bool]:
+        """End a pin; the Deferred gives whether there was one.
+
+        The tag is looked up again at once, and the pinned image serves until it has moved.
+
+        :param name: the name that `pin` was called with.
+        :raises MalformedReference: when it is neither a site nor a reference by tag.
+        :raises StoreClosed: when the service is not started, or stops.
+        """
+        return Deferred.fromCoroutine(self._unpin(name))
+
+    def purge(self, name: str, digest: str) -> Deferred[None]:
+        """Make one image of a repository unreachable, at once and for ever.
+
+        It is no longer an earlier version of any tag, ``dpl`` does not choose it, its URL by digest
+        is 404, and no tag moves to it again. The Deferred fires when that is stored. See
+        docs/reference/versions.md.
+
+        :param name: a key of ``sites``, or a reference of the repository.
+        :raises MalformedReference: when `name` or `digest` is none.
+        :raises StoreClosed: when the service is not started, or stops.
+        """
+        return Deferred.fromCoroutine(self._purge(name, digest))
+
     def when_started(self) -> Deferred[None]:
         """Return a Deferred that fires when the service accepts requests, or fails.
 
@@ -312,12 +364,46 @@ class Blobserve(Service):
 
     async def _blob_for(self, reference: str | Reference, read_only: bool) -> ImageLease:
         parsed = Reference.parse(reference) if isinstance(reference, str) else reference
-        if self._starting is None:
-            raise StoreClosed
-        await self._start.wait()
+        await self._opened()
         lease = await self._store.blob_for(parsed, read_only)
         shared = SharedLease(lease, self._disk, self._reactor, math.inf)
         return ImageLease(shared, self._leases)
+
+    async def _pin(self, name: str, digest: str) -> None:
+        pinned = Digest.parse(digest)
+        key = self._name_of(name)
+        await self._opened()
+        await self._store.pin(key, pinned)
+
+    async def _unpin(self, name: str) -> bool:
+        await self._opened()
+        # A pin may have the name of a site that the configuration no longer has.
+        is_pinned = name in self._store.references.pins.names
+        return await self._store.unpin(name if is_pinned else self._name_of(name))
+
+    async def _purge(self, name: str, digest: str) -> None:
+        purged = Digest.parse(digest)
+        site = self._config.sites.get(name)
+        image = site.image if site else None
+        repository = image.repository if image else Reference.parse(name).repository
+        await self._opened()
+        await self._store.purge(repository, purged)
+
+    def _name_of(self, name: str) -> str:
+        """Return the canonical name of a pin.
+
+        :raises MalformedReference: when it is neither a site with a tag nor a reference by tag.
+        :raises Forbidden: when the configuration has nothing of this name.
+        """
+        key = name if name in self._config.sites else str(Reference.parse(name))
+        if not self._config.tags_named(key):
+            raise Forbidden(key)
+        return key
+
+    async def _opened(self) -> None:
+        if self._starting is None:
+            raise StoreClosed
+        await self._start.wait()
 
     def _lose(self, error: SpaceUnusable) -> None:
         self.stopService()

@@ -178,6 +178,7 @@ class Readiness:
     """The readiness of one service, for ``/ready``.
 
     :param registries: returns the last result of each registry, for the details.
+    :param pins: returns the pinned digest of each pinned name, for the details.
     """
 
     def __init__(
@@ -186,11 +187,13 @@ class Readiness:
         location: Path,
         disk: Threads,
         registries: Callable[[], Mapping[str, object]],
+        pins: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._reactor = reactor
         self._location = location
         self._disk = disk
         self._registries = registries
+        self._pins = pins
         self._phase: Literal["starting", "pre-pulling", "ready", "draining"] = "starting"
         self._patience: IDelayedCall | None = None
 
@@ -208,7 +211,7 @@ class Readiness:
     async def health(self) -> Health:
         """Return the current health. Waits for the disk for at most two seconds."""
         problems: list[str] = [] if self._phase == "ready" else [self._phase]
-        details: dict[str, object] = {"registries": self._registries()}
+        details: dict[str, object] = {"registries": self._registries(), "pins": self._pins()}
         if self._phase != "starting":
             try:
                 usage = self._disk.run(_disk_usage, self._location)

@@ -193,8 +193,10 @@ async def serving(
         reactor,
         metrics,
         Limits,
+        tags_named=lambda name: it.config.tags_named(name),
     )
     site = make_site(store, lambda: it.config, reactor, disk or InlineThreads(), metrics, log)
+    store.references.on_versions(site.images.responder.versions_changed)
     whole = Config(blob_space=rules, **config)
     it = Serving(reactor, source, space, store, site, metrics, log, whole)
     await store.open()

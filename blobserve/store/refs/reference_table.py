@@ -313,6 +313,11 @@ class ReferenceTable:
             if present.access is Access.REMEMBERED:
                 self.forget(reference)
 
+    def current(self, reference: Reference) -> Digest | None:
+        """Return the digest that a reference stands for now."""
+        known = self._known.get(reference)
+        return None if known is None else known.digest
+
     def tags(self) -> list[Reference]:
         """Return every known tag."""
         return [reference for reference in self._known if reference.tag is not None]

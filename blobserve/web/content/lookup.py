@@ -6,10 +6,13 @@ page for missing files, and decides about redirects. It is independent of header
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import attrs
 
 from blobserve.config import RepositoryRules
 from blobserve.errors import PathNotFound
+from blobserve.names.digest import Digest
 from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lease import Lease
@@ -25,6 +28,20 @@ class Page:
     entry: Entry
     name: bytes
     role: Role = Role.ASKED
+    version: Digest | None = None
+    """The earlier version that has the file; None for a file of the leased image."""
+
+
+class EarlierVersions(Protocol):
+    """The files of the versions that a tag had before, for one request."""
+
+    def chosen(self, path: bytes) -> Page | None:
+        """Return the file at a path in the version that the request asks for, if it has one."""
+        ...
+
+    def page(self, path: bytes) -> Page | None:
+        """Return the file at a path in the newest version that has it, if it stays reachable."""
+        ...
 
 
 @attrs.frozen
@@ -40,11 +57,16 @@ class Directory:
 
 
 def find(
-    lease: Lease, target: Target, rules: RepositoryRules, is_inlined: bool
+    lease: Lease,
+    target: Target,
+    rules: RepositoryRules,
+    is_inlined: bool,
+    earlier: EarlierVersions | None = None,
 ) -> Page | Directory | NeedsSlash:
     """Find the file or directory for `target`.
 
-    A request with inline variables (`is_inlined`) is not redirected from the root.
+    A request with inline variables (`is_inlined`) is not redirected from the root. A file that the
+    image does not have may be one of `earlier` versions.
 
     :raises PathNotFound: when there is no such file, and no page for missing files.
     """
@@ -52,11 +74,15 @@ def find(
     path = target.path or b""
     workdir = rules.workdir.encode()
     name, entry = joined(workdir, path), None
+    if earlier is not None and (chosen := earlier.chosen(path)) is not None:
+        return chosen
     try:
         entry = filesystem.lookup(name)
         return _named(filesystem, target, name, entry, is_inlined, rules.listing)
     except PathNotFound:
         pass
+    if earlier is not None and entry is None and (kept := earlier.page(path)) is not None:
+        return kept
     last = path.rstrip(b"/").rpartition(b"/")[2]
     if b"." not in last and entry is None:
         page = configured(filesystem, workdir, rules.fallback, Role.FALLBACK)

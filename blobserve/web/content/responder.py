@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from contextlib import closing
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -20,8 +21,15 @@ from blobserve.errors import BlobDamaged, BlobserveError, Forbidden, NotFound, P
 from blobserve.names.reference import Reference
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.store.lease import Lease
+from blobserve.store.refs.versions import Version
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.derived import DerivedCache
+from blobserve.web.content.earlier_versions import (
+    Choice,
+    EarlierFiles,
+    NotAtOnce,
+    RequestVersions,
+)
 from blobserve.web.content.early_body import early_answer
 from blobserve.web.content.leased_body import Checks, FileBody, SharedLease, too_slow
 from blobserve.web.content.lookup import Directory, NeedsSlash
@@ -44,7 +52,8 @@ from blobserve.web.content.variants import choose
 from blobserve.web.hosting.rule_match import RuleMatch
 from blobserve.web.http.caching import INLINE_VARIABLES, NO_SNIFF, vary
 from blobserve.web.http.conditional import Fields
-from blobserve.web.http.mount import Detour
+from blobserve.web.http.header_changes import HeaderChanges
+from blobserve.web.http.mount import Detour, Mount
 from blobserve.web.http.request_head import READ_ONLY, VARIABLES, RequestContext, RequestHead
 from blobserve.web.http.response import Answer, Body, BytesBody, Header
 from blobserve.web.http.status import ALLOW
@@ -78,18 +87,21 @@ class Responder:
         self.derived = DerivedCache()
         self._site_rules = SiteRules()
         self._stable_names = StableNames()
+        self._earlier = EarlierFiles(store, config, disk, reactor)
         self._responses = ResponseCache(store, config, reactor)
 
     def flush(self) -> None:
         """Clear all caches, after the configuration has changed."""
         self.derived.flush()
         self._responses.flush()
+        self._earlier.flush()
 
     def with_rules(self, answer: Answer, asked: RequestContext) -> Answer:
         """Return the answer with the header fields of the rules of its repository or site."""
         if asked.head.mount.site is not None:
             answer = dressed(answer, asked.changes, asked.head.mount)
-        rules = asked.rules or self._rules_of(asked.head)
+        site = asked.head.mount.site
+        rules = asked.rules or (site.rules if site else self._rules_of(asked.head))
         return answer if rules is None else answer.with_rules(rules)
 
     def from_memory(self, head: RequestHead, now: float) -> CachedResponse | None:
@@ -101,9 +113,14 @@ class Responder:
         """
         if head.selector is None or head.mount.detour is not None:
             return None
-        key = head.mount.name, head.path, head.selector
-        cached = self.cached_response(key, now)
-        return self.new_response(head, key) if cached is None else cached
+        key: Key = (head.mount.name, head.path, head.selector)
+        choice = self._earlier.choice(head)
+        if choice is not None:
+            # Only the versions of the tag get into keys, so that forged values add none.
+            named = b"%s %d" % (str(choice.digest).encode(), choice.is_in_url)
+            key = (head.mount.name, head.path, (*head.selector, named))
+        cached = self._responses.get(key, now)
+        return self.new_response(head, key, choice) if cached is None else cached
 
     def cached_response(self, key: Key, now: float) -> CachedResponse | None:
         """Return the cached response for `key`, at the time `now` of the reactor's clock."""
@@ -124,6 +141,10 @@ class Responder:
         finally:
             shared.release()
 
+    def versions_changed(self, tag: Reference) -> None:
+        """Prepare for requests for files of the earlier versions of a tag, which have changed."""
+        self._earlier.changed(tag)
+
     async def get(self, asked: RequestContext) -> Answer:
         """Return the answer to a GET or a HEAD. The caller applies `with_rules` to it.
 
@@ -137,7 +158,7 @@ class Responder:
         cached = self.from_memory(head, now)
         if cached is not None:
             asked.rules, asked.changes = cached.rules, cached.changes
-            asked.cache, asked.digest = cached.result, cached.image
+            asked.cache, asked.digest = cached.result, cached.version or cached.image
             return cached.answer(head.method, head.fields)
         target = head.parse_target()
         rules = asked.rules = head.mount.rules(config, target)
@@ -177,9 +198,20 @@ class Responder:
         """Return the answer of `get` from a leased image. Takes over the lease."""
         head = asked.head
         asked.cache, asked.digest = lease.result, lease.digest
-        shared = SharedLease(lease, self._disk, self._reactor, asked.deadline, self._checks)
+        shared = self._shared(lease, asked.deadline)
+        place = self._earlier.place(target.reference, rules, head.mount.site)
+        choice = None if place is None else self._earlier.choice(head)
+        earlier = self._earlier.of_request(place, choice, lease.digest)
         try:
-            selection = await self._select(shared, target, rules, variables, asked)
+            selection = await self._select(shared, target, rules, variables, asked, earlier)
+            if isinstance(selection, Selection) and earlier is not None:
+                selection = attrs.evolve(selection, names_version=earlier.names(selection.page))
+                version = earlier.take(selection.page)
+                if version is not None:
+                    shared.release()
+                    lease, shared = version, self._shared(version, asked.deadline)
+                    asked.digest = lease.digest
+                    asked.changes = await self._changes(shared, target, head.mount)
             if isinstance(selection, NeedsSlash):
                 return _redirect(target, target.with_slash(head.query))
             if isinstance(selection, Relocation):
@@ -196,6 +228,8 @@ class Responder:
             raise
         finally:
             shared.release()
+            if earlier is not None:
+                earlier.close()
         return shown.answer(head.method, head.fields, body)
 
     async def _select(
@@ -205,14 +239,37 @@ class Responder:
         rules: RepositoryRules,
         variables: Variables | None,
         asked: RequestContext,
+        earlier: RequestVersions | None,
     ) -> Selected:
-        head = asked.head
-        if head.mount.site is None:
-            return select(shared.lease, target, rules, variables)
-        lookup = SiteLookup(shared.lease, head.mount.site)
-        image_rules = await self._site_rules.get(shared, lookup)
-        asked.changes = image_rules.changes(b"/" + target.raw, head.mount.host)
-        return self._select_on_site(lookup, target, image_rules, variables, head)
+        head, site = asked.head, asked.head.mount.site
+        lookup = image_rules = None
+        if site is not None:
+            lookup = SiteLookup(shared.lease, site)
+            image_rules = await self._site_rules.get(shared, lookup)
+            asked.changes = image_rules.changes(b"/" + target.raw, head.mount.host)
+        if earlier is not None:
+            await earlier.prepare()
+        while True:
+            try:
+                if lookup is None or image_rules is None:
+                    return select(shared.lease, target, rules, variables, earlier)
+                return self._select_on_site(lookup, target, image_rules, variables, head, earlier)
+            except NotAtOnce as wanted:
+                if earlier is None:
+                    raise
+                await earlier.find(wanted.path)
+
+    async def _changes(
+        self, shared: SharedLease, target: Target, mount: Mount
+    ) -> HeaderChanges | None:
+        """Return the changes that the ``_headers`` of an image make."""
+        if mount.site is None:
+            return None
+        rules = await self._site_rules.get(shared, SiteLookup(shared.lease, mount.site))
+        return rules.changes(b"/" + target.raw, mount.host)
+
+    def _shared(self, lease: Lease, deadline: float) -> SharedLease:
+        return SharedLease(lease, self._disk, self._reactor, deadline, self._checks)
 
     def _select_on_site(
         self,
@@ -221,8 +278,11 @@ class Responder:
         rules: ImageRules,
         variables: Variables | None,
         head: RequestHead,
+        earlier: RequestVersions | None,
     ) -> Selected:
-        selected = select_on_site(lookup, target, rules, head.query, variables, head.is_navigation)
+        selected = select_on_site(
+            lookup, target, rules, head.query, variables, head.is_navigation, earlier
+        )
         if not isinstance(selected, Selection) or not selected.has_immutable_path:
             return selected
         sha256 = selected.page.entry.sha256
@@ -265,7 +325,9 @@ class Responder:
         shown = listing.represented(derived.variant, shared.lease.digest)
         return shown, BytesBody(derived.content)
 
-    def new_response(self, head: RequestHead, key: Key) -> CachedResponse | None:
+    def new_response(
+        self, head: RequestHead, key: Key, choice: Choice | None = None
+    ) -> CachedResponse | None:
         """Return the same response as `get` if it is a small file in memory, and cache it."""
         if self._responses.is_too_large(key):
             return None
@@ -276,25 +338,47 @@ class Responder:
             if lease is None:
                 return None
             with lease:
-                return self._new_response_from(lease, target, head, key)
-        except BlobserveError:
+                rules = head.mount.rules(self._config(), target)
+                place = self._earlier.place(target.reference, rules, head.mount.site)
+                earlier = self._earlier.of_request(place, choice, lease.digest)
+                if earlier is None:
+                    return self._new_response_from(lease, target, head, key, rules, None)
+                with closing(earlier):
+                    if not earlier.prepare_at_once():
+                        return None
+                    return self._new_response_from(lease, target, head, key, rules, earlier)
+        except (BlobserveError, NotAtOnce):
             return None
 
     def _new_response_from(
-        self, lease: Lease, target: Target, head: RequestHead, key: Key
+        self,
+        current: Lease,
+        target: Target,
+        head: RequestHead,
+        key: Key,
+        rules: RepositoryRules | None,
+        earlier: RequestVersions | None,
     ) -> CachedResponse | None:
-        rules, changes = head.mount.rules(self._config(), target), None
+        changes, lease = None, current
         selection: Selected | None = None
         if head.mount.site is not None:
             lookup = SiteLookup(lease, head.mount.site)
             image_rules = self._site_rules.cached(lookup)
             if image_rules is not None:
                 changes = image_rules.changes(b"/" + target.raw, head.mount.host)
-                selection = self._select_on_site(lookup, target, image_rules, None, head)
+                selection = self._select_on_site(lookup, target, image_rules, None, head, earlier)
         elif rules is not None:
-            selection = select(lease, target, rules, None)
+            selection = select(lease, target, rules, None, earlier)
         if not isinstance(selection, Selection) or selection.page.role in _NOT_CACHED:
             return None
+        if earlier is not None:
+            selection = attrs.evolve(selection, names_version=earlier.names(selection.page))
+            lease = earlier.lease_of(selection.page, current)
+        if lease is not current and head.mount.site is not None:
+            image_rules = self._site_rules.cached(SiteLookup(lease, head.mount.site))
+            if image_rules is None:
+                return None
+            changes = image_rules.changes(b"/" + target.raw, head.mount.host)
         if selection.edits:
             derived = self.derived.cached(lease, selection.page.entry, self._recipe(selection))
             source, is_final = None, True
@@ -309,7 +393,7 @@ class Responder:
                 self._responses.note_too_large(key)
         if variant is None or content is None or len(content) > LARGEST:
             return None
-        self._store.count(lease.result)
+        self._store.count(current.result)
         shown = selection.represented(variant, lease.digest, self._wall())
         reference = target.reference
         cached = CachedResponse(
@@ -318,11 +402,20 @@ class Responder:
             source,
             selection.rules,
             reference,
-            lease.digest,
+            current.digest,
             head.mount,
             changes,
+            selection.page.version,
+            None if earlier is None else self._kept(reference, selection),
         )
-        return self._responses.add(key, cached, lease) if is_final else cached
+        return self._responses.add(key, cached, current) if is_final else cached
+
+    def _kept(self, tag: Reference, selection: Selection) -> tuple[Version, ...] | None:
+        """Return the versions that a response depends on; None if it depends on none."""
+        page = selection.page
+        if page.version is None and page.role is Role.ASKED:
+            return None
+        return self._store.references.versions.of(tag, selection.rules.versions)
 
     async def options(self, asked: RequestContext) -> Answer:
         """Return the answer to OPTIONS. The caller applies `with_rules` to it.

@@ -19,6 +19,7 @@ from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
 from blobserve.store.index.entry import Entry
 from blobserve.store.lease import Lease, Result
+from blobserve.store.refs.versions import Version
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.representation import Representation
 from blobserve.web.content.site_fields import dressed
@@ -52,11 +53,16 @@ class CachedResponse:
     rules: RepositoryRules
     reference: Reference
     image: Digest
+    """The image that the reference stood for."""
     mount: Mount
     changes: HeaderChanges | None
     """The changes that the site's ``_headers`` make."""
+    version: Digest | None = None
+    """The earlier version that has the file; None for a file of `image`."""
+    kept: tuple[Version, ...] | None = None
+    """The earlier versions of the tag that the response depends on; None if it depends on none."""
     digest: str = attrs.field(init=False)
-    """The text of `image`."""
+    """The text of `version` or `image`."""
     touch: Callable[[], None] | None = attrs.field(init=False, default=None, repr=False)
     """Counts a use of the image, see `RefStore.touch_for`; None until it is needed."""
     result: Result = "hit"
@@ -68,7 +74,12 @@ class CachedResponse:
 
     def __attrs_post_init__(self) -> None:
         """Set the attributes that depend on others."""
-        self.digest = str(self.image)
+        self.digest = str(self.version or self.image)
+
+    @property
+    def source_reference(self) -> Reference:
+        """The reference of the image that has the file."""
+        return self.reference.at(self.version) if self.version else self.reference
 
     def is_valid(self, now: float, switches: int) -> bool:
         """Return whether the response is valid without another lease of its image.
@@ -171,7 +182,7 @@ class ResponseCache:
         if cached.content is not None and cached.is_valid(now, switches):
             self._with_body.move_to_end(key)
             if cached.touch is None:
-                cached.touch = self._store.touch_for(cached.reference)
+                cached.touch = self._store.touch_for(cached.source_reference)
             cached.touch()
         elif not self._is_revalidated(key, cached):
             self._remove(key)
@@ -205,10 +216,29 @@ class ResponseCache:
             # Usually it is the same object. Comparing two takes ten times as long.
             if lease.digest is not cached.image and lease.digest != cached.image:
                 return False
-            if cached.content is None and cached.source is not None:
-                cached.content = read_whole(lease, cached.source)
-                self._add_body(key, cached)
-            return cached.content is not None
+            if not self._has_versions(cached):
+                return False
+            if cached.version is None:
+                return self._has_body(key, cached, lease)
+        version = self._store.version_at_once(cached.reference, cached.version)
+        if version is None:
+            return False
+        with version:
+            return self._has_body(key, cached, version)
+
+    def _has_versions(self, cached: CachedResponse) -> bool:
+        """Return whether the tag has the same earlier versions as when the response was made."""
+        if cached.kept is None:
+            return True
+        versions = self._store.references.versions
+        return versions.of(cached.reference, cached.rules.versions) == cached.kept
+
+    def _has_body(self, key: Key, cached: CachedResponse, lease: Lease) -> bool:
+        """Return whether the body is in memory, after reading it again from its image."""
+        if cached.content is None and cached.source is not None:
+            cached.content = read_whole(lease, cached.source)
+            self._add_body(key, cached)
+        return cached.content is not None
 
     def _renew(self, cached: CachedResponse, lease: Lease) -> None:
         cached.renew(lease, self._clock.seconds(), self._store.references.switches)

@@ -13,7 +13,7 @@ from blobserve.names.digest import Digest
 from blobserve.store.index.entry import Entry, EntryKind
 from blobserve.store.lease import Lease
 from blobserve.tar.header import split
-from blobserve.web.content.lookup import Directory, NeedsSlash, Page, find
+from blobserve.web.content.lookup import Directory, EarlierVersions, NeedsSlash, Page, find
 from blobserve.web.content.representation import Representation, Role, Variant
 from blobserve.web.content.rewrite import INDEX, Edits, Variables, edits_for, is_index
 from blobserve.web.hosting.content_hash import is_immutable_name
@@ -25,7 +25,7 @@ from blobserve.web.http.caching import (
     is_immutable_path,
     vary,
 )
-from blobserve.web.http.media_types import content_type
+from blobserve.web.http.media_types import content_type, is_html
 from blobserve.web.http.response import Header
 from blobserve.web.http.target import Target
 
@@ -45,6 +45,8 @@ class Selection:
     """The site of the URL; None for a URL that names its image."""
     is_stable: bool = True
     """False if the site has had other content under the same path."""
+    names_version: bool = False
+    """True if the query of the URL names the version that has the file."""
 
     @property
     def kind(self) -> bytes:
@@ -65,7 +67,8 @@ class Selection:
         kind = self.kind
         # A constant URL always means these bytes: an immutable image, and no rewriting.
         is_own = self.page.role is Role.ASKED and not self.edits and not self._varies
-        is_constant = is_own and is_fixed(self.target, self.rules)
+        is_fixed_url = is_fixed(self.target, self.rules)
+        is_constant = is_own and (is_fixed_url or (self.names_version and not is_html(kind)))
         modified = self.page.entry.mtime
         # RFC 9110 §8.8.2.1: Last-Modified is never later than Date.
         is_dated = is_constant and modified and 0 < modified <= now
@@ -108,13 +111,17 @@ class Selection:
 
 
 def select(
-    lease: Lease, target: Target, rules: RepositoryRules, variables: Variables | None
+    lease: Lease,
+    target: Target,
+    rules: RepositoryRules,
+    variables: Variables | None,
+    earlier: EarlierVersions | None = None,
 ) -> Selection | Directory | NeedsSlash:
     """Return what `target` selects in an image; `variables` are those of the request.
 
     :raises PathNotFound: when there is no such file, and no page for missing files.
     """
-    page = find(lease, target, rules, variables is not None)
+    page = find(lease, target, rules, variables is not None, earlier)
     if not isinstance(page, Page):
         return page
     edits: Edits = ()

@@ -18,7 +18,7 @@ from blobserve.web.content.lookup import Directory, NeedsSlash, Page, configured
 from blobserve.web.content.representation import Role
 from blobserve.web.content.rewrite import INDEX
 from blobserve.web.http.media_types import is_known
-from blobserve.web.http.target import Target, shown
+from blobserve.web.http.target import shown
 
 RULE_FILES = (b"_redirects", b"_headers")
 """The files at the root of a site that hold its hosting rules. They are never served."""
@@ -60,14 +60,6 @@ class SiteLookup:
         """The paths in the image of the files that are never served."""
         return frozenset(entry.path for entry in self.rule_files() if entry is not None)
 
-    def find(self, target: Target, is_navigation: bool) -> Found:
-        """Find the file, directory or redirect for `target`.
-
-        :raises PathNotFound: when there is no such file, and no page in its place.
-        """
-        found = self.named(target.path or b"")
-        return found or self.missing(target.path or b"", is_navigation)
-
     def named(self, path: bytes) -> Found | None:
         """Return the file, directory or redirect that a path names; None if there is none."""
         bare, has_slash = path.rstrip(b"/"), not path or path.endswith(b"/")
@@ -98,6 +90,13 @@ class SiteLookup:
         if entry.kind is EntryKind.FILE:
             return Page(entry, self._name(bare)) if self._may_serve(entry) else None
         return self._index(bare) or self._clean(bare)
+
+    def file(self, path: bytes) -> Page | None:
+        """Return the file that has exactly this path. For earlier versions."""
+        if self._is_rule_file(path):
+            return None
+        entry = self._entry(path, EntryKind.FILE)
+        return Page(entry, self._name(path)) if entry and self._may_serve(entry) else None
 
     def missing(self, path: bytes, is_navigation: bool) -> Page:
         """Return the page for a path that names nothing.

@@ -9,11 +9,11 @@ from typing import TypeAlias
 
 import attrs
 
-from blobserve.web.content.lookup import Directory, NeedsSlash, Page
+from blobserve.web.content.lookup import Directory, EarlierVersions, NeedsSlash, Page
 from blobserve.web.content.representation import Role
 from blobserve.web.content.rewrite import Edits, Variables, edits_for
 from blobserve.web.content.selection import Selection
-from blobserve.web.content.site_lookup import Relocation, SiteLookup
+from blobserve.web.content.site_lookup import Found, Relocation, SiteLookup
 from blobserve.web.content.site_rules import ImageRules
 from blobserve.web.hosting.rule_match import RuleMatch
 from blobserve.web.http.target import Target, canonical
@@ -28,6 +28,7 @@ def select_on_site(
     query: bytes | None,
     variables: Variables | None,
     is_navigation: bool,
+    earlier: EarlierVersions | None,
 ) -> Selected:
     """Return what `target` selects on a site. A `RuleMatch` is a redirect.
 
@@ -35,7 +36,7 @@ def select_on_site(
     """
     if target.path is None:  # below another resource, at its place without the slash
         return NeedsSlash()
-    page = _page(lookup, target, target.path, rules, query, is_navigation)
+    page = _page(lookup, target, target.path, rules, query, is_navigation, earlier)
     if not isinstance(page, Page):
         return page
     site_rules = lookup.site.rules
@@ -52,20 +53,37 @@ def _page(
     rules: ImageRules,
     query: bytes | None,
     is_navigation: bool,
+    earlier: EarlierVersions | None,
 ) -> Page | Directory | NeedsSlash | Relocation | RuleMatch:
     match = None
     if rules.redirects is not None:
-        match = rules.redirects.match(b"/" + target.raw, query, lambda: _exists(lookup, path))
+        match = rules.redirects.match(
+            b"/" + target.raw, query, lambda: _exists(lookup, path, earlier)
+        )
     if match is None:
-        return lookup.find(target, is_navigation)
+        return _named(lookup, path, earlier) or lookup.missing(path, is_navigation)
     if match.status not in (200, 404):
         return match
     rewritten = canonical(match.location.partition(b"?")[0].partition(b"#")[0].lstrip(b"/"))
-    page = lookup.page(rewritten)
+    page = _rewritten(lookup, rewritten, earlier if match.status == 200 else None)
     if page is None:
         return lookup.missing(rewritten, is_navigation)
     return attrs.evolve(page, role=Role.REWRITTEN if match.status == 200 else Role.NOT_FOUND)
 
 
-def _exists(lookup: SiteLookup, path: bytes) -> bool:
-    return lookup.named(path) is not None
+def _named(lookup: SiteLookup, path: bytes, earlier: EarlierVersions | None) -> Found | None:
+    """Return the file, directory or redirect that a path names, maybe in an earlier version."""
+    if earlier is None:
+        return lookup.named(path)
+    return earlier.chosen(path) or lookup.named(path) or earlier.page(path)
+
+
+def _rewritten(lookup: SiteLookup, path: bytes, earlier: EarlierVersions | None) -> Page | None:
+    """Return the file at the target of a rewrite, maybe in an earlier version."""
+    if earlier is None:
+        return lookup.page(path)
+    return earlier.chosen(path) or lookup.page(path) or earlier.page(path)
+
+
+def _exists(lookup: SiteLookup, path: bytes, earlier: EarlierVersions | None) -> bool:
+    return _named(lookup, path, earlier) is not None

@@ -11,6 +11,9 @@ import re
 _WHOLLY_IMMUTABLE = (b"_next/static/", b"_astro/", b"_nuxt/", b"_app/immutable/")
 _IMMUTABLE_IF_HASHED = (b"assets/", b"static/")
 
+BUNDLER_FOLDERS = _WHOLLY_IMMUTABLE + _IMMUTABLE_IF_HASHED
+"""The folders at the root of a site into which bundlers write their files."""
+
 _LONGEST_NAME = 255
 _ENDING = re.compile(rb"\.[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*")
 # VitePress, and webpack with its usual names for chunks.

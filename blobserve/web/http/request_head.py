@@ -31,6 +31,7 @@ from blobserve.web.http.conditional import Fields
 from blobserve.web.http.header_changes import HeaderChanges
 from blobserve.web.http.mount import BY_PATH, Mount
 from blobserve.web.http.target import Target, is_host, origin_form
+from blobserve.web.http.version_choice import COOKIE, HEADER
 
 MAX_LINE = 8 * 1024
 MAX_SIZE = 32 * 1024
@@ -229,6 +230,8 @@ class RequestLine:
     path: bytes
     """The whole path of the URL, not decoded, with its leading slash."""
     query: bytes | None
+    names_version: bool
+    """Whether the query may name a version of the image."""
 
 
 @attrs.define  # and not frozen: many requests need a new one
@@ -250,6 +253,8 @@ class FieldBlock:
     host: bytes | None
     forwarded_host: bytes | None
     """The result of the function `forwarded_host`."""
+    names_version: bool
+    """Whether a field may name a version of the image, if the rules allow that."""
 
     @classmethod
     def of(cls, fields: Fields, chosen: tuple[bytes, ...]) -> FieldBlock:
@@ -263,6 +268,7 @@ class FieldBlock:
             fields.get(b"x-forwarded-for"),
             fields.get(b"host"),
             forwarded_host(fields),
+            HEADER in fields or COOKIE in fields.get(b"cookie", b""),
         )
 
 

@@ -143,8 +143,34 @@ class Answer:
         """Return the same answer with the header fields that the repository's rules configure.
 
         Configured fields replace ours, but not in error responses: an operator could make errors
-        cacheable by accident.
+        cacheable by accident. If the rules let fields of the request choose among versions, the
+        answer says so to caches.
         """
+        answer = self._configured(rules)
+        if not (rules.version_header or rules.version_cookie) or rules.versions is None:
+            return answer
+        return answer._varied(rules)
+
+    def _varied(self, rules: RepositoryRules) -> Answer:
+        """Return the same answer for caches that know the fields that choose among versions."""
+        fields = list(self.headers)
+        deciding = [
+            each.strip() for name, value in fields if _is_vary(name) for each in value.split(b",")
+        ]
+        if rules.version_header:
+            deciding.append(b"X-Deployment-Id")
+        if rules.version_cookie:
+            deciding.append(b"Cookie")
+            controls = [value for name, value in fields if name.lower() == b"cache-control"]
+            # Fields for single kinds of caches could allow what `private` forbids.
+            fields = [each for each in fields if not _controls_shared_caches(each[0].lower())]
+            fields.append((b"Cache-Control", _private(b", ".join(controls))))
+        named = {each.lower(): each for each in reversed(deciding) if each}
+        kept = [each for each in fields if not _is_vary(each[0])]
+        vary = b"*" if b"*" in named else b", ".join(reversed(named.values()))
+        return attrs.evolve(self, headers=(*kept, (b"Vary", vary)))
+
+    def _configured(self, rules: RepositoryRules) -> Answer:
         configured = {
             name.lower().encode(): (name.encode(), value.encode()) for name, value in rules.headers
         }
@@ -159,6 +185,26 @@ class Answer:
         own = {name.lower(): (name, value) for name, value in self.headers}
         merged = {**configured, **own} if self.is_refusal else {**own, **configured}
         return attrs.evolve(self, headers=tuple(merged.values()))
+
+
+def _is_vary(name: bytes) -> bool:
+    return name.lower() == b"vary"
+
+
+def _controls_shared_caches(name: bytes) -> bool:
+    """Return whether a field with this name, in lower case, controls caches of many clients."""
+    return name != b"expires" and _controls_caches(name)
+
+
+def _private(control: bytes) -> bytes:
+    """Return the same ``Cache-Control`` for caches of a single client only."""
+    directives = [each.strip() for each in control.split(b",")]
+    kept = [
+        each
+        for each in directives
+        if each and each.partition(b"=")[0].lower() not in (b"public", b"private", b"s-maxage")
+    ]
+    return b", ".join((b"private", *kept))
 
 
 def _controls_caches(name: bytes) -> bool:

@@ -30,6 +30,7 @@ from blobserve.web.http.request_head import (
     selector,
 )
 from blobserve.web.http.target import is_host
+from blobserve.web.http.version_choice import query_value
 from blobserve.web.server.request_log import RequestLog
 from blobserve.web.server.router import Router
 
@@ -104,12 +105,16 @@ class FastPath:
                 return False
         key = mount.name, path, block.selector
         now = self._clock.seconds()
-        ready = self._files.cached_response(key, now)
+        is_choice = line.names_version or block.names_version
+        ready = None if is_choice else self._files.cached_response(key, now)
         if ready is None:
             head = RequestHead(
                 line.method, line.target, path, line.query, block.fields, block.selector, mount
             )
-            ready = self._files.new_response(head, key)
+            if is_choice:
+                ready = self._files.from_memory(head, now)
+            else:
+                ready = self._files.new_response(head, key)
         if ready is None:
             return False
         channel.active_at = now
@@ -149,7 +154,9 @@ def _line(line: bytes) -> RequestLine | None:
         return None
     method, target = found.groups()
     path, mark, query = target.partition(b"?")
-    return RequestLine(method, target, path, query if mark else None)
+    return RequestLine(
+        method, target, path, query if mark else None, query_value(query) is not None
+    )
 
 
 def _block(block: bytes) -> FieldBlock | None:
