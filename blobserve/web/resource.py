@@ -106,12 +106,11 @@ class ImageResource(Resource):
     def routed(self, request: Request) -> RequestHead:
         """Return the head of a request, with the mount that its host and path lead to."""
         head = head_of(request)
-        if not self._config().sites:
-            return head
         authority = getattr(request, "authority", None)
         peer = peer_of(request.client)
-        head.mount, head.path = self.router.route(head.fields, peer, head.path, authority)
         head.authority = self.router.authority(head.fields, peer, authority)
+        if self._config().sites:
+            head.mount, head.path = self.router.route(head.fields, peer, head.path, authority)
         return head
 
     def _render(self, request: Request, head: RequestHead) -> int:

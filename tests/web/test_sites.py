@@ -161,6 +161,12 @@ async def test_the_host_in_the_log(tmp_path: Path, hot_path: bool) -> None:
             for _ in range(3):
                 await it.fetch(target, "GET", fields, "APP.example.com:80")
             assert [each.host for each in it.log] == [expected] * 3
+        it.config = attrs.evolve(it.config, sites={})
+        it.log.clear()
+        await it.fetch("http://target.example/", "GET", {})
+        await it.fetch("/", "GET", forwarded)
+        assert [each.host for each in it.log] == [b"target.example", b"outer.example"]
+        it.config = attrs.evolve(it.config, sites=sites(**{"*": TAG}))
         it.log.clear()
         await it.fetch("/", "GET", {}, "bad host")
         client = await it.connect()
