@@ -31,7 +31,7 @@ UNPACKED, FILES = 50_000_000, 700
 SECRET = "of the benchmark"
 P50, P95, RATIO = 0.6, 1.2, 1.3
 
-_POLL = 0.002
+_POLL = 0.01
 """Seconds between the end of a response and the next request."""
 
 _PATIENCE = 60.0

@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from benchmarks import push_to_live
 from benchmarks.cold import layers
 from benchmarks.cold.bench import MB, Sizes
 from benchmarks.cold.bench import Bench as ColdBench
@@ -266,3 +267,15 @@ def test_a_figure_beyond_its_target_is_told() -> None:
     assert "NOT MET" in Figure("case", 0.51, 0.5).line
     assert Figure("case", 0.5, 0.5).line.endswith("met")
     assert "met" not in Figure("case", 0.5).line.lower()
+
+
+def test_a_push_is_measured_until_it_is_live() -> None:
+    """A round pushes a new layer, and has the time of the push and that of the cold pull."""
+    with own_directory() as home, push_to_live.parts(home) as (registry, live, cold):
+        registry.put(push_to_live.application(0, 50_000), "bench/site:live")
+        for server in (live, cold):
+            push_to_live.fetched(server, f"/{registry.host}/bench/site:live/number")
+        for number in (1, 2):
+            found = push_to_live.measured(registry, live, cold, number, 50_000)
+            assert 0 < found.live < 60
+            assert 0 < found.cold < 60

@@ -26,7 +26,7 @@ from blobserve.store.pull.revalidation import Revalidations
 from blobserve.store.refs.freshness import moves
 from blobserve.store.refs.reference_table import ReferenceTable
 
-SETTLE = 0.03
+SETTLE = 0.02
 """Seconds before the first look-up. Most registries write the tag in this time."""
 
 PAUSES = (0.2, 0.3, 1.5)
