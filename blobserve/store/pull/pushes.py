@@ -57,7 +57,7 @@ class _LookUp(enum.Enum):
     SAME = enum.auto()
     FAILED = enum.auto()
     NOTHING = enum.auto()
-    """The reference is not served, or it never moves."""
+    """The reference is not served, or it does not move. The end of a pin looks it up anyway."""
 
 
 @attrs.define(eq=False)
@@ -170,7 +170,7 @@ class Pushes:
         await self._wait(SETTLE)
         while True:
             begun, watch.is_covered = self._reactor.seconds(), True
-            found = await self._look(reference, watch)
+            found = await self._look(reference)
             if found is _LookUp.NOTHING:
                 return
             failures = failures + 1 if found is _LookUp.FAILED else 0
@@ -209,7 +209,7 @@ class Pushes:
             wait: Deferred[None] = Deferred()
             await _woken(wait, self._reactor.callLater(seconds, wait.callback, None))
 
-    async def _look(self, reference: Reference, watch: _Watch) -> _LookUp:
+    async def _look(self, reference: Reference) -> _LookUp:
         """Look a reference up, after any look-up or pull of it that began before."""
         await self._revalidations.ended(reference)
         await self._pulls.ended(reference)
@@ -219,7 +219,7 @@ class Pushes:
         known = await self._known.recall(reference, rules)
         if known is None:
             return await self._pulled(reference)
-        if not moves(reference, rules):
+        if known.is_pinned or not moves(reference, rules):
             return _LookUp.NOTHING
         await self._turns.acquire()
         begun = self._reactor.seconds()
@@ -232,13 +232,13 @@ class Pushes:
         now = self._known.get(reference)
         if now is None:
             return _LookUp.SAME
+        if now.is_pinned:
+            return _LookUp.NOTHING
         if now.digest != known.digest:
             return _LookUp.NEW
-        if now.failures:
-            return _LookUp.FAILED
-        # A pull that a request has started meanwhile keeps the look-up from following the tag.
-        watch.is_covered = watch.is_covered and now.checked >= begun
-        return _LookUp.SAME
+        # A pull that a request has started meanwhile keeps a look-up from following the tag.
+        is_answered = not now.failures and now.checked >= begun
+        return _LookUp.SAME if is_answered else _LookUp.FAILED
 
     async def _pulled(self, reference: Reference) -> _LookUp:
         """Pull an image that the store does not know."""

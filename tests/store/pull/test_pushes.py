@@ -292,6 +292,23 @@ async def test_immutable(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_pinned(tmp_path: Path) -> None:
+    """A pinned tag is not looked up; the end of the pin finds the push."""
+    async with standing(tmp_path) as stand:
+        reference = stand.source.push(SITE, an_image("one"))
+        await stand.read()
+        assert reference.digest
+        await stand.store.pin(str(SITE), reference.digest)
+        stand.source.push(SITE, an_image("two"))
+        announce(stand, "v1")
+        stand.clock.pump([0.1] * 50)
+        assert look_ups(stand) == 0
+        assert not stand.store._pushes._watches
+        await stand.store.unpin(str(SITE))
+        assert await stand.read() == b"two"
+
+
+@pytest_twisted.ensureDeferred
 async def test_bounded_at_once(tmp_path: Path) -> None:
     """Ten look-ups run at a time, however many tags a notification concerns."""
     async with standing(tmp_path) as stand:
