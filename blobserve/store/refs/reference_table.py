@@ -206,7 +206,8 @@ class ReferenceTable:
         for tag in self.tags():
             known = self._known[tag]
             if known.is_pinned and tag not in self.pins.tags:
-                # It is looked up at the next request.
+                # It is looked up at the next request, also for responses that are in memory.
+                self.switches += 1
                 self._put(attrs.evolve(known, is_pinned=False, checked=_NEVER, quiet_until=_NEVER))
             elif not known.is_pinned and tag in self.pins.tags:
                 self._put(attrs.evolve(known, is_pinned=True))
