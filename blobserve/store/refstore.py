@@ -39,6 +39,7 @@ from blobserve.store.refs.freshness import PATIENCE, Freshness, TagState
 from blobserve.store.refs.image import ImageReader
 from blobserve.store.refs.pins import TagsNamed
 from blobserve.store.refs.reference_table import ReferenceTable, Rules
+from blobserve.store.space.merged_indexes import parts_of
 from blobserve.store.space.provenance import Access
 
 _log = Logger()
@@ -172,13 +173,15 @@ class RefStore:
         """Return a lease on an earlier version of a tag if that needs no waiting; else None."""
         return self.lease_at_once(tag.at(digest), read_only=True)
 
-    async def version(self, tag: Reference, digest: Digest) -> Lease | None:
+    async def version(
+        self, tag: Reference, digest: Digest, read_only: bool = False
+    ) -> Lease | None:
         """Return a lease on an earlier version of a tag; None if it cannot be read now.
 
         No request waits for a source. A version that is damaged is pulled again by its digest in
-        the background.
+        the background, unless the call is `read_only`.
         """
-        return await self._version_leases.lease(tag, digest)
+        return await self._version_leases.lease(tag, digest, read_only)
 
     async def pin(self, name: str, digest: Digest) -> None:
         """Serve this image for all tags that a name stands for, until `unpin`.
@@ -221,6 +224,12 @@ class RefStore:
         moves or is pinned to another one. Return when that is stored.
         """
         pins, plain = self.references.pins, str(repository)
+        parts = set[Digest]()
+        for scoped in {tag.repository for tag in self.references.tags()}:
+            rules = self._rules(scoped) if str(scoped) == plain else None
+            known = rules and await self.references.recall(Reference(scoped, None, digest), rules)
+            if known and known.image:
+                parts.update(parts_of(known.image.digests))
         is_known = self.references.purge(repository, digest)
         for tag, pinned in list(pins.tags.items()):
             if pinned == digest and str(tag.repository) == plain:
@@ -238,6 +247,7 @@ class RefStore:
                     tag=str(tag),
                     digest=str(digest),
                 )
+        await self._space.evict_unused(parts)
         await self._space.flush()
 
     def touch_for(self, reference: Reference) -> Callable[[], None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from blobserve.config import Config, ImageTemplate, RepositoryRules, Site
+from blobserve.config import Config, ImageTemplate, KeepVersions, RepositoryRules, Site
 from blobserve.configfile import load
 from blobserve.errors import ConfigError, MalformedReference
 from blobserve.names.digest import Digest
@@ -78,7 +78,7 @@ blobserve:
             "app.example.com",
             "app.example.com",
             image=ImageTemplate(shop, "live"),
-            rules=RepositoryRules(str(shop)),
+            rules=RepositoryRules(str(shop), keep_versions=KeepVersions()),
         ),
         Site(
             "www.app.example.com",
@@ -90,7 +90,7 @@ blobserve:
             "*.preview.example.com",
             "*.preview.example.com",
             image=ImageTemplate(shop, "pr-{1}"),
-            rules=RepositoryRules(str(shop)),
+            rules=RepositoryRules(str(shop), keep_versions=KeepVersions()),
             is_pulled_at_start=False,
         ),
         Site(
@@ -98,7 +98,13 @@ blobserve:
             "example.com",
             "/docs/Éa",
             image=ImageTemplate(docs, None, Digest.parse(DIGEST)),
-            rules=RepositoryRules(str(docs), layers="all", workdir="/srv", headers=(("X-A", "b"),)),
+            rules=RepositoryRules(
+                str(docs),
+                layers="all",
+                workdir="/srv",
+                headers=(("X-A", "b"),),
+                keep_versions=KeepVersions(),
+            ),
             has_immutable_names=False,
             trailing_slash="add",
             clean_urls=True,
@@ -109,7 +115,7 @@ blobserve:
             "*",
             "*",
             image=ImageTemplate(landing, "live"),
-            rules=RepositoryRules(str(landing)),
+            rules=RepositoryRules(str(landing), keep_versions=KeepVersions()),
             has_app_fallback=False,
             is_pulled_at_start=False,
         ),

@@ -518,6 +518,37 @@ async def test_forged_values_show_nothing_of_other_repositories(tmp_path: Path) 
                 assert _without_date(answer) == _without_date(unknown)
 
 
+@within(30)
+async def test_the_fast_path(tmp_path: Path) -> None:
+    """The fast path gives the same answers, also after a switch, and keeps versions apart."""
+    async with hosting(tmp_path, FLAGS) as it:
+        old, _ = await deployed(it, 0, 1)
+        client = await it.connect()
+
+        async def ask(path: str, *lines: str) -> bytes:
+            before = len(client.received)
+            head = "\r\n".join([f"GET {path} HTTP/1.1", f"Host: {HOST}", *lines, "", ""])
+            client.send(head.encode())
+            while not client.received[before:].endswith((b"0", b"1", b"2", b".\n")):
+                await it.turn()
+            return client.received[before:].partition(b"\r\n\r\n")[2]
+
+        for _ in range(3):
+            assert await ask("/app.js") == b"app 1"
+            assert await ask(f"/app.js?dpl={old}") == b"app 0"
+            assert await ask("/app.js", f"X-Deployment-Id: {old}") == b"app 0"
+            assert await ask("/app.js", f"Cookie: __vdpl={old}") == b"app 0"
+            assert await ask("/app.js", "Cookie: __vdpl=unknown") == b"app 1"
+            assert await ask(chunk(0)) == b"chunk 0"
+        await deploy(it, app(2))
+        assert await ask("/app.js") == b"app 2"
+        assert await ask(chunk(1)) == b"chunk 1"
+        assert await ask(chunk(0)) == b"chunk 0"
+        await it.store.purge(_tag(it).repository, old)
+        assert await ask("/app.js", f"X-Deployment-Id: {old}") == b"app 2"
+        assert b"no page" in await ask(chunk(0))
+
+
 # --- Damage, purge, pins --------------------------------------------------------------------------
 
 

@@ -48,8 +48,11 @@ class VersionLeases:
         self._tried: dict[Reference, float] = {}
         """The versions that were damaged, and when their repair was tried last."""
 
-    async def lease(self, tag: Reference, digest: Digest) -> Lease | None:
-        """Return a lease on a version of a tag; None if it cannot be read now."""
+    async def lease(self, tag: Reference, digest: Digest, read_only: bool) -> Lease | None:
+        """Return a lease on a version of a tag; None if it cannot be read now.
+
+        Unless `read_only`, a version that is damaged is repaired in the background.
+        """
         rules = self._known.rules(tag.repository)
         if rules is None or self._known.purges.covers(tag.repository, digest):
             return None
@@ -67,7 +70,8 @@ class VersionLeases:
                 return None
             self._tried.pop(tag.at(digest), None)
             return None if known is None else self._lease(image, known, rules)
-        self._repair(tag, digest, rules)
+        if not read_only:
+            self._repair(tag, digest, rules)
         return None
 
     def _repair(self, tag: Reference, digest: Digest, rules: RepositoryRules) -> None:

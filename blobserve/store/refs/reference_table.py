@@ -83,7 +83,7 @@ class ReferenceTable:
         """The tags that do not switch."""
         self.purges = Purges(space.rows, wall)
         """The images that are not served."""
-        self._version_watchers: dict[object, Callable[[Reference], object]] = {}
+        self._version_watchers: list[Callable[[Reference], object]] = []
         self._wall_ahead = wall_ahead
         self._now = wall
         self._space = space
@@ -143,7 +143,7 @@ class ReferenceTable:
 
     def on_versions(self, callback: Callable[[Reference], object]) -> None:
         """Call `callback` with each tag that has other earlier versions than before."""
-        self._version_watchers[object()] = callback
+        self._version_watchers.append(callback)
 
     def get(self, reference: Reference) -> TagState | None:
         """Return the known state of `reference`; counts as a use of it."""
@@ -279,7 +279,7 @@ class ReferenceTable:
 
     def _versions_changed(self, tag: Reference) -> None:
         self.switches += 1
-        for watcher in list(self._version_watchers.values()):
+        for watcher in self._version_watchers:
             watcher(tag)
 
     def is_current(self, known: TagState) -> bool:

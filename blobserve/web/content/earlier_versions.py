@@ -139,16 +139,19 @@ class EarlierFiles:
         return None
 
     def of_request(
-        self, place: Place | None, choice: Choice | None, current: Digest
+        self, place: Place | None, choice: Choice | None, current: Digest, read_only: bool = False
     ) -> RequestVersions | None:
-        """Return the earlier versions for a request; None if there are none for its tag."""
+        """Return the earlier versions for a request; None if there are none for its tag.
+
+        A `read_only` request starts no pull of a version that is damaged.
+        """
         if place is None:
             return None
         versions = self.store.references.versions.of(place.tag, place.keep)
         if not versions and choice is None:
             return None
         digests = tuple(each.digest for each in versions if each.digest != current)
-        return RequestVersions(self, place, digests, choice, current)
+        return RequestVersions(self, place, digests, choice, current, read_only)
 
     def place(
         self, tag: Reference, rules: RepositoryRules | None, site: Site | None
@@ -313,7 +316,9 @@ class RequestVersions:
         versions: tuple[Digest, ...],
         choice: Choice | None,
         current: Digest,
+        read_only: bool,
     ) -> None:
+        self._read_only = read_only
         self._files = files
         self._place = place
         self._versions = versions
@@ -406,7 +411,7 @@ class RequestVersions:
     async def _lease(self, digest: Digest) -> Lease | None:
         lease = self._leases.get(digest)
         if lease is None:
-            lease = await self._files.store.version(self._place.tag, digest)
+            lease = await self._files.store.version(self._place.tag, digest, self._read_only)
             if lease is not None:
                 self._leases[digest] = lease
         return lease

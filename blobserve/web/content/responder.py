@@ -167,7 +167,7 @@ class Responder:
         self._check_depth(target)
         inlined = head.fields.get(VARIABLES)
         variables = None if inlined is None else parse_variables(inlined)
-        read_only = head.fields.get(READ_ONLY, b"").lower() == b"true"
+        read_only = _is_read_only(head)
         # On a site, rules of the image decide which file answers.
         name = None if head.mount.site else early_name(target, rules, variables)
         wait = self._store.lease_or_early(target.reference, name, read_only, config.timeout)
@@ -201,7 +201,7 @@ class Responder:
         shared = self._shared(lease, asked.deadline)
         place = self._earlier.place(target.reference, rules, head.mount.site)
         choice = None if place is None else self._earlier.choice(head)
-        earlier = self._earlier.of_request(place, choice, lease.digest)
+        earlier = self._earlier.of_request(place, choice, lease.digest, _is_read_only(head))
         try:
             selection = await self._select(shared, target, rules, variables, asked, earlier)
             if isinstance(selection, Selection) and earlier is not None:
@@ -447,6 +447,10 @@ class Responder:
         except NotFound:
             return None
         return head.mount.rules(self._config(), target)
+
+
+def _is_read_only(head: RequestHead) -> bool:
+    return head.fields.get(READ_ONLY, b"").lower() == b"true"
 
 
 def _redirect(target: Target, location: bytes, status: int = 301) -> Answer:

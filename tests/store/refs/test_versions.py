@@ -239,6 +239,8 @@ async def test_damage(tmp_path: Path) -> None:
         await deploy(stand, "a", "b")
         gate = stand.source.hold("fetch")
         await stand.space.set_aside(an_image("a").layers[0].digest)
+        assert await stand.store.version(SITE, digest("a"), read_only=True) is None
+        assert gate.waiting == 0
         with capturedLogs() as events:
             assert await read(stand, "a") is None
             assert await read(stand, "a") is None
@@ -402,6 +404,8 @@ async def test_purge(tmp_path: Path) -> None:
         await stand.store.purge(SITE.repository, digest("b"))
         assert stand.store.references.switches > switches
         assert kept(stand) == digests("a")
+        assert stand.space.state_of(an_image("b").layers[0].digest) is BlobState.UNKNOWN
+        assert stand.space.state_of(an_image("c").layers[0].digest) is BlobState.READY
         assert await read(stand, "b") is None
         assert stand.store.lease_at_once(SITE.at(digest("b"))) is None
         for read_only in (False, True):
