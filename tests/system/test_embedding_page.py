@@ -19,6 +19,7 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from blobserve.config import WebhookRules
+from blobserve.errors import VersionPurged
 from tests.support.parts.images import Image, write_layout
 from tests.support.parts.server import ROOT
 from tests.support.within import within
@@ -35,6 +36,9 @@ USED = {
     "front_page",
     "announce",
     "mount_webhooks",
+    "roll_back",
+    "release",
+    "withdraw",
     "fetch",
     "Readers",
 }
@@ -222,6 +226,29 @@ async def test_announcing_a_switch(example: dict[str, Any], tmp_path: Path) -> N
         remove()
         with await images.blob_for(TAG) as image:
             assert told == [f"{TAG} is {image.digest}"]
+
+
+@within(60)
+async def test_versions(example: dict[str, Any], tmp_path: Path) -> None:
+    """The examples hold a tag at an earlier image, release it, and withdraw that image."""
+    images_of = {tag: Image.of({"a.txt": tag.encode()}) for tag in ("v1", "old")}
+    layout = write_layout(tmp_path / "layout", images_of)
+    source = {"source": f"oci:{layout}"}
+    async with mounted(example, tmp_path, **source) as (images, _):
+
+        async def content() -> bytes:
+            with await images.blob_for(TAG) as image:
+                return await image.read("a.txt")
+
+        old = images_of["old"].digest
+        assert await content() == b"v1"
+        await example["roll_back"](images, TAG, old)
+        assert await content() == b"old"
+        await example["release"](images, TAG)
+        assert await content() == b"v1"
+        await example["withdraw"](images, TAG, old)
+        with pytest.raises(VersionPurged):
+            await example["roll_back"](images, TAG, old)
 
 
 @within(60)

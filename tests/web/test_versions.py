@@ -16,7 +16,7 @@ from blobserve.config import Config, RepositoryRules
 from blobserve.configfile import load
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
-from blobserve.web.content import version_names
+from blobserve.store.index import name_table
 from tests.support.parts.images import Files, Link
 from tests.support.sites import REPOSITORY, TAG, Response, Serving, serving
 from tests.support.within import within
@@ -121,7 +121,7 @@ async def test_files_of_earlier_versions(tmp_path: Path) -> None:
 
 @within(30)
 async def test_the_newest_version_wins(tmp_path: Path) -> None:
-    """Of several versions with a file, the newest answers, also after a rollback."""
+    """The newest of several versions with a file answers, also after a rollback."""
     name = "assets/late.js"
     async with hosting(tmp_path) as it:
         for number in range(3):
@@ -342,8 +342,8 @@ async def test_sites_with_other_bounds(tmp_path: Path) -> None:
 @within(60)
 async def test_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table with many names holds hashes, and a full one leaves the oldest files out."""
-    monkeypatch.setattr(version_names, "MOST_IN_MEMORY", 100)
-    monkeypatch.setattr(version_names, "MOST_NAMES", 3000)
+    monkeypatch.setattr(name_table, "MOST_IN_FULL", 100)
+    monkeypatch.setattr(name_table, "MOST_NAMES", 3000)
     async with hosting(tmp_path) as it:
         with capturedLogs() as events:
             for number in range(3):

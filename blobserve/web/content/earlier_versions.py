@@ -24,13 +24,13 @@ from blobserve.errors import BlobDamaged, BlobserveError, PathNotFound
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
 from blobserve.store.index.entry import EntryKind
+from blobserve.store.index.name_table import NameTable
 from blobserve.store.lease import Lease
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.leased_body import SharedResource
 from blobserve.web.content.lookup import Page, joined
 from blobserve.web.content.site_lookup import SiteLookup
 from blobserve.web.content.version_names import (
-    VersionNames,
     collected,
     is_document,
     stays_reachable,
@@ -80,11 +80,11 @@ class _Table:
     versions: tuple[Digest, ...]
     unreadable: frozenset[Digest]
     """The versions that could not be read when the table was made."""
-    names: VersionNames
+    names: NameTable
 
 
 @attrs.frozen
-class Choice:
+class VersionChoice:
     """A version that a request names, the current one included."""
 
     digest: Digest
@@ -117,7 +117,7 @@ class EarlierFiles:
         self._tables.clear()
         self._size = 0
 
-    def choice(self, head: RequestHead) -> Choice | None:
+    def choice(self, head: RequestHead) -> VersionChoice | None:
         """Return the version that a request names, if its tag has that version.
 
         The work is bounded for any value: a value is compared with the versions of one tag.
@@ -135,11 +135,15 @@ class EarlierFiles:
         for value in chain((named,) if named else (), header_values(fields, place.rules)):
             digest = matching(value, digests)
             if digest is not None:
-                return Choice(digest, value is named)
+                return VersionChoice(digest, value is named)
         return None
 
     def of_request(
-        self, place: Place | None, choice: Choice | None, current: Digest, read_only: bool = False
+        self,
+        place: Place | None,
+        choice: VersionChoice | None,
+        current: Digest,
+        read_only: bool = False,
     ) -> RequestVersions | None:
         """Return the earlier versions for a request; None if there are none for its tag.
 
@@ -241,7 +245,7 @@ class EarlierFiles:
 
     async def _build_once(self, place: Place) -> None:
         """Make one table of the versions that the tag has now."""
-        config, names = self._config(), VersionNames()
+        config, names = self._config(), NameTable()
         current = self.store.references.current(place.tag)
         kept = self.store.references.versions.of(place.tag, place.keep)
         versions = tuple(each.digest for each in kept if each.digest != current)
@@ -260,7 +264,7 @@ class EarlierFiles:
             )
         self._put(place.key, _Table(versions, frozenset(unreadable), names) if versions else None)
 
-    async def _add(self, names: VersionNames, number: int, lease: Lease, place: Place) -> bool:
+    async def _add(self, names: NameTable, number: int, lease: Lease, place: Place) -> bool:
         """Add the names of a version; return whether it could be read. Releases `lease`."""
         shared = SharedResource(lease.release, self._disk, lease.report)
         steps = collected(
@@ -314,7 +318,7 @@ class RequestVersions:
         files: EarlierFiles,
         place: Place,
         versions: tuple[Digest, ...],
-        choice: Choice | None,
+        choice: VersionChoice | None,
         current: Digest,
         read_only: bool,
     ) -> None:

@@ -25,10 +25,10 @@ from blobserve.store.refs.versions import Version
 from blobserve.store.refstore import RefStore
 from blobserve.web.content.derived import DerivedCache
 from blobserve.web.content.earlier_versions import (
-    Choice,
     EarlierFiles,
     NotAtOnce,
     RequestVersions,
+    VersionChoice,
 )
 from blobserve.web.content.early_body import early_answer
 from blobserve.web.content.leased_body import Checks, FileBody, SharedLease, too_slow
@@ -326,7 +326,7 @@ class Responder:
         return shown, BytesBody(derived.content)
 
     def new_response(
-        self, head: RequestHead, key: Key, choice: Choice | None = None
+        self, head: RequestHead, key: Key, choice: VersionChoice | None = None
     ) -> CachedResponse | None:
         """Return the same response as `get` if it is a small file in memory, and cache it."""
         if self._responses.is_too_large(key):

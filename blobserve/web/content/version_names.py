@@ -1,30 +1,24 @@
-"""The names of files in earlier versions: one table for all versions of a tag.
+"""The names of files in earlier versions that stay reachable after a deploy.
 
-A table answers in one step which version is the newest one with a file. It is made in a thread,
-from the indexes of the versions. Only files that stay reachable are in it, see `stays_reachable`.
+They are collected in a thread, from the indexes of the versions, into one `NameTable` for a tag. It
+answers in one step which version is the newest one with a file.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from blobserve.config import KeepVersions, RepositoryRules
 from blobserve.errors import PathNotFound
 from blobserve.store.blobs.filesystem import Filesystem
 from blobserve.store.index.entry import Entry, EntryKind
+from blobserve.store.index.name_table import NameTable
 from blobserve.web.content.lookup import joined
 from blobserve.web.hosting.content_hash import BUNDLER_FOLDERS
 from blobserve.web.http.caching import is_immutable_path
 from blobserve.web.http.media_types import content_type, is_html
-
-MOST_NAMES = 1_000_000
-"""Names in one table; beyond that, files of the oldest versions are left out."""
-
-MOST_IN_MEMORY = 50_000
-"""Names that a table holds as they are; beyond that, it holds hashes, which take less memory."""
 
 _SLICE = 1000
 _MOST_DEPTH = 64
@@ -52,61 +46,8 @@ def is_document(name: bytes, entry: Entry, rules: RepositoryRules) -> bool:
     return is_html(kind)
 
 
-class VersionNames:
-    """The names in several versions, each with the number of the newest version that has it."""
-
-    def __init__(self) -> None:
-        self.is_full = False
-        """Whether names were left out."""
-        self.size = 0
-        """The number of names."""
-        self._names: dict[bytes, int] = {}
-        self._hashes: sqlite3.Connection | None = None
-
-    def get(self, name: bytes) -> int | None:
-        """Return the number of the newest version with a file of this name.
-
-        A name that no version has may give a number as well, if two hashes are equal.
-        """
-        if self._hashes is None:
-            return self._names.get(name)
-        query = "SELECT version FROM names WHERE hash = ?"
-        row = self._hashes.execute(query, (hash(name),)).fetchone()
-        return None if row is None else int(row[0])
-
-    def add(self, names: Iterable[bytes], version: int) -> None:
-        """Add names of a version; versions are added by number, the newest first."""
-        if self.is_full:
-            return
-        if self._hashes is None:
-            for name in names:
-                self._names.setdefault(name, version)
-            self.size = len(self._names)
-            if self.size > MOST_IN_MEMORY:
-                self._hashes = _hash_table()
-                self._insert(self._names.items())
-                self._names = {}
-        else:
-            self._insert((name, version) for name in names)
-        self.is_full = self.size >= MOST_NAMES
-
-    def _insert(self, rows: Iterable[tuple[bytes, int]]) -> None:
-        if self._hashes is not None:
-            hashed = ((hash(name), version) for name, version in rows)
-            self._hashes.executemany("INSERT OR IGNORE INTO names VALUES (?, ?)", hashed)
-            [self.size] = self._hashes.execute("SELECT count(*) FROM names").fetchone()
-
-
-def _hash_table() -> sqlite3.Connection:
-    # In autocommit mode, since the table is only in memory.
-    database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = OFF")
-    database.execute("CREATE TABLE names (hash INTEGER PRIMARY KEY, version INTEGER NOT NULL)")
-    return database
-
-
 def collected(
-    names: VersionNames,
+    names: NameTable,
     version: int,
     filesystem: Filesystem,
     rules: RepositoryRules,
