@@ -21,7 +21,11 @@ from tests.support.slack import SLACK
 HOW_TO = ROOT / "docs" / "how-to"
 _PIECE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"`([^`\s]+)`:\s*\Z")
-_SERVER = re.compile(r"twist blobserve --config (\S+)\n")
+_SERVER = re.compile(r"(twist blobserve --config|python \S+\.py) (\S+)\n")
+_ASSIGNED = re.compile(r"([A-Z]\w*)=")
+_OWN = re.compile(r"twist|orders\.sock")
+"""Commands that run blobserve, or speak to a program that only its user may speak to."""
+
 _COMMAND_TIME = 60 * SLACK
 
 CURL_OPTIONS = f"max-time = {_COMMAND_TIME / 2}\n"
@@ -119,7 +123,7 @@ class Follower:
         """Start the server again, with an empty blob space."""
         self.stop()
         shutil.rmtree(self.environment["XDG_CACHE_HOME"])
-        self._serve("blobserve.yaml")
+        self._serve(["twist", "blobserve", "--config", "blobserve.yaml"])
 
     def follow(self, omitted: str = r"\Z\A") -> None:
         """Follow all blocks of the page, except those in which a pattern is found."""
@@ -143,7 +147,7 @@ class Follower:
             self.shell("twist blobserve --config part.yaml --check")
         elif block.language == "sh":
             if server := _SERVER.fullmatch(block.text):
-                self._serve(server[1])
+                self._serve([*server[1].split(), server[2]])
             else:
                 self.shell(block.text)
 
@@ -169,13 +173,17 @@ class Follower:
         """Run each command of a console session, and compare the text that it prints."""
         for step in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
             command, _, expected = step.partition("\n")
+            if assigned := _ASSIGNED.match(command):
+                name = assigned[1]
+                self.environment[name] = self.shell(f'{command}\nprintf %s "${name}"')
+                continue
             printed = self._run(["bash", "-c", command], subprocess.STDOUT).stdout
             pattern = re.escape(expected).replace(re.escape("..."), ".*")
             text = f"$ {command}\n{printed}(expected)\n{expected}"
             assert re.fullmatch(pattern, printed.replace("\r", "")), text
 
     def _run(self, command: list[str], errors: int) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, as the ordinary user unless it runs blobserve.
+        """Run a command to its end, as the ordinary user unless it is in `_OWN`.
 
         The ordinary user may not be able to read this checkout.
         """
@@ -189,14 +197,16 @@ class Follower:
             text=True,
             timeout=_COMMAND_TIME,
             check=False,
-            **({} if "twist" in command[-1] else ordinary_user()),
+            **({} if _OWN.search(command[-1]) else ordinary_user()),
         )
 
-    def _serve(self, config: str) -> None:
+    def _serve(self, command: list[str]) -> None:
         self.stop()
+        if command[0] == "python":
+            command = [sys.executable, *command[1:]]
         with self.output.open("ab") as output:
             self._server = subprocess.Popen(
-                ["twist", "blobserve", "--config", config],
+                command,
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ BUILT = {
 }
 """The names that `vite build` gives to the files of its template, in place of the build."""
 
-Following = Callable[[str, Mapping[str, str]], Follower]
+Following = Callable[..., Follower]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,9 @@ def following(registry: DockerRegistry, tmp_path: Path) -> Iterator[Following]:
     program("curl")
     with ExitStack() as stack:
 
-        def follow(page: str, replaced: Mapping[str, str]) -> Follower:
+        def follow(
+            page: str, replaced: Mapping[str, str], registry: DockerRegistry = registry
+        ) -> Follower:
             directory, port = stack.enter_context(own_directory()), free_port()
             names = {
                 "registry.example.com": registry.host,
@@ -301,3 +304,63 @@ def test_hosting_rules(following: Following, page: str) -> None:
                 " grep -i ^referrer"
             )
             assert policy.strip() == "Referrer-Policy: no-referrer"
+
+
+# --- Deploys --------------------------------------------------------------------------------------
+
+BUILDS = {
+    "v1": ("D_6Ay_gG", "shop"),
+    "v2": ("BHxg-xhJ", "shop 2"),
+    "v3": ("Bq81_kZx", "shop 3"),
+}
+"""The hash in the name of the script, and the title, of each version of the page on deploys."""
+
+
+def test_deploy(following: Following) -> None:
+    """Pushes, rollbacks, pins and purges have the effects that the page shows.
+
+    The reader waits after each push until the new version is live.
+    """
+    program("podman")
+    with own_directory() as directory, ExitStack() as stack:
+        hooks, registry = str(free_port()), DockerRegistry(directory)
+        stack.callback(registry.stop)
+        names = {"registry.example.com": registry.host, "9400": hooks}
+        reader = following("deploy.md", names, registry)
+        steps = [block for block in reader.blocks if block.language in ("sh", "console")]
+        for block in reader.blocks:
+            live = re.search(r"deploy\.sh (v\d)$|:(v\d) docker://", block.text, re.MULTILINE)
+            if block.name == "registry-notifications.yaml":
+                secret = (reader.directory / "webhook-secret").read_text().strip()
+                config = directory / "registry.yml"
+                settings = yaml.safe_load(block.text.replace("SECRET", secret))
+                config.write_text(json.dumps({**yaml.safe_load(config.read_text()), **settings}))
+                registry.start()
+            elif live is None or block.language != "sh":
+                reader.do(block)
+            else:
+                version = live[1] or live[2]
+                if "npm run build\n" in block.text:
+                    built(reader, version)
+                reader.do(attrs.evolve(block, text=block.text.replace("npm run build\n", "")))
+                title = f"<title>{BUILDS[version][1]}</title>"
+                page = f"curl -s -H 'Host: app.example.com' http://localhost:{reader.port}/"
+                reader.shell(f"until {page} | grep -q '{title}'; do sleep 0.1; done")
+        # The last block is an entry that drops the earlier versions.
+        first = f"http://localhost:{reader.port}/assets/index-{BUILDS['v1'][0]}.js"
+        status = f"curl -s -o /dev/null -w '%{{http_code}}' -H 'Host: app.example.com' {first}"
+        assert reader.shell(status) == "200"
+        text = f"blobserve:\n  sites:\n{reader.blocks[-1].text}"
+        reader.do(attrs.evolve(reader.blocks[-1], name="blobserve.yaml", text=text))
+        [server] = [block for block in steps if block.text.startswith("twist")]
+        reader.do(server)
+        assert reader.shell(status) == "404"
+
+
+def built(reader: Follower, version: str) -> None:
+    """Put a version into `dist` in place of the one that is there."""
+    shutil.rmtree(reader.directory / "dist")
+    for name, content in BUILT.items():
+        digest, title = BUILDS[version]
+        name, content = (each.replace("D_6Ay_gG", digest) for each in (name, content))
+        reader.write(f"dist/{name}", content.replace("<title>shop", f"<title>{title}"))
