@@ -208,9 +208,10 @@ class RefStore:
 
         Its tags are looked up again, and serve the pinned image until the answer has come.
         """
+        pinned = list(self.references.pins.tags)
         was_pinned = self.references.pins.remove(name)
         self.references.follow_pins()
-        for tag in self._tags_named(name) if was_pinned else ():
+        for tag in pinned if was_pinned else ():
             known, rules = self.references.get(tag), self._rules(tag.repository)
             if known is not None and rules is not None and not known.is_pinned:
                 self._revalidations.look_up(known, rules)
@@ -223,7 +224,7 @@ class RefStore:
         Pins of it are removed. A tag that serves it answers that there is no such image, until it
         moves or is pinned to another one. Return when that is stored.
         """
-        pins, plain = self.references.pins, str(repository)
+        plain = str(repository)
         parts = set[Digest]()
         for scoped in {tag.repository for tag in self.references.tags()}:
             rules = self._rules(scoped) if str(scoped) == plain else None
@@ -231,10 +232,7 @@ class RefStore:
             if known and known.image:
                 parts.update(parts_of(known.image.digests))
         is_known = self.references.purge(repository, digest)
-        for tag, pinned in list(pins.tags.items()):
-            if pinned == digest and str(tag.repository) == plain:
-                for name in [each for each in pins.names if tag in self._tags_named(each)]:
-                    pins.remove(name)
+        self.references.pins.purge(repository, digest)
         self.references.follow_pins()
         _log.info("{digest} is purged from {repository}", digest=str(digest), repository=plain)
         if not is_known:
@@ -285,7 +283,7 @@ class RefStore:
     def reload(self) -> None:
         """Follow rules that have changed."""
         self._pulls.missing.clear()
-        self.references.pins.resolve()
+        self.references.pins.resolve(is_logged=True)
         self.references.follow_pins()
         self._trim_versions()
         for tag in self.references.tags():  # There may be thousands.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs, formatEvent
 
 from blobserve.errors import (
     Forbidden,
@@ -206,6 +207,12 @@ async def test_names(tmp_path: Path, docker_registry: Any) -> None:
         it.service.reload({**config, "blobserve": {**config["blobserve"], "sites": sites}})
         it.service.reload(config)
         assert await bodies(it, "app.js") == [b"app 1"]
+        # Neither do `purge` and `unpin` fail for a name that the configuration has no more.
+        it.service.reload({**config, "blobserve": {**config["blobserve"], "sites": sites}})
+        await it.service.purge(tag, digests[0])
+        assert await it.service.unpin(SITE) is True
+        with pytest.raises(MalformedReference):
+            await it.service.unpin(SITE)
 
 
 @within(60)
@@ -265,3 +272,32 @@ def _noise(number: int) -> bytes:
     from random import Random
 
     return Random(number).randbytes(2 << 20)
+
+
+@within(120)
+async def test_damage_on_the_disk(tmp_path: Path, docker_registry: Any) -> None:
+    """A version that the disk damaged is skipped, logged, and repaired when the registry is up."""
+    registry = docker_registry
+    config = config_of(tmp_path, registry.host, tagMaxAge="60s")
+    async with running(config) as it:
+        for number in range(3):
+            registry.push(app(number), "team/app:live")
+            await it.service.pin(SITE, app(number).digest)
+            assert await bodies(it, "app.js") == [b"app %d" % number]
+    layer = app(0).layers[0].digest.partition(":")[2]
+    content = tmp_path / "blobs" / "sha256" / layer / "content"
+    content.write_bytes(content.read_bytes()[:-512])
+    registry.stop()
+    with capturedLogs() as events:
+        async with running(config) as it:
+            for _ in range(3):
+                assert await bodies(it, "app.js", chunk(0), chunk(1)) == [b"app 2", 404, b"1"]
+    texts = [text for text in map(formatEvent, events) if "earlier version" in text]
+    assert any(app(0).digest in text and "damaged" in text for text in texts)
+    registry.start()
+    async with running(config) as it:
+        for _ in range(200):
+            if await bodies(it, chunk(0)) == [b"0"]:
+                break
+            await deferLater(_reactor(), 0.05)
+        assert await bodies(it, "app.js", chunk(0), chunk(1)) == [b"app 2", b"0", b"1"]

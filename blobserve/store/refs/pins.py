@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from blobserve.errors import MalformedReference
 from blobserve.names.digest import Digest
-from blobserve.names.reference import Reference
+from blobserve.names.reference import Reference, Repository
 from blobserve.store.disk.metadata_db import StoredRows, pin_put, pin_removed
 
 _log = Logger()
@@ -52,7 +52,7 @@ class Pins:
             self._names[name] = digest
             _log.info("{name} is pinned to {digest}", name=name, digest=str(digest))
         self._rows.pins = []
-        self.resolve()
+        self.resolve(is_logged=True)
 
     def get(self, tag: Reference) -> Digest | None:
         """Return the image that a tag is pinned to."""
@@ -80,16 +80,33 @@ class Pins:
         _log.info("{name} is no longer pinned to {digest}", name=name, digest=str(digest))
         return True
 
-    def resolve(self) -> None:
+    def purge(self, repository: Repository, digest: Digest) -> None:
+        """Remove the pins of an image in a repository, and those that have no effect now."""
+        for name, pinned in list(self._names.items()):
+            tags = self._resolved(name)
+            if pinned == digest and (not tags or any(_is_in(repository, each) for each in tags)):
+                self.remove(name)
+
+    def resolve(self, is_logged: bool = False) -> None:
         """Find the tags of all names anew, because names or the configuration have changed.
 
-        If two names stand for one tag, the pin that was set last counts.
+        If two names stand for one tag, the pin that was set last counts. If `is_logged`, a line of
+        the log names each pin without effect.
         """
         self._tags = {}
         for name, digest in self._names.items():
-            try:
-                tags = self.tags_named(name)
-            except MalformedReference as error:
-                _log.warn("the pin of {name} has no effect: {error}", name=name, error=error)
-            else:
-                self._tags.update(dict.fromkeys(tags, digest))
+            tags = self._resolved(name)
+            self._tags.update(dict.fromkeys(tags, digest))
+            if is_logged and not tags:
+                _log.warn("the pin of {name} has no effect: there is no such tag", name=name)
+
+    def _resolved(self, name: str) -> frozenset[Reference]:
+        """Return the tags that a name stands for; none if the configuration does not have it."""
+        try:
+            return frozenset(self.tags_named(name))
+        except MalformedReference:
+            return frozenset()
+
+
+def _is_in(repository: Repository, tag: Reference) -> bool:
+    return str(tag.repository) == str(repository)
