@@ -11,6 +11,7 @@ for package in podman:4.3.1 docker-registry:2.8.2; do
 done
 work=$(mktemp -d)
 export HOME=$work
+unset CONTAINERS_REGISTRIES_CONF
 port=$(python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
 cat >"$work/config.yml" <<YAML
 version: 0.1

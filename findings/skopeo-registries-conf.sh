@@ -37,13 +37,19 @@ location = "127.0.0.1:$port/real"
 insecure = true
 TOML
 name=127.0.0.1:$port/alias/site:v1
-look() { skopeo inspect --tls-verify=false --raw "docker://$name" >/dev/null 2>"$work/error" && echo found || grep -o 'unknown' "$work/error" | head -1; }
-pull() { podman pull --quiet --tls-verify=false "$name" >/dev/null 2>"$work/error" && echo found || grep -o 'unknown' "$work/error" | head -1; }
-none="podman $(pull), skopeo $(look)"
-variable="podman $(CONTAINERS_REGISTRIES_CONF=$work/registries.conf pull), skopeo $(CONTAINERS_REGISTRIES_CONF=$work/registries.conf look)"
+try() { # COMMAND...
+    "$@" >/dev/null 2>"$work/error" && echo found || grep -o unknown "$work/error" | head -1
+}
+both() {
+    echo "podman $(try podman pull --tls-verify=false "$name")," \
+        "skopeo $(try skopeo inspect --tls-verify=false --raw "docker://$name")"
+}
+unset CONTAINERS_REGISTRIES_CONF
+none=$(both)
+variable=$(export CONTAINERS_REGISTRIES_CONF=$work/registries.conf; both)
 mkdir -p "$work/.config/containers"
 mv "$work/registries.conf" "$work/.config/containers/"
-home="podman $(pull), skopeo $(look)"
+home=$(both)
 echo "no file:               $none"
 echo "file in the variable:  $variable"
 echo "file below HOME:       $home"
