@@ -3,8 +3,8 @@
 #
 # The registry sends the notification of a manifest's push and then writes the tag. A receiver that
 # looks up the tag at once gets the digest from before the push, 404 for a new tag, or 500 while the
-# file is written. In runs of 40 pushes this happened 15 to 23 times. The digest in the event is
-# right, and a look-up a little later is.
+# file is written. In runs of 40 pushes this happened 15 to 28 times. The digest in the event is
+# right, and so is a look-up after the push.
 set -euo pipefail
 dpkg-query --show docker-registry 2>/dev/null | grep -q '2\.8\.2' ||
     apt-get install -qy --no-install-recommends 'docker-registry=2.8.2+*' >/dev/null
