@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # regctl 0.11.7: `image mod --layer-add dir=DIR` writes each symbolic link with itself as its target.
 #
-# A link `b -> a` in the directory is `b -> b` in the layer. Whoever extracts or serves the image
-# gets a loop in place of the file.
+# A link `b -> a` in the directory is `b -> b` in the layer. A program that extracts or serves the
+# image gets a loop in place of the file.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
