@@ -131,8 +131,10 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self._held)
     @rule()
     def drop(self) -> None:
-        """End a read."""
+        """End a read; the next pass of garbage collection may evict what it has held."""
         self._held.pop(min(self._held)).release()
+        done(self._space.reclaim())
+        self._settle()
 
     @rule(n=st.integers(0, len(MANIFESTS) - 1))
     def put(self, n: int) -> None:
