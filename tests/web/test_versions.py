@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from threading import get_ident
 from time import process_time
 from typing import Any
 
@@ -12,11 +13,14 @@ import pytest
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 
+from blobserve.concurrency.threads import OwnThreads
 from blobserve.config import Config, RepositoryRules
 from blobserve.configfile import load
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference
 from blobserve.store.index import name_table
+from blobserve.store.index.entry import Entry
+from blobserve.store.index.lookup import IndexReader
 from tests.support.parts.images import Files, Link
 from tests.support.sites import REPOSITORY, TAG, Response, Serving, serving
 from tests.support.within import within
@@ -659,3 +663,37 @@ def test_rules_without_versions() -> None:
     ):
         keep = configured(own, rules).sites[HOST].rules.versions
         assert (keep and keep.count) == expected
+
+
+@within(60)
+async def test_lookups_stay_in_their_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other thread looks a path up while a table is made: an index has one cursor for that."""
+    lookup, threads = IndexReader.lookup, set[int]()
+
+    def watched(reader: IndexReader, path: bytes) -> Entry:
+        threads.add(get_ident())
+        return lookup(reader, path)
+
+    monkeypatch.setattr(IndexReader, "lookup", watched)
+    config = configured({"keepVersions": {"paths": ["assets/*", "*.json"]}})
+    disk = OwnThreads(_reactor(), 1, "disk")
+    disk.start()
+    try:
+        async with serving(
+            tmp_path, app(0), disk=disk, sites=config.sites, repos=config.repos
+        ) as it:
+            await deployed(it, 0, 1, 2)
+            await deferLater(it.reactor, 0.3)
+            assert await body(it, "/only-0.json") == b"0"
+            assert await body(it, chunk(0)) == b"chunk 0"
+    finally:
+        await disk.stopped()
+    assert threads == {get_ident()}
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor  # noqa: TID251 - the one pytest-twisted runs
+
+    return reactor

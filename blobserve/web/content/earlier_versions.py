@@ -33,6 +33,7 @@ from blobserve.web.content.site_lookup import SiteLookup
 from blobserve.web.content.version_names import (
     collected,
     is_document,
+    roots,
     stays_reachable,
 )
 from blobserve.web.http.request_head import RequestHead
@@ -266,19 +267,19 @@ class EarlierFiles:
 
     async def _add(self, names: NameTable, number: int, lease: Lease, place: Place) -> bool:
         """Add the names of a version; return whether it could be read. Releases `lease`."""
-        shared = SharedResource(lease.release, self._disk, lease.report)
-        steps = collected(
-            names,
-            number,
-            lease.filesystem,
-            place.rules,
-            place.keep,
-            lambda: self._config().limits.entries,
-        )
+        shared = SharedResource(lease.release, self._disk)
         try:
+            # Lookups are for this thread alone.
+            top = roots(lease.filesystem, place.rules, place.keep)
+            most_entries = self._most_entries
+            steps = collected(
+                names, number, lease.filesystem, top, place.rules, place.keep, most_entries
+            )
             while await shared.run(next, steps, _END) is not _END:
                 pass
         except BlobserveError as error:
+            if isinstance(error, BlobDamaged):
+                lease.report(error)
             _log.warn(
                 "{tag}: the earlier version {digest} cannot be read: {error}",
                 tag=str(place.tag),
@@ -289,6 +290,9 @@ class EarlierFiles:
         finally:
             shared.release()
         return True
+
+    def _most_entries(self) -> int:
+        return self._config().limits.entries
 
     def _put(self, key: tuple[str, Reference], table: _Table | None) -> None:
         former = self._tables.pop(key, None)

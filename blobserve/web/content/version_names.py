@@ -50,13 +50,17 @@ def collected(
     names: NameTable,
     version: int,
     filesystem: Filesystem,
+    top: list[tuple[bytes, Entry]],
     rules: RepositoryRules,
     keep: KeepVersions,
     most_entries: Callable[[], int],
 ) -> Iterator[None]:
-    """Add the names of one version, in steps; each step may block."""
+    """Add the names of one version, in steps; each step may block, and run in any thread.
+
+    :param top: the result of `roots`, which looks up and so does not run in a thread.
+    """
     found: list[bytes] = []
-    for name, entry in _files(filesystem, rules, keep, most_entries):
+    for name, entry in _files(filesystem, top, most_entries):
         if stays_reachable(name, rules, keep) and not is_document(name, entry, rules):
             found.append(name)
         if len(found) >= _SLICE:
@@ -68,23 +72,28 @@ def collected(
     names.add(found, version)
 
 
-def _files(
-    filesystem: Filesystem,
-    rules: RepositoryRules,
-    keep: KeepVersions,
-    most_entries: Callable[[], int],
-) -> Iterator[tuple[bytes, Entry]]:
-    """Yield each file below the folders that matter, by its path from the root of the site."""
-    workdir = rules.workdir.encode()
+def roots(
+    filesystem: Filesystem, rules: RepositoryRules, keep: KeepVersions
+) -> list[tuple[bytes, Entry]]:
+    """Return each folder or file, by its path from the root of the site, with files to collect."""
+    workdir, found = rules.workdir.encode(), []
     for root in _roots(rules, keep):
         try:
-            directory = filesystem.lookup(joined(workdir, root))
+            found.append((root, filesystem.lookup(joined(workdir, root))))
         except PathNotFound:
             continue
-        if directory.kind is EntryKind.FILE:
-            yield root, directory
+    return found
+
+
+def _files(
+    filesystem: Filesystem, top: list[tuple[bytes, Entry]], most_entries: Callable[[], int]
+) -> Iterator[tuple[bytes, Entry]]:
+    """Yield each file below `top`, by its path from the root of the site."""
+    for root, entry in top:
+        if entry.kind is EntryKind.FILE:
+            yield root, entry
         else:
-            yield from _below(filesystem, root, directory, most_entries)
+            yield from _below(filesystem, root, entry, most_entries)
 
 
 def _below(
