@@ -244,8 +244,8 @@ class BlobSpace:
     async def evict_unused(self, digests: Iterable[Digest]) -> None:
         """Evict those of these blobs that no tag serves or keeps, and that are not being read."""
         lru = self.blobs.lru
-        used = {each for each in digests if each in lru.current or each in lru.kept}
-        blobs = [lru.get(each) for each in digests if each not in used]
+        unused = [each for each in digests if each not in lru.current and each not in lru.kept]
+        blobs = [lru.get(each) for each in unused]
         await self.blobs.evict([each for each in blobs if each is not None and not each.leases])
 
     async def ingest(self, descriptor: Descriptor) -> Ingest:

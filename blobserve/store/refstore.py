@@ -193,9 +193,12 @@ class RefStore:
         :raises VersionPurged: when the image was purged.
         :raises BlobserveError: when it cannot be pulled.
         """
-        tags = self._tags_named(name)
-        leases = [await self.blob_for(tag.at(digest)) for tag in tags]
+        exact, leases = [tag.at(digest) for tag in self._tags_named(name)], list[Lease]()
         try:
+            for each in exact:
+                leases.append(await self.blob_for(each))
+            for each in exact:  # It may have been purged meanwhile.
+                self.references.purges.refuse(each, [digest])
             self.references.pins.set(name, digest)
             self.references.follow_pins()
         finally:
@@ -222,7 +225,8 @@ class RefStore:
         """Make an image unreachable through a repository, at once and for ever.
 
         Pins of it are removed. A tag that serves it answers that there is no such image, until it
-        moves or is pinned to another one. Return when that is stored.
+        moves or is pinned to another one. It is looked up at once, because it may have moved
+        already. Return when that is stored.
         """
         plain = str(repository)
         parts = set[Digest]()
@@ -245,6 +249,9 @@ class RefStore:
                     tag=str(tag),
                     digest=str(digest),
                 )
+                rules = self._rules(tag.repository)
+                if rules is not None:
+                    self._revalidations.look_up(known, rules)
         await self._space.evict_unused(parts)
         await self._space.flush()
 
@@ -397,7 +404,8 @@ class RefStore:
 
     def _lazy_lease(self, lazy: LazyImage, ask: Ask, result: Result) -> Lease | None:
         # If the pull began under rules that need less, the image may not be served.
-        image = lazy.take() if lazy.known.is_proved(ask.rules) else None
+        is_purged = self.references.purges.covers(ask.reference.repository, lazy.known.digest)
+        image = lazy.take() if lazy.known.is_proved(ask.rules) and not is_purged else None
         if image is None:
             return None
         self.count(result)

@@ -210,8 +210,8 @@ class Pulls:
         reference = pull.reference
         target = reference.at(wanted.digest) if wanted else reference
         image, documents = await self._known.images.read(target, pull.rules, pull.source)
-        if any(self._known.purges.covers(reference.repository, each.digest) for each in documents):
-            raise VersionPurged(str(reference))
+        digests = [each.digest for each in documents]
+        self._known.purges.refuse(reference, digests)
         known = wanted or TagState(reference, image.digest, self._reactor.seconds())
         # No more than the source has shown, or shows with this pull.
         known = attrs.evolve(known, image=image, access=pull.access)
@@ -223,8 +223,12 @@ class Pulls:
         try:
             for document in documents:
                 await self._space.manifests.put(document)
-        except Exception:
+            # It may have been purged while it was pulled.
+            self._known.purges.refuse(reference, digests)
+        except Exception as error:
             readable.release()
+            if isinstance(error, VersionPurged):
+                await self._space.evict_unused(layer.kept_as for layer in image.served)
             raise
         # The image last: without its entry, a tag in the state file counts as an older build's.
         for document in reversed(documents):

@@ -13,7 +13,7 @@ import attrs
 from twisted.logger import Logger
 
 from blobserve.config import KeepVersions, RepositoryRules
-from blobserve.errors import MalformedReference
+from blobserve.errors import MalformedReference, VersionPurged
 from blobserve.names.digest import Digest
 from blobserve.names.reference import Reference, Repository
 from blobserve.store.disk.metadata_db import (
@@ -237,6 +237,11 @@ class Purges:
     def covers(self, repository: Repository, digest: Digest | None) -> bool:
         """Return whether an image was purged from a repository, in any scope."""
         return bool(self._purged) and (str(repository), digest) in self._purged
+
+    def refuse(self, reference: Reference, digests: Iterable[Digest]) -> None:
+        """Raise `VersionPurged` if one of these images was purged from the repository."""
+        if any(self.covers(reference.repository, each) for each in digests):
+            raise VersionPurged(str(reference))
 
     def add(self, repository: Repository, digests: Iterable[Digest]) -> None:
         """Purge images from a repository."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
@@ -470,3 +471,69 @@ async def test_purge_of_one_repository(tmp_path: Path) -> None:
         await deploy(stand, "a", tag=OTHER)
         await stand.store.purge(SITE.repository, digest("a"))
         assert await stand.read(OTHER) == b"a"
+
+
+@pytest_twisted.ensureDeferred
+async def test_purge_looks_tags_up(tmp_path: Path) -> None:
+    """A tag that serves a purged image is looked up at once, for it may have moved already."""
+    async with standing(tmp_path, rules=keeping()) as stand:
+        await deploy(stand, "a", "b")
+        stand.source.push(SITE, an_image("c"))
+        assert await stand.read() == b"b"
+        await stand.store.purge(SITE.repository, digest("b"))
+        assert await stand.read() == b"c"
+        assert kept(stand) == digests("a")
+
+
+@pytest_twisted.ensureDeferred
+async def test_purge_during_a_pull(tmp_path: Path) -> None:
+    """An image that is purged while its tag pulls it is not served after that."""
+    async with standing(tmp_path, rules=keeping()) as stand:
+        await deploy(stand, "a", "b")
+        stand.source.push(SITE, an_image("c"))
+        gate = stand.source.hold("fetch")
+        stand.clock.advance(1000)
+        waiting = stand.ask()
+        await stand.store.purge(SITE.repository, digest("c"))
+        gate.open()
+        stand.clock.advance(10)
+        with await waiting as lease:
+            assert content(lease) == b"b"
+        assert await stand.read() == b"b"
+        with pytest.raises(VersionPurged):
+            await stand.ask(SITE.at(digest("c")))
+        assert stand.space.state_of(an_image("c").layers[0].digest) is BlobState.UNKNOWN
+        assert kept(stand) == digests("a")
+
+
+@pytest_twisted.ensureDeferred
+async def test_purge_during_a_pin(tmp_path: Path) -> None:
+    """A pin of an image that is purged while it is pulled fails, and changes nothing."""
+    async with standing(tmp_path, rules=keeping()) as stand:
+        stand.source.push(SITE, an_image("c"))
+        await deploy(stand, "a", "b")
+        gate = stand.source.hold("fetch")
+        pinning = Deferred.fromCoroutine(stand.store.pin(str(SITE), digest("c")))
+        assert not pinning.called
+        await stand.store.purge(SITE.repository, digest("c"))
+        gate.open()
+        with pytest.raises(VersionPurged):
+            await pinning
+        assert stand.store.references.pins.names == {}
+        assert await stand.read() == b"b"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failed_pin_holds_no_image(tmp_path: Path) -> None:
+    """If one of the tags of a name cannot have the image, no lease on the others stays."""
+    async with standing(tmp_path, rules=keeping()) as stand:
+        await deploy(stand, "a", "b")
+        blob = an_image("a").layers[0].digest
+        missing = attrs.evolve(SITE, repository=OTHER.repository)
+        stand.store.references.pins.tags_named = lambda name: (SITE, missing)
+        with pytest.raises(ImageNotFound):
+            await stand.store.pin(str(SITE), digest("a"))
+        assert await stand.read() == b"b"
+        stand.store.references.versions.drop(SITE, digest("a"))
+        await stand.space.evict_unused([blob])
+        assert stand.space.state_of(blob) is BlobState.UNKNOWN
