@@ -169,6 +169,11 @@ class HostTable:
         host, label = known
         return None if host is None else host.find(label, path)
 
+    def has_one_site(self, authority: bytes) -> bool:
+        """Return whether all paths of a host, which `find` has found, belong to one site."""
+        host = self._exact.get(authority) or self._remembered.get(authority, (None, None))[0]
+        return host is not None and not host.prefixes
+
     def _match(self, authority: bytes) -> tuple[_Host | None, str | None]:
         name = host_of(authority)
         exact = self._exact.get(name.encode())

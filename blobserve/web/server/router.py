@@ -36,6 +36,8 @@ class Router:
         self._used: Config | None = None
         self._table: HostTable | None = None
         self._mounts: dict[tuple[str, str | None], Mount] = {}
+        self._direct: dict[bytes, Mount] = {}
+        """The mounts of hosts that have one site for all their paths, by spellings of the host."""
 
     def route(
         self, fields: Fields, peer: str, path: bytes, authority: bytes | None = None
@@ -50,14 +52,23 @@ class Router:
             self._follow(config)
         if self._table is None:
             return BY_PATH, path
-        found = self._table.find(self.authority(fields, peer, authority), path or b"/")
+        asked = self.authority(fields, peer, authority)
+        direct = self._direct.get(asked)
+        if direct is not None:
+            return direct, path or b"/"
+        found = self._table.find(asked, path or b"/")
         if found is None:
             return BY_PATH, path
         matched = found.host if isinstance(found, UnknownPath) else found.site.host
         if matched == "*" and _names_image(path, config):
             return BY_PATH, path
         if isinstance(found, SiteMatch):
-            return self._mount(found), found.rest
+            mount = self._mount(found)
+            if matched != "*" and self._table.has_one_site(asked):
+                if len(self._direct) >= _MOST_MOUNTS:
+                    self._direct.clear()
+                self._direct[asked] = mount
+            return mount, found.rest
         if isinstance(found, HostRedirect):
             return Mount.to_host(found.host, found.site), path
         if isinstance(found, PrefixSlash):
@@ -77,6 +88,7 @@ class Router:
         self._used = config
         self._table = HostTable(config.sites.values()) if config.sites else None
         self._mounts.clear()
+        self._direct.clear()
 
     def _mount(self, found: SiteMatch) -> Mount:
         key = found.site.key, found.label
