@@ -343,6 +343,7 @@ class Blobserve(Service):
         self._space.reconfigure(new.blob_space)
         self._warn()
         self._sources.reload(new)
+        self._site.images.responder.prepare()
         for site in (self._site, self._hook_site, *self._own_sites):
             site.flush()
         if self._is_serving:
@@ -427,6 +428,7 @@ class Blobserve(Service):
                 self._own_ports.append(port)
         await self._space.open()
         await self._store.open()
+        self._site.images.responder.prepare()
         await self._secret_file.follow(self._config.webhooks.secret_file)
         await self._listen("listen", self._config.listen, self._site, self._ports)
         await self._listen(

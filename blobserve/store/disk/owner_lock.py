@@ -133,13 +133,14 @@ class OwnerLock:
         return SpaceUnusable(str(self._location), problem)
 
 
-def exposure(location: Path) -> str | None:
-    """Return a warning if other users may change the blob space; None if only this one and root.
+def exposure(location: Path, user: int | None = None) -> str | None:
+    """Return a warning if others than `user` and root may change the blob space, else None.
 
-    A directory above it counts as well: its writers can put another directory in the place of the
-    location. The sticky bit forbids that, but does not keep others from adding files.
+    The default is the user of this process. A directory above the location counts as well: its
+    writers can put another directory in the place of the location. The sticky bit forbids that, but
+    does not keep others from adding files.
     """
-    path, user = location.resolve(), os.geteuid()
+    path, user = location.resolve(), os.geteuid() if user is None else user
     for each in (path, *path.parents):
         try:
             status = each.stat()

@@ -90,6 +90,14 @@ class Responder:
         self._earlier = EarlierFiles(store, config, disk, reactor)
         self._responses = ResponseCache(store, config, reactor)
 
+    def prepare(self) -> None:
+        """Import the parts that the configuration needs, before a request would wait for that."""
+        config = self._config()
+        sites = (site.rules for site in config.sites.values())
+        if any(rules.listing for rules in (*config.repos.values(), *sites)):
+            import blobserve.web.content.listing
+            import blobserve.web.content.listing_view  # noqa: F401
+
     def flush(self) -> None:
         """Clear all caches, after the configuration has changed."""
         self.derived.flush()
