@@ -24,7 +24,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 
 from blobserve.concurrency.fair_queue import a_later_turn
 from blobserve.concurrency.threads import Threads
@@ -36,7 +36,7 @@ from blobserve.web.http.status import plain
 from blobserve.web.server.bounded_site import BoundedSite
 from blobserve.web.server.channel import ImageChannel
 from blobserve.web.server.connection_limits import ConnectionLimits
-from blobserve.web.server.send import send
+from blobserve.web.server.send import finish_after, send
 from blobserve.web.server.slow_clients import SlowClients
 
 PRE_PULLS_WITHIN = 60.0
@@ -142,10 +142,7 @@ class _Pages(Resource):
 
     def render(self, request: Request) -> int:
         """See `IResource.render`."""
-        answering = Deferred.fromCoroutine(self._answer(request))
-        request.notifyFinish().addErrback(lambda _: answering.cancel())
-        answering.addCallbacks(lambda _: request.finish(), lambda why: why.trap(CancelledError))
-        return NOT_DONE_YET
+        return finish_after(request, self._answer(request))
 
     async def _answer(self, request: Request) -> None:
         # A page takes milliseconds, so pipelined requests must not share a reactor iteration.

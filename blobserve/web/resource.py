@@ -33,11 +33,11 @@ from blobserve.store.refstore import RefStore
 from blobserve.web.content.responder import Responder
 from blobserve.web.content.site_errors import refusal_on_site
 from blobserve.web.http.mount import BY_PATH, Mount
-from blobserve.web.http.request_head import RequestContext, RequestHead, selector
+from blobserve.web.http.request_head import RequestContext, RequestHead, forwarded_host, selector
 from blobserve.web.http.response import Answer
 from blobserve.web.http.status import is_unexpected, refusal
 from blobserve.web.server.request_log import LogWriter, RequestLog, peer_of
-from blobserve.web.server.router import Router
+from blobserve.web.server.router import Router, asked_host
 from blobserve.web.server.send import abort, send
 from blobserve.web.server.slow_clients import SlowClients
 
@@ -105,12 +105,12 @@ class ImageResource(Resource):
 
     def routed(self, request: Request) -> RequestHead:
         """Return the head of a request, with the mount that its host and path lead to."""
-        head = head_of(request)
-        authority = getattr(request, "authority", None)
-        peer = peer_of(request.client)
-        head.authority = self.router.authority(head.fields, peer, authority)
-        if self._config().sites:
-            head.mount, head.path = self.router.route(head.fields, peer, head.path, authority)
+        head, config = head_of(request), self._config()
+        host = getattr(request, "authority", None) or head.fields.get(b"host")
+        forwarded = forwarded_host(head.fields)
+        head.authority = asked_host(host, forwarded, peer_of(request.client), config)
+        if config.sites:
+            head.mount, head.path = self.router.route(head.authority, head.path)
         return head
 
     def _render(self, request: Request, head: RequestHead) -> int:

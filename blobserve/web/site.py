@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 
 from blobserve.concurrency.threads import Threads
 from blobserve.config import Config
@@ -17,13 +16,12 @@ from blobserve.metrics import Metrics
 from blobserve.store.refstore import RefStore
 from blobserve.web.http.request_head import HeadCheck, RequestContext
 from blobserve.web.http.response import Answer
-from blobserve.web.http.status import refusal
 from blobserve.web.resource import ImageResource
 from blobserve.web.server.bounded_site import BoundedSite
 from blobserve.web.server.connection_limits import ConnectionLimits
 from blobserve.web.server.fast_path import FastPath
 from blobserve.web.server.request_log import LogWriter
-from blobserve.web.server.send import send
+from blobserve.web.server.send import finish_after, send
 from blobserve.web.webhooks.resource import WebhookResource, refused_head
 
 
@@ -69,10 +67,7 @@ class ImageSite(BoundedSite):
         """See `ServedSite.refused`."""
         if self._hooks is not None:
             return refused_head(self.request_log, self._hooks.gate, peer, head, error)
-        request_id = next(self.request_log.ids)
-        answer = refusal(error, request_id)
-        self.request_log.refused(peer, head, answer, request_id)
-        return answer
+        return self.request_log.refuse(peer, head, error)
 
     def take_webhooks(self, hooks: WebhookResource) -> None:
         """Let `hooks` answer the requests at its place, before all sites."""
@@ -151,11 +146,4 @@ class RefusedRequest(Resource):
         record = self._images.request_log.begin(request, asked)
         answer = self._images.refusal(self._reason, record.request_id, asked.head)
         answer = self._images.responder.with_rules(answer, asked)
-        sending = Deferred.fromCoroutine(send(request, answer, self._images.pace))
-        request.notifyFinish().addErrback(lambda _: sending.cancel())
-        sending.addCallbacks(lambda _: request.finish(), _client_left)
-        return NOT_DONE_YET
-
-
-def _client_left(why: Failure) -> None:
-    why.trap(CancelledError)
+        return finish_after(request, send(request, answer, self._images.pace))

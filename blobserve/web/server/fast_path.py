@@ -32,7 +32,7 @@ from blobserve.web.http.request_head import (
 from blobserve.web.http.target import is_host
 from blobserve.web.http.version_choice import query_value
 from blobserve.web.server.request_log import RequestLog
-from blobserve.web.server.router import Router
+from blobserve.web.server.router import Router, asked_host
 
 _END = b"\r\n\r\n"
 _REQUEST_LINE = re.compile(rb"(GET|HEAD) (/[!\x22$-~]*) HTTP/1\.1")
@@ -98,9 +98,11 @@ class FastPath:
         block = _known_block(rest) if len(rest) <= _MEMORISED else _block(rest)
         if block is None:
             return False
-        mount, path = BY_PATH, line.path
+        mount, path, host = BY_PATH, line.path, block.host
+        if block.forwarded_host is not None:
+            host = asked_host(host, block.forwarded_host, channel.peer, config)
         if config.sites:
-            mount, path = self._router.route(block.fields, channel.peer, path)
+            mount, path = self._router.route(host, path)
             if mount.detour is not None:
                 return False
         key = mount.name, path, block.selector
@@ -133,7 +135,7 @@ class FastPath:
             transport.write(content[sent:])
         received = now + self._offset
         self._accounts.answered(
-            channel.peer, line, block, ready, status, len(body), now, received, config
+            channel.peer, line, block, ready, status, len(body), now, received, host, config
         )
         return True
 

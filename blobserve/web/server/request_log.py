@@ -17,15 +17,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from blobserve.config import Config
+from blobserve.errors import BlobserveError
 from blobserve.metrics import Metrics
 from blobserve.web.content.response_cache import CachedResponse
 from blobserve.web.http.conditional import Fields
 from blobserve.web.http.request_head import FieldBlock, HeadCheck, RequestContext, RequestLine
 from blobserve.web.http.response import Answer
+from blobserve.web.http.status import refusal
 from blobserve.web.server.access_log import (
     LogRecord,
     client_address,
-    is_trusted,
     parse_address,
 )
 from blobserve.web.server.send import abort
@@ -109,8 +110,10 @@ class RequestLog:
         for request in list(self.open):
             abort(request)
 
-    def refused(self, peer: str, head: HeadCheck, answer: Answer, request_id: str) -> None:
-        """Log and count a refused head, which never became a request."""
+    def refuse(self, peer: str, head: HeadCheck, error: BlobserveError) -> Answer:
+        """Log and count a refused head, which never became a request; return the answer to it."""
+        request_id = next(self.ids)
+        answer = refusal(error, request_id)
         self._write(
             LogRecord(
                 time=self._wall(),
@@ -128,6 +131,7 @@ class RequestLog:
                 agent=None,
             )
         )
+        return answer
 
     def answered(
         self,
@@ -139,16 +143,15 @@ class RequestLog:
         sent: int,
         started: float,
         received: float,
+        host: bytes | None,
         config: Config,
     ) -> None:
         """Log and count a request of HTTP/1.1 that the fast path has answered.
 
         :param started: its start by the reactor's clock.
         :param received: its start as time of day, in seconds since 1970.
+        :param host: the result of the function `asked_host`.
         """
-        host = block.host
-        if block.forwarded_host is not None and is_trusted(peer, config.trusted_proxies):
-            host = block.forwarded_host
         if block.forwarded and config.trusted_proxies:
             peer = client_address(peer, [block.forwarded], config.trusted_proxies)
         method, duration = line.method, self._reactor.seconds() - started

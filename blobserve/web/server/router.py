@@ -18,9 +18,7 @@ from blobserve.web.hosting.host_table import (
     SiteMatch,
     UnknownPath,
 )
-from blobserve.web.http.conditional import Fields
 from blobserve.web.http.mount import BY_PATH, NOWHERE, Detour, Mount
-from blobserve.web.http.request_head import forwarded_host
 from blobserve.web.http.target import Target
 from blobserve.web.server.access_log import is_trusted
 
@@ -39,20 +37,18 @@ class Router:
         self._direct: dict[bytes, Mount] = {}
         """The mounts of hosts that have one site for all their paths, by spellings of the host."""
 
-    def route(
-        self, fields: Fields, peer: str, path: bytes, authority: bytes | None = None
-    ) -> tuple[Mount, bytes]:
+    def route(self, host: bytes | None, path: bytes) -> tuple[Mount, bytes]:
         """Return the mount of a request, and the path of the URL below it.
 
+        :param host: the result of the function `asked_host`.
         :param path: the path below the resource with all images: empty, or with its leading slash.
-        :param authority: that of an absolute request target, which counts before ``Host``.
         """
         config = self._config()
         if config is not self._used:
             self._follow(config)
         if self._table is None:
             return BY_PATH, path
-        asked = self.authority(fields, peer, authority)
+        asked = host or b""
         direct = self._direct.get(asked)
         if direct is not None:
             return direct, path or b"/"
@@ -77,13 +73,6 @@ class Router:
             return Mount.moved(Detour(301, b"./" + last + b"/"), found.site), path
         return NOWHERE, path
 
-    def authority(self, fields: Fields, peer: str, authority: bytes | None = None) -> bytes:
-        """Return the host that the client asked for, maybe with a port. See `route`."""
-        forwarded = forwarded_host(fields)
-        if forwarded is not None and is_trusted(peer, self._config().trusted_proxies):
-            return forwarded
-        return fields.get(b"host", b"") if authority is None else authority
-
     def _follow(self, config: Config) -> None:
         self._used = config
         self._table = HostTable(config.sites.values()) if config.sites else None
@@ -102,6 +91,19 @@ class Router:
                 self._mounts.clear()
             self._mounts[key] = mount
         return mount
+
+
+def asked_host(
+    host: bytes | None, forwarded: bytes | None, peer: str, config: Config
+) -> bytes | None:
+    """Return the host that the client asked for, maybe with a port; None if there is none.
+
+    :param host: the authority of an absolute request target, else the value of ``Host``.
+    :param forwarded: the result of the function `forwarded_host`; it counts from trusted proxies.
+    """
+    if forwarded is not None and is_trusted(peer, config.trusted_proxies):
+        return forwarded
+    return host
 
 
 def _names_image(path: bytes, config: Config) -> bool:

@@ -8,12 +8,14 @@ part for the whole.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Coroutine
+from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES, datetimeToString
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from blobserve.web.http.conditional import Range
@@ -59,6 +61,21 @@ async def send(request: Request, answer: Answer, pace: SlowClients) -> None:
         raise
     finally:
         answer.body.close()
+
+
+def finish_after(request: Request, work: Coroutine[Deferred[Any], Any, None]) -> int:
+    """Finish the request when `work` has sent its response; for `IResource.render`.
+
+    A lost connection cancels `work`.
+    """
+    sending = Deferred.fromCoroutine(work)
+    request.notifyFinish().addErrback(lambda _: sending.cancel())
+    sending.addCallbacks(lambda _: request.finish(), _client_left)
+    return NOT_DONE_YET
+
+
+def _client_left(why: Failure) -> None:
+    why.trap(CancelledError)
 
 
 def abort(request: Request) -> None:

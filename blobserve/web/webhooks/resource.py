@@ -6,12 +6,10 @@ from collections.abc import Callable
 from urllib.parse import parse_qs
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 
 from blobserve.config import Config
 from blobserve.errors import BlobserveError, PathNotFound, PostOnly
@@ -26,7 +24,7 @@ from blobserve.web.server.bounded_site import BoundedSite
 from blobserve.web.server.channel import ImageChannel
 from blobserve.web.server.connection_limits import ConnectionLimits
 from blobserve.web.server.request_log import RequestLog, peer_of
-from blobserve.web.server.send import send
+from blobserve.web.server.send import finish_after, send
 from blobserve.web.server.slow_clients import SlowClients
 from blobserve.web.webhooks.admission import MOST_BYTES, HookGate, Result, last_of
 from blobserve.web.webhooks.notification import Push, parse
@@ -91,10 +89,7 @@ class WebhookResource(Resource):
         context = RequestContext(attrs.evolve(head, target=self.gate.masked(head.target)))
         record = self._request_log.begin(request, context)
         answer = self._answer(request, head, record.request_id)
-        sending = Deferred.fromCoroutine(send(request, answer, self._pace))
-        request.notifyFinish().addErrback(lambda _: sending.cancel())
-        sending.addCallbacks(lambda _: request.finish(), _client_left)
-        return NOT_DONE_YET
+        return finish_after(request, send(request, answer, self._pace))
 
     def _answer(self, request: Request, head: RequestHead, request_id: str) -> Answer:
         try:
@@ -166,11 +161,4 @@ def refused_head(
     if gate.concerns(head.target):
         gate.admission.refused(error, peer)
     head.target = gate.masked(head.target)
-    request_id = next(request_log.ids)
-    answer = refusal(error, request_id)
-    request_log.refused(peer, head, answer, request_id)
-    return answer
-
-
-def _client_left(why: Failure) -> None:
-    why.trap(CancelledError)
+    return request_log.refuse(peer, head, error)
