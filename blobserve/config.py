@@ -399,12 +399,10 @@ class Config:
 
     _scopes: Mapping[Repository, RepositoryRules] = attrs.field(init=False, eq=False, repr=False)
     """The rules of the repositories of sites, by repository with scope. See `Site.scope`."""
-    _hosted: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
-    """The repositories of sites."""
-    _registries: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
-    """Every registry that the configuration names."""
     _scoped: Mapping[str, tuple[Repository, ...]] = attrs.field(init=False, eq=False, repr=False)
     """The repositories of sites with their scopes, by repository."""
+    _registries: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
+    """Every registry that the configuration names."""
     _expected: Mapping[Repository, tuple[Reference, ...]] = attrs.field(
         init=False, eq=False, repr=False
     )
@@ -426,13 +424,9 @@ class Config:
                 found[scoped] = attrs.evolve(site.rules, pre_pull=versions, keep_versions=keep)
         return found
 
-    @_hosted.default
-    def _(self) -> frozenset[str]:
-        return frozenset(str(repository) for repository in self._scopes)
-
     @_registries.default
     def _(self) -> frozenset[str]:
-        named = (*self.repos, *self._hosted)
+        named = (*self.repos, *self._scoped)
         return frozenset((*self.registries, *(key.partition("/")[0] for key in named)))
 
     @_scoped.default
@@ -459,7 +453,7 @@ class Config:
         forbidden in URLs, with `allow_any_repo` too.
         """
         rules = self._listed(repository)
-        if rules is None and self.allow_any_repo and str(repository) not in self._hosted:
+        if rules is None and self.allow_any_repo and str(repository) not in self._scoped:
             return UNLISTED
         return rules
 
@@ -509,12 +503,8 @@ class Config:
         reference = Reference.parse(name)
         if reference.tag is None or reference.digest is not None:
             raise MalformedReference(name, "a reference by tag is needed")
-        plain = str(reference.repository)
-        found = {
-            attrs.evolve(reference, repository=scoped)
-            for scoped in self._scopes
-            if str(scoped) == plain
-        }
+        scopes = self._scoped.get(str(reference.repository), ())
+        found = {reference.within(scoped.scope) for scoped in scopes}
         if self.rules_for(reference.repository) is not None:
             found.add(reference)
         return found
