@@ -22,8 +22,9 @@ from blobserve.service import Blobserve
 from blobserve.web.hosting.header_rules import HeaderRules
 from blobserve.web.hosting.redirects import RedirectRules
 from blobserve.web.hosting.rule_lines import MAX_BYTES
+from blobserve.web.hosting.rule_match import RULE_FILES
 
-_RULE_FILES = ("_redirects", "_headers")
+_NAMES = tuple(name.decode() for name in RULE_FILES)
 
 
 @attrs.frozen
@@ -52,7 +53,7 @@ async def rule_report(reactor: Any, config: Config, image: str) -> RuleReport:
             summary.append(f"{site.key}: hostingDialect is none, so the two files have no effect")
             continue
         files = await _files(reactor, config, site, reference)
-        for name in _RULE_FILES:
+        for name in _NAMES:
             if name not in files:
                 summary.append(f"{site.key}: no {name}")
                 continue
@@ -141,7 +142,7 @@ async def _read(
 
 async def _contents(lease: ImageLease, workdir: str) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
-    for name in _RULE_FILES:
+    for name in _NAMES:
         with suppress(PathNotFound):
             contents[name] = await lease.read(f"{workdir}/{name}", length=MAX_BYTES + 1)
     return contents

@@ -14,7 +14,7 @@ from blobserve.config import RepositoryRules
 from blobserve.store.ingest.early_files import EarlyFile
 from blobserve.web.content.leased_body import SharedResource
 from blobserve.web.http.caching import NO_SNIFF
-from blobserve.web.http.media_types import content_type
+from blobserve.web.http.media_types import served_type
 from blobserve.web.http.response import Answer
 
 
@@ -23,7 +23,7 @@ def early_answer(file: EarlyFile, name: bytes, rules: RepositoryRules, disk: Thr
     found = rules.file_type(name)
     coding = found.coding.encode() if found and found.coding else None
     headers = (
-        (b"Content-Type", found.media_type.encode() if found else content_type(name, file.is_text)),
+        (b"Content-Type", served_type(name, file.is_text, rules)),
         *(() if coding is None else ((b"Content-Encoding", coding),)),
         NO_SNIFF,
         (b"Cache-Control", b"no-store"),

@@ -108,8 +108,7 @@ class Responder:
         """Return the answer with the header fields of the rules of its repository or site."""
         if asked.head.mount.site is not None:
             answer = dressed(answer, asked.changes, asked.head.mount)
-        site = asked.head.mount.site
-        rules = asked.rules or (site.rules if site else self._rules_of(asked.head))
+        rules = asked.rules or self._rules_of(asked.head)
         return answer if rules is None else answer.with_rules(rules)
 
     def from_memory(self, head: RequestHead, now: float) -> CachedResponse | None:
@@ -140,7 +139,7 @@ class Responder:
         lease = self._store.lease_at_once(reference) if sites else None
         if lease is None:
             return
-        shared = SharedLease(lease, self._disk, self._reactor, math.inf, self._checks)
+        shared = self._shared(lease, math.inf)
         try:
             for site in sites:
                 await self._site_rules.get(shared, SiteLookup(lease, site))
@@ -254,7 +253,7 @@ class Responder:
         if site is not None:
             lookup = SiteLookup(shared.lease, site)
             image_rules = await self._site_rules.get(shared, lookup)
-            asked.changes = image_rules.changes(b"/" + target.raw, head.mount.host)
+            asked.changes = image_rules.changes(target, head.mount)
         if earlier is not None:
             await earlier.prepare()
         while True:
@@ -274,7 +273,7 @@ class Responder:
         if mount.site is None:
             return None
         rules = await self._site_rules.get(shared, SiteLookup(shared.lease, mount.site))
-        return rules.changes(b"/" + target.raw, mount.host)
+        return rules.changes(target, mount)
 
     def _shared(self, lease: Lease, deadline: float) -> SharedLease:
         return SharedLease(lease, self._disk, self._reactor, deadline, self._checks)
@@ -373,7 +372,7 @@ class Responder:
             lookup = SiteLookup(lease, head.mount.site)
             image_rules = self._site_rules.cached(lookup)
             if image_rules is not None:
-                changes = image_rules.changes(b"/" + target.raw, head.mount.host)
+                changes = image_rules.changes(target, head.mount)
                 selection = self._select_on_site(lookup, target, image_rules, None, head, earlier)
         elif rules is not None:
             selection = select(lease, target, rules, None, earlier)
@@ -386,7 +385,7 @@ class Responder:
             image_rules = self._site_rules.cached(SiteLookup(lease, head.mount.site))
             if image_rules is None:
                 return None
-            changes = image_rules.changes(b"/" + target.raw, head.mount.host)
+            changes = image_rules.changes(target, head.mount)
         if selection.edits:
             derived = self.derived.cached(lease, selection.page.entry, self._recipe(selection))
             source, is_final = None, True
@@ -450,6 +449,8 @@ class Responder:
         return Answer(204, (ALLOW, *_preflight(asked.head.fields)))
 
     def _rules_of(self, head: RequestHead) -> RepositoryRules | None:
+        if head.mount.site is not None:
+            return head.mount.site.rules
         try:
             target = head.parse_target()
         except NotFound:

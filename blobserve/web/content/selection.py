@@ -25,7 +25,7 @@ from blobserve.web.http.caching import (
     is_immutable_path,
     vary,
 )
-from blobserve.web.http.media_types import content_type, is_html
+from blobserve.web.http.media_types import is_html, served_type
 from blobserve.web.http.response import Header
 from blobserve.web.http.target import Target
 
@@ -48,13 +48,25 @@ class Selection:
     names_version: bool = False
     """True if the query of the URL names the version that has the file."""
 
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        rules: RepositoryRules,
+        page: Page,
+        variables: Variables | None,
+        site: Site | None = None,
+    ) -> Selection:
+        """Return the selection of a page; `variables` are those of the request."""
+        edits: Edits = ()
+        if rules.replacements or variables is not None:
+            edits = edits_for(page.name, page.entry, rules, variables)
+        return cls(target, rules, page, variables is not None, edits, site)
+
     @property
     def kind(self) -> bytes:
         """The content type."""
-        found = self.rules.file_type(self.page.name)
-        if found:
-            return found.media_type.encode()
-        return content_type(self.page.name, self.page.entry.is_text)
+        return served_type(self.page.name, self.page.entry.is_text, self.rules)
 
     @property
     def coding(self) -> bytes | None:
@@ -122,12 +134,7 @@ def select(
     :raises PathNotFound: when there is no such file, and no page for missing files.
     """
     page = find(lease, target, rules, variables is not None, earlier)
-    if not isinstance(page, Page):
-        return page
-    edits: Edits = ()
-    if rules.replacements or variables is not None:
-        edits = edits_for(page.name, page.entry, rules, variables)
-    return Selection(target, rules, page, variables is not None, edits)
+    return Selection.of(target, rules, page, variables) if isinstance(page, Page) else page
 
 
 def early_name(target: Target, rules: RepositoryRules, variables: Variables | None) -> bytes | None:

@@ -17,11 +17,9 @@ from blobserve.store.lease import Lease
 from blobserve.web.content.lookup import Directory, NeedsSlash, Page, configured, joined
 from blobserve.web.content.representation import Role
 from blobserve.web.content.rewrite import INDEX
+from blobserve.web.hosting.rule_match import RULE_FILES
 from blobserve.web.http.media_types import is_known
 from blobserve.web.http.target import shown
-
-RULE_FILES = (b"_redirects", b"_headers")
-"""The files at the root of a site that hold its hosting rules. They are never served."""
 
 _HTML = b".html"
 _MISSING = b"404.html"
@@ -93,10 +91,8 @@ class SiteLookup:
 
     def file(self, path: bytes) -> Page | None:
         """Return the file that has exactly this path. For earlier versions."""
-        if self._is_rule_file(path):
-            return None
-        entry = self._entry(path, EntryKind.FILE)
-        return Page(entry, self._name(path)) if entry and self._may_serve(entry) else None
+        page = None if self._is_rule_file(path) else self._page_at(path)
+        return page if page and self._may_serve(page.entry) else None
 
     def missing(self, path: bytes, is_navigation: bool) -> Page:
         """Return the page for a path that names nothing.
@@ -130,25 +126,17 @@ class SiteLookup:
         if not self.site.clean_urls or not last.endswith(_HTML):
             return page
         clean = directory if last == INDEX else bare[: -len(_HTML)]
+        found = None if last == _HTML else self.page(clean)
         # Something else may have the clean URL, such as a folder with an index.
-        if last == _HTML or self.page(clean) != self._with_name(entry, clean, last):
+        if found is None or found.name != page.name:
             return page
         return Relocation(clean + b"/" if clean and self._has_slash(last == INDEX) else clean)
 
-    def _with_name(self, entry: Entry, clean: bytes, last: bytes) -> Page:
-        name = (clean + b"/" + INDEX).lstrip(b"/") if last == INDEX else clean + _HTML
-        return Page(entry, self._name(name))
-
     def _index(self, bare: bytes) -> Page | None:
-        name = joined(bare, INDEX)
-        entry = self._entry(name, EntryKind.FILE)
-        return Page(entry, self._name(name)) if entry else None
+        return self._page_at(joined(bare, INDEX))
 
     def _clean(self, bare: bytes) -> Page | None:
-        if not self.site.clean_urls or not bare:
-            return None
-        entry = self._entry(bare + _HTML, EntryKind.FILE)
-        return Page(entry, self._name(bare + _HTML)) if entry else None
+        return self._page_at(bare + _HTML) if self.site.clean_urls and bare else None
 
     def _has_slash(self, is_index: bool) -> bool:
         """Return whether the canonical URL of a page ends with a slash."""
@@ -159,14 +147,16 @@ class SiteLookup:
         """Return the 404 page of the deepest directory on the way to a path that has one."""
         nearest, directory = None, b""
         for segment in (*bare.split(b"/"), b""):
-            name = joined(directory, _MISSING)
-            entry = self._entry(name, EntryKind.FILE)
-            if entry is not None:
-                nearest = Page(entry, self._name(name), Role.NOT_FOUND)
+            nearest = self._page_at(joined(directory, _MISSING), Role.NOT_FOUND) or nearest
             directory = joined(directory, segment)
             if not segment or self._entry(directory, EntryKind.DIRECTORY) is None:
                 break
         return nearest
+
+    def _page_at(self, path: bytes, role: Role = Role.ASKED) -> Page | None:
+        """Return the file at exactly this path."""
+        entry = self._entry(path, EntryKind.FILE)
+        return Page(entry, self._name(path), role) if entry else None
 
     def _entry(self, path: bytes, kind: EntryKind | None = None) -> Entry | None:
         try:

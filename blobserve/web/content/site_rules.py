@@ -20,6 +20,8 @@ from blobserve.store.index.entry import Entry
 from blobserve.web.content.leased_body import SharedLease
 from blobserve.web.content.site_lookup import SiteLookup
 from blobserve.web.http.header_changes import HeaderChanges
+from blobserve.web.http.mount import Mount
+from blobserve.web.http.target import Target
 
 if TYPE_CHECKING:
     from blobserve.web.hosting.header_rules import HeaderRules
@@ -41,12 +43,11 @@ class ImageRules:
     redirects: RedirectRules | None
     headers: HeaderRules | None
 
-    def changes(self, path: bytes, host: str) -> HeaderChanges | None:
-        """Return the changes to the header fields of a path, as in the URL.
-
-        :param host: the host of the site; empty if any host leads to it.
-        """
-        return None if self.headers is None else self.headers.changes(path, host.encode())
+    def changes(self, target: Target, mount: Mount) -> HeaderChanges | None:
+        """Return the changes to the header fields of a URL of the site at `mount`."""
+        if self.headers is None:
+            return None
+        return self.headers.changes(b"/" + target.raw, mount.host.encode())
 
     @property
     def problems(self) -> tuple[RuleProblem, ...]:

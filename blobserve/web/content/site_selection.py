@@ -11,7 +11,7 @@ import attrs
 
 from blobserve.web.content.lookup import Directory, EarlierVersions, NeedsSlash, Page
 from blobserve.web.content.representation import Role
-from blobserve.web.content.rewrite import Edits, Variables, edits_for
+from blobserve.web.content.rewrite import Variables
 from blobserve.web.content.selection import Selection
 from blobserve.web.content.site_lookup import Found, Relocation, SiteLookup
 from blobserve.web.content.site_rules import ImageRules
@@ -39,11 +39,7 @@ def select_on_site(
     page = _page(lookup, target, target.path, rules, query, is_navigation, earlier)
     if not isinstance(page, Page):
         return page
-    site_rules = lookup.site.rules
-    edits: Edits = ()
-    if site_rules.replacements or variables is not None:
-        edits = edits_for(page.name, page.entry, site_rules, variables)
-    return Selection(target, site_rules, page, variables is not None, edits, lookup.site)
+    return Selection.of(target, lookup.site.rules, page, variables, lookup.site)
 
 
 def _page(
@@ -58,7 +54,7 @@ def _page(
     match = None
     if rules.redirects is not None:
         match = rules.redirects.match(
-            b"/" + target.raw, query, lambda: _exists(lookup, path, earlier)
+            b"/" + target.raw, query, lambda: _named(lookup, path, earlier) is not None
         )
     if match is None:
         return _named(lookup, path, earlier) or lookup.missing(path, is_navigation)
@@ -83,7 +79,3 @@ def _rewritten(lookup: SiteLookup, path: bytes, earlier: EarlierVersions | None)
     if earlier is None:
         return lookup.page(path)
     return earlier.chosen(path) or lookup.page(path) or earlier.page(path)
-
-
-def _exists(lookup: SiteLookup, path: bytes, earlier: EarlierVersions | None) -> bool:
-    return _named(lookup, path, earlier) is not None

@@ -18,7 +18,7 @@ from blobserve.store.index.name_table import NameTable
 from blobserve.web.content.lookup import joined
 from blobserve.web.hosting.content_hash import BUNDLER_FOLDERS
 from blobserve.web.http.caching import is_immutable_path
-from blobserve.web.http.media_types import content_type, is_html
+from blobserve.web.http.media_types import is_html, served_type
 
 _SLICE = 1000
 _MOST_DEPTH = 64
@@ -41,9 +41,7 @@ def stays_reachable(path: bytes, rules: RepositoryRules, keep: KeepVersions) -> 
 
 def is_document(name: bytes, entry: Entry, rules: RepositoryRules) -> bool:
     """Return whether a file is an HTML document, which is always of the current version."""
-    found = rules.file_type(name)
-    kind = found.media_type.encode() if found else content_type(name, entry.is_text)
-    return is_html(kind)
+    return is_html(served_type(name, entry.is_text, rules))
 
 
 def collected(

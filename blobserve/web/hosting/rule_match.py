@@ -1,8 +1,11 @@
-"""The effect of a redirect rule. Pure."""
+"""The files with hosting rules, and the effect of a redirect rule. Pure."""
 
 from __future__ import annotations
 
 import attrs
+
+RULE_FILES = (b"_redirects", b"_headers")
+"""The files at the root of a site that hold its rules. They are never served."""
 
 
 @attrs.frozen

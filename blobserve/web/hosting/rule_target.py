@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 import attrs
 
 from blobserve.web.hosting.rule_lines import quoted
+from blobserve.web.hosting.rule_match import RULE_FILES
 from blobserve.web.hosting.rule_pattern import (
     PatternError,
     Template,
@@ -21,9 +22,6 @@ from blobserve.web.hosting.rule_pattern import (
     without_dot_segments,
 )
 from blobserve.web.http.target import is_host
-
-RULE_FILES = (b"_redirects", b"_headers")
-"""The names of the rule files at the root of a site, which are never served."""
 
 _SCHEME = re.compile(rb"https?://", re.IGNORECASE)
 _AFTER_HOST = re.compile(rb"[/?#]")

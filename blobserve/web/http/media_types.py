@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from blobserve.config import RepositoryRules
+
 UNKNOWN = b"application/octet-stream"
 _TEXT = b"text/plain; charset=utf-8"
 _TYPESCRIPT = b"ts"
@@ -216,6 +218,12 @@ def content_type(name: bytes, is_text: int | None = None) -> bytes:
     if is_text and (extension not in _BY_EXTENSION or extension == _TYPESCRIPT):
         return _TEXT
     return _BY_EXTENSION.get(extension, UNKNOWN)
+
+
+def served_type(name: bytes, is_text: int | None, rules: RepositoryRules) -> bytes:
+    """Return the ``Content-Type`` of a file: that of the rules, else `content_type`."""
+    found = rules.file_type(name)
+    return found.media_type.encode() if found else content_type(name, is_text)
 
 
 def is_known(name: bytes) -> bool:
